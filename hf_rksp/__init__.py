@@ -1,0 +1,35 @@
+"""See training divergence coming: residual Koopman spectral profiling for Hugging Face transformers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+#: Public name -> module that defines it; imported on first use, so that `import hf_rksp` costs nothing.
+_PUBLIC = {
+    "ModelProfile": "hf_rksp.profile",
+    "LayerProfile": "hf_rksp.profile",
+    "profile_model": "hf_rksp.profile",
+    "SpectralConfig": "hf_rksp.config",
+    "RiskConfig": "hf_rksp.config",
+    "Verdict": "hf_rksp.risk",
+    "RkspError": "hf_rksp.errors",
+    "write_report": "hf_rksp.report",
+    "read_report": "hf_rksp.report",
+    "compare_profiles": "hf_rksp.compare",
+    "check_model": "hf_rksp.check",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

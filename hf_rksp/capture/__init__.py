@@ -1,0 +1,7 @@
+"""Hooks on the residual blocks of any model. Needs torch alone; models are known by their shape, not by import."""
+
+from hf_rksp.capture.blocks import Block, Stack, find_stacks
+from hf_rksp.capture.hooks import capture_transitions, untouched
+from hf_rksp.capture.masks import token_mask
+
+__all__ = ["Block", "Stack", "capture_transitions", "find_stacks", "token_mask", "untouched"]

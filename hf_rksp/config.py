@@ -1,0 +1,76 @@
+"""Settings, checked where they are made. Imports nothing of the package but the errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hf_rksp.errors import InputError
+
+
+def _positive(name: str, value: float) -> None:
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        raise InputError(f"{name}={value!r}: it has to be a finite number above zero")
+
+
+@dataclass(frozen=True)
+class SpectralConfig:
+    """Bands and cutoffs of the spectrum (RKSP, table of section 3.2; the symbols are the paper's).
+
+    Attributes:
+        expansive_margin: eps_u; a mode is expansive above ``1 + expansive_margin``.
+        near_unit_margin: eps_n; a mode is near-unit from ``1 - near_unit_margin`` to ``1 + expansive_margin``.
+        contractive_margin: delta_c; a mode is contractive below ``1 - contractive_margin``.
+        residual_tolerance: tau; a mode with a larger ResDMD residual is unreliable.
+        covariance_rcond: directions whose variance is below this share of the largest are dropped before whitening.
+            Squared quantities in float64 cannot resolve less; in singular values of the states it is 1e-6.
+        uninformative_update: a layer whose whitened update ``||Y - X|| / ||X||`` is below this is the identity up to
+            rounding, and its near-unit mass says nothing.
+    """
+
+    expansive_margin: float = 0.05
+    near_unit_margin: float = 0.10
+    contractive_margin: float = 0.20
+    residual_tolerance: float = 0.10
+    covariance_rcond: float = 1e-12
+    uninformative_update: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            _positive(name, getattr(self, name))
+        if not self.near_unit_margin <= self.contractive_margin < 1:
+            raise InputError(
+                f"near_unit_margin={self.near_unit_margin}, contractive_margin={self.contractive_margin}: the bands "
+                "must not overlap, so near_unit_margin <= contractive_margin < 1"
+            )
+        if self.covariance_rcond >= 1:
+            raise InputError(f"covariance_rcond={self.covariance_rcond}: it is a share of the largest, below 1")
+
+
+@dataclass(frozen=True)
+class RiskConfig:
+    """Thresholds of the verdict (RKSP appendix J, Fig. 7).
+
+    Attributes:
+        safe_near_unit_mass: below this mean near-unit mass the paper calls a network safe.
+        high_near_unit_mass: above this mean near-unit mass the paper calls the risk high.
+        large_eigenvector_condition: the paper says "large kappa(V)" without a number. This one is ours: it is above
+            what random matrices of width 2048 show, so a larger value is not explained by width alone.
+        assessable_share: at least this share of the layers has to be informative for a verdict.
+    """
+
+    safe_near_unit_mass: float = 0.3
+    high_near_unit_mass: float = 0.5
+    large_eigenvector_condition: float = 1e5
+    assessable_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            _positive(name, getattr(self, name))
+        if not self.safe_near_unit_mass < self.high_near_unit_mass <= 1:
+            raise InputError(
+                f"safe_near_unit_mass={self.safe_near_unit_mass}, high_near_unit_mass={self.high_near_unit_mass}: "
+                "it has to be safe < high <= 1"
+            )
+        if self.assessable_share > 1:
+            raise InputError(f"assessable_share={self.assessable_share}: it is a share, at most 1")

@@ -1,0 +1,46 @@
+"""What the machine and the installed versions are, as reports and `rksp env` state them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+
+_PACKAGES = ("hf_rksp", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of every installed package that numbers may depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes, as the operating system counts it."""
+    try:
+        import resource
+    except ImportError:  # Windows has no getrusage
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe_machine() -> dict[str, object]:
+    """Operating system, processor, cores and accelerators."""
+    import torch
+
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }

@@ -1,0 +1,110 @@
+"""One pass of the batches through the model: second moments of each layer in each group of sequences."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture import Block, Stack, capture_transitions, token_mask
+from hf_rksp.errors import CaptureError, InputError, NonFiniteError
+from hf_rksp.spectral import SecondMoments
+
+#: A layer: path of its stack, index in it.
+Key = tuple[str, int]
+
+
+class MomentSink:
+    """Takes the transitions of a forward pass and keeps, for each layer, the moments of each group of sequences.
+
+    Sequence i of the whole run belongs to group ``i % groups``, whatever the batches are.
+
+    Attributes:
+        moments: layer -> one `SecondMoments` a group.
+        seconds: time spent here, inside the hooks.
+    """
+
+    def __init__(self, groups: int) -> None:
+        self.groups = groups
+        self.moments: dict[Key, list[SecondMoments]] = {}
+        self.seconds = 0.0
+        self.batch: Mapping[str, Any] = {}
+        self._first_sequence = 0
+        self._sequences = 0
+
+    def next_batch(self, batch: Mapping[str, Any]) -> None:
+        """Say which batch the coming transitions belong to."""
+        self._first_sequence += self._sequences
+        self._sequences = 0
+        self.batch = batch
+
+    def __call__(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        start = time.perf_counter()
+        self._sequences = x.shape[0]
+        mask = token_mask(self.batch, stack, x)
+        sets = self.moments.get((stack.path, block.index))
+        if sets is None:
+            device = "cpu" if x.device.type == "mps" else x.device  # MPS has no float64
+            sets = [SecondMoments(x.shape[-1], device) for _ in range(self.groups)]
+            self.moments[stack.path, block.index] = sets
+        try:
+            for group in range(self.groups):
+                offset = (group - self._first_sequence) % self.groups
+                if offset < x.shape[0]:
+                    rows = slice(offset, None, self.groups)
+                    sets[group].update(x[rows], y[rows], None if mask is None else mask[rows])
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"layer {block.path}: {error} (x is the input of the layer, y its output). Its weights or an earlier layer's are "
+                "not finite, or the dtype overflows: check the checkpoint, or profile in float32"
+            ) from None
+        self.seconds += time.perf_counter() - start
+
+
+def gather_moments(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    stacks: Sequence[Stack],
+    layers: Collection[Key],
+    groups: int,
+) -> tuple[dict[Key, list[SecondMoments]], dict[str, float]]:
+    """Moments of ``layers`` over all ``batches``, and the seconds of the forward pass and of the moments.
+
+    Raises:
+        CaptureError: none of the blocks ran. NonFiniteError: NaN or inf; the first layer is named.
+        InputError: every token is padding.
+    """
+    chosen = [Stack(s.path, tuple(b for b in s.blocks if (s.path, b.index) in layers)) for s in stacks]
+    sink = MomentSink(groups)
+    start = time.perf_counter()
+    with capture_transitions(chosen, sink):
+        for batch in batches:
+            sink.next_batch(batch)
+            forward(model, batch)
+    elapsed = time.perf_counter() - start
+    if not sink.moments:
+        raise CaptureError(
+            f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs that "
+            "reach them, or name the list with blocks='path.to.list'"
+        )
+    for (stack, _), sets in sink.moments.items():
+        if not any(group.count for group in sets):
+            raise InputError(f"batches: every token that {stack} sees is padding (attention_mask is 0); pass batches with text")
+    return sink.moments, {"forward": elapsed - sink.seconds, "moments": sink.seconds}
+
+
+def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
+    """One forward pass for its states alone; the inputs go to the device of the model's first weights."""
+    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    if not hasattr(model, "config") and list(inputs) == ["input_ids"]:
+        model(inputs["input_ids"])  # a plain module calls its first argument what it likes
+        return
+    names = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
+    if "use_cache" in names:
+        inputs.setdefault("use_cache", False)
+    model(**inputs)

@@ -1,0 +1,220 @@
+"""A model and its batches -> the spectral profile of every residual-stream transition.
+
+    batches -> capture -> second moments, a set for each group of sequences -> whitened DMD -> spectrum
+            -> standard errors (jackknife over the groups) -> aggregates -> verdict
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hf_rksp.capture import Stack, find_stacks, untouched
+from hf_rksp.config import RiskConfig, SpectralConfig
+from hf_rksp.errors import InputError, RkspError
+from hf_rksp.machine import peak_memory, versions
+from hf_rksp.profile.aggregate import aggregate, by_thirds
+from hf_rksp.profile.gather import Key, forward, gather_moments
+from hf_rksp.profile.layer import LayerProfile, profile_layer
+from hf_rksp.risk import Verdict, assess
+from hf_rksp.spectral import SecondMoments
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """Everything one profiling run found. `hf_rksp.report` writes it as ``report.json`` and renders it.
+
+    Attributes:
+        model: class, size and configuration; ``source`` is "initialised" or "pretrained" where it is known.
+        setup: text, tokens, rank, thresholds, versions: all that the numbers depend on.
+        layers: one `LayerProfile` a transition, in the order of depth.
+        aggregates: quantity -> mean, max, min, std over the informative layers, standard_error and interval of the mean.
+        thirds: "early", "middle", "late" -> quantity -> mean over that third of the depth.
+        verdict: band, reasons, checks.
+        cost: seconds of each phase, peak memory, tokens.
+    """
+
+    model: dict[str, Any]
+    setup: dict[str, Any]
+    layers: tuple[LayerProfile, ...]
+    aggregates: dict[str, dict[str, Any]]
+    thirds: dict[str, dict[str, float]]
+    verdict: Verdict
+    cost: dict[str, Any]
+
+
+def profile_model(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any] | Tensor],
+    *,
+    blocks: str | Sequence[str] | None = None,
+    rank: int | Literal["auto", "full"] = "auto",
+    groups: int = 8,
+    config: SpectralConfig | None = None,
+    risk_config: RiskConfig | None = None,
+    moment_memory: float = 2**29,
+    source: Literal["initialised", "pretrained"] | None = None,
+    model_info: Mapping[str, Any] | None = None,
+    setup_info: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> ModelProfile:
+    """Profile every residual-stream transition of ``model`` on ``batches``; no gradient, no training step.
+
+    The model comes back as it went in: training flags, hooks, gradients, dtypes and random state.
+
+    Args:
+        model: a transformers model, one wrapped by PEFT or ``torch.compile``, or any module (with ``blocks``).
+        batches: what the model is called with: mappings (with ``attention_mask`` where there is padding) or tensors of
+            token ids. The first dimension is the sequence.
+        blocks: path(s) of the list(s) of residual blocks; found without help in transformers models.
+        rank: "full", a whole number r, or "auto": full where there are two tokens a dimension, else what the tokens carry.
+        groups: groups of sequences for the jackknife; fewer sequences make fewer groups, below 4 no standard errors are
+            given. 0 switches it off and is about ``groups`` times faster.
+        config, risk_config: bands and thresholds.
+        moment_memory: bytes that the moments may take at once. Where all layers need more, the forward pass is
+            repeated for a part of the layers at a time.
+        source: "initialised" or "pretrained": the thresholds hold for models at initialisation.
+        model_info, setup_info: more entries for ``ModelProfile.model`` and ``.setup``.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        CaptureError: no residual blocks, or they did not run.
+        NonFiniteError: NaN or inf in the states; the message names the first layer.
+        TooFewTokensError, InputError: see `hf_rksp.spectral.choose_rank`; nothing to profile.
+    """
+    config, risk_config = config or SpectralConfig(), risk_config or RiskConfig()
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 0 or groups == 1:
+        raise InputError(f"groups={groups!r}: pass a whole number of at least 2, or 0 for no standard errors")
+    if not moment_memory > 0:
+        raise InputError(f"moment_memory={moment_memory!r}: pass a number of bytes above zero")
+    batches = _as_mappings(batches)
+    started = time.perf_counter()
+    seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
+    layers: dict[Key, LayerProfile] = {}
+    with untouched(model), torch.compiler.set_stance("force_eager"):
+        stacks = find_stacks(model, blocks, probe=lambda: forward(model, batches[0]))
+        todo = [(stack.path, block.index) for stack in stacks for block in stack.blocks]
+        with tqdm(total=len(todo), desc="profiling", unit="layer", disable=not progress, leave=False) as bar:
+            while todo:
+                part = todo[: _layers_at_once(model, max(groups, 1), moment_memory)]
+                todo = todo[len(part) :]
+                moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1))
+                seconds |= {name: seconds[name] + value for name, value in spent.items()}
+                bar.update(len(part) - len(moments))  # blocks that this input does not reach
+                solving = time.perf_counter()
+                for key, layer in _solve(stacks, moments, rank, groups > 0, config):
+                    layers[key] = layer
+                    bar.update()
+                seconds["spectra"] += time.perf_counter() - solving
+    ordered = tuple(
+        layers[key] for stack in stacks for block in stack.blocks if (key := (stack.path, block.index)) in layers
+    )
+    aggregates = aggregate(ordered)
+    model_entry = _describe_model(model, stacks, source) | dict(model_info or {})
+    return ModelProfile(
+        model=model_entry,
+        setup={
+            "rank": rank,
+            "groups": groups,
+            "spectral_config": asdict(config),
+            "risk_config": asdict(risk_config),
+            "versions": versions(),
+        }
+        | dict(setup_info or {}),
+        layers=ordered,
+        aggregates=aggregates,
+        thirds=by_thirds(ordered),
+        verdict=assess(ordered, aggregates, source, risk_config),
+        cost={
+            "seconds": seconds | {"profile": time.perf_counter() - started},
+            "peak_memory_bytes": peak_memory(),
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor]) -> list[Mapping[str, Any]]:
+    """The batches as a list of mappings, refused here if there is nothing in them to profile."""
+    listed = [batches] if isinstance(batches, (Mapping, Tensor)) else list(batches)
+    if not listed:
+        raise InputError("batches is empty: pass at least one batch")
+    mappings = [batch if isinstance(batch, Mapping) else {"input_ids": batch} for batch in listed]
+    masks = [batch.get("attention_mask") for batch in mappings]
+    if all(isinstance(mask, Tensor) and not mask.any() for mask in masks):
+        raise InputError("batches: attention_mask is 0 everywhere, so every token is padding; pass batches with text")
+    return mappings
+
+
+def _layers_at_once(model: nn.Module, groups: int, memory: float) -> int:
+    """How many layers' moments fit into ``memory``, by the widest stream that the configuration names."""
+    config = getattr(model, "config", None)
+    parts = [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]
+    widths = [getattr(part, name, None) for part in parts for name in ("hidden_size", "d_model", "n_embd")]
+    width = max((width for width in widths if isinstance(width, int)), default=1)
+    return max(1, int(memory // (groups * 3 * width**2 * 8)))
+
+
+def _solve(
+    stacks: Sequence[Stack],
+    moments: dict[Key, list[SecondMoments]],
+    rank: int | Literal["auto", "full"],
+    standard_errors: bool,
+    config: SpectralConfig,
+) -> Iterator[tuple[Key, LayerProfile]]:
+    """Spectra of the layers, as many side by side as there are threads, one BLAS thread each.
+
+    LAPACK's nonsymmetric eigensolver hardly gains from a second thread; two layers at once gain almost twofold.
+    """
+    blocks = {(stack.path, block.index): (stack, block) for stack in stacks for block in stack.blocks}
+    threads = torch.get_num_threads()
+
+    def solve(key: Key) -> tuple[Key, LayerProfile]:
+        stack, block = blocks[key]
+        groups = [group for group in moments.pop(key) if group.count]
+        try:
+            return key, profile_layer(
+                groups,
+                stack=stack.path,
+                index=block.index,
+                blocks=len(stack.blocks),
+                path=block.path,
+                rank=rank,
+                standard_errors=standard_errors,
+                config=config,
+            )
+        except RkspError as error:
+            raise type(error)(f"layer {block.path}: {error}") from None
+
+    keys = list(moments)
+    pool = ThreadPoolExecutor(min(threads, len(keys)), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(solve, keys)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _describe_model(model: nn.Module, stacks: Sequence[Stack], source: str | None) -> dict[str, Any]:
+    inner = getattr(model, "_orig_mod", model)
+    config = getattr(inner, "config", None)
+    first = next(inner.parameters(), torch.empty(0))
+    described = {
+        "name": getattr(config, "name_or_path", "") or type(inner).__name__,
+        "class": type(inner).__name__,
+        "model_type": getattr(config, "model_type", None),
+        "source": source,
+        "parameters": sum(p.numel() for p in inner.parameters()),
+        "dtype": str(first.dtype).removeprefix("torch."),
+        "device": str(first.device),
+        "stacks": [{"path": stack.path, "blocks": len(stack.blocks)} for stack in stacks],
+    }
+    if hasattr(config, "to_diff_dict"):
+        described["config"] = config.to_diff_dict()
+    return described

@@ -1,0 +1,216 @@
+"""Profile -> verdict, by the paper's thresholds (RKSP appendix J, Fig. 7), with reasons and interval.
+
+A calibrated model comes later; until then the verdict says what the thresholds say, and refuses where they do not apply:
+they were set on models at initialisation, and healthy pretrained models lie in their "high" band (the paper's own
+Table 10 has LLaMA-2-7B at .61 to .74).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hf_rksp.config import RiskConfig
+from hf_rksp.profile.layer import LayerProfile
+
+Band = Literal["low", "elevated", "high", "not_assessable"]
+Outcome = Literal["pass", "warn", "fail", "info"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: what was measured, against what, how it came out, where, and what to do.
+
+    Attributes:
+        id: stable name. title: one line. value: what was measured. threshold: in words.
+        outcome: "pass", "warn", "fail", or "info" where the check takes no part in the verdict.
+        layers: paths of the layers it points at. remedy: what to do; empty for a pass.
+    """
+
+    id: str
+    title: str
+    value: float | None
+    threshold: str
+    outcome: Outcome
+    layers: tuple[str, ...]
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Band of risk and what it rests on.
+
+    Attributes:
+        band: "low", "elevated", "high" or "not_assessable".
+        band_by_thresholds: what the thresholds alone say, also where the verdict refuses; ``None`` without any number.
+        score: mean near-unit mass over the informative layers.
+        interval: 95% interval of the score (jackknife over sequences), or ``None``.
+        reasons: sentences that lead to the band. conditions: what the verdict holds for and what it does not say.
+        thresholds: the numbers used. checks: see `Check`.
+    """
+
+    band: Band
+    band_by_thresholds: Band | None
+    score: float | None
+    interval: tuple[float, float] | None
+    reasons: tuple[str, ...]
+    conditions: tuple[str, ...]
+    thresholds: dict[str, float]
+    checks: tuple[Check, ...]
+
+
+CONDITIONS = (
+    "The near-unit mass does not depend on the learning rate: it cannot say at which learning rate this model diverges.",
+    "The published AUROC (.995) separates normalisation types from each other, not good runs from bad ones of one model.",
+    "The thresholds are the paper's and are not calibrated: no probability of divergence follows from the band.",
+)
+
+
+def assess(
+    layers: Sequence[LayerProfile], aggregates: Mapping[str, Mapping[str, Any]], source: str | None, config: RiskConfig
+) -> Verdict:
+    """The verdict on a profile.
+
+    Args:
+        layers, aggregates: of the profile.
+        source: "initialised", "pretrained" or ``None`` (taken as initialised, and said so).
+        config: thresholds.
+    """
+    informative = [layer for layer in layers if not layer.uninformative]
+    score = aggregates["near_unit_mass"]["mean"] if informative else None
+    interval = aggregates["near_unit_mass"]["interval"] if informative else None
+    condition = max((layer.eigenvector_condition for layer in informative), default=0.0)
+    reasons: list[str] = []
+    by_thresholds: Band | None = None
+    if score is not None:
+        by_thresholds, reasons = _band(score, interval, condition, config)
+    band: Band = by_thresholds or "not_assessable"
+    share = len(informative) / len(layers)
+    if share < config.assessable_share:
+        band = "not_assessable"
+        reasons.insert(
+            0,
+            f"{len(layers) - len(informative)} of {len(layers)} layers are the identity at this point (update below rounding or "
+            "the set threshold): near-unit modes are then certain and harmless. Uninformative at initialisation, profile "
+            "again after a few training steps.",
+        )
+    if source == "pretrained":
+        band = "not_assessable"
+        reasons.insert(
+            0,
+            "The weights are trained. The thresholds were set at initialisation, and healthy pretrained models lie above them, "
+            "so the numbers describe this model but carry no verdict.",
+        )
+    conditions = CONDITIONS if source else (*CONDITIONS, "The model is taken to be at initialisation; nothing said so.")
+    return Verdict(
+        band=band,
+        band_by_thresholds=by_thresholds,
+        score=score,
+        interval=interval,
+        reasons=tuple(reasons),
+        conditions=conditions,
+        thresholds={
+            "safe_near_unit_mass": config.safe_near_unit_mass,
+            "high_near_unit_mass": config.high_near_unit_mass,
+            "large_eigenvector_condition": config.large_eigenvector_condition,
+        },
+        checks=_checks(layers, informative, score, condition, config),
+    )
+
+
+def _band(
+    score: float, interval: tuple[float, float] | None, condition: float, config: RiskConfig
+) -> tuple[Band, list[str]]:
+    safe, high, large = config.safe_near_unit_mass, config.high_near_unit_mass, config.large_eigenvector_condition
+    band: Band
+    if score > high:
+        band, reasons = "high", [f"Mean near-unit mass {score:.3f} is above {high:g} (paper: high risk)."]
+    elif score < safe:
+        band, reasons = "low", [f"Mean near-unit mass {score:.3f} is below {safe:g} (paper: safe)."]
+    else:
+        band, reasons = "elevated", [f"Mean near-unit mass {score:.3f} lies between {safe:g} and {high:g}."]
+    if condition > large:
+        reasons.append(f"Largest eigenvector condition {condition:.3g} is above {large:g}: strongly non-normal.")
+        band = "high"
+    for threshold in (safe, high):
+        if interval and interval[0] <= threshold <= interval[1]:
+            reasons.append(
+                f"The 95% interval {interval[0]:.3f} to {interval[1]:.3f} contains the threshold {threshold:g}: the band could "
+                "change on other text; more tokens narrow it."
+            )
+    if interval is None:
+        reasons.append("No interval: fewer than four groups of sequences, or standard errors were switched off.")
+    return band, reasons
+
+
+def _checks(
+    layers: Sequence[LayerProfile],
+    informative: Sequence[LayerProfile],
+    score: float | None,
+    condition: float,
+    config: RiskConfig,
+) -> tuple[Check, ...]:
+    safe, high, large = config.safe_near_unit_mass, config.high_near_unit_mass, config.large_eigenvector_condition
+    near = [layer.path for layer in informative if layer.near_unit_mass > high]
+    non_normal = [layer.path for layer in informative if layer.eigenvector_condition > large]
+    identity = [layer.path for layer in layers if layer.uninformative]
+    per_direction = min(layer.samples / layer.rank for layer in layers)
+    projected = [layer.path for layer in layers if layer.mode == "projected"]
+    reliability = sum(layer.reliable_fraction for layer in informative) / len(informative) if informative else None
+    return (
+        Check(
+            "near_unit_mass",
+            "Share of modes that neither grow nor decay",
+            score,
+            f"below {safe:g} pass, above {high:g} fail",
+            "info" if score is None else "pass" if score < safe else "fail" if score > high else "warn",
+            tuple(near),
+            "" if score is None or score < safe else "Normalise the input of every block, or lower the learning rate and watch the run.",
+        ),
+        Check(
+            "eigenvector_condition",
+            "Non-normality of the modes (largest layer)",
+            condition if informative else None,
+            f"below {large:g} (our number: the paper says 'large' without one)",
+            "info" if not informative else "fail" if non_normal else "pass",
+            tuple(non_normal),
+            "Small perturbations may be amplified far beyond the spectral radius: compare initialisations." if non_normal else "",
+        ),
+        Check(
+            "identity_blocks",
+            "Blocks whose update vanishes",
+            float(len(identity)),
+            "none",
+            "warn" if identity else "pass",
+            tuple(identity),
+            "Left out of every aggregate. Profile again after a few training steps." if identity else "",
+        ),
+        Check(
+            "tokens_per_direction",
+            "Tokens a kept direction",
+            per_direction,
+            "at least 4",
+            "pass" if per_direction >= 4 else "warn",
+            (),
+            "" if per_direction >= 4 else "Noise widens the spectrum when tokens are few: raise --tokens and compare.",
+        ),
+        Check(
+            "projection",
+            "Layers seen through a projection",
+            float(len(projected)),
+            "none",
+            "warn" if projected else "pass",
+            tuple(projected),
+            "Modes outside the leading directions are not counted: raise --tokens to twice the width for full mode." if projected else "",
+        ),
+        Check(
+            "reliable_fraction",
+            "Share of modes that pass the ResDMD filter",
+            reliability,
+            f"residual at most {0.1:g}",
+            "info",
+            (),
+            "Where it is low, most modes are not resolved by a linear map: read the filtered masses with their denominators.",
+        ),
+    )

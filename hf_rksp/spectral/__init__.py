@@ -1,0 +1,28 @@
+"""Moments, whitened DMD and spectra. Needs torch alone; takes moments and matrices, never models."""
+
+from hf_rksp.spectral.dmd import WhitenedOperator, choose_rank, whitened_dmd
+from hf_rksp.spectral.jackknife import jackknife, leave_one_out, standard_error
+from hf_rksp.spectral.kreiss import KreissBracket, kreiss_constant
+from hf_rksp.spectral.modal import ModalBasis, modal_basis
+from hf_rksp.spectral.moments import SecondMoments, merge_all
+from hf_rksp.spectral.spectrum import Masses, Spectrum, eigenvalue_masses, spectral_masses, spectrum
+
+__all__ = [
+    "KreissBracket",
+    "Masses",
+    "ModalBasis",
+    "SecondMoments",
+    "Spectrum",
+    "WhitenedOperator",
+    "choose_rank",
+    "eigenvalue_masses",
+    "jackknife",
+    "kreiss_constant",
+    "leave_one_out",
+    "merge_all",
+    "modal_basis",
+    "spectral_masses",
+    "spectrum",
+    "standard_error",
+    "whitened_dmd",
+]

@@ -1,0 +1,144 @@
+"""Moments -> whitened DMD operator, full or of rank r.
+
+Source: RKSP section 3.2.2, Eq. 6-9. The paper whitens with ``Sigma^{-1/2}`` (ZCA). We whiten in the basis of principal
+directions instead, which is the same operator seen in rotated coordinates: eigenvalues, singular values, norms,
+condition numbers and residuals are equal, one product less is needed, and rank r is just "the first r of them".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hf_rksp.config import SpectralConfig
+from hf_rksp.errors import DegenerateMomentsError, InputError, TooFewTokensError
+from hf_rksp.spectral.moments import SecondMoments
+
+#: A least-squares operator on k directions needs this many tokens a direction; below it noise fills the spectrum and
+#: at one token a direction the fit is exact whatever the data are (nonlinearity_ratio collapses to 0).
+TOKENS_PER_DIRECTION = 2
+
+
+@dataclass(frozen=True)
+class WhitenedOperator:
+    """The least-squares operator of one transition in whitened coordinates, with what it rests on.
+
+    Attributes:
+        matrix: A, shape ``(rank, rank)``, float64: ``Yt ~ A Xt`` (Eq. 8-9).
+        gram_y: ``Yt Yt^T`` divided by the weight of the sample, shape ``(rank, rank)``; ``Xt Xt^T`` is the identity.
+        rank: number of kept directions k.
+        dim: width d of the states.
+        samples: effective number of tokens.
+        mode: ``"full"`` (all d directions were asked for) or ``"projected"`` (rank r).
+        reason: why this mode and rank, in words.
+        dropped: directions that were asked for and fell to the relative cutoff.
+        condition: largest over smallest kept singular value of the centred states.
+        input_energy, output_energy: share of the variance of x and of y inside the kept directions.
+    """
+
+    matrix: Tensor
+    gram_y: Tensor
+    rank: int
+    dim: int
+    samples: float
+    mode: Literal["full", "projected"]
+    reason: str
+    dropped: int
+    condition: float
+    input_energy: float
+    output_energy: float
+
+
+def choose_rank(rank: int | Literal["auto", "full"], dim: int, samples: float) -> tuple[int, str]:
+    """The number of directions for ``samples`` tokens of width ``dim``, and the reason in words.
+
+    Raises:
+        InputError: ``rank`` is neither "auto", "full" nor a whole number from 1 to ``dim``.
+        TooFewTokensError: fewer than two tokens a direction.
+    """
+    enough = int(samples // TOKENS_PER_DIRECTION)
+    if rank == "auto":
+        if enough >= dim:
+            return dim, f"full: {samples:g} tokens are at least {TOKENS_PER_DIRECTION} x {dim} dimensions"
+        if enough < 1:
+            raise TooFewTokensError(f"{samples:g} tokens: at least {TOKENS_PER_DIRECTION} are needed; pass more text")
+        return enough, (
+            f"rank {enough}: {samples:g} tokens are fewer than {TOKENS_PER_DIRECTION} x {dim} dimensions, so the states are "
+            f"projected onto their {enough} leading directions; full mode needs {TOKENS_PER_DIRECTION * dim} tokens"
+        )
+    if rank == "full":
+        if enough < dim:
+            raise TooFewTokensError(
+                f"rank='full' with {samples:g} tokens of width {dim}: full mode needs at least "
+                f"{TOKENS_PER_DIRECTION * dim} tokens; pass more tokens, or rank={max(enough, 1)} or less"
+            )
+        return dim, "full: asked for"
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= dim:
+        raise InputError(f"rank={rank!r}: pass 'auto', 'full' or a whole number from 1 to the width {dim}")
+    if enough < rank:
+        raise TooFewTokensError(
+            f"rank={rank} with {samples:g} tokens: it needs at least {TOKENS_PER_DIRECTION * rank} tokens; pass more "
+            f"tokens, or rank={max(enough, 1)} or less"
+        )
+    return rank, f"rank {rank}: asked for"
+
+
+def whitened_dmd(
+    moments: SecondMoments,
+    rank: int | Literal["auto", "full"] = "auto",
+    config: SpectralConfig | None = None,
+    check_tokens: bool = True,
+) -> WhitenedOperator:
+    """Whitened DMD of one transition from its second moments (RKSP Eq. 6-9).
+
+    Args:
+        moments: of the states before (x) and after (y) the block.
+        rank: ``"full"``; a whole number r, which projects x and y orthogonally onto the r leading principal
+            directions of x; or ``"auto"``: full where the tokens suffice, else the largest rank they carry.
+        config: for ``covariance_rcond``, the cutoff relative to the largest eigenvalue of the covariance of x.
+        check_tokens: refuse a whole-number ``rank`` above half the tokens. The jackknife switches it off, because its
+            replicates keep the rank of the whole sample.
+
+    Raises:
+        TooFewTokensError, InputError: see `choose_rank`.
+        DegenerateMomentsError: x does not vary at all.
+    """
+    config = config or SpectralConfig()
+    if check_tokens or isinstance(rank, str):
+        asked, reason = choose_rank(rank, moments.dim, moments.effective_count)
+    else:
+        asked, reason = rank, f"rank {rank}: asked for, tokens not checked"
+    weight = moments.weight
+    variance, directions = torch.linalg.eigh(moments.cxx / weight)
+    variance, directions = variance.flip(0)[:asked], directions.flip(1)[:, :asked]
+    largest = float(variance[0])
+    # Rounding leaves a variance of about eps^2 * mean^2 in a constant column; centring makes an exact 0 of most.
+    floor = torch.finfo(torch.float64).eps ** 2 * float(moments.mean_x.square().max())
+    if not largest > floor:
+        raise DegenerateMomentsError(
+            f"all {moments.count} states x are equal, so they cannot be whitened: pass distinct text, and see that the "
+            "model does not emit a constant"
+        )
+    kept = int((variance > config.covariance_rcond * largest).sum())
+    variance, directions = variance[:kept], directions[:, :kept]
+    whitener = directions * variance.rsqrt()
+    matrix = whitener.T @ (moments.cyx @ whitener) / weight
+    gram_y = whitener.T @ (moments.cyy @ whitener) / weight
+    total_x, total_y = float(moments.cxx.trace()) / weight, float(moments.cyy.trace()) / weight
+    inside_y = float((gram_y.diagonal() * variance).sum())
+    return WhitenedOperator(
+        matrix=matrix,
+        gram_y=(gram_y + gram_y.T) / 2,
+        rank=kept,
+        dim=moments.dim,
+        samples=moments.effective_count,
+        mode="full" if asked == moments.dim else "projected",
+        reason=reason,
+        dropped=asked - kept,
+        condition=float((variance[0] / variance[-1]).sqrt()),
+        input_energy=float(variance.sum()) / total_x,
+        output_energy=inside_y / total_y if total_y > 0 else 1.0,
+    )

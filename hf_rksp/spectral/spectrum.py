@@ -1,0 +1,129 @@
+"""Whitened operator -> the quantities of RKSP's table (section 3.2.2), with what each rests on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_rksp.config import SpectralConfig
+from hf_rksp.spectral.dmd import WhitenedOperator
+from hf_rksp.spectral.kreiss import KreissBracket, kreiss_constant
+from hf_rksp.spectral.modal import modal_basis
+
+
+@dataclass(frozen=True)
+class Masses:
+    """Shares of the modes by modulus; they add up to 1, or are all NaN where no mode was counted.
+
+    Attributes:
+        expansive_mass: M_{>1}. near_unit_mass: M_{~1}, the risk score. contractive_mass: M_{<1}.
+        intermediate_mass: M_mid, the rest.
+        denominator: number of modes counted.
+    """
+
+    expansive_mass: float
+    near_unit_mass: float
+    contractive_mass: float
+    intermediate_mass: float
+    denominator: int
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Spectral quantities of one transition.
+
+    Attributes:
+        eigenvalues: shape ``(k,)``, complex128.
+        residuals: ResDMD residual of each (Eq. 10), shape ``(k,)``, in the same order; ``inf`` for a defective operator.
+        masses: over all k modes.
+        filtered_masses: over the modes whose residual is at most ``residual_tolerance``.
+        spectral_radius: rho, largest modulus.
+        eigenvector_condition: kappa(V), unit-length eigenvectors, 2-norm; ``inf`` for a defective operator.
+        nonlinearity_ratio: eta_nl (Eq. 5), error of the linear fit over size of the update, both whitened; NaN where the
+            update vanishes.
+        reliable_fraction: share of the modes that pass the residual filter.
+        henrici_departure: ``sqrt(||A||_F^2 - sum |lambda|^2) / ||A||_F``: 0 for a normal operator, below 1 always.
+        kreiss_constant: bracket (Eq. 29, 31), or ``None`` where it was not asked for.
+        relative_update: ``||Yt - Xt||_F / ||Xt||_F``.
+        uninformative: the block is the identity up to rounding; its masses say nothing about risk.
+    """
+
+    eigenvalues: Tensor
+    residuals: Tensor
+    masses: Masses
+    filtered_masses: Masses
+    spectral_radius: float
+    eigenvector_condition: float
+    nonlinearity_ratio: float
+    reliable_fraction: float
+    henrici_departure: float
+    kreiss_constant: KreissBracket | None
+    relative_update: float
+    uninformative: bool
+
+
+def spectral_masses(eigenvalues: Tensor, config: SpectralConfig | None = None) -> Masses:
+    """Shares of ``eigenvalues`` (shape ``(m,)``, real or complex) in the bands of RKSP section 3.2.2."""
+    config = config or SpectralConfig()
+    moduli = eigenvalues.abs()
+    total = moduli.numel()
+    if total == 0:
+        return Masses(math.nan, math.nan, math.nan, math.nan, 0)
+    upper, lower = 1 + config.expansive_margin, 1 - config.near_unit_margin
+    expansive = int((moduli > upper).sum())
+    near_unit = int(((moduli >= lower) & (moduli <= upper)).sum())
+    contractive = int((moduli < 1 - config.contractive_margin).sum())
+    rest = total - expansive - near_unit - contractive
+    return Masses(expansive / total, near_unit / total, contractive / total, rest / total, total)
+
+
+def spectrum(operator: WhitenedOperator, config: SpectralConfig | None = None, kreiss: bool = True) -> Spectrum:
+    """All quantities of one transition.
+
+    Args:
+        operator: from `whitened_dmd`.
+        config: bands, residual tolerance and the threshold of `Spectrum.uninformative`.
+        kreiss: also search for the Kreiss constant (about a fifth of the time).
+    """
+    config = config or SpectralConfig()
+    matrix = operator.matrix
+    modal = modal_basis(matrix)
+    eigenvalues, moduli = modal.eigenvalues, modal.eigenvalues.abs()
+    condition = modal.condition
+    if modal.real_inverse is None:
+        residuals = torch.full_like(moduli, math.inf)
+    else:
+        # ||u*(Yt - lambda Xt)||^2 = u* Gyy u - |lambda|^2 u* u, since u* A = lambda u* and Xt Xt^T = I.
+        inner = modal.left_quadratic(operator.gram_y) / modal.left_norms().square()
+        residuals = (inner - moduli.square()).clamp_min(0).sqrt()
+    reliable = residuals <= config.residual_tolerance
+    frobenius_sq, size_y = float(matrix.square().sum()), float(operator.gram_y.trace())
+    update_sq = max(size_y - 2 * float(matrix.trace()) + operator.rank, 0.0)
+    relative_update = math.sqrt(update_sq / operator.rank)
+    # Below this the difference of two nearly equal sums is rounding, not an update.
+    vanishing = update_sq <= 1e-14 * (size_y + operator.rank)
+    error_sq = max(size_y - frobenius_sq, 0.0)
+    departure_sq = max(frobenius_sq - float(moduli.square().sum()), 0.0)
+    return Spectrum(
+        eigenvalues=eigenvalues,
+        residuals=residuals,
+        masses=spectral_masses(eigenvalues, config),
+        filtered_masses=spectral_masses(eigenvalues[reliable], config),
+        spectral_radius=float(moduli.max()),
+        eigenvector_condition=condition,
+        nonlinearity_ratio=math.nan if vanishing else math.sqrt(error_sq / update_sq),
+        reliable_fraction=float(reliable.double().mean()),
+        henrici_departure=math.sqrt(departure_sq / frobenius_sq) if frobenius_sq > 0 else 0.0,
+        kreiss_constant=kreiss_constant(matrix, modal, condition) if kreiss else None,
+        relative_update=relative_update,
+        uninformative=vanishing or relative_update < config.uninformative_update,
+    )
+
+
+def eigenvalue_masses(operator: WhitenedOperator, config: SpectralConfig | None = None) -> tuple[Masses, float]:
+    """Masses and spectral radius alone, without eigenvectors: the cheapest score of a transition."""
+    eigenvalues = torch.linalg.eigvals(operator.matrix)
+    return spectral_masses(eigenvalues, config), float(eigenvalues.abs().max())
