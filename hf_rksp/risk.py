@@ -166,7 +166,9 @@ def _checks(
             f"below {safe:g} pass, above {high:g} fail",
             "info" if score is None else "pass" if score < safe else "fail" if score > high else "warn",
             tuple(near),
-            "" if score is None or score < safe else "Normalise the input of every block, or lower the learning rate and watch the run.",
+            ""
+            if score is None or score < safe
+            else "Normalise the input of every block, or lower the learning rate and watch the run.",
         ),
         Check(
             "eigenvector_condition",
@@ -175,7 +177,9 @@ def _checks(
             f"below {large:g} (our number: the paper says 'large' without one)",
             "info" if not informative else "fail" if non_normal else "pass",
             tuple(non_normal),
-            "Small perturbations may be amplified far beyond the spectral radius: compare initialisations." if non_normal else "",
+            "Small perturbations may be amplified far beyond the spectral radius: compare initialisations."
+            if non_normal
+            else "",
         ),
         Check(
             "identity_blocks",
@@ -202,7 +206,9 @@ def _checks(
             "none",
             "warn" if projected else "pass",
             tuple(projected),
-            "Modes outside the leading directions are not counted: raise --tokens to twice the width for full mode." if projected else "",
+            "Modes outside the leading directions are not counted: raise --tokens to twice the width for full mode."
+            if projected
+            else "",
         ),
         Check(
             "reliable_fraction",

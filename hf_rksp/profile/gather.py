@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,18 +35,19 @@ class MomentSink:
         self.moments: dict[Key, list[SecondMoments]] = {}
         self.seconds = 0.0
         self.batch: Mapping[str, Any] = {}
-        self._first_sequence = 0
-        self._sequences = 0
+        self._done: Counter[str] = Counter()  # sequences of the batches before this one; a tower may have its own
+        self._now: dict[str, int] = {}
 
     def next_batch(self, batch: Mapping[str, Any]) -> None:
         """Say which batch the coming transitions belong to."""
-        self._first_sequence += self._sequences
-        self._sequences = 0
+        self._done.update(self._now)
+        self._now = {}
         self.batch = batch
 
     def __call__(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        """Add one transition: a `Sink`."""
         start = time.perf_counter()
-        self._sequences = x.shape[0]
+        self._now[stack.path] = x.shape[0]
         mask = token_mask(self.batch, stack, x)
         sets = self.moments.get((stack.path, block.index))
         if sets is None:
@@ -53,14 +56,14 @@ class MomentSink:
             self.moments[stack.path, block.index] = sets
         try:
             for group in range(self.groups):
-                offset = (group - self._first_sequence) % self.groups
+                offset = (group - self._done[stack.path]) % self.groups
                 if offset < x.shape[0]:
                     rows = slice(offset, None, self.groups)
                     sets[group].update(x[rows], y[rows], None if mask is None else mask[rows])
         except NonFiniteError as error:
             raise NonFiniteError(
-                f"layer {block.path}: {error} (x is the input of the layer, y its output). Its weights or an earlier layer's are "
-                "not finite, or the dtype overflows: check the checkpoint, or profile in float32"
+                f"layer {block.path}: {error} (x is the input of the layer, y its output). Its weights or an earlier "
+                "layer's are not finite, or the dtype overflows: check the checkpoint, or profile in float32"
             ) from None
         self.seconds += time.perf_counter() - start
 
@@ -78,7 +81,7 @@ def gather_moments(
         CaptureError: none of the blocks ran. NonFiniteError: NaN or inf; the first layer is named.
         InputError: every token is padding.
     """
-    chosen = [Stack(s.path, tuple(b for b in s.blocks if (s.path, b.index) in layers)) for s in stacks]
+    chosen = [replace(s, blocks=tuple(b for b in s.blocks if (s.path, b.index) in layers)) for s in stacks]
     sink = MomentSink(groups)
     start = time.perf_counter()
     with capture_transitions(chosen, sink):
@@ -88,12 +91,14 @@ def gather_moments(
     elapsed = time.perf_counter() - start
     if not sink.moments:
         raise CaptureError(
-            f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs that "
-            "reach them, or name the list with blocks='path.to.list'"
+            f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs "
+            "that reach them, or name the list with blocks='path.to.list'"
         )
     for (stack, _), sets in sink.moments.items():
         if not any(group.count for group in sets):
-            raise InputError(f"batches: every token that {stack} sees is padding (attention_mask is 0); pass batches with text")
+            raise InputError(
+                f"batches: every token that {stack} sees is padding (attention_mask is 0); pass batches with text"
+            )
     return sink.moments, {"forward": elapsed - sink.seconds, "moments": sink.seconds}
 
 
@@ -104,7 +109,8 @@ def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
     if not hasattr(model, "config") and list(inputs) == ["input_ids"]:
         model(inputs["input_ids"])  # a plain module calls its first argument what it likes
         return
-    names = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's own says only **kwargs
+    names = inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters
     if "use_cache" in names:
         inputs.setdefault("use_cache", False)
     model(**inputs)

@@ -36,7 +36,7 @@ QUANTITIES = (
     "relative_update",
 )
 #: Quantities that are shares, so their intervals stay within 0 and 1.
-SHARES = tuple(name for name in QUANTITIES if name.endswith(("_mass", "_fraction"))) + ("henrici_departure",)
+SHARES = (*(name for name in QUANTITIES if name.endswith(("_mass", "_fraction"))), "henrici_departure")
 #: Fewer groups than this make a standard error worthless.
 MIN_GROUPS = 4
 CONFIDENCE = 0.95

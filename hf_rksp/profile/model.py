@@ -1,7 +1,7 @@
 """A model and its batches -> the spectral profile of every residual-stream transition.
 
-    batches -> capture -> second moments, a set for each group of sequences -> whitened DMD -> spectrum
-            -> standard errors (jackknife over the groups) -> aggregates -> verdict
+batches -> capture -> second moments, a set for each group of sequences -> whitened DMD -> spectrum
+        -> standard errors (jackknife over the groups) -> aggregates -> verdict
 """
 
 from __future__ import annotations

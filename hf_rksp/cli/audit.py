@@ -1,0 +1,174 @@
+"""``rksp audit``: profile a model and write its risk report."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from hf_rksp.cli import exit_codes
+from hf_rksp.cli.options import (
+    add_model_options,
+    add_output_options,
+    add_text_options,
+    model_source,
+    new_parser,
+    text_options,
+)
+from hf_rksp.cli.output import hush_libraries, number, progress, table, write_json
+
+_FORMATS = ("json", "md", "html")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = new_parser(
+        commands,
+        "audit",
+        "profile a model and write its risk report",
+        "Profile every residual-stream transition of a model with one forward pass over real text, and write report.json, "
+        "report.md and report.html. With --json and without --out, no report folder is written.",
+        "rksp audit --init gpt2 --seed 42 --out gpt2_report",
+    )
+    add_model_options(parser)
+    add_text_options(parser)
+    group = parser.add_argument_group("analysis and output")
+    group.add_argument(
+        "--rank",
+        default="auto",
+        metavar="R",
+        help="auto, full, or a whole number: project on that many directions (default: auto)",
+    )
+    group.add_argument(
+        "--groups",
+        type=int,
+        default=8,
+        help="groups of sequences for the jackknife; 0: no standard errors, about 8 times faster (default: 8)",
+    )
+    group.add_argument("--out", metavar="FOLDER", help="folder of the report (default: rksp_MODEL)")
+    group.add_argument(
+        "--formats", default=",".join(_FORMATS), metavar="LIST", help="which of json,md,html to write (default: all)"
+    )
+    group.add_argument("--push-to-hub", metavar="REPO", help="upload the report to this dataset repository on the Hub")
+    group.add_argument("--private", action="store_true", help="make that repository private if it is new")
+    add_output_options(group)  # type: ignore[arg-type]
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Profile, write, print a short table."""
+    from hf_rksp.errors import InputError
+
+    source, options = model_source(args), text_options(args)
+    rank = args.rank if args.rank in ("auto", "full") else _whole(args.rank)
+    formats = tuple(part.strip() for part in args.formats.split(",") if part.strip())
+    if not formats or set(formats) - set(_FORMATS):
+        raise InputError(f"formats={args.formats!r}: pass a list of {', '.join(_FORMATS)}")
+    folder = Path(args.out or f"rksp_{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)}")
+    writes = bool(args.out) or args.json is None or bool(args.push_to_hub)
+
+    from hf_rksp.report import profile_to_dict, write_report
+    from hf_rksp.report.schema import dumps
+    from hf_rksp.report.write import check_writable
+
+    if writes:
+        check_writable(folder)
+    if args.push_to_hub:
+        from hf_rksp.report.hub import check_access
+
+        check_access()
+    profile = _profile(args, source, options, rank)
+    data = profile_to_dict(profile)
+    paths = write_report(data, folder, formats) if writes else {}
+    if args.json:
+        write_json(dumps(data), args.json)
+    if args.json != "-":
+        print(summary(profile))
+        for path in paths.values():
+            print(f"wrote {path}")
+    if args.push_to_hub:
+        from hf_rksp.report.hub import push_report
+
+        url = push_report(folder, data, args.push_to_hub, private=args.private)
+        if args.json != "-":
+            print(f"pushed to {url}")
+    return exit_codes.OK
+
+
+def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any) -> Any:
+    from hf_rksp.inputs import prepare
+    from hf_rksp.machine import describe_machine
+    from hf_rksp.profile import profile_model
+
+    hush_libraries()
+    step = progress(args.quiet)
+    prepared = prepare(source, options, step)
+    step("profiling")
+    return profile_model(
+        prepared.model,
+        prepared.batches(options.batch_size),
+        blocks=args.blocks,
+        rank=rank,
+        groups=args.groups,
+        source=prepared.loaded.info["source"],
+        model_info=prepared.loaded.info,
+        setup_info=prepared.setup
+        | {
+            "command": shlex.join(["rksp", *args.argv]),
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "machine": describe_machine(),
+        },
+        progress=not args.quiet,
+    )
+
+
+def summary(profile: Any) -> str:
+    """The verdict, the layers and the cost for the terminal."""
+    rows = [
+        [
+            f"{layer.path}{' (identity)' if layer.uninformative else ''}",
+            number(layer.near_unit_mass) + _plus_minus(layer.standard_errors.get("near_unit_mass")),
+            number(layer.expansive_mass),
+            number(layer.contractive_mass),
+            number(layer.spectral_radius),
+            number(layer.eigenvector_condition),
+            number(layer.nonlinearity_ratio),
+        ]
+        for layer in profile.layers
+    ]
+    header = ["layer", "M~1", "M>1", "M<1", "radius", "kappa(V)", "eta_nl"]
+    verdict, seconds = profile.verdict, profile.cost["seconds"]
+    band = verdict.band.replace("_", " ")
+    score = "" if verdict.score is None else f"  mean near-unit mass {verdict.score:.3f}"
+    if verdict.interval:
+        score += f" (95% interval {verdict.interval[0]:.3f} to {verdict.interval[1]:.3f})"
+    total = sum(seconds[name] for name in ("forward", "moments", "spectra")) or 1.0
+    shares = ", ".join(
+        f"{name} {seconds[name]:.1f} s ({seconds[name] / total:.0%})" for name in ("forward", "moments", "spectra")
+    )
+    lines = [
+        f"{profile.model['name']}: {profile.model['class']}, {profile.model['parameters'] / 1e6:.1f} M parameters, {profile.model['source']}",
+        f"risk: {band}{score}",
+        *(f"  {reason}" for reason in verdict.reasons),
+        "",
+        table(header, rows),
+        "",
+        f"cost: {shares}; peak memory {profile.cost['peak_memory_bytes'] / 2**30:.2f} GiB",
+    ]
+    return "\n".join(lines)
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None or error != error else f" ±{error:.2g}"
+
+
+def _whole(text: str) -> int:
+    from hf_rksp.errors import InputError
+
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"rank={text!r}: pass auto, full or a whole number") from None

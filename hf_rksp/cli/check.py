@@ -1,0 +1,86 @@
+"""``rksp check``: does this model give the same moments however its sequences are run?"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from typing import Any
+
+from hf_rksp.cli import exit_codes
+from hf_rksp.cli.options import (
+    add_model_options,
+    add_output_options,
+    add_text_options,
+    model_source,
+    new_parser,
+    text_options,
+)
+from hf_rksp.cli.output import hush_libraries, number, progress, table, write_json
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = new_parser(
+        commands,
+        "check",
+        "does this model give the same moments alone and padded, batch 1 and 8, float32 and bfloat16?",
+        "Run the same sequences alone and padded, in batches of 1 and of 8, in float32 and in bfloat16, and compare the second "
+        "moments of every layer. The weights are read as float32.",
+        "rksp check --init gpt2 --config-overrides n_layer=2",
+    )
+    add_model_options(parser)
+    add_text_options(parser)
+    add_output_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 0 if all agree, 3 if one differs."""
+    from hf_rksp.check import check_model
+    from hf_rksp.errors import InputError
+    from hf_rksp.inputs import prepare
+
+    if args.dtype not in ("auto", "float32"):
+        raise InputError(
+            f"dtype={args.dtype!r}: `rksp check` compares float32 with bfloat16 by itself; leave --dtype out"
+        )
+    args.dtype = "float32"
+    source, options = model_source(args), text_options(args)
+    hush_libraries()
+    step = progress(args.quiet)
+    prepared = prepare(source, options, step)
+    step("running the same sequences in different ways")
+    results = check_model(prepared.model, prepared.sequences.ids, args.blocks)
+    agrees = all(result.agrees for result in results)
+    if args.json:
+        rows = [
+            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in dataclasses.asdict(r).items()}
+            for r in results
+        ]
+        write_json({"model": prepared.loaded.info["name"], "agrees": agrees, "checks": rows}, args.json)
+    if args.json != "-":
+        print(_render(prepared.loaded.info["name"], results, agrees))
+    return exit_codes.OK if agrees else exit_codes.DIFFERS
+
+
+def _render(name: str, results: Any, agrees: bool) -> str:
+    rows = [
+        [
+            result.check.replace("_", " "),
+            number(result.moment_difference),
+            f"{result.moment_tolerance:g}",
+            number(result.mass_difference),
+            f"{result.mass_tolerance:g}",
+            result.layer,
+            "same" if result.agrees else "DIFFERS",
+        ]
+        for result in results
+    ]
+    header = ["check", "moments", "tolerance", "near-unit mass", "tolerance", "worst layer", "result"]
+    ending = (
+        "gives the same moments however its sequences are run"
+        if agrees
+        else "does NOT give the same moments: see the rows marked DIFFERS"
+    )
+    return f"{table(header, rows)}\n\n{name} {ending}\n(moments: largest relative difference; near-unit mass: largest absolute difference)"

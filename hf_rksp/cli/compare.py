@@ -1,0 +1,65 @@
+"""``rksp compare``: two reports side by side."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from hf_rksp.cli import exit_codes
+from hf_rksp.cli.options import add_output_options, new_parser
+from hf_rksp.cli.output import number, table, write_json
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = new_parser(
+        commands,
+        "compare",
+        "two reports side by side",
+        "Compare the means over layers of two reports, with the standard error of each difference, and name the settings that differ.",
+        "rksp compare rksp_gpt2 rksp_gpt2-medium",
+    )
+    parser.add_argument("first", metavar="A", help="report.json, or the folder that holds it")
+    parser.add_argument("second", metavar="B", help="the other one")
+    add_output_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the differences B - A."""
+    from hf_rksp.compare import compare_profiles
+    from hf_rksp.report import read_report
+
+    first, second = (read_report(_report_file(name)) for name in (args.first, args.second))
+    comparison = compare_profiles(first, second)
+    if args.json:
+        data = dataclasses.asdict(comparison)
+        for row in data["differences"]:
+            row.update({k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)})
+        write_json(data, args.json)
+    if args.json != "-":
+        rows = [
+            [
+                d.quantity,
+                number(d.first),
+                number(d.second),
+                number(d.difference),
+                number(d.standard_error),
+                "yes" if d.distinct else "no",
+            ]
+            for d in comparison.differences
+        ]
+        print(f"A: {first.model['name']}, risk {comparison.bands[0].replace('_', ' ')}")
+        print(f"B: {second.model['name']}, risk {comparison.bands[1].replace('_', ' ')}\n")
+        print(table(["mean over layers", "A", "B", "B - A", "± s.e.", "beyond 2 s.e."], rows))
+        for caveat in comparison.caveats:
+            print(f"caveat: {caveat}")
+    return exit_codes.OK
+
+
+def _report_file(name: str) -> Path:
+    path = Path(name)
+    return path / "report.json" if path.is_dir() else path

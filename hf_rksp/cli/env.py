@@ -1,0 +1,36 @@
+"""``rksp env``: versions and machine, for bug reports."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from hf_rksp.cli import exit_codes
+from hf_rksp.cli.options import new_parser
+from hf_rksp.cli.output import write_json
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = new_parser(
+        commands,
+        "env",
+        "versions and machine, for bug reports",
+        "Print the versions and the machine: paste it into a bug report.",
+        "rksp env",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write as JSON to FILE; - is stdout")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one fact a line."""
+    from hf_rksp.machine import describe_machine, versions
+
+    facts = {"versions": versions(), "machine": describe_machine()}
+    if args.json:
+        write_json(facts, args.json)
+    if args.json != "-":
+        for name, value in [*facts["versions"].items(), *facts["machine"].items()]:
+            print(f"{name}: {value}")
+    return exit_codes.OK

@@ -1,0 +1,15 @@
+"""Exit codes of ``rksp``, as its --help states them."""
+
+OK = 0
+FAILED = 1
+BAD_INPUT = 2
+DIFFERS = 3
+INTERRUPTED = 130
+
+EPILOG = """exit codes:
+  0    done
+  1    failed: an error of this program, or a result could not be written
+  2    bad input: an option, a model, a text or a report is not usable; nothing was done
+  3    check: the model gives different moments; see the table
+  130  interrupted
+"""

@@ -1,0 +1,80 @@
+"""``rksp``: parse the arguments, run one command, turn errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from hf_rksp import __version__
+from hf_rksp.cli import audit, check, compare, env, exit_codes, report
+from hf_rksp.errors import OutputError, RkspError
+
+_COMMANDS = (audit, check, compare, report, env)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="rksp",
+        description="Residual Koopman spectral profiling: the divergence risk of a transformer before training.",
+        epilog=exit_codes.EPILOG + "\nexample:\n  rksp audit --init gpt2 --seed 42\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rksp {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in _COMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``rksp`` with ``argv`` (default: the process's own) and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = build_parser().parse_args(arguments)
+    except SystemExit as stop:  # argparse exits by itself: 0 after --help, 2 for bad arguments
+        return int(stop.code or 0)
+    args.argv = arguments
+    try:
+        return int(args.run(args))
+    except OutputError as error:
+        return _say(error, exit_codes.FAILED)
+    except RkspError as error:
+        return _say(error, exit_codes.BAD_INPUT)
+    except KeyboardInterrupt:
+        print("\nrksp: interrupted; no report was written", file=sys.stderr)
+        return exit_codes.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has gone (`rksp ... | head`): nobody is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.FAILED
+    except Exception:
+        traceback.print_exc()
+        print(
+            "rksp: this is a defect; please report it with the lines above and the output of `rksp env`",
+            file=sys.stderr,
+        )
+        return exit_codes.FAILED
+
+
+def entry_point() -> None:
+    """Console script. A LAPACK call in a thread cannot be interrupted, so an interrupted run does not wait for it."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == exit_codes.INTERRUPTED:
+        os._exit(code)
+    sys.exit(code)
+
+
+def _say(error: RkspError, code: int) -> int:
+    print(f"rksp: error: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    entry_point()

@@ -1,0 +1,130 @@
+"""Options that several commands share: which model, which text, machine-readable output."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from hf_rksp.cli import exit_codes
+
+
+def new_parser(commands: Any, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand whose --help ends with an example and the exit codes."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"example:\n  {example}\n\n{exit_codes.EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it is loaded."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="Hub id, local folder (safetensors, sharded or not; PEFT adapter) or .gguf file",
+    )
+    group.add_argument(
+        "--init",
+        metavar="CONFIG",
+        help="random weights of a configuration instead: a preset (gpt2, gpt2-medium, llama-2-7b, ...), a Hub id, a folder or a config.json",
+    )
+    group.add_argument(
+        "--config-overrides", metavar="KEY=VALUE,...", help="change the configuration of --init, as in run_clm.py"
+    )
+    group.add_argument(
+        "--seed", type=int, default=42, help="seed of random weights and of the draw of sequences (default: 42)"
+    )
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16", "float64"),
+        help="dtype of the weights (default: the checkpoint's own; float32 for --init)",
+    )
+    group.add_argument(
+        "--device", default="cpu", help="cpu, cuda, cuda:1, mps, or auto to spread the model over all (default: cpu)"
+    )
+    group.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
+    group.add_argument(
+        "--base-model", metavar="MODEL", help="base of a PEFT adapter, where the one it names cannot be had"
+    )
+    group.add_argument(
+        "--trust-remote-code", action="store_true", help="run code from the model's repository (off unless asked for)"
+    )
+    group.add_argument(
+        "--blocks",
+        action="append",
+        metavar="PATH",
+        help="path of the list of residual blocks, where they are not found; may be repeated",
+    )
+
+
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Which text, and how it is cut."""
+    group = parser.add_argument_group("text")
+    group.add_argument(
+        "--text",
+        default="builtin",
+        metavar="SOURCE",
+        help="text file, folder, .parquet/.jsonl/.csv, or a dataset on the Hub (default: the language reference of this Python)",
+    )
+    group.add_argument(
+        "--text-config", metavar="NAME", help="configuration of the dataset, for example wikitext-103-v1"
+    )
+    group.add_argument(
+        "--text-split", default="validation", metavar="SPLIT", help="split of the dataset (default: validation)"
+    )
+    group.add_argument(
+        "--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)"
+    )
+    group.add_argument(
+        "--tokenizer", metavar="MODEL", help="folder or Hub id of the tokenizer, where it is not the model's own"
+    )
+    group.add_argument("--tokens", type=int, default=2048, help="tokens to profile on (default: 2048, as in the paper)")
+    group.add_argument("--seq-len", type=int, default=128, help="tokens of a sequence (default: 128)")
+    group.add_argument("--batch-size", type=int, default=8, help="sequences of a batch (default: 8)")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Machine-readable output and silence."""
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the result as JSON to FILE; - is stdout, with nothing else on it"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def model_source(args: argparse.Namespace) -> Any:
+    """The `ModelSource` that the options say."""
+    from hf_rksp.inputs import ModelSource
+
+    return ModelSource(
+        model=args.model,
+        init=args.init,
+        config_overrides=args.config_overrides,
+        seed=args.seed,
+        dtype=args.dtype,
+        device=args.device,
+        revision=args.revision,
+        base_model=args.base_model,
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+def text_options(args: argparse.Namespace) -> Any:
+    """The `TextOptions` that the options say."""
+    from hf_rksp.inputs import TextOptions, TextSource
+
+    return TextOptions(
+        source=TextSource(args.text, args.text_config, args.text_split, args.text_column),
+        tokens=args.tokens,
+        seq_len=args.seq_len,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        tokenizer=args.tokenizer,
+    )

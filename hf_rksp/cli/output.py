@@ -1,0 +1,71 @@
+"""What goes to stdout (results) and to stderr (progress), and small tables for the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_rksp.errors import OutputError
+
+
+def progress(quiet: bool) -> Callable[[str], None]:
+    """A function that tells stderr what is being done, or says nothing."""
+    return (lambda text: None) if quiet else (lambda text: print(f"rksp: {text} ...", file=sys.stderr, flush=True))
+
+
+def hush_libraries() -> None:
+    """Keep the libraries' own notices and bars out of the terminal; warnings of ours remain."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def write_json(data: Any, target: str) -> None:
+    """Strict JSON to stdout (``-``) or, moved into place when whole, to a file."""
+    text = data if isinstance(data, str) else json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    path = Path(target)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise OutputError(
+            f"--json {target}: cannot be written ({error.strerror}); pass a file in a writable folder, or -"
+        ) from None
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in line, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for row in (header, ["-" * width for width in widths], *rows):
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; an en dash for what is not defined."""
+    return "–" if value is None or value != value else f"{value:.3g}"

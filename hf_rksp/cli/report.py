@@ -1,0 +1,45 @@
+"""``rksp report``: render a report.json again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hf_rksp.cli import exit_codes
+from hf_rksp.cli.options import new_parser
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = new_parser(
+        commands,
+        "report",
+        "render a report.json as Markdown and HTML",
+        "Render report.md (with its figures) and report.html from a report.json; nothing is computed again.",
+        "rksp report rksp_gpt2/report.json --out site/gpt2",
+    )
+    parser.add_argument("file", metavar="FILE.json", help="a report.json of `rksp audit`")
+    parser.add_argument("--out", metavar="FOLDER", help="where to (default: the folder of the file)")
+    parser.add_argument(
+        "--formats", default="md,html", metavar="LIST", help="which of json,md,html to write (default: md,html)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files and name them."""
+    from hf_rksp.errors import InputError
+    from hf_rksp.report import profile_to_dict, read_report, write_report
+    from hf_rksp.report.write import check_writable
+
+    formats = tuple(part.strip() for part in args.formats.split(",") if part.strip())
+    if not formats or set(formats) - {"json", "md", "html"}:
+        raise InputError(f"formats={args.formats!r}: pass a list of json, md, html")
+    path = Path(args.file)
+    data = profile_to_dict(read_report(path))
+    folder = Path(args.out) if args.out else path.parent
+    check_writable(folder)
+    for written in write_report(data, folder, formats).values():
+        print(f"wrote {written}")
+    return exit_codes.OK

@@ -1,0 +1,27 @@
+"""What an audit starts from: a model, a tokenizer and text. Uses transformers, datasets and peft."""
+
+from hf_rksp.inputs.models import DTYPES, LoadedModel, ModelSource, load_config, load_model
+from hf_rksp.inputs.prepare import Prepared, TextOptions, prepare, with_decoder_inputs
+from hf_rksp.inputs.presets import PRESETS
+from hf_rksp.inputs.text import BUILTIN, Sequences, TextSource, cut_sequences, read_text
+from hf_rksp.inputs.tokenizers import load_tokenizer, train_byte_level_bpe
+
+__all__ = [
+    "BUILTIN",
+    "DTYPES",
+    "PRESETS",
+    "LoadedModel",
+    "ModelSource",
+    "Prepared",
+    "Sequences",
+    "TextOptions",
+    "TextSource",
+    "cut_sequences",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "prepare",
+    "read_text",
+    "train_byte_level_bpe",
+    "with_decoder_inputs",
+]

@@ -1,0 +1,76 @@
+"""Published configurations by name, for `--init` without a network.
+
+Only what differs between sizes or from the library's defaults is written out, so that a change of a default
+in transformers cannot change a preset: every value that fixes the architecture is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _gpt2(layers: int, heads: int, width: int) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "n_layer": layers,
+        "n_head": heads,
+        "n_embd": width,
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+    }
+
+
+def _llama(layers: int, heads: int, kv_heads: int, width: int, inner: int, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": False,
+    } | more
+
+
+def _mamba(layers: int, width: int) -> dict[str, Any]:
+    return {
+        "model_type": "mamba",
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "vocab_size": 50280,
+        "state_size": 16,
+    }
+
+
+#: name -> arguments of the configuration, ``model_type`` among them.
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpt2": _gpt2(12, 12, 768),
+    "gpt2-medium": _gpt2(24, 16, 1024),
+    "gpt2-large": _gpt2(36, 20, 1280),
+    "gpt2-xl": _gpt2(48, 25, 1600),
+    "llama-2-7b": _llama(32, 32, 32, 4096, 11008, vocab_size=32000, max_position_embeddings=4096),
+    "llama-2-13b": _llama(40, 40, 40, 5120, 13824, vocab_size=32000, max_position_embeddings=4096),
+    "tinyllama-1.1b": _llama(22, 32, 4, 2048, 5632, vocab_size=32000, max_position_embeddings=2048),
+    "mistral-7b": _llama(32, 32, 8, 4096, 14336, vocab_size=32000, max_position_embeddings=32768)
+    | {"model_type": "mistral", "sliding_window": 4096},
+    "mixtral-8x7b": _llama(32, 32, 8, 4096, 14336, vocab_size=32000, max_position_embeddings=32768)
+    | {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
+    "mamba-130m": _mamba(24, 768),
+    "mamba-370m": _mamba(48, 1024),
+    "bert-base": {
+        "model_type": "bert",
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "vocab_size": 30522,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.02,
+    },
+}

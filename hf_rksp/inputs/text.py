@@ -1,0 +1,185 @@
+"""Real text, cut to distinct sequences of tokens.
+
+Duplicate columns tell the regression nothing twice (the paper's prompt lists repeat 4 or 8 prompts), so every sequence
+here is distinct. The default text is the Python installation's own language reference: English, on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_rksp.errors import InputError
+
+BUILTIN = "builtin"
+_TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+#: Characters read for each token asked for; real text has three to six a token, so this leaves a wide choice.
+_CHARACTERS_PER_TOKEN = 64
+_LEAST_CHARACTERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Where the text comes from.
+
+    Attributes:
+        name: "builtin", a file, a folder, or a dataset on the Hub.
+        config, split, column: of a dataset.
+    """
+
+    name: str = BUILTIN
+    config: str | None = None
+    split: str = "validation"
+    column: str = "text"
+
+
+def read_text(source: TextSource, tokens: int) -> str:
+    """The beginning of the text, long enough for ``tokens`` tokens.
+
+    Raises:
+        InputError: nothing is there, it is no text, or it is empty.
+    """
+    limit = max(_LEAST_CHARACTERS, tokens * _CHARACTERS_PER_TOKEN)
+    path = Path(source.name).expanduser()
+    if source.name == BUILTIN:
+        from pydoc_data.topics import topics
+
+        text = "\n\n".join(topics[name] for name in sorted(topics))
+    elif path.is_dir():
+        text = _folder(path, source, limit)
+    elif path.is_file():
+        text = _file(path, source, limit)
+    elif source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
+        raise InputError(
+            f"text={source.name!r} does not exist: pass a file, a folder, a dataset on the Hub or 'builtin'"
+        )
+    else:
+        text = _dataset(source.name, source, limit, streaming=True)
+    if not text.strip():
+        raise InputError(f"text={source.name!r} is empty: pass a file, folder or dataset with text")
+    return text[:limit]
+
+
+def _file(path: Path, source: TextSource, limit: int) -> str:
+    if path.suffix in _TABLES:
+        return _dataset(_TABLES[path.suffix], source, limit, data_files=str(path))
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return stream.read(limit)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"text={str(path)!r} cannot be read as UTF-8 text: {error}; pass a text file") from None
+
+
+def _folder(path: Path, source: TextSource, limit: int) -> str:
+    files = sorted(
+        p
+        for p in path.rglob("*")
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )
+    tables = [p for p in files if p.suffix == ".parquet"]
+    split = [p for p in tables if source.split in p.name] or tables
+    if split:
+        return _dataset("parquet", source, limit, data_files=[str(p) for p in split])
+    parts, length = [], 0
+    for file in files:
+        if file.suffix in (".txt", ".md", ".rst", ".text", "") and length < limit:
+            parts.append(_file(file, source, limit))
+            length += len(parts[-1])
+    if not parts:
+        raise InputError(f"text={str(path)!r} holds no .txt, .md, .rst or .parquet file: pass a folder with text")
+    return "\n\n".join(parts)
+
+
+def _dataset(name: str, source: TextSource, limit: int, **kwargs: Any) -> str:
+    import datasets
+
+    split = "train" if "data_files" in kwargs else source.split
+    try:
+        rows = datasets.load_dataset(name, source.config if "data_files" not in kwargs else None, split=split, **kwargs)
+        parts, length = [], 0
+        for row in rows:
+            if source.column not in row:
+                raise InputError(
+                    f"column={source.column!r} is not in text={source.name!r}: choose among {', '.join(map(str, row))}"
+                )
+            parts.append(str(row[source.column]))
+            length += len(parts[-1])
+            if length >= limit:
+                break
+    except InputError:
+        raise
+    except Exception as error:  # datasets raises its own, huggingface_hub's, pyarrow's and requests' errors
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"text={source.name!r} (config {source.config!r}, split {source.split!r}) cannot be loaded: {line}; pass a file, a folder, "
+            "a dataset on the Hub (which needs a network) or 'builtin'"
+        ) from None
+    return "".join(part if part.endswith("\n") else part + "\n" for part in parts)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Distinct sequences of equal length, shape ``(n, length)`` int64, and what to say of them in the report."""
+
+    ids: torch.Tensor
+    info: dict[str, Any]
+
+    def batches(self, size: int) -> list[dict[str, torch.Tensor]]:
+        """Batches with an ``attention_mask`` of ones."""
+        return [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in self.ids.split(size)]
+
+
+def cut_sequences(text: str, tokenizer: Any, length: int, tokens: int, seed: int, source: TextSource) -> Sequences:
+    """At least ``tokens`` tokens in distinct sequences of ``length``, drawn without order from all over the text.
+
+    Special tokens that the tokenizer adds around a sequence are part of it, as in real use.
+
+    Raises:
+        InputError: the text is shorter than one sequence, or than ``tokens`` tokens of distinct sequences.
+    """
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    around = tokenizer("a", add_special_tokens=True)["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    before, after = _around(around, bare)
+    inner = length - len(before) - len(after)
+    if inner < 1:
+        raise InputError(
+            f"seq_len={length}: the tokenizer adds {length - inner} special tokens; pass at least {length - inner + 1}"
+        )
+    starts = range(0, len(ids) - inner + 1, inner)
+    if not len(starts):
+        raise InputError(
+            f"text={source.name!r} has {len(ids)} tokens, fewer than one sequence of {inner}: pass longer text, or a smaller --seq-len"
+        )
+    distinct = sorted({tuple(ids[start : start + inner]) for start in starts})
+    needed = -(-tokens // length)
+    if len(distinct) < needed:
+        raise InputError(
+            f"text={source.name!r} has {len(distinct)} distinct sequences of {length} tokens, and tokens={tokens} needs {needed}: pass more "
+            f"text, or --tokens {len(distinct) * length} or less"
+        )
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))[:needed]
+    rows = torch.tensor([[*before, *distinct[i], *after] for i in order.tolist()])
+    info = {
+        "source": "pydoc_data.topics, the language reference of this Python" if source.name == BUILTIN else source.name,
+        "config": source.config,
+        "split": source.split if source.config or "/" in source.name else None,
+        "sequences": len(rows),
+        "sequence_length": length,
+        "tokens": rows.numel(),
+        "distinct_tokens": int(rows.unique().numel()),
+        "sha256": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
+    }
+    return Sequences(rows, info)
+
+
+def _around(full: list[int], bare: list[int]) -> tuple[list[int], list[int]]:
+    """Special tokens before and after the text."""
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start], full[start + len(bare) :]
+    return [], []

@@ -1,0 +1,127 @@
+"""check, compare, report, env, and the help of every command."""
+
+import json
+
+import pytest
+
+from hf_rksp.cli.main import build_parser
+
+from .conftest import FAST, TINY
+
+COMMANDS = ("audit", "check", "compare", "report", "env")
+
+
+@pytest.fixture
+def report(rksp, tmp_path):
+    assert rksp("audit", "--init", "gpt2", "--config-overrides", TINY, "--out", tmp_path / "one", *FAST)[0] == 0
+    return tmp_path / "one"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_the_exit_codes(rksp, command):
+    code, out, err = rksp(command, "--help")
+    assert code == 0 and err == ""
+    assert f"example:\n  rksp {command}" in out and "exit codes:" in out
+
+
+def test_every_command_is_listed(rksp):
+    code, out, _ = rksp("--help")
+    assert code == 0 and all(f"    {name} " in out for name in COMMANDS)
+    assert build_parser().prog == "rksp"
+    assert rksp("--version")[1].startswith("rksp ")
+
+
+def test_check_agrees_for_a_sound_model(rksp):
+    code, out, _ = rksp("check", "--init", "gpt2", "--config-overrides", TINY, *FAST[2:])
+    assert code == 0 and out.count(" same\n") == 3 and "gives the same moments" in out
+
+
+def test_check_finds_a_model_that_lets_padding_in(rksp, monkeypatch):
+    from transformers import GPT2Model
+
+    forward = GPT2Model.forward
+
+    # Positions shift with the amount of padding, as in models that count positions over the whole row.
+    def shifted(self, input_ids=None, attention_mask=None, **kwargs):
+        import torch
+
+        position = torch.arange(input_ids.shape[1]) + int((attention_mask == 0).any()) * 7
+        return forward(self, input_ids=input_ids, position_ids=position[None] % 64, **kwargs)
+
+    monkeypatch.setattr(GPT2Model, "forward", shifted)
+    code, out, _ = rksp("check", "--init", "gpt2", "--config-overrides", TINY, "--json", "-", *FAST[2:])
+    assert code == 3
+    checks = {c["check"]: c["agrees"] for c in json.loads(out)["checks"]}
+    assert checks == {"alone_vs_padded": False, "batch_1_vs_8": True, "float32_vs_bfloat16": True}
+
+
+def test_check_refuses_a_dtype(rksp):
+    code, _, err = rksp("check", "--init", "gpt2", "--dtype", "bfloat16")
+    assert code == 2 and "leave --dtype out" in err
+
+
+def test_compare_with_itself_and_with_another(rksp, report, tmp_path):
+    code, out, _ = rksp("compare", report, report / "report.json")
+    assert code == 0 and "caveat" not in out and "yes" not in out
+    assert rksp("audit", "--init", "gpt2", "--config-overrides", TINY, "--seed", 7, "--out", tmp_path / "two", *FAST)[0] == 0
+    code, out, _ = rksp("compare", report, tmp_path / "two", "--json", "-")
+    data = json.loads(out)
+    assert code == 0 and any("sha256" in c for c in data["caveats"])
+    row = data["differences"][0]
+    assert row["quantity"] == "near_unit_mass" and row["difference"] == pytest.approx(row["second"] - row["first"])
+
+
+def test_report_renders_the_same_bytes_again(rksp, report, tmp_path):
+    before = {p.relative_to(report): p.read_bytes() for p in report.rglob("*") if p.is_file() and p.suffix != ".json"}
+    code, out, _ = rksp("report", report / "report.json", "--out", tmp_path / "again")
+    assert code == 0 and "wrote" in out
+    after = {p.relative_to(tmp_path / "again"): p.read_bytes() for p in (tmp_path / "again").rglob("*") if p.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "JSON"),
+        ("[]", "schema_version"),
+        ('{"schema_version": 99}', "schema_version=99"),
+        ('{"schema_version": 1, "model": {}}', "has no setup"),
+    ],
+)
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_bad_reports(rksp, tmp_path, content, message, command):
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    code, out, err = rksp(command, path, *([path] if command == "compare" else []))
+    assert code == 2 and out == "" and message in err and "Traceback" not in err
+
+
+def test_missing_report(rksp):
+    code, _, err = rksp("report", "nothing.json")
+    assert code == 2 and "nothing.json" in err
+
+
+def test_env(rksp):
+    code, out, _ = rksp("env")
+    assert code == 0 and "torch: " in out and "cores: " in out
+    assert json.loads(rksp("env", "--json", "-")[1])["versions"]["torch"]
+
+
+def test_json_to_a_file(rksp, tmp_path):
+    assert rksp("env", "--json", tmp_path / "env.json")[0] == 0
+    assert json.loads((tmp_path / "env.json").read_text())["machine"]
+    code, _, err = rksp("env", "--json", tmp_path / "no/such/folder/env.json")
+    assert code == 1 and "--json" in err
+
+
+def test_hostile_name_cannot_leave_the_folder(rksp, tmp_path):
+    from transformers import GPT2Config
+
+    name = "a b;<script>alert(1)</script>&|`x`"
+    folder = tmp_path / "models" / name.replace("/", "_")
+    GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=300, n_positions=64).save_pretrained(folder)
+    code, _, err = rksp("audit", "--init", folder, *FAST)
+    assert code == 0, err
+    made = [p for p in tmp_path.iterdir() if p.name.startswith("rksp_")]
+    assert len(made) == 1 and "<" not in made[0].name
+    assert "<script>alert(1)" not in (made[0] / "report.html").read_text()
