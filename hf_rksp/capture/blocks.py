@@ -1,22 +1,27 @@
 """Find the residual blocks of a model: the members of the list that carries the residual stream.
 
 In transformers every such member is a ``GradientCheckpointingLayer``; a list of nothing but those is a stack. Models
-without one (your own, or remote code) are probed: a list whose members hand a tensor of one shape to each other is a stack.
+without one (your own, or remote code) are probed: a list whose members hand a state of one shape to each other is a
+stack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from hf_rksp.errors import CaptureError, InputError
 
-#: model_type -> paths of its stacks, where the rule above picks the wrong lists.
-#: Swin nests its blocks in stages that change the width between them, so each stage is a stack of its own.
-_NESTED_STACKS = {"swin", "swinv2", "donut-swin", "maskformer-swin"}
+#: Class names of layers that transformers checkpoints but that are no residual blocks, by their endings. Both change
+#: the shape of the state: stages of image models (Swin's own blocks lie inside), and the convolutions before Wav2Vec2.
+_NOT_RESIDUAL = ("Stage", "ConvLayer")
+#: Towers that see no text, by a word in their path: a text mask in the batch is not about them.
+_NOT_TEXT = re.compile("vision|visual|image|video|audio|speech", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,25 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
-    """The blocks along one residual stream, in the order of depth; ``path`` names their list in the model."""
+    """The blocks along one residual stream, in the order of depth.
+
+    Attributes:
+        path: of their list in the model.
+        blocks: in the order of registration; a module that is in the list twice is one block.
+        mask: name in the batch of the mask that tells padding from tokens, ``None`` for an image or audio tower.
+        prepended: learnt tokens that PEFT's prompt tuning puts before each sequence.
+    """
 
     path: str
     blocks: tuple[Block, ...]
+    mask: str | None = "attention_mask"
+    prepended: int = 0
 
 
 def find_stacks(
     model: nn.Module, blocks: str | Sequence[str] | None = None, probe: Callable[[], object] | None = None
 ) -> list[Stack]:
-    """The stacks of residual blocks of ``model``, outermost lists only, in the order of their registration.
+    """The stacks of residual blocks of ``model``, in the order of their registration.
 
     Args:
         model: any module; PEFT, DDP and ``torch.compile`` wrappers are looked through.
@@ -51,57 +65,62 @@ def find_stacks(
         CaptureError: nothing was found; the message says what was looked at.
     """
     model = getattr(model, "_orig_mod", model)
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module)
+    }
     if blocks is not None:
-        return [_named_stack(model, path) for path in ([blocks] if isinstance(blocks, str) else blocks)]
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module)}
-    nested = getattr(getattr(model, "config", None), "model_type", None) in _NESTED_STACKS
-    found = [name for name, members in lists.items() if all(_is_block(member) for member in members)]
-    found = _innermost(found) if nested else _outermost(found)
-    if not found and probe is not None:
-        found = _outermost(_chained_lists(lists, probe))
+        found = [blocks] if isinstance(blocks, str) else list(blocks)
+        for path in found:
+            if path not in lists:
+                raise InputError(
+                    f"blocks={path!r} is not a non-empty ModuleList or Sequential of {type(model).__name__}: "
+                    f"choose among {', '.join(map(repr, lists)) or 'none, the model has no such list'}"
+                )
+    else:
+        found = _outermost(name for name, members in lists.items() if all(map(_is_block, members)))
+        if not found and probe is not None:
+            found = _outermost(_chained_lists(lists, probe))
     if not found:
-        looked = ", ".join(f"{name} ({len(members)} x {type(members[0]).__name__})" for name, members in lists.items())
+        looked = ", ".join(f"{name!r} ({len(inner)} x {type(inner[0]).__name__})" for name, inner in lists.items())
         raise CaptureError(
-            f"no residual blocks found in {type(model).__name__}. Looked at these lists of modules: {looked or 'none'}. "
-            "Name the list that carries the residual stream: blocks='path.to.list' (--blocks on the command line)"
+            f"no residual blocks found in {type(model).__name__}. Looked at these lists of modules: "
+            f"{looked or 'none'}. Name the list that carries the residual stream: blocks='path.to.list' "
+            "(--blocks on the command line)"
         )
-    return [_stack(name, lists[name]) for name in found]
+    return [_stack(model, path, lists[path]) for path in found]
 
 
 def _is_block(module: nn.Module) -> bool:
     # By name, so that this works without transformers and under FSDP, which swaps the class for a subclass of it.
-    return any(base.__name__ == "GradientCheckpointingLayer" for base in type(module).__mro__)
+    names = [base.__name__ for base in type(getattr(module, "_orig_mod", module)).__mro__]
+    return "GradientCheckpointingLayer" in names and not names[0].endswith(_NOT_RESIDUAL)
 
 
-def _stack(path: str, members: nn.Module) -> Stack:
-    blocks = (Block(i, f"{path}.{i}" if path else str(i), block) for i, block in enumerate(members.children()))
-    return Stack(path, tuple(blocks))
+def _outermost(names: Iterable[str]) -> list[str]:
+    """``names`` without those that lie inside another one: the feed-forward lists of a block are not a stream."""
+    names = list(names)
+    prefixes = {name: f"{name}." if name else "" for name in names}
+    return [name for name in names if not any(name != other and name.startswith(prefixes[other]) for other in names)]
 
 
-def _named_stack(model: nn.Module, path: str) -> Stack:
-    try:
-        members = model.get_submodule(path)
-    except AttributeError:
-        members = None
-    if not isinstance(members, (nn.ModuleList, nn.Sequential)) or not len(members):
-        lists = [name for name, module in model.named_modules() if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module)]
-        raise InputError(
-            f"blocks={path!r} is not a non-empty ModuleList or Sequential of {type(model).__name__}: "
-            f"choose among {', '.join(repr(name) for name in lists) or 'none, the model has no such list'}"
-        )
-    return _stack(path, members)
+def _stack(model: nn.Module, path: str, members: nn.Module) -> Stack:
+    named = enumerate(members.named_children())
+    blocks = tuple(Block(i, f"{path}.{name}" if path else name, block) for i, (name, block) in named)
+    mask: str | None = "attention_mask"
+    if _NOT_TEXT.search(path):
+        mask = None
+    elif getattr(_attribute(model, "config"), "is_encoder_decoder", False):
+        side = re.search("encoder|decoder", path)
+        mask = "decoder_attention_mask" if side and side[0] == "decoder" else mask
+    prompt = _attribute(model, "active_peft_config")
+    return Stack(path, blocks, mask, getattr(prompt, "num_virtual_tokens", None) or 0)
 
 
-def _outermost(names: list[str]) -> list[str]:
-    return [name for name in names if not any(_inside(name, other) for other in names)]
-
-
-def _innermost(names: list[str]) -> list[str]:
-    return [name for name in names if not any(_inside(other, name) for other in names)]
-
-
-def _inside(name: str, other: str) -> bool:
-    return name != other and (not other or name.startswith(other + "."))
+def _attribute(model: nn.Module, name: str) -> object:
+    """The attribute of the outermost module that has it, whatever wraps that module."""
+    return next((getattr(module, name) for module in model.modules() if hasattr(module, name)), None)
 
 
 def _chained_lists(lists: dict[str, nn.Module], probe: Callable[[], object]) -> list[str]:
@@ -124,9 +143,10 @@ def _chained_lists(lists: dict[str, nn.Module], probe: Callable[[], object]) -> 
             handle.remove()
 
     def chains(container: nn.Module) -> bool:
-        runs = [calls.get(member, []) for member in container]
-        if len(runs) < 2 or any(len(run) != 1 or run[0][1] is None for run in runs):
+        # A bare layer is no block: Sequential(Linear, ReLU, Linear) chains as well. Nor are channels-first images.
+        runs = [calls.get(member, []) if any(member.children()) else [] for member in container]
+        if len(runs) < 2 or any(len(run) != 1 or run[0][1] is None or run[0][1].ndim > 3 for run in runs):
             return False
-        return all(before[0][1] is after[0][0] for before, after in zip(runs, runs[1:], strict=False))
+        return all(before[0][1] is after[0][0] for before, after in pairwise(runs))
 
     return [name for name, container in lists.items() if chains(container)]

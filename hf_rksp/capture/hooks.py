@@ -43,12 +43,14 @@ def capture_transitions(stacks: Sequence[Stack], sink: Sink) -> Iterator[None]:
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside; on the way out every training flag and the random state are as before."""
+    """Evaluation mode without gradients inside; afterwards every training flag and the random state are as before."""
     training = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
-            model.eval()
+            # Not model.eval(): a module may override it, and merge adapters there for instance.
+            for module, _ in training:
+                module.training = False
             yield
     finally:
         for module, flag in training:
@@ -85,11 +87,11 @@ def _hooks(stack: Stack, block: Block, sink: Sink) -> tuple[Callable[..., None],
         x, kept[0] = kept[0], None
         y = None if x is None else output_state(output, x)
         if x is None or y is None:
-            seen = "no hidden state" if x is None else f"a state of shape {tuple(x.shape)} and returned another shape"
+            seen = "no hidden state" if x is None else f"a state of shape {tuple(x.shape)} but returned none"
             raise CaptureError(
-                f"block {block.path} ({type(module).__name__}) took {seen}: it is not a residual block; name the list "
-                "of residual blocks with blocks='path.to.list'"
+                f"block {block.path} ({type(module).__name__}) took {seen}: it is not a residual block. Name the list "
+                "of residual blocks with blocks='path.to.list' (--blocks on the command line)"
             )
-        sink(stack, block, x, y.detach())
+        sink(stack, block, x.to(y.device), y.detach())  # a block of a device_map takes states from the device before
 
     return before, after

@@ -10,36 +10,39 @@ from torch import Tensor
 from hf_rksp.capture.blocks import Stack
 from hf_rksp.errors import CaptureError
 
+#: The label of a token without a loss, in every loss of transformers.
+_IGNORED = -100
+
 
 def token_mask(batch: Mapping[str, object], stack: Stack, states: Tensor) -> Tensor | None:
     """The mask of shape ``(batch, tokens)`` for ``states`` of this stack, or ``None`` if every token counts.
 
-    A stack with "decoder" in its path reads ``decoder_attention_mask`` where the batch has one or has decoder inputs.
-    Prompt and prefix tuning prepend learnt tokens that are the same in every sample: those are left out. A mask that
-    belongs to another modality (a text mask beside an image tower) has another length and another role, so towers
-    named after vision or audio take every token.
+    It is the entry ``stack.mask`` of the batch. In the decoder of an encoder-decoder, which collators give none, the
+    tokens with a label count. Learnt tokens of prompt tuning are the same in every sequence: they are left out. Image
+    and audio towers take every position.
 
     Raises:
-        CaptureError: the mask is longer than the states, so it cannot be told which tokens are padding.
+        CaptureError: something is padding, but the mask has another shape than the states.
     """
-    path = stack.path.lower()
-    if any(tower in path for tower in ("vision", "visual", "image", "audio")):
+    if stack.mask is None:
         return None
-    if "decoder" in path and any(str(name).startswith("decoder_") for name in batch):
-        mask = batch.get("decoder_attention_mask")
-    else:
-        mask = batch.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or states.ndim != 3:
+    mask = batch.get(stack.mask)
+    labels = batch.get("labels")
+    if mask is None and stack.mask == "decoder_attention_mask" and isinstance(labels, Tensor) and labels.ndim == 2:
+        mask = labels != _IGNORED
+    if mask is None and stack.prepended:
+        ids = batch.get(stack.mask.replace("attention_mask", "input_ids"))
+        mask = torch.ones_like(ids) if isinstance(ids, Tensor) else None
+    if not isinstance(mask, Tensor):
         return None
-    tokens = states.shape[1]
-    if mask.shape == states.shape[:2]:
+    # Prefix tuning has learnt tokens too, but in the cache: they are in front only where the length says so.
+    if mask.ndim == 2 and stack.prepended and mask.shape[1] + stack.prepended == states.shape[1]:
+        mask = torch.nn.functional.pad(mask, (stack.prepended, 0))
+    if mask.shape == states.shape[:-1]:
         return mask.to(states.device)
-    if mask.shape[0] == states.shape[0] and mask.shape[1] < tokens:
-        prepended = torch.zeros(mask.shape[0], tokens - mask.shape[1], dtype=mask.dtype, device=mask.device)
-        return torch.cat([prepended, mask], 1).to(states.device)
     if bool(mask.all()):
         return None
     raise CaptureError(
-        f"the attention mask has shape {tuple(mask.shape)} but the states of {stack.path} have {tuple(states.shape[:2])}: "
-        "pass batches without padding"
+        f"{stack.mask} has shape {tuple(mask.shape)} but the states of {stack.path} have {tuple(states.shape[:-1])}, "
+        "so it does not say which of them are padding: pass batches without padding"
     )

@@ -26,7 +26,7 @@ def aggregate(layers: Sequence[LayerProfile]) -> dict[str, dict[str, Any]]:
         if len(counts) == 1 and counts != {0}:
             means = [math.fsum(values) / len(values) for values in zip(*replicates, strict=True)]
             row["standard_error"] = standard_error(means)
-            row["interval"] = interval(name, row["mean"], row["standard_error"], len(means))
+            row["interval"] = interval(name, row["mean"], means)
         else:
             row["standard_error"], row["interval"] = math.nan, None
     table["kreiss_constant"] = _summary(layer.kreiss_constant.lower for layer in informative)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +38,7 @@ QUANTITIES = (
 )
 #: Quantities that are shares, so their intervals stay within 0 and 1.
 SHARES = (*(name for name in QUANTITIES if name.endswith(("_mass", "_fraction"))), "henrici_departure")
+LOGARITHMIC = ("eigenvector_condition",)
 #: Fewer groups than this make a standard error worthless.
 MIN_GROUPS = 4
 CONFIDENCE = 0.95
@@ -121,7 +123,7 @@ def profile_layer(
     if standard_errors and len(groups) >= MIN_GROUPS:
         replicates = jackknife(groups, scalars)
     values = _scalars(result)
-    errors = {name: standard_error(values) for name, values in replicates.items()}
+    errors = {name: standard_error(replicate) for name, replicate in replicates.items()}
     return LayerProfile(
         index=index,
         stack=stack,
@@ -142,7 +144,7 @@ def profile_layer(
         kreiss_constant=result.kreiss_constant,
         uninformative=result.uninformative,
         standard_errors=errors,
-        intervals={name: interval(name, values[name], error, len(groups)) for name, error in errors.items()},
+        intervals={name: interval(name, values[name], replicate) for name, replicate in replicates.items()},
         replicates=replicates,
         eigenvalues=result.eigenvalues,
         residuals=result.residuals,
@@ -150,9 +152,16 @@ def profile_layer(
     )
 
 
-def interval(name: str, value: float, error: float, groups: int) -> tuple[float, float]:
-    """95% interval ``value -+ t(groups - 1) * error``; shares are cut to [0, 1]."""
-    half = float(student_t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * error
+def interval(name: str, value: float, replicates: Sequence[float]) -> tuple[float, float]:
+    """95% interval ``value -+ t(g - 1) * standard error`` from the g leave-one-out values.
+
+    Shares are cut to [0, 1]. Condition numbers spread over powers of ten, so theirs is taken on the logarithm.
+    """
+    quantile = float(student_t.ppf((1 + CONFIDENCE) / 2, len(replicates) - 1))
+    if name in LOGARITHMIC and value > 0 and all(replicate > 0 for replicate in replicates):
+        factor = math.exp(quantile * standard_error([math.log(replicate) for replicate in replicates]))
+        return value / factor, value * factor
+    half = quantile * standard_error(replicates)
     low, high = value - half, value + half
     return (max(low, 0.0), min(high, 1.0)) if name in SHARES else (low, high)
 

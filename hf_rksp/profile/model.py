@@ -177,7 +177,7 @@ def _solve(
 
     def solve(key: Key) -> tuple[Key, LayerProfile]:
         stack, block = blocks[key]
-        groups = [group for group in moments.pop(key) if group.count]
+        groups = [group.cpu() for group in moments.pop(key) if group.count]
         try:
             return key, profile_layer(
                 groups,

@@ -123,6 +123,12 @@ class SecondMoments:
         rest.cyy = torch.addr(self.cyy - part.cyy, step_y, step_y, alpha=-factor)
         return rest
 
+    def cpu(self) -> SecondMoments:
+        """The same moments in main memory, where LAPACK solves them; itself if they are there."""
+        if self.mean_x.device.type == "cpu":
+            return self
+        return SecondMoments(self.dim).merge(self)
+
     def all_reduce(self, group: torch.distributed.ProcessGroup | None = None) -> SecondMoments:
         """Merge the moments of all processes of ``group`` in place; every process ends with the same numbers.
 

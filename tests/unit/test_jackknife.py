@@ -30,7 +30,7 @@ def test_interval_covers_at_its_nominal_rate():
     for seed in range(400):
         x = torch.randn(80, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).exp()
         means = jackknife(groups_of(x, 8), lambda m: {"mean": float(m.mean_x)})["mean"]
-        low, high = interval("mean", float(x.mean()), standard_error(means), 8)
+        low, high = interval("mean", float(x.mean()), means)
         hits += low <= math.exp(0.5) <= high
     assert 0.85 <= hits / 400 <= 0.98  # nominal .95; the log-normal's skew costs some
 
@@ -41,6 +41,9 @@ def test_too_few_and_non_finite():
     assert math.isnan(standard_error([1.0, math.inf, 2.0]))
 
 
-def test_shares_stay_shares():
-    assert interval("near_unit_mass", 0.02, 0.1, 8)[0] == 0
-    assert interval("spectral_radius", 0.02, 0.1, 8)[0] < 0
+def test_shares_stay_shares_and_conditions_stay_positive():
+    replicates = [0.0, 0.04] * 4
+    assert interval("near_unit_mass", 0.02, replicates)[0] == 0
+    assert interval("spectral_radius", 0.02, replicates)[0] < 0
+    low, high = interval("eigenvector_condition", 100.0, [50.0, 200.0] * 4)
+    assert 0 < low < 100 < high and low * high == pytest.approx(100**2)
