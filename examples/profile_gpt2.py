@@ -19,7 +19,9 @@ profile = profile_model(prepared.model, prepared.batches(8), source="initialised
 
 for layer in profile.layers:
     low, high = layer.intervals["near_unit_mass"]
-    print(f"{layer.path}: near-unit mass {layer.near_unit_mass:.3f} [{low:.3f}, {high:.3f}], radius {layer.spectral_radius:.2f}")
+    print(
+        f"{layer.path}: near-unit mass {layer.near_unit_mass:.3f} [{low:.3f}, {high:.3f}], radius {layer.spectral_radius:.2f}"
+    )
 print(f"risk: {profile.verdict.band}")
 for path in write_report(profile, args.out).values():
     print(f"wrote {path}")

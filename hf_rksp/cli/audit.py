@@ -140,7 +140,7 @@ def summary(profile: Any) -> str:
         for layer in profile.layers
     ]
     header = ["layer", "M~1", "M>1", "M<1", "radius", "kappa(V)", "eta_nl"]
-    verdict, seconds = profile.verdict, profile.cost["seconds"]
+    model, verdict, seconds = profile.model, profile.verdict, profile.cost["seconds"]
     band = verdict.band.replace("_", " ")
     score = "" if verdict.score is None else f"  mean near-unit mass {verdict.score:.3f}"
     if verdict.interval:
@@ -150,7 +150,7 @@ def summary(profile: Any) -> str:
         f"{name} {seconds[name]:.1f} s ({seconds[name] / total:.0%})" for name in ("forward", "moments", "spectra")
     )
     lines = [
-        f"{profile.model['name']}: {profile.model['class']}, {profile.model['parameters'] / 1e6:.1f} M parameters, {profile.model['source']}",
+        f"{model['name']}: {model['class']}, {model['parameters'] / 1e6:.1f} M parameters, {model['source']}",
         f"risk: {band}{score}",
         *(f"  {reason}" for reason in verdict.reasons),
         "",

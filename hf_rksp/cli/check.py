@@ -83,4 +83,5 @@ def _render(name: str, results: Any, agrees: bool) -> str:
         if agrees
         else "does NOT give the same moments: see the rows marked DIFFERS"
     )
-    return f"{table(header, rows)}\n\n{name} {ending}\n(moments: largest relative difference; near-unit mass: largest absolute difference)"
+    legend = "(moments: largest relative difference; near-unit mass: largest absolute difference)"
+    return f"{table(header, rows)}\n\n{name} {ending}\n{legend}"

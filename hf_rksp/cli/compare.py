@@ -19,7 +19,8 @@ def add_parser(commands: Any) -> None:
         commands,
         "compare",
         "two reports side by side",
-        "Compare the means over layers of two reports, with the standard error of each difference, and name the settings that differ.",
+        "Compare the means over layers of two reports, with the standard error of each difference, and name the settings "
+        "that differ.",
         "rksp compare rksp_gpt2 rksp_gpt2-medium",
     )
     parser.add_argument("first", metavar="A", help="report.json, or the folder that holds it")

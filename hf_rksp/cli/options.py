@@ -33,7 +33,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--init",
         metavar="CONFIG",
-        help="random weights of a configuration instead: a preset (gpt2, gpt2-medium, llama-2-7b, ...), a Hub id, a folder or a config.json",
+        help="random weights of a configuration instead: a preset (gpt2, gpt2-medium, llama-2-7b, ...), a Hub id, a folder "
+        "or a config.json",
     )
     group.add_argument(
         "--config-overrides", metavar="KEY=VALUE,...", help="change the configuration of --init, as in run_clm.py"

@@ -223,8 +223,8 @@ def _check_memory(config: Any, dtype: torch.dtype, source: ModelSource) -> None:
     if free is not None and needed > free:
         raise InputError(
             f"init={source.init!r} has {parameters / 1e9:.2f} billion parameters, {needed / 2**30:.1f} GiB as "
-            f"{str(dtype).removeprefix('torch.')}, and {free / 2**30:.1f} GiB are free: pass --dtype bfloat16, or fewer layers with "
-            "--config-overrides num_hidden_layers=4"
+            f"{str(dtype).removeprefix('torch.')}, and {free / 2**30:.1f} GiB are free: pass --dtype bfloat16, or fewer layers "
+            "with --config-overrides num_hidden_layers=4"
         )
 
 
@@ -302,7 +302,8 @@ def _from_adapter(source: ModelSource, folder: Path) -> LoadedModel:
         model = auto.from_pretrained(str(base_folder or base), dtype=dtype, trust_remote_code=source.trust_remote_code)
     except Exception as error:
         raise ModelLoadError(
-            f"adapter {source.model!r}: its base model {base!r} cannot be loaded ({_first_line(error)}); pass --base-model ID_OR_FOLDER"
+            f"adapter {source.model!r}: its base model {base!r} cannot be loaded ({_first_line(error)}); "
+            "pass --base-model ID_OR_FOLDER"
         ) from error
     try:
         model = PeftModel.from_pretrained(model, str(folder))
@@ -345,8 +346,8 @@ def _explain(model: str | None, error: Exception) -> str:
         return text + ". Its code lies in the repository: read it, then pass --trust-remote-code"
     if isinstance(error, OSError):
         return (
-            text
-            + ". Pass a folder that holds config.json and weights, or a Hub id (which needs a network, and `hf auth login` if private)"
+            text + ". Pass a folder that holds config.json and weights, or a Hub id (which needs a network, and "
+            "`hf auth login` if private)"
         )
     return text
 

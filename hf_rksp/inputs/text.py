@@ -115,8 +115,8 @@ def _dataset(name: str, source: TextSource, limit: int, **kwargs: Any) -> str:
     except Exception as error:  # datasets raises its own, huggingface_hub's, pyarrow's and requests' errors
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"text={source.name!r} (config {source.config!r}, split {source.split!r}) cannot be loaded: {line}; pass a file, a folder, "
-            "a dataset on the Hub (which needs a network) or 'builtin'"
+            f"text={source.name!r} (config {source.config!r}, split {source.split!r}) cannot be loaded: {line}; pass a file, "
+            "a folder, a dataset on the Hub (which needs a network) or 'builtin'"
         ) from None
     return "".join(part if part.endswith("\n") else part + "\n" for part in parts)
 
@@ -153,14 +153,15 @@ def cut_sequences(text: str, tokenizer: Any, length: int, tokens: int, seed: int
     starts = range(0, len(ids) - inner + 1, inner)
     if not len(starts):
         raise InputError(
-            f"text={source.name!r} has {len(ids)} tokens, fewer than one sequence of {inner}: pass longer text, or a smaller --seq-len"
+            f"text={source.name!r} has {len(ids)} tokens, fewer than one sequence of {inner}: pass longer text, "
+            "or a smaller --seq-len"
         )
     distinct = sorted({tuple(ids[start : start + inner]) for start in starts})
     needed = -(-tokens // length)
     if len(distinct) < needed:
         raise InputError(
-            f"text={source.name!r} has {len(distinct)} distinct sequences of {length} tokens, and tokens={tokens} needs {needed}: pass more "
-            f"text, or --tokens {len(distinct) * length} or less"
+            f"text={source.name!r} has {len(distinct)} distinct sequences of {length} tokens, and tokens={tokens} needs {needed}: "
+            f"pass more text, or --tokens {len(distinct) * length} or less"
         )
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))[:needed]
     rows = torch.tensor([[*before, *distinct[i], *after] for i in order.tolist()])

@@ -18,7 +18,9 @@ def check_access() -> None:
     from huggingface_hub import get_token
 
     if get_token() is None:
-        raise OutputError("push_to_hub: not logged in to the Hub; run `hf auth login`, or set HF_TOKEN, or leave --push-to-hub out")
+        raise OutputError(
+            "push_to_hub: not logged in to the Hub; run `hf auth login`, or set HF_TOKEN, or leave --push-to-hub out"
+        )
 
 
 def push_report(folder: Path, data: Mapping[str, Any], repo: str, private: bool = False) -> str:
@@ -32,7 +34,9 @@ def push_report(folder: Path, data: Mapping[str, Any], repo: str, private: bool 
     api = HfApi()
     try:
         url = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_file(path_or_fileobj=card(data, folder).encode(), path_in_repo="README.md", repo_id=repo, repo_type="dataset")
+        api.upload_file(
+            path_or_fileobj=card(data, folder).encode(), path_in_repo="README.md", repo_id=repo, repo_type="dataset"
+        )
         api.upload_folder(
             folder_path=folder,
             repo_id=repo,
@@ -42,18 +46,33 @@ def push_report(folder: Path, data: Mapping[str, Any], repo: str, private: bool 
         )
     except Exception as error:  # network, permission and validation errors of several libraries
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OutputError(f"push_to_hub={repo!r} failed: {line}. The report is in {folder}; push again when the Hub answers") from None
+        raise OutputError(
+            f"push_to_hub={repo!r} failed: {line}. The report is in {folder}; push again when the Hub answers"
+        ) from None
     return str(url)
 
 
 def card(data: Mapping[str, Any], folder: Path) -> str:
     """Dataset card: metadata, then the Markdown report where there is one."""
     model = data["model"]
-    base = model.get("path") if model.get("source") == "pretrained" and not Path(str(model.get("path"))).exists() else None
-    lines = ["---", "license: cc0-1.0", "tags:", "- rksp", "- training-stability", "- residual-koopman-spectral-profiling"]
+    base = (
+        model.get("path") if model.get("source") == "pretrained" and not Path(str(model.get("path"))).exists() else None
+    )
+    lines = [
+        "---",
+        "license: cc0-1.0",
+        "tags:",
+        "- rksp",
+        "- training-stability",
+        "- residual-koopman-spectral-profiling",
+    ]
     if base:
         lines += ["source_model:", f"- {base}"]
     lines += ["---", ""]
     report = folder / "report.md"
-    body = report.read_text(encoding="utf-8") if report.is_file() else f"RKSP report of `{model['name']}`: see report.json.\n"
+    body = (
+        report.read_text(encoding="utf-8")
+        if report.is_file()
+        else f"RKSP report of `{model['name']}`: see report.json.\n"
+    )
     return "\n".join(lines) + body

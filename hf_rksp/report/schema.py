@@ -47,7 +47,9 @@ def profile_from_dict(data: object) -> ModelProfile:
         )
     missing = [name for name in _SECTIONS if name not in data]
     if missing:
-        raise SchemaError(f"the report has no {', '.join(missing)}: the file is cut short or was edited; run `rksp audit` again")
+        raise SchemaError(
+            f"the report has no {', '.join(missing)}: the file is cut short or was edited; run `rksp audit` again"
+        )
     try:
         verdict = dict(data["verdict"])
         verdict["checks"] = tuple(Check(**check | {"layers": tuple(check["layers"])}) for check in verdict["checks"])

@@ -115,7 +115,9 @@ def whitened_dmd(
     weight = moments.weight
     total_x, total_y = float(moments.cxx.trace()) / weight, float(moments.cyy.trace()) / weight
     if not math.isfinite(total_x + total_y):
-        raise NonFiniteError("the squares of the states overflow float64: the states exceed 1e150; find the layer that blows up")
+        raise NonFiniteError(
+            "the squares of the states overflow float64: the states exceed 1e150; find the layer that blows up"
+        )
     variance, directions = torch.linalg.eigh(moments.cxx / weight)
     variance, directions = variance.flip(0)[:asked], directions.flip(1)[:, :asked]
     largest = float(variance[0])

@@ -79,7 +79,10 @@ def one_layer(repeats: int) -> dict:
     masses, everything = median["hf_rksp: masses and radius"], median["hf_rksp: all quantities"]
     print(f"one layer, d=768, N=2048, float64, {torch.get_num_threads()} threads, median of {repeats} (min to max)")
     for name, values in times.items():
-        print(f"  {name:28s} {median[name]:7.3f} s  ({min(values):.3f} to {max(values):.3f})  {median[name] / floor_time:5.2f} x floor")
+        print(
+            f"  {name:28s} {median[name]:7.3f} s  ({min(values):.3f} to {max(values):.3f})"
+            f"  {median[name] / floor_time:5.2f} x floor"
+        )
     checks = {
         "PyDMD / masses and radius": (pydmd_time / masses, 3.5, ">="),
         "PyDMD / all quantities": (pydmd_time / everything, 1.6, ">="),
@@ -93,7 +96,11 @@ def one_layer(repeats: int) -> dict:
 
 def growth(dims: list[int], counts: list[int]) -> list[dict]:
     print("\ngrowth: moments (streamed in chunks of 2048) by d and N, and all quantities from them by d; seconds")
-    print("     d " + "".join(f"{f'N={n // 1024}k':>10s}" for n in counts) + f"{'ns/token':>10s}{'operator':>10s}{'spectrum':>10s}")
+    print(
+        "     d "
+        + "".join(f"{f'N={n // 1024}k':>10s}" for n in counts)
+        + f"{'ns/token':>10s}{'operator':>10s}{'spectrum':>10s}"
+    )
     rows = []
     for d in dims:
         spent = []
@@ -112,9 +119,18 @@ def growth(dims: list[int], counts: list[int]) -> list[dict]:
         middle = time.perf_counter()
         spectrum(operator)
         end = time.perf_counter()
-        rows.append({"d": d, "moments": dict(zip(counts, spent, strict=True)), "operator": middle - start, "spectrum": end - middle})
+        rows.append(
+            {
+                "d": d,
+                "moments": dict(zip(counts, spent, strict=True)),
+                "operator": middle - start,
+                "spectrum": end - middle,
+            }
+        )
         cells = "".join(f"{t:10.3f}" for t in spent)
-        print(f"{d:6d} {cells}{1e9 * spent[-1] / counts[-1]:10.0f}{middle - start:10.3f}{end - middle:10.3f}", flush=True)
+        print(
+            f"{d:6d} {cells}{1e9 * spent[-1] / counts[-1]:10.0f}{middle - start:10.3f}{end - middle:10.3f}", flush=True
+        )
     return rows
 
 
@@ -133,7 +149,10 @@ def whole_audit(layers: tuple[int, ...]) -> list[dict]:
         total = sum(parts.values())
         shares = ", ".join(f"{name} {value:.1f} s ({value / total:.0%})" for name, value in parts.items())
         peak = cost["peak_memory_bytes"] / 2**30
-        print(f"  {n:2d} layers: wall {wall:6.1f} s; {shares}; {total / n:.2f} s a layer; peak memory {peak:.2f} GiB", flush=True)
+        print(
+            f"  {n:2d} layers: wall {wall:6.1f} s; {shares}; {total / n:.2f} s a layer; peak memory {peak:.2f} GiB",
+            flush=True,
+        )
         rows.append({"layers": n, "wall": wall, "seconds": parts, "peak_memory_bytes": cost["peak_memory_bytes"]})
     met = rows[-1]["peak_memory_bytes"] <= 2.5 * 2**30
     print(f"  peak memory target <= 2.5 GiB: {'met' if met else 'MISSED'}")
@@ -146,11 +165,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="counted turns of the single layer (default: 5)")
     parser.add_argument("--json", type=Path, help="also write the raw numbers here")
     args = parser.parse_args()
-    processor = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    print(f"{processor}, {os.cpu_count()} cores, " + ", ".join(f"{k} {v}" for k, v in versions().items() if k in ("python", "torch")))
+    processor = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
+    print(
+        f"{processor}, {os.cpu_count()} cores, "
+        + ", ".join(f"{k} {v}" for k, v in versions().items() if k in ("python", "torch"))
+    )
     results = {"machine": {"processor": processor, "cores": os.cpu_count()}, "versions": versions()}
     results["one_layer"] = one_layer(args.repeats)
-    dims, counts = ([128, 256], [2048, 8192]) if args.quick else ([128, 256, 512, 768, 1024, 2048], [2048, 8192, 32768, 65536])
+    dims, counts = (
+        ([128, 256], [2048, 8192]) if args.quick else ([128, 256, 512, 768, 1024, 2048], [2048, 8192, 32768, 65536])
+    )
     results["growth"] = growth(dims, counts)
     if not args.quick:
         results["whole_audit"] = whole_audit((6, 12))

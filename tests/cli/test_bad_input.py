@@ -264,6 +264,8 @@ def test_interrupt_leaves_no_half_report_and_no_traceback(tmp_path):
 def test_model_for_images_is_sent_to_the_api(rksp, tmp_path):
     from transformers import ViTConfig
 
-    ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64).save_pretrained(tmp_path / "vit")
+    ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64).save_pretrained(
+        tmp_path / "vit"
+    )
     err = refused(rksp, tmp_path, "--init", tmp_path / "vit")
     assert "pixel_values" in err and "profile_model" in err

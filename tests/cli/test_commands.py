@@ -63,7 +63,10 @@ def test_check_refuses_a_dtype(rksp):
 def test_compare_with_itself_and_with_another(rksp, report, tmp_path):
     code, out, _ = rksp("compare", report, report / "report.json")
     assert code == 0 and "caveat" not in out and "yes" not in out
-    assert rksp("audit", "--init", "gpt2", "--config-overrides", TINY, "--seed", 7, "--out", tmp_path / "two", *FAST)[0] == 0
+    assert (
+        rksp("audit", "--init", "gpt2", "--config-overrides", TINY, "--seed", 7, "--out", tmp_path / "two", *FAST)[0]
+        == 0
+    )
     code, out, _ = rksp("compare", report, tmp_path / "two", "--json", "-")
     data = json.loads(out)
     assert code == 0 and any("sha256" in c for c in data["caveats"])

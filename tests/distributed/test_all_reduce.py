@@ -22,7 +22,10 @@ def worker(rank, world, port, sizes, out):
     m = SecondMoments(6)
     m.update(x.split(sizes)[rank], y.split(sizes)[rank])
     m.all_reduce()
-    torch.save({k: getattr(m, k) for k in ("count", "weight", "weight_sq", "mean_x", "mean_y", "cxx", "cyx", "cyy")}, f"{out}/{rank}.pt")
+    torch.save(
+        {k: getattr(m, k) for k in ("count", "weight", "weight_sq", "mean_x", "mean_y", "cxx", "cyx", "cyy")},
+        f"{out}/{rank}.pt",
+    )
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     os._exit(0)  # some builds abort at teardown, after the work is done
@@ -37,4 +40,6 @@ def test_split_over_processes(tmp_path, sizes, free_port):
     for name, value in results[0].items():
         for other in results[1:]:
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), f"ranks disagree on {name}"
-        torch.testing.assert_close(torch.as_tensor(value), torch.as_tensor(getattr(whole, name)), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            torch.as_tensor(value), torch.as_tensor(getattr(whole, name)), rtol=1e-12, atol=1e-12
+        )

@@ -24,8 +24,14 @@ def scalars(x, y, rank="auto", batches=1):
     moduli, order = s.eigenvalues.abs().sort()
     return torch.cat(
         [
-            torch.tensor([s.masses.near_unit_mass, s.spectral_radius, s.eigenvector_condition, s.nonlinearity_ratio], dtype=torch.float64),
-            torch.tensor([s.henrici_departure, s.relative_update, k.upper, k.disc_radius, s.reliable_fraction], dtype=torch.float64),
+            torch.tensor(
+                [s.masses.near_unit_mass, s.spectral_radius, s.eigenvector_condition, s.nonlinearity_ratio],
+                dtype=torch.float64,
+            ),
+            torch.tensor(
+                [s.henrici_departure, s.relative_update, k.upper, k.disc_radius, s.reliable_fraction],
+                dtype=torch.float64,
+            ),
             moduli,
             s.residuals[order],
         ]

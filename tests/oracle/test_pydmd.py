@@ -13,7 +13,9 @@ pydmd = pytest.importorskip("pydmd", reason="pip install 'hf_rksp[bench]'")
 
 def states(n, d, seed, condition=1.0):
     g = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, generator=g, dtype=torch.float64) * torch.logspace(0, -np.log10(condition), d, dtype=torch.float64)
+    x = torch.randn(n, d, generator=g, dtype=torch.float64) * torch.logspace(
+        0, -np.log10(condition), d, dtype=torch.float64
+    )
     w = torch.randn(d, d, generator=g, dtype=torch.float64) / d**0.5
     return x, x + 0.8 * torch.tanh(x @ w) + 0.3
 

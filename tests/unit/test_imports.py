@@ -9,7 +9,20 @@ import hf_rksp
 
 ROOT = Path(hf_rksp.__file__).parent
 #: From the foundation to the roof; a module imports only what stands before its own part, or its own part.
-ORDER = ["errors", "config", "machine", "spectral", "capture", "profile", "risk", "compare", "report", "inputs", "check", "cli"]
+ORDER = [
+    "errors",
+    "config",
+    "machine",
+    "spectral",
+    "capture",
+    "profile",
+    "risk",
+    "compare",
+    "report",
+    "inputs",
+    "check",
+    "cli",
+]
 #: risk reads layers and profile calls risk; profile/layer.py is below risk, the rest of profile above it.
 ALLOWED = {("profile", "risk")}
 
@@ -40,16 +53,24 @@ def test_imports_run_one_way():
 
 
 def test_every_part_has_a_place_in_the_order():
-    parts = {p.name.removesuffix(".py") for p in ROOT.iterdir() if not p.name.startswith("_") and (p.is_dir() or p.suffix == ".py")}
+    parts = {
+        p.name.removesuffix(".py")
+        for p in ROOT.iterdir()
+        if not p.name.startswith("_") and (p.is_dir() or p.suffix == ".py")
+    }
     assert parts == set(ORDER)
 
 
 def test_numerics_and_capture_need_torch_alone():
-    code = "import sys, hf_rksp.spectral, hf_rksp.capture; print({'transformers', 'datasets', 'peft', 'scipy', 'numpy.linalg_'} & set(sys.modules))"
+    heavy = "{'transformers', 'datasets', 'peft', 'scipy'}"
+    code = f"import sys, hf_rksp.spectral, hf_rksp.capture; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "set()"
 
 
 def test_plain_import_is_light():
     code = "import sys, hf_rksp; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )

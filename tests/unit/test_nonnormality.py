@@ -30,7 +30,7 @@ def brute_force(matrix, radius, angles=90, distances=60):
 def test_real_arithmetic_agrees_with_the_complex_decomposition():
     matrix = randn(31, 31)
     modal = modal_basis(matrix)
-    values, vectors = torch.linalg.eig(matrix)
+    _, vectors = torch.linalg.eig(matrix)
     singular = torch.linalg.svdvals(vectors)
     assert modal.condition == pytest.approx(float(singular[0] / singular[-1]), rel=1e-9)
     left = torch.linalg.inv(vectors)

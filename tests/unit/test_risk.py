@@ -25,13 +25,17 @@ def with_mass(layers, mass, half_width=0.01, **more):
     """The same layers, all with this near-unit mass and replicates around it."""
     replicates = [mass - half_width, mass + half_width] * 4
     changed = [
-        dataclasses.replace(layer, near_unit_mass=mass, replicates=layer.replicates | {"near_unit_mass": replicates}, **more)
+        dataclasses.replace(
+            layer, near_unit_mass=mass, replicates=layer.replicates | {"near_unit_mass": replicates}, **more
+        )
         for layer in layers
     ]
     return changed, aggregate(changed)
 
 
-@pytest.mark.parametrize(("mass", "band"), [(0.1, "low"), (0.29, "low"), (0.3, "elevated"), (0.5, "elevated"), (0.51, "high"), (1.0, "high")])
+@pytest.mark.parametrize(
+    ("mass", "band"), [(0.1, "low"), (0.29, "low"), (0.3, "elevated"), (0.5, "elevated"), (0.51, "high"), (1.0, "high")]
+)
 def test_bands(layers, mass, band):
     verdict = assess(*with_mass(layers, mass), "initialised", RiskConfig())
     assert verdict.band == verdict.band_by_thresholds == band
@@ -40,8 +44,13 @@ def test_bands(layers, mass, band):
 
 
 def test_interval_across_a_threshold_is_said(layers):
-    assert not any("contains the threshold" in r for r in assess(*with_mass(layers, 0.2, 1e-3), "initialised", RiskConfig()).reasons)
-    assert any("contains the threshold 0.3" in r for r in assess(*with_mass(layers, 0.29), "initialised", RiskConfig()).reasons)
+    assert not any(
+        "contains the threshold" in r
+        for r in assess(*with_mass(layers, 0.2, 1e-3), "initialised", RiskConfig()).reasons
+    )
+    assert any(
+        "contains the threshold 0.3" in r for r in assess(*with_mass(layers, 0.29), "initialised", RiskConfig()).reasons
+    )
 
 
 def test_large_condition_is_high_risk(layers):
@@ -95,11 +104,15 @@ def test_aggregates_and_thirds(layers):
     table, thirds = aggregate(layers), by_thirds(layers)
     values = torch.tensor([layer.spectral_radius for layer in layers], dtype=torch.float64)
     row = table["spectral_radius"]
-    assert (row["mean"], row["max"], row["min"]) == pytest.approx((float(values.mean()), float(values.max()), float(values.min())))
+    assert (row["mean"], row["max"], row["min"]) == pytest.approx(
+        (float(values.mean()), float(values.max()), float(values.min()))
+    )
     assert row["std"] == pytest.approx(float(values.std(correction=0)))
     assert list(thirds) == ["early", "middle", "late"]
     assert thirds["early"]["spectral_radius"] == pytest.approx(float(values[:2].mean()))  # blocks 0 and 1 of 4
-    replicate_means = torch.tensor([layer.replicates["spectral_radius"] for layer in layers], dtype=torch.float64).mean(0)
+    replicate_means = torch.tensor([layer.replicates["spectral_radius"] for layer in layers], dtype=torch.float64).mean(
+        0
+    )
     want = (7 / 8 * (replicate_means - replicate_means.mean()).square().sum()).sqrt()
     assert row["standard_error"] == pytest.approx(float(want))
 

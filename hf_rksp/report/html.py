@@ -1,0 +1,64 @@
+"""The report as one HTML file: no request leaves it, and it reads without scripts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hf_rksp.report import svg
+from hf_rksp.report.ruler import ruler
+from hf_rksp.report.view import view
+
+
+def render_html(data: Mapping[str, Any]) -> str:
+    """The page for a report's dict; equal input gives equal bytes.
+
+    Raises:
+        SchemaError: ``data`` is not a report of this schema version.
+    """
+    shown = view(data)
+    style, script = svg.style() + _template("report.css"), _template("report.js")
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            shown,
+            style=Markup(style),
+            script=Markup(script),
+            # The policy names the one style and the one script by their hashes, so nothing else could run even if a
+            # name slipped through the escaping.
+            policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+            "base-uri 'none'; form-action 'none'",
+            ruler=Markup(ruler(shown["verdict"])),
+            planes=[(figure, Markup(figure.inline())) for figure in shown["planes"]],
+            depth=[(figure, Markup(figure.inline())) for figure in shown["depth"]],
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("hf_rksp.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+@cache
+def _template(name: str) -> str:
+    return files("hf_rksp.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
