@@ -38,8 +38,8 @@ def describe_machine() -> dict[str, object]:
     import torch
 
     return {
-        "platform": platform.platform(),
-        "machine": platform.machine(),
+        "system": platform.system(),
+        "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

@@ -81,34 +81,31 @@ def assess(
     score = aggregates["near_unit_mass"]["mean"] if informative else None
     interval = aggregates["near_unit_mass"]["interval"] if informative else None
     condition = max((layer.eigenvector_condition for layer in informative), default=0.0)
-    reasons: list[str] = []
-    by_thresholds: Band | None = None
+    by_thresholds, reasons = None, []
     if score is not None:
         by_thresholds, reasons = _band(score, interval, condition, config)
-    band: Band = by_thresholds or "not_assessable"
-    share = len(informative) / len(layers)
-    if share < config.assessable_share:
-        band = "not_assessable"
-        reasons.insert(
-            0,
-            f"{len(layers) - len(informative)} of {len(layers)} layers are the identity at this point (update below rounding or "
-            "the set threshold): near-unit modes are then certain and harmless. Uninformative at initialisation, profile "
-            "again after a few training steps.",
-        )
+    refusals = []
     if source == "pretrained":
-        band = "not_assessable"
-        reasons.insert(
-            0,
-            "The weights are trained. The thresholds were set at initialisation, and healthy pretrained models lie above them, "
-            "so the numbers describe this model but carry no verdict.",
+        refusals.append(
+            "The weights are trained. The thresholds were set at initialisation and do not carry over (the paper's own LLaMA-2-7B, "
+            "a healthy model, lies above them): the numbers describe this model and carry no verdict."
         )
+    if len(informative) < config.assessable_share * len(layers):
+        refusals.append(
+            f"{len(layers) - len(informative)} of {len(layers)} layers are the identity at this point (update below rounding or "
+            "the set threshold): near-unit modes are then certain and harmless. Uninformative at initialisation: profile "
+            "again after a few training steps."
+        )
+    if refusals and reasons:
+        reasons[0] = f"By the thresholds alone: {reasons[0][0].lower()}{reasons[0][1:]}"
+    band: Band = "not_assessable" if refusals or by_thresholds is None else by_thresholds
     conditions = CONDITIONS if source else (*CONDITIONS, "The model is taken to be at initialisation; nothing said so.")
     return Verdict(
         band=band,
         band_by_thresholds=by_thresholds,
         score=score,
         interval=interval,
-        reasons=tuple(reasons),
+        reasons=(*refusals, *reasons),
         conditions=conditions,
         thresholds={
             "safe_near_unit_mass": config.safe_near_unit_mass,

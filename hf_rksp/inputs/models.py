@@ -21,6 +21,8 @@ from hf_rksp.inputs.checkpoints import check_folder, local_folder
 from hf_rksp.inputs.presets import PRESETS
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: Folder names that say nothing of the model: the name of the folder above goes in front.
+_GENERIC_NAMES = ("model", "checkpoint", "final", "output", "config.json")
 _PEFT_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
@@ -73,7 +75,10 @@ class ModelSource:
         """Short name for titles and file names."""
         given = self.model or self.init or ""
         path = Path(given).expanduser()
-        return (path.resolve().name or given) if path.exists() else given
+        if not path.exists():
+            return given
+        path = path.resolve()
+        return f"{path.parent.name}/{path.name}" if path.name in _GENERIC_NAMES else path.name
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,8 @@ def _solve(
     try:
         yield from pool.map(solve, keys)
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Nothing is left to wait for but after an exception or Ctrl-C: then the layers at work are left to themselves.
+        pool.shutdown(wait=False, cancel_futures=True)
         torch.set_num_threads(threads)
 
 
