@@ -74,3 +74,42 @@ class RiskConfig:
             )
         if self.assessable_share > 1:
             raise InputError(f"assessable_share={self.assessable_share}: it is a share, at most 1")
+
+
+@dataclass(frozen=True)
+class KSSConfig:
+    """Settings of the spectral penalty (RKSP section 3.3, Eq. 14-15; names in brackets are the paper's).
+
+    Attributes:
+        rank: directions that the states are projected on (r).
+        upper_threshold: moduli above it are penalised (tau_u).
+        lower_threshold: lower end of the near-unit band (tau_l).
+        near_unit_target: share of near-unit modes that is aimed at (gamma).
+        near_unit_weight: weight of that aim (beta; the paper gives no number).
+        temperature: steepness of the sigmoids (T).
+        ridge: added to the covariance in whitening and regression, relative to its mean eigenvalue.
+        centred: take the means out, as the paper does. Then growth of the mean itself is not seen.
+    """
+
+    rank: int = 32
+    upper_threshold: float = 1.05
+    lower_threshold: float = 0.90
+    near_unit_target: float = 0.4
+    near_unit_weight: float = 1.0
+    temperature: float = 20.0
+    ridge: float = 1e-2
+    centred: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise InputError(f"rank={self.rank!r}: pass a whole number of at least 1")
+        for name in ("upper_threshold", "lower_threshold", "temperature", "ridge"):
+            _positive(name, getattr(self, name))
+        if not 0 <= self.near_unit_target <= 1:
+            raise InputError(f"near_unit_target={self.near_unit_target}: it is a share, from 0 to 1")
+        if not self.near_unit_weight >= 0:
+            raise InputError(f"near_unit_weight={self.near_unit_weight}: pass zero or more")
+        if self.lower_threshold >= self.upper_threshold:
+            raise InputError(
+                f"lower_threshold={self.lower_threshold}, upper_threshold={self.upper_threshold}: lower has to be below upper"
+            )

@@ -1,0 +1,123 @@
+"""KSS: the operator is the whitened DMD's, the penalty is Eq. 14, and gradients agree with finite differences."""
+
+import math
+
+import pytest
+import torch
+
+from hf_rksp.config import KSSConfig
+from hf_rksp.errors import InputError
+from hf_rksp.spectral import SecondMoments, modal_basis, whitened_dmd
+from hf_rksp.spectral.shaping import leading_directions, projected_sums, shaping_operator, shaping_penalty
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def states(n=200, d=8):
+    x = randn(n, d) * torch.logspace(0, -1, d, dtype=torch.float64) + 0.5
+    return x, x + 0.5 * torch.tanh(x @ randn(d, d, seed=1)) + 0.1
+
+
+def test_operator_has_the_eigenvalues_of_the_whitened_dmd():
+    x, y = states()
+    m = SecondMoments(8)
+    m.update(x, y)
+    directions = torch.linalg.eigh(m.cxx).eigenvectors.flip(1)[:, :4]
+    ours = shaping_operator(projected_sums(x, y, directions), KSSConfig(rank=4, ridge=1e-14))
+    want = modal_basis(whitened_dmd(m, 4).matrix).eigenvalues
+    torch.testing.assert_close(
+        torch.linalg.eigvals(ours).abs().sort().values, want.abs().sort().values, rtol=1e-8, atol=1e-10
+    )
+
+
+def test_sums_of_parts_add_up():
+    x, y = states()
+    directions = leading_directions(x, 4, torch.Generator().manual_seed(0))
+    whole = projected_sums(x, y, directions)
+    parts = sum(projected_sums(a, b, directions) for a, b in zip(x.split(33), y.split(33), strict=True))
+    torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-12)
+
+
+def test_directions_are_orthonormal_reproducible_and_leading():
+    x, _ = states()
+    one, other = (leading_directions(x, 4, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one.T @ one, torch.eye(4, dtype=torch.float64))
+    centred = x - x.mean(0)
+    best = torch.linalg.svdvals(centred)[:4].square().sum()
+    assert float((centred @ one).square().sum() / best) > 0.95
+    # Not centred, the mean is among them.
+    shifted = leading_directions(x + 100, 1, torch.Generator().manual_seed(3), centred=False)
+    assert abs(float(shifted.T @ torch.ones(8, 1, dtype=torch.float64)) / math.sqrt(8)) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(InputError, match="rank=9"):
+        leading_directions(x, 9, torch.Generator())
+
+
+def test_growth_of_the_mean_is_seen_only_without_centring():
+    x = randn(500, 8) + 3
+    y = x - x.mean(0) + 5 * x.mean(0)
+    radius = {}
+    for centred in (True, False):
+        directions = leading_directions(x, 8, torch.Generator().manual_seed(0), centred)
+        operator = shaping_operator(projected_sums(x, y, directions), KSSConfig(rank=8, ridge=1e-6, centred=centred))
+        radius[centred] = float(torch.linalg.eigvals(operator).abs().max())
+    assert radius[True] == pytest.approx(1, abs=1e-3)
+    assert radius[False] > 4
+
+
+def test_penalty_is_equation_14():
+    config = KSSConfig()
+    moduli = torch.tensor([0.5, 0.97, 1.0, 1.2], dtype=torch.float64)
+
+    def sigmoid(t):
+        return 1 / (1 + math.exp(-t))
+
+    unstable = sum(sigmoid(20 * (a - 1.05)) * math.log1p(math.exp(a - 1.05)) ** 2 for a in moduli.tolist())
+    soft = sum(sigmoid(20 * (a - 0.9)) * sigmoid(20 * (1.05 - a)) for a in moduli.tolist()) / 4
+    want = unstable + 1.0 * (soft - 0.4) ** 2
+    assert float(shaping_penalty(moduli.to(torch.complex128), config)) == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("kind", ["real", "pairs", "near-defective"])
+def test_gradient_equals_finite_differences(kind, centred):
+    angle = 0.7
+    matrix = {
+        "real": torch.diag(torch.tensor([1.3, 1.1, 0.95, 0.6], dtype=torch.float64)) + 0.05 * randn(4, 4, seed=2),
+        "pairs": 1.1
+        * torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        .double()
+        .kron(torch.tensor([[1.0, 0.2], [0.0, 0.8]], dtype=torch.float64)),
+        "near-defective": torch.tensor([[1.1, 1, 0, 0], [1e-3, 1.1, 0, 0], [0, 0, 0.9, 1], [0, 0, 1e-3, 0.9]]).double(),
+    }[kind]
+    config = KSSConfig(rank=4, ridge=1e-3, centred=centred)
+    x = randn(60, 4) + 0.2
+    y = x @ matrix.T
+    eigenvalues = torch.linalg.eigvals(shaping_operator(projected_sums(x, y, torch.eye(4).double()), config))
+    assert (eigenvalues.imag.abs().max() > 0.1) == (kind == "pairs")
+    directions = torch.eye(4, dtype=torch.float64)
+
+    def penalty(x, y):
+        return shaping_penalty(torch.linalg.eigvals(shaping_operator(projected_sums(x, y, directions), config)), config)
+
+    assert torch.autograd.gradcheck(
+        penalty, (x.requires_grad_(), y.detach().requires_grad_()), eps=1e-7, atol=1e-6, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"rank": 0},
+        {"ridge": 0},
+        {"temperature": -1},
+        {"near_unit_target": 2},
+        {"near_unit_weight": -1},
+        {"lower_threshold": 1.1},
+    ],
+)
+def test_config_is_checked(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        KSSConfig(**bad)
