@@ -20,7 +20,7 @@ class Difference:
     Attributes:
         quantity, first, second: name and the two means. difference: second - first.
         standard_error: of the difference, from both jackknives as if independent; NaN where one is missing.
-        z: difference over its standard error. distinct: abs(z) above 2.
+        z: difference over its standard error. distinct: abs(z) above 2; ``None`` where there is no standard error.
     """
 
     quantity: str
@@ -29,7 +29,7 @@ class Difference:
     difference: float
     standard_error: float
     z: float
-    distinct: bool
+    distinct: bool | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ def _difference(name: str, first: ModelProfile, second: ModelProfile) -> Differe
     a, b = first.aggregates[name], second.aggregates[name]
     difference = b["mean"] - a["mean"]
     error = math.hypot(a["standard_error"], b["standard_error"])
-    z = difference / error if error > 0 else math.nan
+    if math.isnan(error) or math.isnan(difference):
+        return Difference(name, a["mean"], b["mean"], difference, error, math.nan, None)
+    z = difference / error if error > 0 else math.copysign(math.inf, difference) if difference else 0.0
     return Difference(name, a["mean"], b["mean"], difference, error, z, abs(z) > 2)
 
 

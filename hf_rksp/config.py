@@ -26,6 +26,7 @@ class SpectralConfig:
             Squared quantities in float64 cannot resolve less; in singular values of the states it is 1e-6.
         uninformative_update: a layer whose whitened update ``||Y - X|| / ||X||`` is below this is the identity up to
             rounding, and its near-unit mass says nothing.
+        mass_smoothing: width of the soft band edges in the jackknife of the masses (a count is too rough for it).
     """
 
     expansive_margin: float = 0.05
@@ -34,6 +35,7 @@ class SpectralConfig:
     residual_tolerance: float = 0.10
     covariance_rcond: float = 1e-12
     uninformative_update: float = 1e-3
+    mass_smoothing: float = 0.01
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -57,12 +59,14 @@ class RiskConfig:
         large_eigenvector_condition: the paper says "large kappa(V)" without a number. This one is ours: it is above
             what random matrices of width 2048 show, so a larger value is not explained by width alone.
         assessable_share: at least this share of the layers has to be informative for a verdict.
+        least_modes: every layer has to show at least this many modes for a verdict.
     """
 
     safe_near_unit_mass: float = 0.3
     high_near_unit_mass: float = 0.5
     large_eigenvector_condition: float = 1e5
     assessable_share: float = 0.5
+    least_modes: int = 8
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -96,6 +96,17 @@ def assess(
             "the set threshold): near-unit modes are then certain and harmless. Uninformative at initialisation: profile "
             "again after a few training steps."
         )
+    fewest = min(layer.rank for layer in layers)
+    if fewest < config.least_modes:
+        refusals.append(
+            f"A layer is seen through {fewest} modes, fewer than {config.least_modes}: a share of so few "
+            "says nothing. Pass more tokens."
+        )
+    if reasons and any(layer.mode == "projected" for layer in informative):
+        reasons.append(
+            f"Seen through a projection: {fewest} of {max(layer.dim for layer in layers)} directions. Modes outside are "
+            "not counted."
+        )
     if refusals and reasons:
         reasons[0] = f"By the thresholds alone: {reasons[0][0].lower()}{reasons[0][1:]}"
     band: Band = "not_assessable" if refusals or by_thresholds is None else by_thresholds
@@ -194,7 +205,10 @@ def _checks(
             "at least 4",
             "pass" if per_direction >= 4 else "warn",
             (),
-            "" if per_direction >= 4 else "Noise widens the spectrum when tokens are few: raise --tokens and compare.",
+            ""
+            if per_direction >= 4
+            else "Noise widens the spectrum when tokens are few, and the fit's own error (nonlinearity ratio, residuals) comes out "
+            f"low by about {1 - (1 - 1 / per_direction) ** 0.5:.0%}: raise --tokens and compare.",
         ),
         Check(
             "projection",
@@ -211,7 +225,7 @@ def _checks(
             "reliable_fraction",
             "Share of modes that pass the ResDMD filter",
             reliability,
-            f"residual at most {0.1:g}",
+            "described, not judged",
             "info",
             (),
             "Where it is low, most modes are not resolved by a linear map: read the filtered masses with their denominators.",

@@ -78,6 +78,10 @@ def find_stacks(
                     f"blocks={path!r} is not a non-empty ModuleList or Sequential of {type(model).__name__}: "
                     f"choose among {', '.join(map(repr, lists)) or 'none, the model has no such list'}"
                 )
+        if len(_outermost(found)) < len(found) or len(set(found)) < len(found):
+            raise InputError(
+                f"blocks={found!r}: a list is named twice, or lies inside another one; name each stream once"
+            )
     else:
         found = _outermost(name for name, members in lists.items() if all(map(_is_block, members)))
         if not found and probe is not None:

@@ -30,6 +30,10 @@ def token_mask(batch: Mapping[str, object], stack: Stack, states: Tensor) -> Ten
     labels = batch.get("labels")
     if mask is None and stack.mask == "decoder_attention_mask" and isinstance(labels, Tensor) and labels.ndim == 2:
         mask = labels != _IGNORED
+    elif mask is None and stack.mask == "decoder_attention_mask" and "decoder_input_ids" not in batch:
+        # The model makes decoder inputs of its own (BART): the text, shifted by the start token, and as long.
+        text = batch.get("attention_mask")
+        mask = text if isinstance(text, Tensor) and text.shape == states.shape[:-1] else None
     if mask is None and stack.prepended:
         ids = batch.get(stack.mask.replace("attention_mask", "input_ids"))
         mask = torch.ones_like(ids) if isinstance(ids, Tensor) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import re
 import shlex
@@ -18,7 +19,7 @@ from hf_rksp.cli.options import (
     new_parser,
     text_options,
 )
-from hf_rksp.cli.output import hush_libraries, number, progress, table, write_json
+from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, table, write_json
 
 _FORMATS = ("json", "md", "html")
 
@@ -70,18 +71,26 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.out or f"rksp_{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)}")
     writes = bool(args.out) or args.json is None or bool(args.push_to_hub)
 
+    from hf_rksp.profile.model import check_options
     from hf_rksp.report import profile_to_dict, write_report
+    from hf_rksp.report.hub import check_access, push_report
     from hf_rksp.report.schema import dumps
     from hf_rksp.report.write import check_writable
 
+    check_options(rank, args.groups)
+    check_json_target(args.json)
+    made = writes and not folder.exists()
     if writes:
         check_writable(folder)
-    if args.push_to_hub:
-        from hf_rksp.report.hub import check_access
-
-        check_access()
-    profile = _profile(args, source, options, rank)
-    data = profile_to_dict(profile)
+    try:
+        if args.push_to_hub:
+            check_access()
+        data = profile_to_dict(profile := _profile(args, source, options, rank))
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # it is ours and empty: nothing was done
+        raise
     paths = write_report(data, folder, formats) if writes else {}
     if args.json:
         write_json(dumps(data), args.json)
@@ -90,9 +99,7 @@ def run(args: argparse.Namespace) -> int:
         for path in paths.values():
             print(f"wrote {path}")
     if args.push_to_hub:
-        from hf_rksp.report.hub import push_report
-
-        url = push_report(folder, data, args.push_to_hub, private=args.private)
+        url = push_report(folder, data, args.push_to_hub, private=args.private, formats=formats)
         if args.json != "-":
             print(f"pushed to {url}")
     return exit_codes.OK

@@ -16,7 +16,7 @@ from hf_rksp.cli.options import (
     new_parser,
     text_options,
 )
-from hf_rksp.cli.output import hush_libraries, number, progress, table, write_json
+from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, table, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from hf_rksp.errors import InputError
     from hf_rksp.inputs import prepare
 
+    check_json_target(args.json)
     if args.dtype not in ("auto", "float32"):
         raise InputError(
             f"dtype={args.dtype!r}: `rksp check` compares float32 with bfloat16 by itself; leave --dtype out"

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_rksp.cli import exit_codes
 from hf_rksp.cli.options import add_output_options, new_parser
-from hf_rksp.cli.output import number, table, write_json
+from hf_rksp.cli.output import check_json_target, number, table, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from hf_rksp.compare import compare_profiles
     from hf_rksp.report import read_report
 
+    check_json_target(args.json)
     first, second = (read_report(_report_file(name)) for name in (args.first, args.second))
     comparison = compare_profiles(first, second)
     if args.json:
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
                 number(d.second),
                 number(d.difference),
                 number(d.standard_error),
-                "yes" if d.distinct else "no",
+                {True: "yes", False: "no", None: "unknown"}[d.distinct],
             ]
             for d in comparison.differences
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -35,12 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``rksp`` with ``argv`` (default: the process's own) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = build_parser().parse_args(arguments)
-    except SystemExit as stop:  # argparse exits by itself: 0 after --help, 2 for bad arguments
-        return int(stop.code or 0)
-    args.argv = arguments
-    try:
-        return int(args.run(args))
+        try:
+            args = build_parser().parse_args(arguments)
+            args.argv = arguments
+            code = int(args.run(args))
+        except SystemExit as stop:  # argparse exits by itself: 0 after --help, 2 for bad arguments
+            code = int(stop.code or 0)
+        sys.stdout.flush()  # here, where a reader that has gone or a full disk is still an answer and not a traceback
+        return code
     except OutputError as error:
         return _say(error, exit_codes.FAILED)
     except RkspError as error:
@@ -50,8 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_codes.INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has gone (`rksp ... | head`): nobody is left to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return exit_codes.FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_stdout()
+        return _say(OutputError(f"stdout cannot be written: {error.strerror}"), exit_codes.FAILED)
     except Exception:
         traceback.print_exc()
         print(
@@ -64,11 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry_point() -> None:
     """Console script. A LAPACK call in a thread cannot be interrupted, so an interrupted run does not wait for it."""
     code = main()
-    sys.stdout.flush()
     sys.stderr.flush()
     if code == exit_codes.INTERRUPTED:
         os._exit(code)
     sys.exit(code)
+
+
+def _drop_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's own flush at exit does not fail a second time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(error: RkspError, code: int) -> int:

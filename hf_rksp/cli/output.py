@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,21 @@ def hush_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def check_json_target(target: str | None) -> None:
+    """Refuse a ``--json`` file that cannot be written, before any work starts.
+
+    Raises:
+        OutputError: its folder is missing or not writable, or it is a folder.
+    """
+    if target in (None, "-"):
+        return
+    path = Path(target)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(f"--json {target}: cannot be written; pass a file in a writable folder, or -")
 
 
 def write_json(data: Any, target: str) -> None:

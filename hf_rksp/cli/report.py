@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_rksp.cli import exit_codes
 from hf_rksp.cli.options import new_parser
+from hf_rksp.cli.output import check_json_target, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -24,6 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--formats", default="md,html", metavar="LIST", help="which of json,md,html to write (default: md,html)"
     )
+    parser.add_argument("--json", metavar="FILE", help="write the paths of the files as JSON to FILE; - is stdout")
     parser.set_defaults(run=run)
 
 
@@ -39,7 +41,12 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.file)
     data = profile_to_dict(read_report(path))
     folder = Path(args.out) if args.out else path.parent
+    check_json_target(args.json)
     check_writable(folder)
-    for written in write_report(data, folder, formats).values():
-        print(f"wrote {written}")
+    paths = {name: str(written) for name, written in write_report(data, folder, formats).items()}
+    if args.json:
+        write_json(paths, args.json)
+    if args.json != "-":
+        for written in paths.values():
+            print(f"wrote {written}")
     return exit_codes.OK

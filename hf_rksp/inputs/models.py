@@ -102,6 +102,14 @@ def load_model(source: ModelSource) -> LoadedModel:
         return _initialise(source)
     assert source.model is not None
     folder = local_folder(source.model)
+    if folder is not None and source.revision is not None:
+        raise InputError(
+            f"revision={source.revision!r} is of a Hub repository, and {source.model!r} is on this disk: leave one out"
+        )
+    if source.base_model is not None and not (folder is not None and (folder / "adapter_config.json").is_file()):
+        raise InputError(
+            f"base_model={source.base_model!r} is for a PEFT adapter, and {source.model!r} is no local adapter: leave it out"
+        )
     if folder is not None and folder.suffix == ".gguf":
         return _from_pretrained(source, str(folder.parent), {"gguf_file": folder.name})
     if folder is not None:
@@ -196,7 +204,11 @@ def _initialise(source: ModelSource) -> LoadedModel:
         with torch.random.fork_rng():
             _check_memory(config, dtype, source)
             torch.manual_seed(source.seed)
-            model = AutoModel.from_config(config, dtype=dtype, trust_remote_code=source.trust_remote_code)
+            # Numbers drawn in float64 are others than those drawn in float32, and a seed has to name one model.
+            drawn = torch.float32 if dtype == torch.float64 else dtype
+            model = AutoModel.from_config(config, dtype=drawn, trust_remote_code=source.trust_remote_code)
+            if dtype == torch.float64:
+                model = model.double()
     except InputError:
         raise
     except Exception as error:
@@ -336,6 +348,8 @@ def _place(model: nn.Module, source: ModelSource) -> nn.Module:
 def _check_device(device: str) -> None:
     if device == "auto":
         return
+    if device == "meta":
+        raise InputError("device='meta' holds no numbers to profile: pass --device cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -81,7 +81,12 @@ def _folder(path: Path, source: TextSource, limit: int) -> str:
         if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
     )
     tables = [p for p in files if p.suffix == ".parquet"]
-    split = [p for p in tables if source.split in p.name] or tables
+    split = [p for p in tables if source.split in p.name]
+    if tables and not split:
+        raise InputError(
+            f"split={source.split!r} is in the name of no parquet file of text={str(path)!r}: pass --text-split, or one of "
+            f"{', '.join(p.name for p in tables[:5])}"
+        )
     if split:
         return _dataset("parquet", source, limit, data_files=[str(p) for p in split])
     parts, length = [], 0
@@ -168,7 +173,7 @@ def cut_sequences(text: str, tokenizer: Any, length: int, tokens: int, seed: int
     info = {
         "source": "pydoc_data.topics, the language reference of this Python" if source.name == BUILTIN else source.name,
         "config": source.config,
-        "split": source.split if source.config or "/" in source.name else None,
+        "split": None if Path(source.name).is_file() or source.name == BUILTIN else source.split,
         "sequences": len(rows),
         "sequence_length": length,
         "tokens": rows.numel(),

@@ -25,8 +25,12 @@ def aggregate(layers: Sequence[LayerProfile]) -> dict[str, dict[str, Any]]:
         counts = {len(values) for values in replicates}
         if len(counts) == 1 and counts != {0}:
             means = [math.fsum(values) / len(values) for values in zip(*replicates, strict=True)]
-            row["standard_error"] = standard_error(means)
-            row["interval"] = interval(name, row["mean"], means)
+            # What a layer's error has beyond its jackknife (modes at a band's edge) is independent between layers.
+            own = math.fsum(
+                layer.standard_errors[name] ** 2 - standard_error(layer.replicates[name]) ** 2 for layer in informative
+            )
+            row["standard_error"] = math.hypot(standard_error(means), math.sqrt(max(own, 0.0)) / len(informative))
+            row["interval"] = interval(name, row["mean"], row["standard_error"], len(means))
         else:
             row["standard_error"], row["interval"] = math.nan, None
     table["kreiss_constant"] = _summary(layer.kreiss_constant.lower for layer in informative)

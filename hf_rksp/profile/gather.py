@@ -68,6 +68,36 @@ class MomentSink:
         self.seconds += time.perf_counter() - start
 
 
+def survey(model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack]) -> dict[Key, int]:
+    """One forward pass of one batch: which blocks run, and the width of their states, in the order of depth.
+
+    Raises:
+        CaptureError: no block ran, or one ran several times: its transitions are different layers (as in ALBERT, which
+            shares weights) and must not be added up.
+    """
+    widths: dict[Key, int] = {}
+
+    def note(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        key = (stack.path, block.index)
+        if key in widths:
+            raise CaptureError(
+                f"block {block.path} ran several times in one forward pass: layers that share one module cannot be told "
+                "apart; name a list whose members run once with blocks='path.to.list'"
+            )
+        widths[key] = x.shape[-1]
+
+    with capture_transitions(stacks, note):
+        forward(model, batch)
+    if not widths:
+        raise CaptureError(
+            f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs "
+            "that reach them, or name the list with blocks='path.to.list'"
+        )
+    return {
+        key: widths[key] for stack in stacks for block in stack.blocks if (key := (stack.path, block.index)) in widths
+    }
+
+
 def gather_moments(
     model: nn.Module,
     batches: Sequence[Mapping[str, Any]],
@@ -78,7 +108,7 @@ def gather_moments(
     """Moments of ``layers`` over all ``batches``, and the seconds of the forward pass and of the moments.
 
     Raises:
-        CaptureError: none of the blocks ran. NonFiniteError: NaN or inf; the first layer is named.
+        NonFiniteError: NaN or inf; the first layer is named.
         InputError: every token is padding.
     """
     chosen = [replace(s, blocks=tuple(b for b in s.blocks if (s.path, b.index) in layers)) for s in stacks]
@@ -89,11 +119,6 @@ def gather_moments(
             sink.next_batch(batch)
             forward(model, batch)
     elapsed = time.perf_counter() - start
-    if not sink.moments:
-        raise CaptureError(
-            f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs "
-            "that reach them, or name the list with blocks='path.to.list'"
-        )
     for (stack, _), sets in sink.moments.items():
         if not any(group.count for group in sets):
             raise InputError(

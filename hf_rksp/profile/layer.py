@@ -18,6 +18,7 @@ from hf_rksp.spectral import (
     Spectrum,
     jackknife,
     merge_all,
+    smoothed_masses,
     spectrum,
     standard_error,
     whitened_dmd,
@@ -36,9 +37,11 @@ QUANTITIES = (
     "henrici_departure",
     "relative_update",
 )
+#: Those without an error: the leave-one-out values of a condition number spread over powers of ten, and those of a share of
+#: passed modes jump by whole modes.
+UNESTIMABLE = ("eigenvector_condition", "reliable_fraction")
 #: Quantities that are shares, so their intervals stay within 0 and 1.
 SHARES = (*(name for name in QUANTITIES if name.endswith(("_mass", "_fraction"))), "henrici_departure")
-LOGARITHMIC = ("eigenvector_condition",)
 #: Fewer groups than this make a standard error worthless.
 MIN_GROUPS = 4
 CONFIDENCE = 0.95
@@ -57,8 +60,8 @@ class LayerProfile:
         mass_denominator: number of modes that the masses count.
         filtered_masses: masses over the modes that pass the ResDMD filter.
         standard_errors, intervals: quantity -> jackknife standard error, and 95% interval (Student t); empty when
-            there were fewer than four groups of sequences.
-        replicates: quantity -> its leave-one-group-out values.
+            there were fewer than four groups of sequences. The condition number has none: it cannot be estimated so.
+        replicates: quantity -> its leave-one-group-out values; those of the masses have soft band edges.
         eigenvalues, residuals: shape ``(rank,)``, complex128 and float64.
     """
 
@@ -117,13 +120,19 @@ def profile_layer(
     def scalars(moments: SecondMoments) -> dict[str, float]:
         # The replicates keep the rank of the whole: leaving tokens out must not change what is estimated.
         replicate = whitened_dmd(moments, asked, config, check_tokens=False)
-        return _scalars(spectrum(replicate, config, kreiss=False))
+        result = spectrum(replicate, config, kreiss=False)
+        values = _scalars(result, smoothed_masses(result.eigenvalues, config)[0])
+        return {name: value for name, value in values.items() if name not in UNESTIMABLE}
 
     replicates: dict[str, list[float]] = {}
     if standard_errors and len(groups) >= MIN_GROUPS:
         replicates = jackknife(groups, scalars)
-    values = _scalars(result)
-    errors = {name: standard_error(replicate) for name, replicate in replicates.items()}
+    values = _scalars(result, result.masses)
+    edges = smoothed_masses(result.eigenvalues, config)[1]
+    errors = {
+        name: math.hypot(standard_error(replicate), math.sqrt(getattr(edges, name, 0.0)))
+        for name, replicate in replicates.items()
+    }
     return LayerProfile(
         index=index,
         stack=stack,
@@ -144,7 +153,7 @@ def profile_layer(
         kreiss_constant=result.kreiss_constant,
         uninformative=result.uninformative,
         standard_errors=errors,
-        intervals={name: interval(name, values[name], replicate) for name, replicate in replicates.items()},
+        intervals={name: interval(name, values[name], error, len(groups)) for name, error in errors.items()},
         replicates=replicates,
         eigenvalues=result.eigenvalues,
         residuals=result.residuals,
@@ -152,19 +161,16 @@ def profile_layer(
     )
 
 
-def interval(name: str, value: float, replicates: Sequence[float]) -> tuple[float, float]:
-    """95% interval ``value -+ t(g - 1) * standard error`` from the g leave-one-out values.
+def interval(name: str, value: float, error: float, groups: int) -> tuple[float, float]:
+    """95% interval ``value -+ t(groups - 1) * error``, within what is possible for the quantity.
 
-    Shares are cut to [0, 1]. Condition numbers spread over powers of ten, so theirs is taken on the logarithm.
+    It covers the choice of text. It does not cover what all text of this length has in common: see the bias of
+    ``nonlinearity_ratio`` by few tokens.
     """
-    quantile = float(student_t.ppf((1 + CONFIDENCE) / 2, len(replicates) - 1))
-    if name in LOGARITHMIC and value > 0 and all(replicate > 0 for replicate in replicates):
-        factor = math.exp(quantile * standard_error([math.log(replicate) for replicate in replicates]))
-        return value / factor, value * factor
-    half = quantile * standard_error(replicates)
-    low, high = value - half, value + half
-    return (max(low, 0.0), min(high, 1.0)) if name in SHARES else (low, high)
+    half = float(student_t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * error
+    low, high = max(value - half, 0.0), value + half
+    return low, min(high, 1.0) if name in SHARES else high
 
 
-def _scalars(result: Spectrum) -> dict[str, float]:
-    return {name: getattr(result.masses if name.endswith("_mass") else result, name) for name in QUANTITIES}
+def _scalars(result: Spectrum, masses: Masses) -> dict[str, float]:
+    return {name: getattr(masses if name.endswith("_mass") else result, name) for name in QUANTITIES}

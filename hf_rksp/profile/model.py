@@ -21,7 +21,7 @@ from hf_rksp.config import RiskConfig, SpectralConfig
 from hf_rksp.errors import InputError, RkspError
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
-from hf_rksp.profile.gather import Key, forward, gather_moments
+from hf_rksp.profile.gather import Key, forward, gather_moments, survey
 from hf_rksp.profile.layer import LayerProfile, profile_layer
 from hf_rksp.risk import Verdict, assess
 from hf_rksp.spectral import SecondMoments
@@ -72,7 +72,7 @@ def profile_model(
     Args:
         model: a transformers model, one wrapped by PEFT or ``torch.compile``, or any module (with ``blocks``).
         batches: what the model is called with: mappings (with ``attention_mask`` where there is padding) or tensors of
-            token ids. The first dimension is the sequence.
+            token ids. The first dimension is the sequence. They are kept in memory and may be passed over several times.
         blocks: path(s) of the list(s) of residual blocks; found without help in transformers models.
         rank: "full", a whole number r, or "auto": full where there are two tokens a dimension, else what the tokens carry.
         groups: groups of sequences for the jackknife; fewer sequences make fewer groups, below 4 no standard errors are
@@ -90,32 +90,36 @@ def profile_model(
         TooFewTokensError, InputError: see `hf_rksp.spectral.choose_rank`; nothing to profile.
     """
     config, risk_config = config or SpectralConfig(), risk_config or RiskConfig()
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 0 or groups == 1:
-        raise InputError(f"groups={groups!r}: pass a whole number of at least 2, or 0 for no standard errors")
+    check_options(rank, groups)
     if not moment_memory > 0:
         raise InputError(f"moment_memory={moment_memory!r}: pass a number of bytes above zero")
+    if source not in (None, "initialised", "pretrained"):
+        raise InputError(f"source={source!r}: pass 'initialised', 'pretrained' or None")
     batches = _as_mappings(batches)
     started = time.perf_counter()
     seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
     layers: dict[Key, LayerProfile] = {}
-    with untouched(model), torch.compiler.set_stance("force_eager"):
-        stacks = find_stacks(model, blocks, probe=lambda: forward(model, batches[0]))
-        todo = [(stack.path, block.index) for stack in stacks for block in stack.blocks]
+    with torch.compiler.set_stance("force_eager"):
+        with untouched(model):
+            stacks = find_stacks(model, blocks, probe=lambda: forward(model, batches[0]))
+            widths = survey(model, batches[0], stacks)
+        seconds["forward"] += time.perf_counter() - started
+        _check_rank(rank, widths)
+        todo = list(widths)
         with tqdm(total=len(todo), desc="profiling", unit="layer", disable=not progress, leave=False) as bar:
             while todo:
-                part = todo[: _layers_at_once(model, max(groups, 1), moment_memory)]
+                part = _fitting(todo, widths, max(groups, 1), moment_memory)
                 todo = todo[len(part) :]
-                moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1))
+                # Every pass starts from the same random state, so that models that draw numbers see the same ones.
+                with untouched(model):
+                    moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1))
                 seconds |= {name: seconds[name] + value for name, value in spent.items()}
-                bar.update(len(part) - len(moments))  # blocks that this input does not reach
                 solving = time.perf_counter()
                 for key, layer in _solve(stacks, moments, rank, groups > 0, config):
                     layers[key] = layer
                     bar.update()
                 seconds["spectra"] += time.perf_counter() - solving
-    ordered = tuple(
-        layers[key] for stack in stacks for block in stack.blocks if (key := (stack.path, block.index)) in layers
-    )
+    ordered = tuple(layers[key] for key in widths)
     aggregates = aggregate(ordered)
     model_entry = _describe_model(model, stacks, source) | dict(model_info or {})
     return ModelProfile(
@@ -123,6 +127,7 @@ def profile_model(
         setup={
             "rank": rank,
             "groups": groups,
+            "groups_used": max((len(next(iter(layer.replicates.values()), [])) for layer in ordered), default=0),
             "spectral_config": asdict(config),
             "risk_config": asdict(risk_config),
             "versions": versions(),
@@ -152,13 +157,34 @@ def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor]) -> list[Mapping[
     return mappings
 
 
-def _layers_at_once(model: nn.Module, groups: int, memory: float) -> int:
-    """How many layers' moments fit into ``memory``, by the widest stream that the configuration names."""
-    config = getattr(model, "config", None)
-    parts = [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]
-    widths = [getattr(part, name, None) for part in parts for name in ("hidden_size", "d_model", "n_embd")]
-    width = max((width for width in widths if isinstance(width, int)), default=1)
-    return max(1, int(memory // (groups * 3 * width**2 * 8)))
+def check_options(rank: object, groups: object) -> None:
+    """Refuse a rank or a number of groups that no model could meet.
+
+    Raises:
+        InputError: names the argument and what it may be.
+    """
+    whole = isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1
+    if not whole and rank not in ("auto", "full"):
+        raise InputError(f"rank={rank!r}: pass 'auto', 'full' or a whole number of at least 1")
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 0 or groups == 1:
+        raise InputError(f"groups={groups!r}: pass a whole number of at least 2, or 0 for no standard errors")
+
+
+def _check_rank(rank: int | str, widths: Mapping[Key, int]) -> None:
+    narrowest = min(widths.values())
+    if isinstance(rank, int) and rank > narrowest:
+        raise InputError(f"rank={rank}: the states have {narrowest} dimensions; pass {narrowest} or less, or 'auto'")
+
+
+def _fitting(todo: Sequence[Key], widths: Mapping[Key, int], groups: int, memory: float) -> list[Key]:
+    """As many of the next layers as fit into ``memory`` with their moments; at least one."""
+    part, used = [], 0.0
+    for key in todo:
+        used += groups * 3 * widths[key] ** 2 * 8
+        if part and used > memory:
+            break
+        part.append(key)
+    return part
 
 
 def _solve(

@@ -47,7 +47,7 @@ def definitions(bounds: tuple[float, float, float, float]) -> list[tuple[str, st
         (
             "κ(V), eigenvector condition",
             "Condition number of the matrix of unit-length eigenvectors: 1 for a normal operator, not finite for a defective "
-            "one. It spreads over powers of ten, so its interval is taken on the logarithm.",
+            "one. It has no standard error: its leave-one-out values spread over powers of ten.",
             "section 3.2.2",
         ),
         (

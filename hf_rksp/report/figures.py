@@ -65,7 +65,7 @@ def depth_figures(data: Mapping[str, Any]) -> list[Figure]:
             "eigenvector_condition",
             "Eigenvector condition by depth",
             "κ(V), powers of ten",
-            "Far above 1 the eigenvalues understate transient growth. Intervals are taken on the logarithm.",
+            "Far above 1 the eigenvalues understate transient growth.",
             limits=[] if large is None else [(large, "large")],
             log=True,
             smallest=1.0,

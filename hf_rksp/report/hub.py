@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,13 @@ def check_access() -> None:
         )
 
 
-def push_report(folder: Path, data: Mapping[str, Any], repo: str, private: bool = False) -> str:
+def push_report(
+    folder: Path,
+    data: Mapping[str, Any],
+    repo: str,
+    private: bool = False,
+    formats: Sequence[str] = ("json", "md", "html"),
+) -> str:
     """Upload the files of a report folder and a card; returns the address.
 
     Raises:
@@ -32,6 +38,7 @@ def push_report(folder: Path, data: Mapping[str, Any], repo: str, private: bool 
     from huggingface_hub import HfApi
 
     api = HfApi()
+    patterns = [f"report.{name}" for name in formats] + (["figures/*.svg"] if "md" in formats else [])
     try:
         url = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         api.upload_file(
@@ -41,7 +48,7 @@ def push_report(folder: Path, data: Mapping[str, Any], repo: str, private: bool 
             folder_path=folder,
             repo_id=repo,
             repo_type="dataset",
-            allow_patterns=["report.json", "report.md", "report.html", "figures/*.svg"],
+            allow_patterns=patterns,
             commit_message=f"RKSP report of {data['model']['name']}",
         )
     except Exception as error:  # network, permission and validation errors of several libraries
@@ -60,7 +67,6 @@ def card(data: Mapping[str, Any], folder: Path) -> str:
     )
     lines = [
         "---",
-        "license: cc0-1.0",
         "tags:",
         "- rksp",
         "- training-stability",

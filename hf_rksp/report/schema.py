@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hf_rksp.errors import SchemaError
-from hf_rksp.profile.layer import LayerProfile
+from hf_rksp.profile.layer import QUANTITIES, LayerProfile
 from hf_rksp.profile.model import ModelProfile
 from hf_rksp.risk import Check, Verdict
 from hf_rksp.spectral import KreissBracket, Masses
@@ -40,7 +40,7 @@ def profile_from_dict(data: object) -> ModelProfile:
     """
     if not isinstance(data, Mapping) or "schema_version" not in data:
         raise SchemaError("this is not an hf_rksp report: it has no schema_version; pass a report.json of `rksp audit`")
-    if data["schema_version"] != SCHEMA_VERSION:
+    if data["schema_version"] != SCHEMA_VERSION or isinstance(data["schema_version"], bool):
         raise SchemaError(
             f"schema_version={data['schema_version']!r}: this release reads {SCHEMA_VERSION}; run `rksp audit` again, or "
             "install the release of hf_rksp that the report names under setup.versions"
@@ -51,10 +51,17 @@ def profile_from_dict(data: object) -> ModelProfile:
             f"the report has no {', '.join(missing)}: the file is cut short or was edited; run `rksp audit` again"
         )
     try:
+        for name in QUANTITIES:
+            data["aggregates"][name]["mean"], data["aggregates"][name]["standard_error"]
+        for name in ("name", "class", "parameters"):
+            data["model"][name]
+        if not data["layers"]:
+            raise ValueError("it has no layers")
         verdict = dict(data["verdict"])
         verdict["checks"] = tuple(Check(**check | {"layers": tuple(check["layers"])}) for check in verdict["checks"])
         for name in ("reasons", "conditions"):
             verdict[name] = tuple(verdict[name])
+        verdict["interval"] = tuple(verdict["interval"]) if verdict["interval"] else None
         return ModelProfile(
             model=dict(data["model"]),
             setup=dict(data["setup"]),
@@ -89,12 +96,21 @@ def _layer_from_dict(data: Mapping[str, Any]) -> LayerProfile:
     values = [complex(*pair) for pair in data["eigenvalues"]]
     fields["eigenvalues"] = torch.tensor(values, dtype=torch.complex128)
     fields["residuals"] = torch.tensor([math.inf if r is None else r for r in data["residuals"]], dtype=torch.float64)
-    fields["intervals"] = {name: tuple(pair) for name, pair in data["intervals"].items()}
+    fields["standard_errors"] = _numbers(data["standard_errors"])
+    fields["replicates"] = {
+        name: [math.nan if value is None else value for value in values] for name, values in data["replicates"].items()
+    }
+    fields["intervals"] = {
+        name: tuple(math.nan if end is None else end for end in pair) for name, pair in data["intervals"].items()
+    }
     return LayerProfile(**fields)
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: math.nan if value is None and name != "interval" else value for name, value in row.items()}
+    numbers = {name: math.nan if value is None and name != "interval" else value for name, value in row.items()}
+    if numbers.get("interval"):
+        numbers["interval"] = tuple(numbers["interval"])
+    return numbers
 
 
 def _short(value: float) -> float:

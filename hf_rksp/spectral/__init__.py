@@ -5,7 +5,7 @@ from hf_rksp.spectral.jackknife import jackknife, leave_one_out, standard_error
 from hf_rksp.spectral.kreiss import KreissBracket, kreiss_constant
 from hf_rksp.spectral.modal import ModalBasis, modal_basis
 from hf_rksp.spectral.moments import SecondMoments, merge_all
-from hf_rksp.spectral.spectrum import Masses, Spectrum, eigenvalue_masses, spectral_masses, spectrum
+from hf_rksp.spectral.spectrum import Masses, Spectrum, eigenvalue_masses, smoothed_masses, spectral_masses, spectrum
 
 __all__ = [
     "KreissBracket",
@@ -21,6 +21,7 @@ __all__ = [
     "leave_one_out",
     "merge_all",
     "modal_basis",
+    "smoothed_masses",
     "spectral_masses",
     "spectrum",
     "standard_error",

@@ -17,6 +17,7 @@ from torch import Tensor
 from hf_rksp.spectral.modal import ModalBasis
 
 _ANGLES, _LEADING, _POWER_STEPS, _ROUNDS = 12, 4, 3, 2
+_SIMPLE = 1e-6  # an eigenvalue is simple if no other one is within this share of the radius
 _DISTANCES = (0.003, 0.02, 0.1, 0.4, 1.5)
 
 
@@ -49,9 +50,12 @@ def kreiss_constant(matrix: Tensor, modal: ModalBasis, condition: float) -> Krei
         return KreissBracket(1.0, math.inf, radius)
     best = 1.0
     if radius > 1:
-        # Towards an eigenvalue on the disc the quotient tends to that eigenvalue's condition number.
-        on_disc = moduli >= radius * (1 - 1e-12)
-        best = max(best, float(modal.left_norms()[on_disc].max()))
+        # Towards a simple eigenvalue on the disc the quotient tends to that eigenvalue's condition number. Those of a
+        # repeated one belong to an arbitrary basis of its eigenspace and bound nothing.
+        for index in torch.nonzero(moduli >= radius * (1 - 1e-12)).flatten().tolist():
+            distances = (modal.eigenvalues - modal.eigenvalues[index]).abs()
+            if int((distances < _SIMPLE * radius).sum()) == 1:
+                best = max(best, float(modal.left_norms()[index]))
     # A is real, so the resolvent norm is symmetric about the real axis and half a circle of angles is enough.
     leading = modal.eigenvalues[moduli.argsort(descending=True)[: 2 * _LEADING]]
     uniform = torch.linspace(0, math.pi, _ANGLES, dtype=torch.float64)

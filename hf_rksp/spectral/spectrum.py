@@ -43,7 +43,8 @@ class Spectrum:
         spectral_radius: rho, largest modulus.
         eigenvector_condition: kappa(V), unit-length eigenvectors, 2-norm; ``inf`` for a defective operator.
         nonlinearity_ratio: eta_nl (Eq. 5), error of the linear fit over size of the update, both whitened; NaN where the
-            update vanishes.
+            update vanishes. As any in-sample error it is low by a factor of about ``sqrt(1 - rank / tokens)``; so are the
+            residuals. The departure from normality is high for the same reason.
         reliable_fraction: share of the modes that pass the residual filter.
         henrici_departure: ``sqrt(||A||_F^2 - sum |lambda|^2) / ||A||_F``: 0 for a normal operator, below 1 always.
         kreiss_constant: bracket (Eq. 29, 31), or ``None`` where it was not asked for.
@@ -78,6 +79,27 @@ def spectral_masses(eigenvalues: Tensor, config: SpectralConfig | None = None) -
     contractive = int((moduli < 1 - config.contractive_margin).sum())
     rest = total - expansive - near_unit - contractive
     return Masses(expansive / total, near_unit / total, contractive / total, rest / total, total)
+
+
+def smoothed_masses(eigenvalues: Tensor, config: SpectralConfig | None = None) -> tuple[Masses, Masses]:
+    """The masses with soft band edges, and the variance that the hard edges add to each: for standard errors.
+
+    A jackknife needs an estimate that moves smoothly with the data. The leave-one-out values of a count jump by whole modes:
+    their spread is twice too large, or zero where no mode happens to cross an edge. With edges that are logistic curves of
+    width ``mass_smoothing`` a mode is in a band with probability p; the jackknife of the sum of p, and ``sum p (1 - p)`` for
+    modes that may fall to either side, make an error that is about right (``scripts/coverage``).
+
+    Returns:
+        The soft masses, and their variances as `Masses` too.
+    """
+    config = config or SpectralConfig()
+    moduli, total = eigenvalues.abs(), eigenvalues.numel()
+    edges = (1 + config.expansive_margin, 1 - config.near_unit_margin, 1 - config.contractive_margin)
+    above = [torch.sigmoid((moduli - edge) / config.mass_smoothing) for edge in edges]
+    inside = above[0], above[1] - above[0], 1 - above[2], above[2] - above[1]
+    soft = [float(p.mean()) for p in inside]
+    spread = [float((p * (1 - p)).sum()) / total**2 for p in inside]
+    return Masses(soft[0], soft[1], soft[2], soft[3], total), Masses(spread[0], spread[1], spread[2], spread[3], total)
 
 
 def spectrum(operator: WhitenedOperator, config: SpectralConfig | None = None, kreiss: bool = True) -> Spectrum:

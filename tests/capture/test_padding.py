@@ -142,3 +142,13 @@ def test_nothing_but_padding_is_refused():
     batch["decoder_attention_mask"] = torch.zeros_like(batch["decoder_attention_mask"])
     with pytest.raises(InputError, match=r"every token that decoder\.block sees is padding"):
         all_moments(model, [batch])
+
+
+def test_padding_of_decoder_inputs_that_the_model_makes_itself():
+    """BART without decoder inputs shifts the text: what was padding there is padding here."""
+    model, batch = CASES["bart"].build(dtype=torch.float64), CASES["bart"].batch(4)
+    batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    alone = [
+        {name: value[i : i + 1, batch["attention_mask"][i].bool()] for name, value in batch.items()} for i in range(4)
+    ]
+    assert_same(all_moments(model, [batch]), all_moments(model, alone))

@@ -28,7 +28,6 @@ def test_writes_a_report_and_prints_a_table(rksp, tmp_path):
         assert set(layer["intervals"]) >= {
             "near_unit_mass",
             "spectral_radius",
-            "eigenvector_condition",
             "nonlinearity_ratio",
         }
         total = sum(layer[f"{name}_mass"] for name in ("near_unit", "expansive", "contractive", "intermediate"))
@@ -230,3 +229,24 @@ def test_wikitext_folder(rksp):
     folder = Path(os.environ["HF_RKSP_DATA"]) / "wikitext/wikitext-103-v1"
     report = json_of(rksp, "--init", "gpt2", "--config-overrides", TINY, "--text", folder)
     assert report["setup"]["text"]["sequences"] == 16
+
+
+def test_a_seed_names_one_model_in_every_dtype(rksp):
+    args = ("--init", "gpt2", "--config-overrides", TINY)
+    one, other = json_of(rksp, *args), json_of(rksp, *args, "--dtype", "float64")
+    assert other["model"]["dtype"] == "float64"
+    for a, b in zip(one["layers"], other["layers"], strict=True):
+        assert a["spectral_radius"] == pytest.approx(b["spectral_radius"], rel=1e-4)
+
+
+def test_decoder_reads_the_text_shifted_by_the_start_token():
+    from transformers import T5Config, T5Model
+
+    from hf_rksp.inputs import with_decoder_inputs
+
+    model = T5Model(
+        T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=30, decoder_start_token_id=7)
+    )
+    ids = torch.tensor([[1, 2, 3]])
+    batch = with_decoder_inputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    assert batch["decoder_input_ids"].tolist() == [[7, 1, 2]]

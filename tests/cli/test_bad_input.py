@@ -269,3 +269,48 @@ def test_model_for_images_is_sent_to_the_api(rksp, tmp_path):
     )
     err = refused(rksp, tmp_path, "--init", tmp_path / "vit")
     assert "pixel_values" in err and "profile_model" in err
+
+
+def test_refused_runs_leave_no_folder(rksp, tmp_path):
+    assert rksp("audit", "nobody/nothing", *FAST)[0] == 2
+    assert rksp("audit", *GPT2, "--rank", "33", *FAST)[0] == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_target_is_checked_before_the_work(rksp, tmp_path):
+    for target in (tmp_path / "no/such/folder.json", tmp_path):
+        code, _, err = rksp("audit", "--init", "gpt2", "--json", target, "--quiet")
+        assert code == 1 and "--json" in err
+
+
+def test_split_that_is_not_there(rksp, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/test-00000.parquet").write_bytes(b"")
+    err = refused(rksp, tmp_path, *GPT2, "--text", tmp_path / "data", "--text-split", "train")
+    assert "split='train'" in err and "test-00000.parquet" in err
+
+
+def test_options_of_another_kind_of_model(rksp, tmp_path, llama):
+    assert "revision='main'" in refused(rksp, tmp_path, llama, "--revision", "main")
+    assert "base_model='gpt2'" in refused(rksp, tmp_path, llama, "--base-model", "gpt2")
+    assert "device='meta'" in refused(rksp, tmp_path, *GPT2, "--device", "meta")
+
+
+@pytest.mark.parametrize("command", ["rksp env | true", "rksp env --json - | true", "rksp --version | true"])
+def test_a_reader_that_leaves(tmp_path, command):
+    run = f"set -o pipefail; {command.replace('rksp', sys.executable + ' -m hf_rksp.cli.main', 1)}; echo ${{PIPESTATUS[0]}} >&2"
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", run], capture_output=True, text=True, env=env)
+    assert done.stderr.strip() in ("0", "1"), done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_full_stdout(unbuffered):
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | (
+        {"PYTHONUNBUFFERED": "1"} if unbuffered else {}
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hf_rksp.cli.main", "env"], stdout=full, stderr=subprocess.PIPE, text=True, env=env
+        )
+    assert done.returncode == 1 and "stdout cannot be written" in done.stderr and "Traceback" not in done.stderr

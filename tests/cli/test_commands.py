@@ -128,3 +128,49 @@ def test_hostile_name_cannot_leave_the_folder(rksp, tmp_path):
     made = [p for p in tmp_path.iterdir() if p.name.startswith("rksp_")]
     assert len(made) == 1 and "<" not in made[0].name
     assert "<script>alert(1)" not in (made[0] / "report.html").read_text()
+
+
+def test_report_names_its_files_as_json(rksp, report, tmp_path):
+    code, out, _ = rksp("report", report / "report.json", "--out", tmp_path / "again", "--json", "-")
+    assert code == 0 and set(json.loads(out)) == {"md", "html"}
+
+
+@pytest.mark.parametrize(("change", "distinct"), [(0.0, False), (0.3, True)])
+def test_a_difference_without_spread_is_distinct(rksp, report, tmp_path, change, distinct):
+    data = json.loads((report / "report.json").read_text())
+    for row in data["aggregates"].values():
+        row["standard_error"] = 0.0
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    data["aggregates"]["near_unit_mass"]["mean"] += change
+    data["aggregates"]["spectral_radius"]["standard_error"] = None
+    (tmp_path / "b.json").write_text(json.dumps(data))
+    rows = {
+        d["quantity"]: d
+        for d in json.loads(rksp("compare", tmp_path / "a.json", tmp_path / "b.json", "--json", "-")[1])["differences"]
+    }
+    assert rows["near_unit_mass"]["distinct"] is distinct
+    assert rows["spectral_radius"]["distinct"] is None
+    assert rksp("compare", tmp_path / "a.json", tmp_path / "b.json")[1].count("unknown") == 1
+
+
+def test_distinct_means_two_standard_errors():
+    from hf_rksp.compare import _difference
+
+    class Profile:
+        def __init__(self, mean):
+            self.aggregates = {"q": {"mean": mean, "standard_error": 0.1}}
+
+    assert _difference("q", Profile(0.0), Profile(0.27)).distinct is False  # 1.9 standard errors of the difference
+    assert _difference("q", Profile(0.0), Profile(0.30)).distinct is True
+
+
+def test_tolerances_of_check_are_those_of_the_dtypes():
+    from hf_rksp import check
+
+    assert check.FLOAT32_TOLERANCE <= 1e-3 and check.BFLOAT16_TOLERANCE <= 0.05
+
+
+def test_the_bfloat16_run_is_in_bfloat16(rksp):
+    code, out, _ = rksp("check", "--init", "gpt2", "--config-overrides", TINY, "--json", "-", *FAST[2:])
+    differences = {c["check"]: c["moment_difference"] for c in json.loads(out)["checks"]}
+    assert code == 0 and differences["float32_vs_bfloat16"] > 1e-4 > differences["batch_1_vs_8"]

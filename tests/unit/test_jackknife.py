@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import InputError
-from hf_rksp.profile.layer import interval
+from hf_rksp.profile.layer import interval, profile_layer
 from hf_rksp.spectral import SecondMoments, jackknife, standard_error
 
 
@@ -30,7 +31,7 @@ def test_interval_covers_at_its_nominal_rate():
     for seed in range(400):
         x = torch.randn(80, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).exp()
         means = jackknife(groups_of(x, 8), lambda m: {"mean": float(m.mean_x)})["mean"]
-        low, high = interval("mean", float(x.mean()), means)
+        low, high = interval("mean", float(x.mean()), standard_error(means), 8)
         hits += low <= math.exp(0.5) <= high
     assert 0.85 <= hits / 400 <= 0.98  # nominal .95; the log-normal's skew costs some
 
@@ -41,9 +42,65 @@ def test_too_few_and_non_finite():
     assert math.isnan(standard_error([1.0, math.inf, 2.0]))
 
 
-def test_shares_stay_shares_and_conditions_stay_positive():
-    replicates = [0.0, 0.04] * 4
-    assert interval("near_unit_mass", 0.02, replicates)[0] == 0
-    assert interval("spectral_radius", 0.02, replicates)[0] < 0
-    low, high = interval("eigenvector_condition", 100.0, [50.0, 200.0] * 4)
-    assert 0 < low < 100 < high and low * high == pytest.approx(100**2)
+def test_intervals_stay_within_what_is_possible():
+    assert interval("near_unit_mass", 0.02, 0.1, 8)[0] == 0
+    assert interval("near_unit_mass", 0.99, 0.1, 8)[1] == 1
+    assert interval("spectral_radius", 0.99, 0.1, 8)[1] > 1
+
+
+def test_interval_uses_student_t():
+    low, high = interval("spectral_radius", 1.0, 0.1, 8)
+    assert (high - low) / 2 == pytest.approx(2.364624 * 0.1, rel=1e-5)  # t(7) at .975
+
+
+def spectral_groups(seed, d=24, n=1024, count=8):
+    g = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(d, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / d**0.5
+    x = torch.randn(n, d, generator=g, dtype=torch.float64)
+    y = x + torch.tanh(x @ mixing / 2) + 0.3 * torch.randn(n, d, generator=g, dtype=torch.float64)
+    groups = []
+    for bx, by in zip(x.chunk(count), y.chunk(count), strict=True):
+        m = SecondMoments(d)
+        m.update(bx, by)
+        groups.append(m)
+    return groups
+
+
+def profile(seed):
+    return profile_layer(
+        spectral_groups(seed),
+        stack="s",
+        index=0,
+        blocks=1,
+        path="s.0",
+        rank="auto",
+        standard_errors=True,
+        config=SpectralConfig(),
+    )
+
+
+def test_error_of_a_mass_is_about_its_spread_over_samples():
+    """The plain jackknife of a count fails this: twice too large, or zero."""
+    layers = [profile(seed) for seed in range(40)]
+    for name in ("near_unit_mass", "expansive_mass"):
+        spread = torch.tensor([getattr(layer, name) for layer in layers], dtype=torch.float64).std()
+        errors = torch.tensor([layer.standard_errors[name] for layer in layers], dtype=torch.float64)
+        assert errors.min() > 0
+        assert 0.5 < float(errors.mean() / spread) < 1.8, name
+        centre = sum(getattr(layer, name) for layer in layers) / len(layers)
+        covered = sum(layer.intervals[name][0] <= centre <= layer.intervals[name][1] for layer in layers)
+        assert covered >= 34, name
+
+
+def test_replicates_keep_the_rank_of_the_whole(monkeypatch):
+    from hf_rksp.profile import layer
+
+    ranks, whole = [], layer.whitened_dmd
+    monkeypatch.setattr(layer, "whitened_dmd", lambda *a, **k: ranks.append((result := whole(*a, **k)).rank) or result)
+    assert profile(0).rank == 24
+    assert ranks == [24] * 9
+
+
+def test_unestimable_quantities_have_no_error():
+    layer = profile(0)
+    assert "eigenvector_condition" not in layer.standard_errors and "eigenvector_condition" not in layer.intervals

@@ -116,3 +116,12 @@ def test_henrici_departure_of_a_known_matrix():
     s = spectrum(whitened_dmd(m))
     assert s.henrici_departure == pytest.approx(math.sqrt(0.36 / float(matrix.square().sum())), rel=1e-9)
     assert s.relative_update == pytest.approx(float((matrix - torch.eye(2)).norm()) / math.sqrt(2), rel=1e-9)
+
+
+@pytest.mark.parametrize("values", [[1.5] * 5, [1.0] * 5, [2, 2, 2, 1, 0.5, 0.3]])
+def test_repeated_eigenvalues_on_the_disc_do_not_break_the_lower_end(values):
+    size = len(values)
+    basis = torch.eye(size, dtype=torch.float64) + 0.2 * randn(size, size, seed=3)
+    matrix = basis @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ torch.linalg.inv(basis)
+    b = bracket(matrix)
+    assert 1 <= b.lower <= 1.03 * brute_force(matrix, b.disc_radius)

@@ -10,6 +10,7 @@ from hf_rksp.errors import InputError
 from hf_rksp.profile import profile_model
 from hf_rksp.profile.aggregate import aggregate, by_thirds
 from hf_rksp.risk import assess
+from hf_rksp.spectral import standard_error
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,11 @@ def with_mass(layers, mass, half_width=0.01, **more):
     replicates = [mass - half_width, mass + half_width] * 4
     changed = [
         dataclasses.replace(
-            layer, near_unit_mass=mass, replicates=layer.replicates | {"near_unit_mass": replicates}, **more
+            layer,
+            near_unit_mass=mass,
+            replicates=layer.replicates | {"near_unit_mass": replicates},
+            standard_errors=layer.standard_errors | {"near_unit_mass": standard_error(replicates)},
+            **more,
         )
         for layer in layers
     ]
