@@ -35,3 +35,9 @@ class SchemaError(RkspError, ValueError):
 
 class OutputError(RkspError, OSError):
     """A result cannot be written where it was asked for."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of somebody else's error, to be quoted in one of ours; its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

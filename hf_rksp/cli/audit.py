@@ -15,13 +15,12 @@ from hf_rksp.cli.options import (
     add_model_options,
     add_output_options,
     add_text_options,
+    formats,
     model_source,
     new_parser,
     text_options,
 )
 from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, table, write_json
-
-_FORMATS = ("json", "md", "html")
 
 
 def add_parser(commands: Any) -> None:
@@ -51,7 +50,7 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument("--out", metavar="FOLDER", help="folder of the report (default: rksp_MODEL)")
     group.add_argument(
-        "--formats", default=",".join(_FORMATS), metavar="LIST", help="which of json,md,html to write (default: all)"
+        "--formats", default="json,md,html", metavar="LIST", help="which of json,md,html to write (default: all)"
     )
     group.add_argument("--push-to-hub", metavar="REPO", help="upload the report to this dataset repository on the Hub")
     group.add_argument("--private", action="store_true", help="make that repository private if it is new")
@@ -61,13 +60,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Profile, write, print a short table."""
-    from hf_rksp.errors import InputError
-
     source, options = model_source(args), text_options(args)
     rank = args.rank if args.rank in ("auto", "full") else _whole(args.rank)
-    formats = tuple(part.strip() for part in args.formats.split(",") if part.strip())
-    if not formats or set(formats) - set(_FORMATS):
-        raise InputError(f"formats={args.formats!r}: pass a list of {', '.join(_FORMATS)}")
+    wanted = formats(args)
     folder = Path(args.out or f"rksp_{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)}")
     writes = bool(args.out) or args.json is None or bool(args.push_to_hub)
 
@@ -91,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # it is ours and empty: nothing was done
         raise
-    paths = write_report(data, folder, formats) if writes else {}
+    paths = write_report(data, folder, wanted) if writes else {}
     if args.json:
         write_json(dumps(data), args.json)
     if args.json != "-":
@@ -99,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         for path in paths.values():
             print(f"wrote {path}")
     if args.push_to_hub:
-        url = push_report(folder, data, args.push_to_hub, private=args.private, formats=formats)
+        url = push_report(folder, data, args.push_to_hub, private=args.private, formats=wanted)
         if args.json != "-":
             print(f"pushed to {url}")
     return exit_codes.OK

@@ -129,3 +129,18 @@ def text_options(args: argparse.Namespace) -> Any:
         seed=args.seed,
         tokenizer=args.tokenizer,
     )
+
+
+def formats(args: argparse.Namespace) -> tuple[str, ...]:
+    """The formats that ``--formats`` lists.
+
+    Raises:
+        InputError: one is unknown, or there is none.
+    """
+    from hf_rksp.errors import InputError
+    from hf_rksp.report import FORMATS
+
+    listed = tuple(part.strip() for part in args.formats.split(",") if part.strip())
+    if not listed or set(listed) - set(FORMATS):
+        raise InputError(f"formats={args.formats!r}: pass a list of {', '.join(FORMATS)}")
+    return listed

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_rksp.cli import exit_codes
-from hf_rksp.cli.options import new_parser
+from hf_rksp.cli.options import formats, new_parser
 from hf_rksp.cli.output import check_json_target, write_json
 
 
@@ -31,19 +31,16 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the files and name them."""
-    from hf_rksp.errors import InputError
     from hf_rksp.report import profile_to_dict, read_report, write_report
     from hf_rksp.report.write import check_writable
 
-    formats = tuple(part.strip() for part in args.formats.split(",") if part.strip())
-    if not formats or set(formats) - {"json", "md", "html"}:
-        raise InputError(f"formats={args.formats!r}: pass a list of json, md, html")
+    wanted = formats(args)
     path = Path(args.file)
     data = profile_to_dict(read_report(path))
     folder = Path(args.out) if args.out else path.parent
     check_json_target(args.json)
     check_writable(folder)
-    paths = {name: str(written) for name, written in write_report(data, folder, formats).items()}
+    paths = {name: str(written) for name, written in write_report(data, folder, wanted).items()}
     if args.json:
         write_json(paths, args.json)
     if args.json != "-":

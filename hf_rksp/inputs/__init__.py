@@ -1,8 +1,10 @@
 """What an audit starts from: a model, a tokenizer and text. Uses transformers, datasets and peft."""
 
-from hf_rksp.inputs.models import DTYPES, LoadedModel, ModelSource, load_config, load_model
+from hf_rksp.inputs.configs import load_config
+from hf_rksp.inputs.models import LoadedModel, load_model
 from hf_rksp.inputs.prepare import Prepared, TextOptions, prepare, with_decoder_inputs
 from hf_rksp.inputs.presets import PRESETS
+from hf_rksp.inputs.source import DTYPES, ModelSource
 from hf_rksp.inputs.text import BUILTIN, Sequences, TextSource, cut_sequences, read_text
 from hf_rksp.inputs.tokenizers import load_tokenizer, train_byte_level_bpe
 

@@ -7,7 +7,6 @@ random numbers and the report would describe those.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ import torch
 from torch import nn
 
 from hf_rksp.capture import find_stacks
-from hf_rksp.errors import CaptureError, InputError, ModelLoadError
+from hf_rksp.errors import CaptureError, InputError, ModelLoadError, first_line
 from hf_rksp.inputs.checkpoints import check_folder, local_folder
+from hf_rksp.inputs.configs import load_config
 from hf_rksp.inputs.presets import PRESETS
+from hf_rksp.inputs.source import DTYPES, ModelSource
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-#: Folder names that say nothing of the model: the name of the folder above goes in front.
-_GENERIC_NAMES = ("model", "checkpoint", "final", "output", "config.json")
 _PEFT_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
@@ -30,55 +28,6 @@ _PEFT_CLASSES = {
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Which model, and how to load it. Exactly one of ``model`` and ``init`` is given.
-
-    Attributes:
-        model: Hub id, local folder, or a ``.gguf`` file.
-        init: a preset, a Hub id, a folder or a ``config.json``: random weights of that configuration.
-        config_overrides: ``key=value,key=value`` for ``init``.
-        seed: of the random weights.
-        dtype: "auto" (the checkpoint's own; float32 for random weights) or a name of `DTYPES`.
-        device: where the model goes, for example "cpu" or "cuda:0"; "auto" spreads it over what accelerate finds.
-        revision: of the Hub repository.
-        base_model: base of a PEFT adapter, where the one that the adapter names cannot be had.
-        trust_remote_code: run code from the repository. Off unless asked for.
-    """
-
-    model: str | None = None
-    init: str | None = None
-    config_overrides: str | None = None
-    seed: int = 42
-    dtype: str = "auto"
-    device: str = "cpu"
-    revision: str | None = None
-    base_model: str | None = None
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.model is None) == (self.init is None):
-            raise InputError(
-                "pass either a model (Hub id or folder) or --init CONFIG for random weights, not both and not neither"
-            )
-        if self.dtype != "auto" and self.dtype not in DTYPES:
-            raise InputError(f"dtype={self.dtype!r}: choose among auto, {', '.join(DTYPES)}")
-        if self.config_overrides and self.init is None:
-            raise InputError("config_overrides (--config-overrides) changes a configuration, so it needs --init CONFIG")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed={self.seed}: pass a whole number from 0 to 2^63 - 1")
-
-    @property
-    def name(self) -> str:
-        """Short name for titles and file names."""
-        given = self.model or self.init or ""
-        path = Path(given).expanduser()
-        if not path.exists():
-            return given
-        path = path.resolve()
-        return f"{path.parent.name}/{path.name}" if path.name in _GENERIC_NAMES else path.name
 
 
 @dataclass(frozen=True)
@@ -119,82 +68,6 @@ def load_model(source: ModelSource) -> LoadedModel:
     return _from_pretrained(source, str(folder) if folder else source.model, {})
 
 
-def load_config(source: ModelSource) -> Any:
-    """The configuration of ``source.init`` with its overrides; derived values are derived anew."""
-    from transformers import AutoConfig, PreTrainedConfig
-
-    assert source.init is not None
-    if source.init in PRESETS:
-        values = dict(PRESETS[source.init])
-    else:
-        folder = local_folder(source.init)
-        try:
-            if folder is not None and folder.is_file():
-                values = json.loads(folder.read_text(encoding="utf-8"))
-            else:
-                values, _ = PreTrainedConfig.get_config_dict(str(folder or source.init), revision=source.revision)
-        except (OSError, ValueError) as error:
-            raise ModelLoadError(
-                f"no configuration for init={source.init!r}: {_first_line(error)}. Pass a preset ({', '.join(PRESETS)}), a "
-                "folder or file with a config.json, or a Hub id (which needs a network)"
-            ) from None
-    if not isinstance(values, dict) or "model_type" not in values:
-        raise ModelLoadError(
-            f"init={source.init!r}: the configuration has no model_type; pass a config.json as transformers saves it"
-        )
-    values.pop("transformers_version", None)
-    try:
-        if "auto_map" in values:
-            plain = AutoConfig.from_pretrained(
-                source.init, trust_remote_code=source.trust_remote_code, revision=source.revision
-            )
-        else:
-            plain = AutoConfig.for_model(**values)
-        overrides = _parse_overrides(source.config_overrides, plain)
-        if not overrides:
-            return plain
-        return AutoConfig.for_model(**(values | overrides))
-    except InputError:
-        raise
-    except Exception as error:  # configurations are validated by code of every model, each with its own exceptions
-        raise ModelLoadError(
-            f"init={source.init!r} with config_overrides={source.config_overrides!r}: {_first_line(error)}"
-        ) from None
-
-
-def _parse_overrides(text: str | None, config: Any) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
-    for item in (text or "").split(","):
-        if not item.strip():
-            continue
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not key:
-            raise InputError(f"config_overrides: {item!r} is not key=value; write key=value,key=value")
-        if not hasattr(config, key):
-            raise InputError(f"config_overrides: {key!r} is not a key of a {config.model_type} configuration")
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = {"True": True, "False": False, "None": None}.get(value, value)
-        old = getattr(config, key)
-        for kind in (bool, int, float):
-            if isinstance(old, kind):
-                fits = (
-                    isinstance(parsed, bool)
-                    if kind is bool
-                    else isinstance(parsed, (int, float)) and not isinstance(parsed, bool)
-                )
-                if kind is int and isinstance(parsed, float):
-                    fits = False
-                if not fits:
-                    raise InputError(
-                        f"config_overrides: {key}={value!r} has to be a {kind.__name__}, like the default {old!r}"
-                    )
-                break
-        overrides[key] = parsed
-    return overrides
-
-
 def _initialise(source: ModelSource) -> LoadedModel:
     from transformers import AutoModel
 
@@ -212,7 +85,7 @@ def _initialise(source: ModelSource) -> LoadedModel:
     except InputError:
         raise
     except Exception as error:
-        raise ModelLoadError(f"init={source.init!r}: the model cannot be built: {_first_line(error)}") from error
+        raise ModelLoadError(f"init={source.init!r}: the model cannot be built: {first_line(error)}") from error
     model = _place(model, source)
     info = {
         "name": source.name,
@@ -305,7 +178,7 @@ def _from_adapter(source: ModelSource, folder: Path) -> LoadedModel:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:
         raise ModelLoadError(
-            f"adapter {source.model!r}: adapter_config.json cannot be read: {_first_line(error)}"
+            f"adapter {source.model!r}: adapter_config.json cannot be read: {first_line(error)}"
         ) from error
     base = source.base_model or config.base_model_name_or_path
     if not base:
@@ -319,14 +192,14 @@ def _from_adapter(source: ModelSource, folder: Path) -> LoadedModel:
         model = auto.from_pretrained(str(base_folder or base), dtype=dtype, trust_remote_code=source.trust_remote_code)
     except Exception as error:
         raise ModelLoadError(
-            f"adapter {source.model!r}: its base model {base!r} cannot be loaded ({_first_line(error)}); "
+            f"adapter {source.model!r}: its base model {base!r} cannot be loaded ({first_line(error)}); "
             "pass --base-model ID_OR_FOLDER"
         ) from error
     try:
         model = PeftModel.from_pretrained(model, str(folder))
     except Exception as error:
         raise ModelLoadError(
-            f"adapter {source.model!r} does not fit its base model {base!r}: {_first_line(error)}"
+            f"adapter {source.model!r} does not fit its base model {base!r}: {first_line(error)}"
         ) from error
     model = _place(model, source)
     info = {
@@ -353,11 +226,11 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={device!r} cannot be used: {_first_line(error)}; pass --device cpu") from None
+        raise InputError(f"device={device!r} cannot be used: {first_line(error)}; pass --device cpu") from None
 
 
 def _explain(model: str | None, error: Exception) -> str:
-    text = f"model={model!r} cannot be loaded: {_first_line(error)}"
+    text = f"model={model!r} cannot be loaded: {first_line(error)}"
     name = type(error).__name__
     if name in ("GatedRepoError",) or "gated repo" in str(error):
         return text + ". It is gated: accept its licence on the Hub and run `hf auth login`"
@@ -369,8 +242,3 @@ def _explain(model: str | None, error: Exception) -> str:
             "`hf auth login` if private)"
         )
     return text
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from hf_rksp.errors import InputError
-from hf_rksp.inputs.models import LoadedModel, ModelSource, load_model
+from hf_rksp.inputs.models import LoadedModel, load_model
+from hf_rksp.inputs.source import ModelSource
 from hf_rksp.inputs.text import Sequences, TextSource, cut_sequences, read_text
 from hf_rksp.inputs.tokenizers import load_tokenizer
 

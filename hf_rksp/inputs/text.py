@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hf_rksp.errors import InputError
+from hf_rksp.errors import InputError, first_line
 
 BUILTIN = "builtin"
 _TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
@@ -118,10 +118,9 @@ def _dataset(name: str, source: TextSource, limit: int, **kwargs: Any) -> str:
     except InputError:
         raise
     except Exception as error:  # datasets raises its own, huggingface_hub's, pyarrow's and requests' errors
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"text={source.name!r} (config {source.config!r}, split {source.split!r}) cannot be loaded: {line}; pass a file, "
-            "a folder, a dataset on the Hub (which needs a network) or 'builtin'"
+            f"text={source.name!r} (config {source.config!r}, split {source.split!r}) cannot be loaded: "
+            f"{first_line(error)}; pass a file, a folder, a dataset on the Hub (which needs a network) or 'builtin'"
         ) from None
     return "".join(part if part.endswith("\n") else part + "\n" for part in parts)
 

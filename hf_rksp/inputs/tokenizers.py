@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_rksp.errors import ModelLoadError
+from hf_rksp.errors import ModelLoadError, first_line
 
 
 def load_tokenizer(source: str | None, text: str, vocab_size: int, **kwargs: Any) -> tuple[Any, str]:
@@ -26,9 +26,8 @@ def load_tokenizer(source: str | None, text: str, vocab_size: int, **kwargs: Any
                 return tokenizer, f"{type(tokenizer).__name__} of {source}"
         except Exception as error:
             if required:
-                line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise ModelLoadError(
-                    f"tokenizer={source!r} cannot be loaded: {line}; pass a folder or Hub id that holds tokenizer.json"
+                    f"tokenizer={source!r} cannot be loaded: {first_line(error)}; pass a folder or Hub id that holds tokenizer.json"
                 ) from None
     tokenizer = train_byte_level_bpe(text, vocab_size)
     return (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_rksp.errors import OutputError
+from hf_rksp.errors import OutputError, first_line
 
 
 def check_access() -> None:
@@ -52,9 +52,8 @@ def push_report(
             commit_message=f"RKSP report of {data['model']['name']}",
         )
     except Exception as error:  # network, permission and validation errors of several libraries
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OutputError(
-            f"push_to_hub={repo!r} failed: {line}. The report is in {folder}; push again when the Hub answers"
+            f"push_to_hub={repo!r} failed: {first_line(error)}. The report is in {folder}; push again when the Hub answers"
         ) from None
     return str(url)
 
