@@ -249,7 +249,15 @@ def test_disk_full_leaves_no_half_report(tmp_path):
 
 def test_interrupt_leaves_no_half_report_and_no_traceback(tmp_path):
     command = [sys.executable, "-m", "hf_rksp.cli.main", "audit", "--init", "gpt2", "--out", "r"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: a test run may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     for line in process.stderr:
         if "profiling" in line:
             break
