@@ -19,7 +19,7 @@ from hf_rksp.capture import find_stacks, untouched
 from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import InputError
 from hf_rksp.inputs.prepare import with_decoder_inputs
-from hf_rksp.profile.gather import Key, gather_moments
+from hf_rksp.profile.gather import Key, gather_moments, survey
 from hf_rksp.spectral import SecondMoments, eigenvalue_masses, whitened_dmd
 
 #: Rounding in float32 grows with depth to about 1e-5; a padding bug changes moments by more than 1e-2.
@@ -60,7 +60,7 @@ def check_model(model: nn.Module, ids: Tensor, blocks: str | Sequence[str] | Non
         blocks: as in `hf_rksp.profile_model`.
 
     Raises:
-        InputError: too few sequences.
+        InputError: too few sequences. CaptureError: no block ran, or one ran several times in a forward pass.
     """
     if ids.ndim != 2 or ids.shape[0] < 8 or ids.shape[1] < 4:
         raise InputError(f"ids has shape {tuple(ids.shape)}: pass at least 8 sequences of at least 4 tokens")
@@ -75,9 +75,9 @@ def check_model(model: nn.Module, ids: Tensor, blocks: str | Sequence[str] | Non
     def run(variant: nn.Module, batches: Sequence[Mapping[str, Any]]) -> dict[Key, SecondMoments]:
         with untouched(variant), torch.compiler.set_stance("force_eager"):
             stacks = find_stacks(variant, blocks)
-            keys = [(stack.path, block.index) for stack in stacks for block in stack.blocks]
             batches = [with_decoder_inputs(variant, dict(batch)) for batch in batches]
-            moments, _ = gather_moments(variant, batches, stacks, keys, groups=1)
+            layers = survey(variant, batches[0], stacks)
+            moments, _ = gather_moments(variant, batches, stacks, layers, groups=1)
         return {key: groups[0] for key, groups in moments.items()}
 
     base = run(model, eights)

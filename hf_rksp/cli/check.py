@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from typing import Any
 
 from hf_rksp.cli import exit_codes
@@ -55,10 +54,7 @@ def run(args: argparse.Namespace) -> int:
     results = check_model(prepared.model, prepared.sequences.ids, args.blocks)
     agrees = all(result.agrees for result in results)
     if args.json:
-        rows = [
-            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in dataclasses.asdict(r).items()}
-            for r in results
-        ]
+        rows = [dataclasses.asdict(result) for result in results]
         write_json({"model": prepared.loaded.info["name"], "agrees": agrees, "checks": rows}, args.json)
     if args.json != "-":
         print(_render(prepared.loaded.info["name"], results, agrees))

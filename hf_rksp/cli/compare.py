@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,7 @@ def run(args: argparse.Namespace) -> int:
     first, second = (read_report(_report_file(name)) for name in (args.first, args.second))
     comparison = compare_profiles(first, second)
     if args.json:
-        data = dataclasses.asdict(comparison)
-        for row in data["differences"]:
-            row.update({k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)})
-        write_json(data, args.json)
+        write_json(dataclasses.asdict(comparison), args.json)
     if args.json != "-":
         rows = [
             [

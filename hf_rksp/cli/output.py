@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -48,7 +47,9 @@ def check_json_target(target: str | None) -> None:
 
 def write_json(data: Any, target: str) -> None:
     """Strict JSON to stdout (``-``) or, moved into place when whole, to a file."""
-    text = data if isinstance(data, str) else json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    from hf_rksp.report.schema import dumps, plain
+
+    text = data if isinstance(data, str) else dumps(plain(data))
     if target == "-":
         sys.stdout.write(text)
         sys.stdout.flush()

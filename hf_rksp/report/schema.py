@@ -29,7 +29,7 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
     sections = {name: getattr(profile, name) for name in _SECTIONS}
     sections["layers"] = [_layer_to_dict(layer) for layer in profile.layers]
     sections["verdict"] = asdict(profile.verdict)
-    return {"schema_version": SCHEMA_VERSION} | _plain(sections)
+    return {"schema_version": SCHEMA_VERSION} | plain(sections)
 
 
 def profile_from_dict(data: object) -> ModelProfile:
@@ -117,12 +117,12 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _plain(value: Any) -> Any:
-    """Tuples to lists, paths and dtypes to strings, numbers that are not finite to None."""
+def plain(value: Any) -> Any:
+    """Strict JSON types: tuples to lists, paths and dtypes to strings, numbers that are not finite to None."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_rksp import profile_model
+from hf_rksp import check_model, profile_model
 from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.report import profile_from_dict, profile_to_dict
 from hf_rksp.report.schema import SchemaError
@@ -108,6 +108,8 @@ def test_shared_layers_are_refused():
     )
     with pytest.raises(CaptureError, match="several times"):
         profile_model(AlbertModel(config), [IDS], blocks="encoder.albert_layer_groups.0.albert_layers", progress=False)
+    with pytest.raises(CaptureError, match="several times"):
+        check_model(AlbertModel(config), IDS, "encoder.albert_layer_groups.0.albert_layers")
 
 
 @pytest.mark.parametrize(
