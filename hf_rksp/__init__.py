@@ -20,6 +20,14 @@ _PUBLIC = {
     "read_report": "hf_rksp.report",
     "compare_profiles": "hf_rksp.compare",
     "check_model": "hf_rksp.check",
+    "KSSConfig": "hf_rksp.config",
+    "MonitorConfig": "hf_rksp.config",
+    "RKSPArguments": "hf_rksp.training.arguments",
+    "RKSPTrainingArguments": "hf_rksp.training.arguments",
+    "RKSPTrainer": "hf_rksp.training.trainer",
+    "RKSPTrainerMixin": "hf_rksp.training.trainer",
+    "RKSPCallback": "hf_rksp.training.callback",
+    "SpectralShaper": "hf_rksp.training.shaper",
 }
 
 __all__ = ["__version__", *_PUBLIC]

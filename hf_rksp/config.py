@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from hf_rksp.errors import InputError
 
@@ -11,6 +12,11 @@ from hf_rksp.errors import InputError
 def _positive(name: str, value: float) -> None:
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
         raise InputError(f"{name}={value!r}: it has to be a finite number above zero")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+        raise InputError(f"{name}={value!r}: it has to be a finite number, zero or more")
 
 
 @dataclass(frozen=True)
@@ -82,38 +88,110 @@ class RiskConfig:
 
 @dataclass(frozen=True)
 class KSSConfig:
-    """Settings of the spectral penalty (RKSP section 3.3, Eq. 14-15; names in brackets are the paper's).
+    """Settings of the spectral regulariser (RKSP section 3.3, Eq. 14-15; names in brackets are the paper's).
+
+    Two schedules. ``"balanced"``, the default, is ours: at every step the gradient of a one-sided penalty is taken to the
+    hidden states, and added to the backward pass there, no larger than ``weight`` times the task's gradient at the end of the
+    residual stream. ``"paper"`` is the published recipe: Eq. 14 is added to the loss every ``every`` steps. What is ``None``
+    gets the default of the schedule.
 
     Attributes:
-        rank: directions that the states are projected on (r).
+        schedule: "balanced" or "paper".
+        weight: balanced: largest share of the task's gradient (default 0.3). paper: factor of the penalty (alpha, 0.15).
+            0 switches KSS off.
+        every: optimizer steps from one use to the next (balanced 1, paper 10).
+        layer_fraction: share of the layers that are drawn at each use (balanced 1, paper 0.5).
+        rank: directions that the states are projected on (r); at most the width of the narrowest layer.
         upper_threshold: moduli above it are penalised (tau_u).
-        lower_threshold: lower end of the near-unit band (tau_l).
-        near_unit_target: share of near-unit modes that is aimed at (gamma).
-        near_unit_weight: weight of that aim (beta; the paper gives no number).
-        temperature: steepness of the sigmoids (T).
-        ridge: added to the covariance in whitening and regression, relative to its mean eigenvalue.
-        centred: take the means out, as the paper does. Then growth of the mean itself is not seen.
+        lower_threshold: paper: lower end of the near-unit band (tau_l).
+        near_unit_target: paper: share of near-unit modes that is aimed at (gamma).
+        near_unit_weight: paper: weight of that aim (beta; the paper gives no number).
+        temperature: paper: steepness of the sigmoids (T).
+        ridge: added to the covariance in whitening and regression. balanced: relative to its mean eigenvalue (1e-2).
+            paper: absolute (1e-5).
+        centred: take the means out (paper). Then growth of the mean itself, which is what a network without normalisation
+            diverges by, is not seen (balanced keeps the means).
+        seed: of the directions and the draw of layers; both also depend on the step, and on nothing else.
     """
 
+    schedule: Literal["balanced", "paper"] = "balanced"
+    weight: float | None = None
+    every: int | None = None
+    layer_fraction: float | None = None
     rank: int = 32
     upper_threshold: float = 1.05
     lower_threshold: float = 0.90
     near_unit_target: float = 0.4
     near_unit_weight: float = 1.0
     temperature: float = 20.0
-    ridge: float = 1e-2
-    centred: bool = True
+    ridge: float | None = None
+    centred: bool | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise InputError(f"rank={self.rank!r}: pass a whole number of at least 1")
+        if self.schedule not in _KSS_DEFAULTS:
+            raise InputError(f"schedule={self.schedule!r}: pass {' or '.join(map(repr, _KSS_DEFAULTS))}")
+        for name, value in _KSS_DEFAULTS[self.schedule].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name in ("rank", "every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}={value!r}: pass a whole number of at least 1")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed={self.seed!r}: pass a whole number of at least 0")
         for name in ("upper_threshold", "lower_threshold", "temperature", "ridge"):
             _positive(name, getattr(self, name))
+        for name in ("weight", "near_unit_weight"):
+            _not_negative(name, getattr(self, name))
         if not 0 <= self.near_unit_target <= 1:
             raise InputError(f"near_unit_target={self.near_unit_target}: it is a share, from 0 to 1")
-        if not self.near_unit_weight >= 0:
-            raise InputError(f"near_unit_weight={self.near_unit_weight}: pass zero or more")
+        if not 0 < self.layer_fraction <= 1:  # type: ignore[operator]
+            raise InputError(f"layer_fraction={self.layer_fraction}: it is a share, above 0 and at most 1")
         if self.lower_threshold >= self.upper_threshold:
             raise InputError(
                 f"lower_threshold={self.lower_threshold}, upper_threshold={self.upper_threshold}: lower has to be below upper"
             )
+
+
+#: What the schedules differ in.
+_KSS_DEFAULTS: dict[str, dict[str, float | int | bool]] = {
+    "balanced": {"weight": 0.3, "every": 1, "layer_fraction": 1.0, "ridge": 1e-2, "centred": False},
+    "paper": {"weight": 0.15, "every": 10, "layer_fraction": 0.5, "ridge": 1e-5, "centred": True},
+}
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """When and on what a training run is profiled.
+
+    Attributes:
+        every: optimizer steps from one profile to the next; 0 for none but at the start and at the end.
+        at_start, at_end: profile the first and the last step whatever ``every`` says.
+        data: "batch" takes the states of the training batch itself, without a forward pass of its own (dropout is on);
+            "probe" runs a fixed set of batches in evaluation mode.
+        rank: directions that the states are projected on; less where the batch has fewer than two tokens for each.
+        per_layer: also log the near-unit mass and spectral radius of every layer.
+        report: draw the whole run as a page at the end.
+    """
+
+    every: int = 500
+    at_start: bool = True
+    at_end: bool = True
+    data: Literal["batch", "probe"] = "batch"
+    rank: int = 64
+    per_layer: bool = False
+    report: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 0:
+            raise InputError(f"every={self.every!r}: pass a number of steps, or 0 for the start and the end alone")
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise InputError(f"rank={self.rank!r}: pass a whole number of at least 1")
+        if self.data not in ("batch", "probe"):
+            raise InputError(f"data={self.data!r}: pass 'batch' or 'probe'")
+
+    def due(self, step: int, last_step: int) -> bool:
+        """Whether ``step`` is profiled, in a run whose last step is ``last_step``."""
+        regular = self.every > 0 and step > 0 and step % self.every == 0
+        return regular or (self.at_start and step == 0) or (self.at_end and step == last_step)

@@ -3,5 +3,15 @@
 from hf_rksp.capture.blocks import Block, Stack, find_stacks
 from hf_rksp.capture.hooks import capture_transitions, untouched
 from hf_rksp.capture.masks import token_mask
+from hf_rksp.capture.tap import TrainingTap, Transition
 
-__all__ = ["Block", "Stack", "capture_transitions", "find_stacks", "token_mask", "untouched"]
+__all__ = [
+    "Block",
+    "Stack",
+    "TrainingTap",
+    "Transition",
+    "capture_transitions",
+    "find_stacks",
+    "token_mask",
+    "untouched",
+]

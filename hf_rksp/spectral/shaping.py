@@ -1,12 +1,14 @@
-"""KSS: a differentiable penalty on the spectrum of a residual transition.
+"""KSS: differentiable penalties on the spectrum of residual transitions.
 
 Source: RKSP section 3.3, Eq. 14-15. Everything from the states to the penalty goes through r x r moments of states projected on
-r directions, so the price is O(N d r + r^3), and several processes only have to add up r x r numbers.
+r directions, so the price is O(N d r + r^3), and several processes only have to add up r x r numbers. All functions take leading
+dimensions, so that the layers of a network are solved together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,81 +17,148 @@ from hf_rksp.config import KSSConfig
 from hf_rksp.errors import InputError
 
 
+@dataclass(frozen=True)
+class SolvedLayers:
+    """Spectra and penalties of several layers, and how the penalties depend on the sums.
+
+    Attributes:
+        eigenvalues: shape ``(layers, r)``, complex; NaN where nothing could be computed.
+        penalties: shape ``(layers,)``, 0 where nothing could be computed.
+        gradients: at the sums, shape ``(layers, 1 + 2 r + 2 r^2)``, 0 where nothing could be computed.
+        dropped: number of layers where a sum, an eigenvalue or a gradient was not finite.
+    """
+
+    eigenvalues: Tensor
+    penalties: Tensor
+    gradients: Tensor
+    dropped: int
+
+
 def leading_directions(
-    x: Tensor,
+    states: Sequence[Tensor],
     rank: int,
     generator: torch.Generator,
     centred: bool = True,
+    weights: Tensor | None = None,
     reduce: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> Tensor:
-    """Orthonormal basis of (nearly) the r leading principal directions of ``x``, by a randomised range finder.
+    """Orthonormal bases of (nearly) the r leading principal directions, by a randomised range finder.
 
     Halko, Martinsson and Tropp 2011, algorithm 4.4 with one power step. No gradient passes through it.
 
     Args:
-        x: states, shape ``(N, d)``.
+        states: of each layer, shape ``(N, d)``.
         rank: r, at most d.
-        centred: take the mean out first.
         generator: of the random start; the same state on all processes gives all of them the same directions.
+        centred: take the means out first.
+        weights: 1 for a token and 0 for padding, shape ``(N, 1)``.
         reduce: sums a tensor over the processes.
 
     Returns:
-        Shape ``(d, r)``, float64.
+        Shape ``(layers, d, r)``, in the dtype of the states but float32 at least.
     """
-    dim = x.shape[-1]
+    dim = states[0].shape[-1]
     if not 1 <= rank <= dim:
         raise InputError(f"rank={rank}: it has to be from 1 to the width {dim}")
     with torch.no_grad():
-        rows = x.to(torch.float64)
+        dtype, device = _working_dtype(states[0]), states[0].device
+        start = torch.randn(dim, rank, generator=generator, dtype=torch.float64)
+        basis = start.to(device, dtype).expand(len(states), dim, rank)
+        total = None
         if centred:
-            count = reduce(rows.new_tensor([float(rows.shape[0])]))
-            rows = rows - reduce(rows.sum(0)) / count
-        basis = torch.randn(dim, rank, generator=generator, dtype=torch.float64).to(rows.device)
+            count = states[0].shape[0] if weights is None else weights.sum()
+            means = [_weighted(x.to(dtype), weights).sum(0, keepdim=True) for x in states]
+            total = reduce(torch.stack([torch.cat([m, m.new_full((1, 1), float(count))], 1) for m in means]))
         for _ in range(2):
-            basis = torch.linalg.qr(reduce(rows.T @ (rows @ basis))).Q
+            rows = (x.to(dtype) for x in states)
+            product = reduce(torch.stack([x.mT @ _weighted(x @ b, weights) for x, b in zip(rows, basis, strict=True)]))
+            if total is not None:
+                sums, count = total[..., :-1], total[..., -1:]
+                product = product - sums.mT @ (sums @ basis) / count
+            # A common scale changes no direction, and keeps the squares of large states finite.
+            product = product / product.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(dtype).tiny)
+            basis = torch.linalg.qr(product).Q
     return basis
 
 
-def projected_sums(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
+def project(states: Tensor, directions: Tensor, weights: Tensor | None = None) -> Tensor:
+    """States on r directions, with gradient; padding becomes zero.
+
+    Args:
+        states: shape ``(N, d)``.
+        directions: shape ``(d, r)``, from `leading_directions`.
+        weights: 1 for a token and 0 for padding, shape ``(N, 1)``.
+
+    Returns:
+        Shape ``(N, r)``, in the dtype of the directions.
+    """
+    return _weighted(states.to(directions.dtype) @ directions, weights)
+
+
+def projected_sums(p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
     """What has to be added up over batches and processes: ``[N, sum p, sum q, P^T P, Q^T P]`` flattened, float64.
 
     Args:
-        x, y: states before and after the block, shape ``(N, d)``; gradient passes to both.
-        directions: shape ``(d, r)``, from `leading_directions`.
+        p, q: projected states before and after the block, shape ``(N, r)``, from `project`; gradient passes to both.
+        weights: 1 for a token and 0 for padding, shape ``(N, 1)``.
 
     Returns:
         Shape ``(1 + 2 r + 2 r^2,)``.
     """
-    p, q = x.to(torch.float64) @ directions, y.to(torch.float64) @ directions
-    count = p.new_tensor([float(p.shape[0])])
-    return torch.cat([count, p.sum(0), q.sum(0), (p.T @ p).flatten(), (q.T @ p).flatten()])
+    p, q = p.to(torch.float64), q.to(torch.float64)
+    count = p.new_full((1,), float(p.shape[0])) if weights is None else weights.sum().to(p).reshape(1)
+    return torch.cat([count, p.sum(0), q.sum(0), (p.mT @ p).flatten(), (q.mT @ p).flatten()])
+
+
+def state_gradients(
+    p: Tensor, q: Tensor, sums_gradient: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Chain rule from the gradient at `projected_sums` to the gradients at the projected states.
+
+    Args:
+        p, q: projected states before and after the block, shape ``(N, r)``.
+        sums_gradient: shape ``(1 + 2 r + 2 r^2,)``.
+        weights: 1 for a token and 0 for padding, shape ``(N, 1)``.
+
+    Returns:
+        Gradients at p and at q, each ``(N, r)``, in the dtype of ``p``.
+    """
+    rank = p.shape[-1]
+    gradient = sums_gradient.to(p)
+    at_means, at_squares = gradient[1 : 1 + 2 * rank].reshape(2, rank), gradient[1 + 2 * rank :].reshape(2, rank, rank)
+    at_p = at_means[0] + p @ (at_squares[0] + at_squares[0].mT) + q @ at_squares[1]
+    at_q = at_means[1] + p @ at_squares[1].mT
+    return _weighted(at_p, weights), _weighted(at_q, weights)
 
 
 def shaping_operator(sums: Tensor, config: KSSConfig) -> Tensor:
     """The whitened operator of rank r from `projected_sums`, with gradient.
 
-    The ridge is relative to the mean variance, in whitening and regression alike: an absolute one takes over when the
-    stream shrinks, and its gradient then blows up. Whitening by the Cholesky factor differs from ZCA by a rotation, which
-    eigenvalues do not see.
+    Whitening by the Cholesky factor differs from ZCA by a rotation, which eigenvalues do not see. The ridge of the default
+    schedule is relative to the mean variance, in whitening and regression alike: an absolute one takes over when
+    the stream shrinks, and its gradient then blows up.
 
     Args:
-        sums: from `projected_sums`, added up over batches and processes.
+        sums: from `projected_sums`, added up over batches and processes, shape ``(..., 1 + 2 r + 2 r^2)``.
         config: ``rank``, ``ridge`` and ``centred``. Not centred, the operator also carries the mean of the stream, whose
             growth is what a network without normalisation diverges by.
 
     Returns:
-        Shape ``(r, r)``, float64.
+        Shape ``(..., r, r)``, float64; NaN where the states do not vary at all.
     """
-    rank, count, rest = config.rank, sums[0], sums[1:]
-    squares, cross = rest[2 * rank :].reshape(2, rank, rank).unbind()
+    rank, count, rest = config.rank, sums[..., :1, None], sums[..., 1:]
+    squares, cross = rest[..., 2 * rank :].unflatten(-1, (2, rank, rank)).unbind(-3)
     cov_p, cov_qp = squares / count, cross / count
     if config.centred:
-        mean_p, mean_q = rest[:rank] / count, rest[rank : 2 * rank] / count
-        cov_p, cov_qp = cov_p - torch.outer(mean_p, mean_p), cov_qp - torch.outer(mean_q, mean_p)
+        mean_p, mean_q = rest[..., : 2 * rank].unflatten(-1, (2, rank, 1)).div(count[..., None]).unbind(-3)
+        cov_p, cov_qp = cov_p - mean_p @ mean_p.mT, cov_qp - mean_q @ mean_p.mT
     eye = torch.eye(rank, dtype=sums.dtype, device=sums.device)
-    factor = torch.linalg.cholesky(cov_p + config.ridge * cov_p.diagonal().mean() * eye)
+    variance = cov_p.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    ridge = config.ridge if config.schedule == "paper" else config.ridge * variance
+    factor, failed = torch.linalg.cholesky_ex(cov_p + ridge * eye)
+    factor = torch.where(failed[..., None, None] > 0, torch.nan, factor)
     left = torch.linalg.solve_triangular(factor, cov_qp, upper=False)
-    whitened: Tensor = torch.linalg.solve_triangular(factor, left.T, upper=False).T
+    whitened: Tensor = torch.linalg.solve_triangular(factor, left.mT, upper=False).mT
     return whitened
 
 
@@ -107,3 +176,56 @@ def shaping_penalty(eigenvalues: Tensor, config: KSSConfig) -> Tensor:
     unstable = (torch.sigmoid(config.temperature * (moduli - upper)) * excess).sum(-1)
     inside = torch.sigmoid(config.temperature * (moduli - lower)) * torch.sigmoid(config.temperature * (upper - moduli))
     return unstable + config.near_unit_weight * (inside.mean(-1) - config.near_unit_target).square()
+
+
+def excess_penalty(eigenvalues: Tensor, config: KSSConfig) -> Tensor:
+    """One-sided hinge: the squared excess of the moduli over ``upper_threshold``, summed over the modes. Ours.
+
+    Eq. 14 pushes on modes that are fine: its softplus is ln 2 at the threshold, and its near-unit term pulls modes that are
+    contracted back up.
+
+    Args:
+        eigenvalues: shape ``(..., r)``, complex.
+
+    Returns:
+        Shape ``(...)``.
+    """
+    return torch.relu(eigenvalues.abs() - config.upper_threshold).square().sum(-1)
+
+
+def solve_layers(sums: Tensor, config: KSSConfig) -> SolvedLayers:
+    """Eigenvalues of each layer, the penalty of ``config.schedule``, and its gradient at the sums.
+
+    Never raises on numbers: LAPACK is not given anything that is not finite (it may crash), and a gradient that is not
+    finite, as at a defective operator, is left out and counted.
+
+    Args:
+        sums: from `projected_sums`, added up over processes, shape ``(layers, 1 + 2 r + 2 r^2)``, on the processor.
+    """
+    penalty = shaping_penalty if config.schedule == "paper" else excess_penalty
+    eigenvalues = torch.full((len(sums), config.rank), torch.nan, dtype=torch.complex128)
+    penalties, gradients = sums.new_zeros(len(sums)), torch.zeros_like(sums)
+    for layer, given in enumerate(sums.detach()):
+        with torch.enable_grad():
+            leaf = given.clone().requires_grad_()
+            operator = shaping_operator(leaf, config)
+            if not (operator.isfinite().all() and given[0] > 0):
+                continue
+            try:
+                spectrum = torch.linalg.eigvals(operator)
+                value = penalty(spectrum, config)
+                (gradient,) = torch.autograd.grad(value, leaf)
+            except RuntimeError:  # LAPACK did not converge, or the eigenvectors are singular
+                continue
+        if gradient.isfinite().all() and value.isfinite():
+            eigenvalues[layer], penalties[layer], gradients[layer] = spectrum.detach(), value.detach(), gradient
+    return SolvedLayers(eigenvalues, penalties, gradients, int(eigenvalues.isnan().any(-1).sum()))
+
+
+def _weighted(rows: Tensor, weights: Tensor | None) -> Tensor:
+    return rows if weights is None else rows * weights.to(rows.dtype)
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    """Half precision is too coarse for products of many tokens; float32 and float64 stay."""
+    return torch.promote_types(x.dtype, torch.float32)

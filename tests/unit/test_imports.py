@@ -21,6 +21,7 @@ ORDER = [
     "report",
     "inputs",
     "check",
+    "training",
     "cli",
 ]
 #: risk reads layers and profile calls risk; profile/layer.py is below risk, the rest of profile above it.

@@ -8,7 +8,16 @@ import torch
 from hf_rksp.config import KSSConfig
 from hf_rksp.errors import InputError
 from hf_rksp.spectral import SecondMoments, modal_basis, whitened_dmd
-from hf_rksp.spectral.shaping import leading_directions, projected_sums, shaping_operator, shaping_penalty
+from hf_rksp.spectral.shaping import (
+    excess_penalty,
+    leading_directions,
+    project,
+    projected_sums,
+    shaping_operator,
+    shaping_penalty,
+    solve_layers,
+    state_gradients,
+)
 
 
 def randn(*shape, seed=0):
@@ -25,7 +34,8 @@ def test_operator_has_the_eigenvalues_of_the_whitened_dmd():
     m = SecondMoments(8)
     m.update(x, y)
     directions = torch.linalg.eigh(m.cxx).eigenvectors.flip(1)[:, :4]
-    ours = shaping_operator(projected_sums(x, y, directions), KSSConfig(rank=4, ridge=1e-14))
+    sums = projected_sums(project(x, directions), project(y, directions))
+    ours = shaping_operator(sums, KSSConfig(rank=4, ridge=1e-14, centred=True))
     want = modal_basis(whitened_dmd(m, 4).matrix).eigenvalues
     torch.testing.assert_close(
         torch.linalg.eigvals(ours).abs().sort().values, want.abs().sort().values, rtol=1e-8, atol=1e-10
@@ -34,25 +44,26 @@ def test_operator_has_the_eigenvalues_of_the_whitened_dmd():
 
 def test_sums_of_parts_add_up():
     x, y = states()
-    directions = leading_directions(x, 4, torch.Generator().manual_seed(0))
-    whole = projected_sums(x, y, directions)
-    parts = sum(projected_sums(a, b, directions) for a, b in zip(x.split(33), y.split(33), strict=True))
+    directions = leading_directions([x], 4, torch.Generator().manual_seed(0))[0]
+    p, q = project(x, directions), project(y, directions)
+    whole = projected_sums(p, q)
+    parts = sum(projected_sums(a, b) for a, b in zip(p.split(33), q.split(33), strict=True))
     torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-12)
 
 
 def test_directions_are_orthonormal_reproducible_and_leading():
     x, _ = states()
-    one, other = (leading_directions(x, 4, torch.Generator().manual_seed(3)) for _ in range(2))
+    one, other = (leading_directions([x], 4, torch.Generator().manual_seed(3))[0] for _ in range(2))
     assert torch.equal(one, other)
     torch.testing.assert_close(one.T @ one, torch.eye(4, dtype=torch.float64))
     centred = x - x.mean(0)
     best = torch.linalg.svdvals(centred)[:4].square().sum()
     assert float((centred @ one).square().sum() / best) > 0.95
     # Not centred, the mean is among them.
-    shifted = leading_directions(x + 100, 1, torch.Generator().manual_seed(3), centred=False)
+    shifted = leading_directions([x + 100], 1, torch.Generator().manual_seed(3), centred=False)[0]
     assert abs(float(shifted.T @ torch.ones(8, 1, dtype=torch.float64)) / math.sqrt(8)) == pytest.approx(1, abs=1e-3)
     with pytest.raises(InputError, match="rank=9"):
-        leading_directions(x, 9, torch.Generator())
+        leading_directions([x], 9, torch.Generator())
 
 
 def test_growth_of_the_mean_is_seen_only_without_centring():
@@ -60,8 +71,9 @@ def test_growth_of_the_mean_is_seen_only_without_centring():
     y = x - x.mean(0) + 5 * x.mean(0)
     radius = {}
     for centred in (True, False):
-        directions = leading_directions(x, 8, torch.Generator().manual_seed(0), centred)
-        operator = shaping_operator(projected_sums(x, y, directions), KSSConfig(rank=8, ridge=1e-6, centred=centred))
+        directions = leading_directions([x], 8, torch.Generator().manual_seed(0), centred)[0]
+        sums = projected_sums(project(x, directions), project(y, directions))
+        operator = shaping_operator(sums, KSSConfig(rank=8, ridge=1e-6, centred=centred))
         radius[centred] = float(torch.linalg.eigvals(operator).abs().max())
     assert radius[True] == pytest.approx(1, abs=1e-3)
     assert radius[False] > 4
@@ -80,9 +92,10 @@ def test_penalty_is_equation_14():
     assert float(shaping_penalty(moduli.to(torch.complex128), config)) == pytest.approx(want, rel=1e-12)
 
 
+@pytest.mark.parametrize("schedule", ["paper", "balanced"])
 @pytest.mark.parametrize("centred", [True, False])
 @pytest.mark.parametrize("kind", ["real", "pairs", "near-defective"])
-def test_gradient_equals_finite_differences(kind, centred):
+def test_gradient_equals_finite_differences(kind, centred, schedule):
     angle = 0.7
     matrix = {
         "real": torch.diag(torch.tensor([1.3, 1.1, 0.95, 0.6], dtype=torch.float64)) + 0.05 * randn(4, 4, seed=2),
@@ -92,15 +105,15 @@ def test_gradient_equals_finite_differences(kind, centred):
         .kron(torch.tensor([[1.0, 0.2], [0.0, 0.8]], dtype=torch.float64)),
         "near-defective": torch.tensor([[1.1, 1, 0, 0], [1e-3, 1.1, 0, 0], [0, 0, 0.9, 1], [0, 0, 1e-3, 0.9]]).double(),
     }[kind]
-    config = KSSConfig(rank=4, ridge=1e-3, centred=centred)
+    config = KSSConfig(schedule=schedule, rank=4, ridge=1e-3, centred=centred)
+    loss = shaping_penalty if schedule == "paper" else excess_penalty
     x = randn(60, 4) + 0.2
     y = x @ matrix.T
-    eigenvalues = torch.linalg.eigvals(shaping_operator(projected_sums(x, y, torch.eye(4).double()), config))
+    eigenvalues = torch.linalg.eigvals(shaping_operator(projected_sums(x, y), config))
     assert (eigenvalues.imag.abs().max() > 0.1) == (kind == "pairs")
-    directions = torch.eye(4, dtype=torch.float64)
 
     def penalty(x, y):
-        return shaping_penalty(torch.linalg.eigvals(shaping_operator(projected_sums(x, y, directions), config)), config)
+        return loss(torch.linalg.eigvals(shaping_operator(projected_sums(x, y), config)), config)
 
     assert torch.autograd.gradcheck(
         penalty, (x.requires_grad_(), y.detach().requires_grad_()), eps=1e-7, atol=1e-6, rtol=1e-4
@@ -121,3 +134,47 @@ def test_gradient_equals_finite_differences(kind, centred):
 def test_config_is_checked(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         KSSConfig(**bad)
+
+
+def test_chain_rule_from_the_sums_to_the_states_is_autograds():
+    x, y = states()
+    p, q = (h[:, :4].clone().requires_grad_() for h in (x, y))
+    weights = (torch.arange(len(p)) % 5 > 0).double()[:, None]
+    sums = projected_sums(p * weights, q * weights, weights)
+    config = KSSConfig(rank=4)
+    (at_sums,) = torch.autograd.grad(
+        excess_penalty(torch.linalg.eigvals(shaping_operator(sums, config)), config), sums, retain_graph=True
+    )
+    want = torch.autograd.grad(sums, (p, q), at_sums)
+    got = state_gradients((p * weights).detach(), (q * weights).detach(), at_sums, weights)
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    assert float(got[0].abs().max()) > 0
+
+
+def test_padding_does_not_enter_the_sums():
+    x, y = states()
+    weights = (torch.arange(len(x)) % 3 > 0).double()[:, None]
+    kept = weights[:, 0] > 0
+    for centred in (True, False):
+        garbage = torch.where(kept[:, None], x, 1e6)
+        padded = leading_directions([garbage], 4, torch.Generator().manual_seed(0), centred, weights)
+        alone = leading_directions([x[kept]], 4, torch.Generator().manual_seed(0), centred)
+        torch.testing.assert_close(padded, alone, rtol=1e-6, atol=1e-6)
+    basis = alone[0]
+    ours = projected_sums(project(garbage, basis, weights), project(y, basis, weights), weights)
+    torch.testing.assert_close(ours, projected_sums(project(x[kept], basis), project(y[kept], basis)))
+
+
+@pytest.mark.parametrize("schedule", ["balanced", "paper"])
+def test_layers_that_cannot_be_solved_are_left_out_and_counted(schedule):
+    x, y = states()
+    config = KSSConfig(schedule=schedule, rank=8)
+    good = projected_sums(x, 2 * y)
+    broken = [good.clone() for _ in range(4)]
+    broken[0][3], broken[1][-1], broken[2][:] = math.nan, math.inf, 0
+    broken[3] *= 0
+    solved = solve_layers(torch.stack([good, *broken]), config)
+    assert solved.dropped == 4
+    assert float(solved.penalties[0]) > 0 and not solved.penalties[1:].any() and not solved.gradients[1:].any()
+    assert solved.eigenvalues[1:].isnan().all() and not solved.eigenvalues[0].isnan().any()

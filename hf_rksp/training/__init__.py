@@ -1,0 +1,15 @@
+"""Train with KSS and watch the spectrum: for Trainer, for accelerate, and for loops of your own."""
+
+from hf_rksp.training.arguments import RKSPArguments, RKSPTrainingArguments
+from hf_rksp.training.callback import RKSPCallback
+from hf_rksp.training.shaper import SpectralShaper
+from hf_rksp.training.trainer import RKSPTrainer, RKSPTrainerMixin
+
+__all__ = [
+    "RKSPArguments",
+    "RKSPCallback",
+    "RKSPTrainer",
+    "RKSPTrainerMixin",
+    "RKSPTrainingArguments",
+    "SpectralShaper",
+]

@@ -1,0 +1,191 @@
+"""Profile a model while it trains: on the batch that it is trained on, or on a fixed set of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_rksp.capture import Block, Stack, capture_transitions, find_stacks, untouched
+from hf_rksp.config import MonitorConfig, SpectralConfig
+from hf_rksp.errors import InputError, NonFiniteError, RkspError
+from hf_rksp.profile import LayerProfile
+from hf_rksp.profile.gather import Key, MomentSink, forward
+from hf_rksp.profile.layer import QUANTITIES, profile_layer
+from hf_rksp.training.distributed import sum_over_ranks, world_size
+
+#: Quantities of a layer that a row of the history keeps, besides its eigenvalues.
+_KEPT = ("stack", "index", "path", "rank", *QUANTITIES)
+
+
+class SpectralMonitor:
+    """Measures the transitions of a model on demand; all processes together, exactly.
+
+    Nothing of the run changes: the training batch is only looked at, and the probe runs in evaluation mode with the random
+    state put back. Hooks are there while a forward pass is measured and at no other time.
+
+    Args:
+        model: without DDP or DeepSpeed around it.
+        config: see `MonitorConfig`.
+        probe: batches for ``config.data="probe"``; the processes share them out.
+        blocks: path(s) of the list(s) of residual blocks.
+
+    Raises:
+        InputError: "probe" without batches. CaptureError: no residual blocks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: MonitorConfig,
+        probe: Sequence[Mapping[str, Any]] | None = None,
+        blocks: str | Sequence[str] | None = None,
+    ) -> None:
+        if config.data == "probe" and not probe:
+            raise InputError(
+                "probe is empty: pass batches to profile, or rksp_data='batch' to profile the training batch"
+            )
+        self.model, self.config = getattr(model, "_orig_mod", model), config
+        self.probe = list(probe or ())
+        self.stacks = find_stacks(model, blocks)
+        self._watching: ExitStack | None = None
+        self._start()
+
+    def watch(self) -> None:
+        """Look at the training forward pass that comes next; the hooks are gone when it ends, also by an exception."""
+        self._start()
+        self.watch_on()
+
+    def watch_on(self) -> None:
+        """Look at one more forward pass of the same step (gradient accumulation)."""
+        self.close()
+        self._watching = ExitStack()
+        self._watching.enter_context(capture_transitions(self.stacks, self._record))
+        begin = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        end = self.model.register_forward_hook(lambda *_: self.close(), always_call=True)
+        self._watching.callback(begin.remove)
+        self._watching.callback(end.remove)
+
+    def _start(self) -> None:
+        self._sink = MomentSink(1)
+        self._broken: set[Key] = set()
+
+    def _record(self, stack: Stack, block: Block, x: torch.Tensor, y: torch.Tensor) -> None:
+        key = (stack.path, block.index)
+        if key not in self._broken:
+            try:
+                self._sink(stack, block, x, y)
+            except NonFiniteError:  # a monitor does not stop the run that it watches
+                self._broken.add(key)
+                self._sink.moments.pop(key, None)
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._sink.next_batch(kwargs if kwargs else next((arg for arg in args if isinstance(arg, Mapping)), {}))
+
+    def close(self) -> None:
+        """Remove the hooks, if there are any."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.close()
+
+    def run_probe(self) -> None:
+        """Run this process' share of the probe batches."""
+        self._start()
+        size = world_size()
+        rank = torch.distributed.get_rank() if size > 1 else 0
+        with torch.compiler.set_stance("force_eager"), untouched(self.model):
+            for start in range(0, len(self.probe), size):
+                mine = start + rank < len(self.probe)
+                batch = self.probe[start + rank] if mine else self.probe[start]
+                # Sharded models gather their weights together: a process without a batch runs one along.
+                with capture_transitions(self.stacks, self._record if mine else _ignore):
+                    if mine:
+                        self._sink.next_batch(batch)
+                    forward(self.model, batch)
+        for module in self.model.modules():
+            if hasattr(module, "reshard"):  # FSDP2 keeps the weights gathered after a pass without gradients
+                module.reshard()
+
+    def solve(self, main_process: bool) -> list[LayerProfile]:
+        """Spectra of what was measured since `watch` or `run_probe`, over all processes.
+
+        Every process has to call it. Only the main one solves; the others get an empty list. A layer that cannot be
+        solved (too few tokens, not finite) is left out.
+        """
+        keys = [(stack.path, block.index) for stack in self.stacks for block in stack.blocks]
+        blocks = {(stack.path, block.index): (stack, block) for stack in self.stacks for block in stack.blocks}
+        layers = []
+        for key in self._agreed(keys):
+            moments = self._sink.moments.pop(key)[0]
+            if world_size() > 1:
+                moments.all_reduce()
+            stack, block = blocks[key]
+            rank = min(self.config.rank, moments.dim, max(moments.count // 2, 1))
+            if main_process:
+                try:
+                    layers.append(
+                        profile_layer(
+                            [moments.cpu()],
+                            stack=stack.path,
+                            index=block.index,
+                            blocks=len(stack.blocks),
+                            path=block.path,
+                            rank=rank,
+                            standard_errors=False,
+                            config=SpectralConfig(),
+                        )
+                    )
+                except RkspError:
+                    continue
+        return layers
+
+    def _agreed(self, keys: list[Key]) -> list[Key]:
+        """The layers that every process has seen, so that all of them take part in the same sums."""
+        seen = torch.tensor([key in self._sink.moments for key in keys], dtype=torch.float64)
+        if world_size() > 1 and torch.distributed.get_backend() == "nccl":
+            seen = seen.cuda()
+        everywhere = (sum_over_ranks(seen) == world_size()).tolist()
+        return [key for key, kept in zip(keys, everywhere, strict=True) if kept]
+
+
+def summary(layers: Sequence[LayerProfile], per_layer: bool) -> dict[str, float]:
+    """Numbers for a tracker, under the keys ``rksp/...``."""
+    if not layers:
+        return {}
+
+    def values(name: str) -> list[float]:
+        return [getattr(layer, name) for layer in layers]
+
+    logs = {}
+    for name in ("near_unit_mass", "expansive_mass", "nonlinearity_ratio"):
+        logs[f"rksp/{name}/mean"] = sum(values(name)) / len(layers)
+    for name in ("near_unit_mass", "spectral_radius", "eigenvector_condition"):
+        logs[f"rksp/{name}/max"] = max(values(name))
+    if per_layer:
+        for layer in layers:
+            logs[f"rksp/near_unit_mass/{layer.path}"] = layer.near_unit_mass
+            logs[f"rksp/spectral_radius/{layer.path}"] = layer.spectral_radius
+    return logs
+
+
+def history_rows(layers: Sequence[LayerProfile]) -> list[dict[str, Any]]:
+    """What the history keeps of each layer; eigenvalues with five significant digits."""
+    rows = []
+    for layer in layers:
+        row = {name: getattr(layer, name) for name in _KEPT}
+        row["eigenvalues"] = [[float(f"{v.real:.5g}"), float(f"{v.imag:.5g}")] for v in layer.eigenvalues.tolist()]
+        rows.append(row)
+    return rows
+
+
+def describe(config: MonitorConfig | None) -> dict[str, Any] | None:
+    """The settings as plain JSON."""
+    return None if config is None else asdict(config)
+
+
+def _ignore(stack: Stack, block: Block, x: torch.Tensor, y: torch.Tensor) -> None:
+    """A sink for a forward pass that does not count."""

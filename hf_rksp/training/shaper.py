@@ -1,0 +1,245 @@
+"""KSS at work in a training run: hooks on the residual blocks, a solve at the end of each forward pass.
+
+The states of all layers are projected, their r x r sums are added up over the processes, and each small eigenproblem
+gives the gradient of the penalty at those sums. From there the two schedules part: "paper" makes a term of the loss of it,
+"balanced" adds the gradient at the hidden states in the backward pass, sequence by sequence.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture import TrainingTap, Transition, find_stacks, token_mask
+from hf_rksp.config import KSSConfig
+from hf_rksp.errors import InputError
+from hf_rksp.spectral.shaping import (
+    SolvedLayers,
+    leading_directions,
+    project,
+    projected_sums,
+    solve_layers,
+    state_gradients,
+)
+from hf_rksp.training.distributed import sum_over_ranks, world_size
+
+#: Relative excess over the threshold from which on the balanced schedule acts with its full weight.
+_FULL_STRENGTH = 0.5
+
+
+class SpectralShaper:
+    """Context manager that applies KSS to every training forward pass of a model while it is open.
+
+    With Trainer, `RKSPTrainer` does all of this. In a loop of your own::
+
+        with SpectralShaper(model, KSSConfig()) as kss:
+            for batch in loader:
+                loss = model(**batch).loss + kss.term()
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                kss.step()
+
+    All processes have to make the same forward passes. Every draw (directions, layers) is seeded by the number of the
+    step and of the forward pass in it, so a resumed run draws what the uninterrupted one drew.
+
+    Args:
+        model: the module itself, before or after DDP, FSDP2, DeepSpeed or ``torch.compile`` wrapped it; PEFT included.
+        config: see `KSSConfig`.
+        blocks: path(s) of the list(s) of residual blocks; found without help in transformers models.
+
+    Raises:
+        CaptureError, InputError: no residual blocks, or a rank above their width (from the first forward pass).
+    """
+
+    def __init__(self, model: nn.Module, config: KSSConfig | None = None, blocks: str | Sequence[str] | None = None):
+        self.config = config or KSSConfig()
+        self.stacks = find_stacks(model, blocks)
+        self.steps = 0
+        self._dropped = 0
+        self._lost: Tensor | int = 0
+        self._tap = TrainingTap(model, self.stacks, self._finish)
+        self._forwards = 0
+        self._term: Tensor | None = None
+        self._seen: dict[str, list[float]] = {}
+
+    def __enter__(self) -> SpectralShaper:
+        self._tap.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tap.__exit__(kind, error, trace)
+        self._term = None
+
+    @property
+    def active(self) -> bool:
+        """Whether KSS acts in the running step."""
+        return self.config.weight > 0 and self.steps % self.config.every == 0  # type: ignore[operator]
+
+    @property
+    def has_term(self) -> bool:
+        """Whether the schedule adds to the loss; the balanced one acts in the backward pass alone."""
+        return self.config.schedule == "paper"
+
+    @property
+    def dropped(self) -> int:
+        """Terms (a layer in a step) and gradients (a sequence in a layer) left out so far because they were not finite."""
+        return self._dropped + int(self._lost)
+
+    def term(self) -> Tensor:
+        """What has to be added to the loss of the last forward pass: ``weight * mean over layers of L_KSS`` (Eq. 15).
+
+        Its gradient is that of the penalty on the tokens of all processes, for gradients that are averaged over processes
+        as DDP, FSDP and DeepSpeed do. It is 0 in the balanced schedule, which acts in the backward pass by itself. Call it
+        once a forward pass; with gradient accumulation divide it by the number of accumulated batches.
+        """
+        term, self._term = self._term, None
+        return torch.zeros(()) if term is None else term
+
+    def step(self) -> None:
+        """Say that the optimizer has made a step."""
+        self.steps += 1
+        self._forwards = 0
+
+    def pop_logs(self) -> dict[str, float]:
+        """Means since the last call, under the keys ``kss/...``; empty where KSS did not act."""
+        logs = {name: sum(values) / len(values) for name, values in self._seen.items() if values}
+        if "kss/spectral_radius/max" in logs:
+            logs["kss/spectral_radius/max"] = max(self._seen["kss/spectral_radius/max"])
+        self._seen = {}
+        return logs | {"kss/dropped": float(self.dropped)} if logs else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: plain numbers."""
+        return {"steps": self.steps, "dropped": self.dropped, "seen": self._seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.steps, self._dropped, self._lost = int(state["steps"]), int(state["dropped"]), 0
+        self._seen = {name: list(values) for name, values in state["seen"].items()}
+
+    def _finish(self, seen: list[Transition], batch: Mapping[str, Any]) -> None:
+        self._term = None
+        if not self.active:
+            return
+        # A generator of its own: the same numbers on every process and after a restart, and the run's are not touched.
+        generator = torch.Generator().manual_seed((self.config.seed << 40) + (self.steps << 16) + self._forwards)
+        self._forwards += 1
+        chosen = self._draw(seen, generator)
+        terms = []
+        with torch.autocast(seen[0].x.device.type, enabled=False):
+            for stack in self.stacks:
+                stream = [transition for transition in seen if transition.stack is stack]
+                layers = [transition for transition in stream if transition in chosen]
+                if layers:
+                    terms.append(self._shape(layers, stream[-1], batch, generator))
+        if self.has_term:
+            self._term = self.config.weight / len(chosen) * torch.stack(terms).sum()  # type: ignore[operator]
+
+    def _draw(self, seen: list[Transition], generator: torch.Generator) -> list[Transition]:
+        share = self.config.layer_fraction or 1.0
+        keep = torch.randperm(len(seen), generator=generator)[: max(1, round(share * len(seen)))]
+        return [seen[i] for i in sorted(keep.tolist())]
+
+    def _shape(
+        self, layers: list[Transition], last: Transition, batch: Mapping[str, Any], generator: torch.Generator
+    ) -> Tensor:
+        """Measure the chosen layers of one stack and let the schedule act on them; the sum of their penalties."""
+        config, width = self.config, layers[0].x.shape[-1]
+        if config.rank > width:
+            raise InputError(
+                f"rank={config.rank}: the states of {layers[0].stack.path} have {width} dimensions; pass {width} or less"
+            )
+        mask = token_mask(batch, layers[0].stack, layers[0].x)
+        weights = None if mask is None else mask.reshape(-1, 1)
+        with torch.set_grad_enabled(self.has_term):
+            states = [(layer.x.flatten(0, -2), layer.y.flatten(0, -2)) for layer in layers]
+            directions = leading_directions(
+                [x.detach() for x, _ in states], config.rank, generator, bool(config.centred), weights, sum_over_ranks
+            )
+            projected = [
+                (project(x, basis, weights), project(y, basis, weights))
+                for (x, y), basis in zip(states, directions, strict=True)
+            ]
+            sums = torch.stack([projected_sums(p, q, weights) for p, q in projected])
+        solved = solve_layers(sum_over_ranks(sums.detach()).cpu(), config)
+        self._note(solved)
+        if not self.has_term:
+            self._push(layers, last, directions, projected, weights, solved)
+            return solved.penalties.sum()
+        # The gradient at the sums of all processes is known, so that no collective has to run in the backward pass.
+        # Gradients are averaged over the processes afterwards, hence the factor.
+        surrogate = ((sums - sums.detach()) * solved.gradients.to(sums)).sum() * world_size()
+        return solved.penalties.sum().to(sums) + surrogate
+
+    def _note(self, solved: SolvedLayers) -> None:
+        self._dropped += solved.dropped
+        moduli = solved.eigenvalues.abs()
+        finite = moduli[~moduli.isnan().any(-1)]
+        if len(finite):
+            self._log("kss/loss", float(solved.penalties.sum()) / len(finite))
+            self._log("kss/spectral_radius/max", float(finite.max()))
+            self._log("kss/layers_above", float((finite.amax(-1) > self.config.upper_threshold).double().mean()))
+
+    def _log(self, name: str, value: float) -> None:
+        self._seen.setdefault(name, []).append(value)
+
+    def _push(
+        self,
+        layers: list[Transition],
+        last: Transition,
+        directions: Tensor,
+        projected: list[tuple[Tensor, Tensor]],
+        weights: Tensor | None,
+        solved: SolvedLayers,
+    ) -> None:
+        """Set what the backward pass adds at the states of the layers that are above the threshold.
+
+        Each sequence's gradient of the penalty is scaled to ``weight`` times that sequence's gradient of the task at the end of
+        the stream, where nothing has been added yet. That is the same however sequences are spread over microbatches and
+        processes and however the loss is scaled, and one bad sequence does not outweigh the rest.
+        """
+        reference: list[Tensor] = []
+        radii = solved.eigenvalues.abs().amax(-1)
+        for i, layer in enumerate(layers):
+            strength = min(1.0, (float(radii[i]) / self.config.upper_threshold - 1) / _FULL_STRENGTH)
+            if not strength > 0:  # NaN too
+                continue
+            at_p, at_q = state_gradients(*projected[i], solved.gradients[i], weights)
+            share = strength * self.config.weight  # type: ignore[operator]
+            layer.at_x = functools.partial(self._add, at_p, directions[i], share, reference)
+            layer.at_y = functools.partial(self._add, at_q, directions[i], share, reference)
+        own = last.at_y
+
+        def take_reference(gradient: Tensor) -> Tensor | None:
+            reference.append(_size(gradient))
+            return own and own(gradient)
+
+        last.at_y = take_reference
+
+    def _add(
+        self, projected: Tensor, basis: Tensor, share: float, reference: list[Tensor], gradient: Tensor
+    ) -> Tensor | None:
+        """``gradient`` plus the penalty's, scaled for each sequence; what is not finite is left out and counted."""
+        if not reference:  # the end of the stream got no gradient: it is frozen, or the loss does not see it
+            return None
+        projected = projected.reshape(*gradient.shape[:-1], -1)
+        size = _size(projected)
+        scale = torch.where(size > 0, share * reference[0] / size, 0.0)
+        good = scale.isfinite() & size.isfinite()
+        self._lost = self._lost + (~good).sum()
+        scale = torch.where(good, scale, 0.0).reshape(-1, *[1] * (gradient.ndim - 1))
+        added = torch.where(scale > 0, scale * projected, 0.0) @ basis.mT
+        return gradient + added.to(gradient.dtype)
+
+
+def _size(states: Tensor) -> Tensor:
+    """Norm of each sequence of ``(batch, tokens, ...)``, in float32 at least."""
+    return torch.linalg.vector_norm(states.flatten(1), dim=1, dtype=torch.promote_types(states.dtype, torch.float32))

@@ -1,0 +1,156 @@
+"""RKSPTrainer: the Trainer you have, with KSS and the monitor."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_rksp.config import KSSConfig, MonitorConfig
+from hf_rksp.errors import InputError
+from hf_rksp.training.arguments import RKSPArguments
+from hf_rksp.training.callback import RKSPCallback
+from hf_rksp.training.shaper import SpectralShaper
+
+#: State of KSS in a checkpoint.
+STATE_NAME = "kss_state.json"
+
+
+class RKSPTrainerMixin:
+    """Adds KSS and the monitor to a Trainer: ``class MyTrainer(RKSPTrainerMixin, SFTTrainer)``.
+
+    Settings come from the arguments where they are `RKSPTrainingArguments` (or any arguments stacked on
+    `RKSPArguments`), else from ``kss`` and ``monitor``. With ``kss_weight=0`` and without the monitor it is the Trainer
+    underneath, to the bit.
+
+    Args:
+        kss: settings of KSS, ``None`` for those of the arguments; ``False`` for no KSS.
+        monitor: settings of the monitor, ``None`` for those of the arguments; ``False`` for no monitor.
+        probe: batches for the monitor, with ``rksp_data="probe"``.
+        blocks: path(s) of the list(s) of residual blocks.
+
+    Raises:
+        InputError: several devices in one process (DataParallel), which replicates the model behind the hooks.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        kss: KSSConfig | bool | None = None,
+        monitor: MonitorConfig | bool | None = None,
+        probe: Sequence[Mapping[str, Any]] | None = None,
+        blocks: str | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        given: TrainingArguments = self.args  # type: ignore[attr-defined]
+        own = given if isinstance(given, RKSPArguments) else None
+        self.kss = _choose(kss, own.kss_config() if own else KSSConfig(), KSSConfig)
+        settings = _choose(monitor, own.monitor_config() if own else MonitorConfig(), MonitorConfig)
+        self._blocks = blocks or (own.rksp_blocks if own else None)
+        self._shaper: SpectralShaper | None = None
+        if given.n_gpu > 1:
+            raise InputError(
+                f"{given.n_gpu} devices in one process: DataParallel hides the blocks. Launch one process a device: "
+                "torchrun --nproc_per_node N, or accelerate launch"
+            )
+        self.rksp_monitor = RKSPCallback(settings, probe, self._blocks, self.kss) if settings else None
+        self.add_callback(_StepCounter(self))  # type: ignore[attr-defined]
+        if self.rksp_monitor:
+            self.add_callback(self.rksp_monitor)  # type: ignore[attr-defined]
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            if self.rksp_monitor:
+                stack.callback(self.rksp_monitor.close)
+            if self.kss:
+                # Hooks before the first call: torch.compile sees those alone. Gone afterwards, also after an exception.
+                self._shaper = SpectralShaper(self.model, self.kss, self._blocks)  # type: ignore[attr-defined]
+                self._resume_shaper(kwargs.get("resume_from_checkpoint"))
+                stack.enter_context(self._shaper)
+                stack.callback(setattr, self, "_shaper", None)
+            return super()._inner_training_loop(*args, **kwargs)  # type: ignore[misc]
+
+    def _resume_shaper(self, checkpoint: str | None) -> None:
+        self._terms, self._logged_step = 0.0, 0
+        file = Path(checkpoint, STATE_NAME) if checkpoint else None
+        if file and file.exists() and self._shaper:
+            self._shaper.load_state_dict(json.loads(file.read_text()))
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of the Trainer underneath, plus the term of KSS where the schedule has one (Eq. 15)."""
+        result = super().compute_loss(  # type: ignore[misc]
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        if not (self._shaper and self._shaper.has_term and model.training):
+            return result
+        loss, *outputs = result if return_outputs else (result,)
+        term = self._shaper.term().to(loss.device)
+        accumulated = self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
+        self._terms += float(term.detach()) / accumulated
+        if self._already_scaled(num_items_in_batch):
+            term = term / accumulated
+        return (loss + term, *outputs) if return_outputs else loss + term
+
+    def _already_scaled(self, num_items_in_batch: Any) -> bool:
+        """Whether Trainer leaves the loss alone that it would else divide by the accumulated batches."""
+        if self.loss_is_scaled_for_ga is not None:  # type: ignore[attr-defined]
+            return self.loss_is_scaled_for_ga  # type: ignore[attr-defined,no-any-return]
+        by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None  # type: ignore[attr-defined]
+        return bool(by_model or self.compute_loss_func is not None)  # type: ignore[attr-defined]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds ``kss/...`` and ``rksp/...`` to the logs of training; the task's loss stands apart from the term of KSS."""
+        if "loss" in logs and self._shaper:
+            step = self.state.global_step  # type: ignore[attr-defined]
+            terms = self._terms / max(step - self._logged_step, 1)
+            logs = logs | {"kss/task_loss": logs["loss"] - terms} | self._shaper.pop_logs()
+            self._terms, self._logged_step = 0.0, step
+        if "loss" in logs and self.rksp_monitor:
+            logs = logs | self.rksp_monitor.pop_logs()
+        super().log(logs, start_time)  # type: ignore[misc]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        if self._shaper and self.args.should_save:  # type: ignore[attr-defined]
+            folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")  # type: ignore[attr-defined]
+            aside = folder / f"{STATE_NAME}.partial"
+            aside.write_text(json.dumps(self._shaper.state_dict()))
+            os.replace(aside, folder / STATE_NAME)
+
+
+class RKSPTrainer(RKSPTrainerMixin, Trainer):
+    """Trainer with KSS and the monitor: change the import, keep the rest."""
+
+
+class _StepCounter(TrainerCallback):
+    """Tells KSS which step it is: every draw is seeded by it, so that processes and resumed runs agree."""
+
+    def __init__(self, trainer: RKSPTrainerMixin) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer._logged_step = state.global_step
+        if self.trainer._shaper:
+            self.trainer._shaper.steps = state.global_step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer._shaper:
+            self.trainer._shaper.step()
+
+
+def _choose(given: Any, default: Any, kind: type) -> Any:
+    """``None`` for off: what was given, else the default."""
+    if given is None or given is False:
+        return default if given is None else None
+    return kind() if given is True else given
