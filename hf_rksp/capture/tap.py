@@ -22,7 +22,7 @@ class Transition:
 
     Attributes:
         stack, block: where.
-        x, y: states before and after the block, shape ``(batch, tokens, d)``.
+        x, y: states before and after the block, shape ``(batch, tokens, d)``; gone when `Finish` has returned.
         at_x, at_y: set one to change the gradient that passes through that state in the backward pass.
     """
 
@@ -56,9 +56,10 @@ class TrainingTap:
         self.stacks, self.finish = stacks, finish
         self._handles: list[Any] = []
         self._batch: Mapping[str, Any] = {}
-        self._open: dict[str, tuple[Transition, int]] = {}
+        self._open: dict[str, Transition] = {}
         self._seen: list[Transition] = []
-        self._in_place: set[str] = set()
+        self._versions: list[tuple[Tensor, int]] = []
+        self._in_place = False
 
     def __enter__(self) -> TrainingTap:
         self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
@@ -79,7 +80,7 @@ class TrainingTap:
         self._forget()
 
     def _forget(self) -> None:
-        self._batch, self._open, self._seen = {}, {}, []
+        self._batch, self._open, self._seen, self._versions = {}, {}, [], []
 
     @torch.compiler.disable
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -88,10 +89,23 @@ class TrainingTap:
 
     @torch.compiler.disable
     def _end(self, module: nn.Module, args: tuple, output: object) -> None:
-        seen, batch = self._seen, self._batch
+        seen, batch, versions = self._seen, self._batch, self._versions
         self._forget()
-        if seen:
+        # Some blocks add to their input in place, which is the output of the block before. What it was is gone, so this
+        # pass goes without; from now on copies are kept.
+        changed = any(state._version != version for state, version in versions)
+        self._in_place = self._in_place or changed
+        if seen and not changed:
             self.finish(seen, batch)
+        for transition in seen:
+            # The graph holds the hooks and the hooks hold this: without the states the graph can be freed.
+            del transition.x, transition.y
+
+    def _kept(self, state: Tensor) -> Tensor:
+        if self._in_place:
+            return state.clone()
+        self._versions.append((state, state._version))
+        return state
 
     def _hooks(self, stack: Stack, block: Block) -> tuple[Callable[..., None], Callable[..., None]]:
         @torch.compiler.disable
@@ -104,28 +118,23 @@ class TrainingTap:
                     f"block {block.path} ({type(module).__name__}) took no hidden state: it is not a residual block. Name "
                     "the list of residual blocks with blocks='path.to.list'"
                 )
-            # Some blocks add to their input in place; a copy is made only where that was seen.
-            seen = Transition(stack, block, x.clone() if block.path in self._in_place else x)
+            seen = Transition(stack, block, self._kept(x))
             if x.requires_grad:
                 x.register_hook(lambda gradient: seen.at_x and seen.at_x(gradient))
-            self._open[block.path] = seen, x._version
+            self._open[block.path] = seen
 
         @torch.compiler.disable
         def after(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            opened = self._open.pop(block.path, None)
-            if opened is None:
+            seen = self._open.pop(block.path, None)
+            if seen is None:
                 return
-            seen, version = opened
             y = output_state(output, seen.x)
             if y is None:
                 raise CaptureError(
                     f"block {block.path} ({type(module).__name__}) took a state of shape {tuple(seen.x.shape)} but returned "
                     "none: it is not a residual block. Name the list of residual blocks with blocks='path.to.list'"
                 )
-            if block.path not in self._in_place and seen.x._version != version:
-                self._in_place.add(block.path)  # what it was is gone: this pass goes without the block
-                return
-            seen.y = y
+            seen.y = self._kept(y)
             if y.requires_grad:
                 y.register_hook(lambda gradient: seen.at_y and seen.at_y(gradient))
             self._seen.append(seen)

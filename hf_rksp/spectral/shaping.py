@@ -16,6 +16,9 @@ from torch import Tensor
 from hf_rksp.config import KSSConfig
 from hf_rksp.errors import InputError
 
+#: Beyond it a square overflows float32, so the norm of the weights' gradient would. Nearly defective operators get there.
+_LARGEST_GRADIENT = 1e19
+
 
 @dataclass(frozen=True)
 class SolvedLayers:
@@ -147,10 +150,10 @@ def shaping_operator(sums: Tensor, config: KSSConfig) -> Tensor:
         Shape ``(..., r, r)``, float64; NaN where the states do not vary at all.
     """
     rank, count, rest = config.rank, sums[..., :1, None], sums[..., 1:]
-    squares, cross = rest[..., 2 * rank :].unflatten(-1, (2, rank, rank)).unbind(-3)
+    squares, cross = rest[..., 2 * rank :].reshape(*rest.shape[:-1], 2, rank, rank).unbind(-3)
     cov_p, cov_qp = squares / count, cross / count
     if config.centred:
-        mean_p, mean_q = rest[..., : 2 * rank].unflatten(-1, (2, rank, 1)).div(count[..., None]).unbind(-3)
+        mean_p, mean_q = rest[..., :rank, None] / count, rest[..., rank : 2 * rank, None] / count
         cov_p, cov_qp = cov_p - mean_p @ mean_p.mT, cov_qp - mean_q @ mean_p.mT
     eye = torch.eye(rank, dtype=sums.dtype, device=sums.device)
     variance = cov_p.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
@@ -197,7 +200,7 @@ def solve_layers(sums: Tensor, config: KSSConfig) -> SolvedLayers:
     """Eigenvalues of each layer, the penalty of ``config.schedule``, and its gradient at the sums.
 
     Never raises on numbers: LAPACK is not given anything that is not finite (it may crash), and a gradient that is not
-    finite, as at a defective operator, is left out and counted.
+    finite or absurdly large, as at a defective operator, is left out and counted.
 
     Args:
         sums: from `projected_sums`, added up over processes, shape ``(layers, 1 + 2 r + 2 r^2)``, on the processor.
@@ -217,7 +220,7 @@ def solve_layers(sums: Tensor, config: KSSConfig) -> SolvedLayers:
                 (gradient,) = torch.autograd.grad(value, leaf)
             except RuntimeError:  # LAPACK did not converge, or the eigenvectors are singular
                 continue
-        if gradient.isfinite().all() and value.isfinite():
+        if gradient.abs().max() < _LARGEST_GRADIENT and value.isfinite():
             eigenvalues[layer], penalties[layer], gradients[layer] = spectrum.detach(), value.detach(), gradient
     return SolvedLayers(eigenvalues, penalties, gradients, int(eigenvalues.isnan().any(-1).sum()))
 

@@ -2,6 +2,7 @@
 
 from hf_rksp.training.arguments import RKSPArguments, RKSPTrainingArguments
 from hf_rksp.training.callback import RKSPCallback
+from hf_rksp.training.parser import parse_arguments
 from hf_rksp.training.shaper import SpectralShaper
 from hf_rksp.training.trainer import RKSPTrainer, RKSPTrainerMixin
 
@@ -12,4 +13,5 @@ __all__ = [
     "RKSPTrainerMixin",
     "RKSPTrainingArguments",
     "SpectralShaper",
+    "parse_arguments",
 ]

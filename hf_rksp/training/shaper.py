@@ -81,7 +81,7 @@ class SpectralShaper:
     @property
     def active(self) -> bool:
         """Whether KSS acts in the running step."""
-        return self.config.weight > 0 and self.steps % self.config.every == 0  # type: ignore[operator]
+        return self.config.weight > 0 and self.steps % self.config.every == 0
 
     @property
     def has_term(self) -> bool:
@@ -109,12 +109,12 @@ class SpectralShaper:
         self._forwards = 0
 
     def pop_logs(self) -> dict[str, float]:
-        """Means since the last call, under the keys ``kss/...``; empty where KSS did not act."""
+        """Means since the last call, under the keys ``kss/...``; ``kss/dropped`` counts on, and is there at every call."""
         logs = {name: sum(values) / len(values) for name, values in self._seen.items() if values}
         if "kss/spectral_radius/max" in logs:
             logs["kss/spectral_radius/max"] = max(self._seen["kss/spectral_radius/max"])
         self._seen = {}
-        return logs | {"kss/dropped": float(self.dropped)} if logs else {}
+        return logs | {"kss/dropped": float(self.dropped)}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: plain numbers."""
@@ -130,7 +130,8 @@ class SpectralShaper:
         if not self.active:
             return
         # A generator of its own: the same numbers on every process and after a restart, and the run's are not touched.
-        generator = torch.Generator().manual_seed((self.config.seed << 40) + (self.steps << 16) + self._forwards)
+        number = (self.config.seed << 40) + (self.steps << 16) + self._forwards
+        generator = torch.Generator().manual_seed(number % 2**63)
         self._forwards += 1
         chosen = self._draw(seen, generator)
         terms = []
@@ -141,11 +142,11 @@ class SpectralShaper:
                 if layers:
                     terms.append(self._shape(layers, stream[-1], batch, generator))
         if self.has_term:
-            self._term = self.config.weight / len(chosen) * torch.stack(terms).sum()  # type: ignore[operator]
+            self._term = self.config.weight / len(chosen) * torch.stack(terms).sum()
 
     def _draw(self, seen: list[Transition], generator: torch.Generator) -> list[Transition]:
-        share = self.config.layer_fraction or 1.0
-        keep = torch.randperm(len(seen), generator=generator)[: max(1, round(share * len(seen)))]
+        count = max(1, round(self.config.layer_fraction * len(seen)))
+        keep = torch.randperm(len(seen), generator=generator)[:count]
         return [seen[i] for i in sorted(keep.tolist())]
 
     def _shape(
@@ -162,22 +163,25 @@ class SpectralShaper:
         with torch.set_grad_enabled(self.has_term):
             states = [(layer.x.flatten(0, -2), layer.y.flatten(0, -2)) for layer in layers]
             directions = leading_directions(
-                [x.detach() for x, _ in states], config.rank, generator, bool(config.centred), weights, sum_over_ranks
+                [x.detach() for x, _ in states], config.rank, generator, config.centred, weights, sum_over_ranks
             )
             projected = [
                 (project(x, basis, weights), project(y, basis, weights))
                 for (x, y), basis in zip(states, directions, strict=True)
             ]
-            sums = torch.stack([projected_sums(p, q, weights) for p, q in projected])
-        solved = solve_layers(sum_over_ranks(sums.detach()).cpu(), config)
+            sums = [projected_sums(p, q, weights) for p, q in projected]
+        solved = solve_layers(sum_over_ranks(torch.stack(sums).detach()).cpu(), config)
         self._note(solved)
         if not self.has_term:
             self._push(layers, last, directions, projected, weights, solved)
             return solved.penalties.sum()
         # The gradient at the sums of all processes is known, so that no collective has to run in the backward pass.
         # Gradients are averaged over the processes afterwards, hence the factor.
-        surrogate = ((sums - sums.detach()) * solved.gradients.to(sums)).sum() * world_size()
-        return solved.penalties.sum().to(sums) + surrogate
+        total = solved.penalties.sum().to(sums[0])
+        for own, gradient in zip(sums, solved.gradients.to(sums[0]), strict=True):
+            if gradient.any():  # of a layer that was dropped the sums may be NaN, and 0 times NaN is NaN
+                total = total + ((own - own.detach()) * gradient).sum() * world_size()
+        return total
 
     def _note(self, solved: SolvedLayers) -> None:
         self._dropped += solved.dropped
@@ -209,11 +213,11 @@ class SpectralShaper:
         reference: list[Tensor] = []
         radii = solved.eigenvalues.abs().amax(-1)
         for i, layer in enumerate(layers):
-            strength = min(1.0, (float(radii[i]) / self.config.upper_threshold - 1) / _FULL_STRENGTH)
-            if not strength > 0:  # NaN too
+            strength = (float(radii[i]) / self.config.upper_threshold - 1) / _FULL_STRENGTH
+            if not strength > 0:  # NaN too, of which min() would make 1
                 continue
             at_p, at_q = state_gradients(*projected[i], solved.gradients[i], weights)
-            share = strength * self.config.weight  # type: ignore[operator]
+            share = min(1.0, strength) * self.config.weight
             layer.at_x = functools.partial(self._add, at_p, directions[i], share, reference)
             layer.at_y = functools.partial(self._add, at_q, directions[i], share, reference)
         own = last.at_y
