@@ -3,7 +3,7 @@
     python examples/train_twice.py --out out/divergence
 
 GPT-2 without any normalisation (the case the paper calls unstable) on associative recall: `k1 v1 k2 v2 0 0 0 query`, tell the
-value of the query. Same weights, same batches, gradient clipping at 1 in both. One seed is an illustration:
+value of the query. Same weights, same batches, no gradient clipping in either. One seed is an illustration:
 scripts/reproduce/kss_default has 24 of them, with intervals.
 """
 
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/divergence"))
     args = parser.parse_args()
+    torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
     data, ends = Recall(32 * args.steps, 10_000 + args.seed), []
     for name, kss in (("without KSS", False), ("with KSS", True)):
         print(f"{name}: {args.steps} steps at learning rate {args.learning_rate:g}", flush=True)
@@ -76,6 +77,7 @@ def main() -> None:
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=50,
             weight_decay=0.01,
+            max_grad_norm=0.0,
             max_steps=args.steps,
             per_device_train_batch_size=32,
             logging_steps=5,

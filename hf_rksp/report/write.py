@@ -34,7 +34,7 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=path, prefix=".rksp-", suffix=".partial") as probe:
             probe.write(b"\0")
     except (OSError, ValueError) as error:
-        raise OutputError(f"folder={str(folder)!r}: cannot be written to ({_reason(error)}); {_REMEDY}") from None
+        raise OutputError(f"folder={str(folder)!r}: cannot be written to ({reason_of(error)}); {_REMEDY}") from None
     return path
 
 
@@ -80,10 +80,10 @@ def write_report(
     target = Path(folder)
     try:
         check_writable(target)
-        _put(files, target)
+        put_files(files, target)
     except OSError as error:
         reason = (
-            str(error) if isinstance(error, OutputError) else f"folder={str(folder)!r}: {_reason(error)}; {_REMEDY}"
+            str(error) if isinstance(error, OutputError) else f"folder={str(folder)!r}: {reason_of(error)}; {_REMEDY}"
         )
         raise OutputError(f"{reason}. {_rescue(raw)}") from None
     return {name: target / path for name, path in paths.items()}
@@ -102,7 +102,7 @@ def read_report(path: str | os.PathLike[str]) -> ModelProfile:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"path={str(path)!r}: {_reason(error)}; pass a report.json, or the folder that holds it"
+            f"path={str(path)!r}: {reason_of(error)}; pass a report.json, or the folder that holds it"
         ) from None
     except ValueError as error:
         raise SchemaError(f"{file}: not JSON ({error}); run `rksp audit` again") from None
@@ -123,7 +123,7 @@ def _render(data: Mapping[str, Any], raw: bytes, formats: Sequence[str]) -> tupl
     return files, {name: f"report.{name}" for name in FORMATS if name in formats}
 
 
-def _put(files: Mapping[str, bytes], target: Path) -> None:
+def put_files(files: Mapping[str, bytes], target: Path) -> None:
     """Write all of ``files`` aside, then move them into ``target``; on any exception the folder is as before."""
     with _aside(target) as aside:
         for number, content in enumerate(files.values()):
@@ -180,9 +180,10 @@ def _rescue(raw: bytes) -> str:
     except OSError as error:
         if name:
             Path(name).unlink(missing_ok=True)
-        return f"report.json could not be saved in {tempfile.gettempdir()} either ({_reason(error)})"
+        return f"report.json could not be saved in {tempfile.gettempdir()} either ({reason_of(error)})"
     return f"Nothing is lost: the numbers are in {name}"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why the system refused, without the path and the number that it puts before."""
     return getattr(error, "strerror", None) or str(error)

@@ -14,8 +14,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import RkspError
 from hf_rksp.machine import versions
+from hf_rksp.report.history import FILE_NAME, SCHEMA_VERSION
 from hf_rksp.training.distributed import world_size
-from hf_rksp.training.history import FILE_NAME, SCHEMA_VERSION, HistoryWriter
+from hf_rksp.training.history import HistoryWriter
 from hf_rksp.training.monitor import SpectralMonitor, history_rows, summary
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,6 @@ from typing import Any
 from hf_rksp.errors import OutputError
 from hf_rksp.report.schema import plain
 
-FILE_NAME = "rksp_history.jsonl"
-SCHEMA_VERSION = 1
 #: Of what Trainer logs, what is kept: numbers of the run, not of the machine, so that a resumed run leaves the same file.
 _KEPT = re.compile(r"loss|grad_norm|learning_rate|epoch|(kss|rksp)/.*|eval_(?!runtime|samples_per|steps_per).*")
 

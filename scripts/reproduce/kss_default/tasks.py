@@ -51,18 +51,18 @@ def llama(vocabulary: int, length: int) -> LlamaForCausalLM:
 
 
 def recall(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """``[k1 v1 k2 v2 0 0 0 query]``; the label is the value of the query, asked at the last position alone.
+    """``[k1 v1 k2 v2 0 0 0 query answer]``; the loss is on the answer alone, which is told at the position of the query.
 
     Keys are 1 to 15, values 16 to 31: chance is ln 16 = 2.77.
     """
     keys = torch.stack([torch.randperm(15, generator=generator)[:2] + 1 for _ in range(BATCH)])
     values = torch.randint(16, 32, (BATCH, 2), generator=generator)
-    ids = torch.zeros(BATCH, 8, dtype=torch.long)
+    ids = torch.zeros(BATCH, 9, dtype=torch.long)
     ids[:, 0:4:2], ids[:, 1:4:2] = keys, values
     rows, query = torch.arange(BATCH), torch.randint(0, 2, (BATCH,), generator=generator)
-    ids[:, -1] = keys[rows, query]
+    ids[:, -2], ids[:, -1] = keys[rows, query], values[rows, query]
     labels = torch.full_like(ids, -100)
-    labels[:, -1] = values[rows, query]
+    labels[:, -1] = ids[:, -1]
     return ids, labels
 
 
@@ -87,7 +87,7 @@ def text(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 TASKS = {
-    "recall": Task(lambda: gpt2(32, 8, norm=False), recall, 2.77),
+    "recall": Task(lambda: gpt2(32, 9, norm=False), recall, 2.77),
     "text-preln": Task(lambda: gpt2(256, 32, norm=True), text, 5.55),
     "text-rmsnorm": Task(lambda: llama(256, 32), text, 5.55),
 }

@@ -23,7 +23,7 @@ def run(task: str, lr: float, seed: int, steps: int, clip: float | None, kss: di
     """Train; the row says when the run was lost, if it was, and the task's loss at the end."""
     torch.manual_seed(seed)
     model = TASKS[task].network().train()
-    shaper = SpectralShaper(model, KSSConfig(**kss, seed=seed)) if kss else None
+    shaper = SpectralShaper(model, KSSConfig(**kss, seed=seed)) if kss is not None else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARMUP))
     generator = torch.Generator().manual_seed(10_000 + seed)

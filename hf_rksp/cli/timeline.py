@@ -1,0 +1,48 @@
+"""``rksp timeline``: training runs as one page with a time axis."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hf_rksp.cli import exit_codes
+from hf_rksp.cli.options import new_parser
+from hf_rksp.cli.output import check_json_target, write_json
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = new_parser(
+        commands,
+        "timeline",
+        "draw the spectrum of training runs over their steps",
+        "Render one HTML page from the histories of training runs: loss and gradients, near-unit mass and spectral radius, "
+        "and the eigenvalues of every profiled step. Several runs are drawn on the same axes; nothing is computed again.",
+        "rksp timeline runs/without_kss runs/with_kss --out runs.html",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a .jsonl history, or the folder of a run that holds rksp_history.jsonl",
+    )
+    parser.add_argument(
+        "--out", default="rksp_timeline.html", metavar="FILE.html", help="the page (default: rksp_timeline.html)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the path of the page as JSON to FILE; - is stdout")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and name it."""
+    from hf_rksp.report import read_history, write_timeline
+
+    histories = [read_history(Path(path)) for path in args.runs]
+    check_json_target(args.json)
+    written = write_timeline(histories, args.out)
+    if args.json:
+        write_json({"html": str(written)}, args.json)
+    if args.json != "-":
+        print(f"wrote {written}")
+    return exit_codes.OK

@@ -1,0 +1,338 @@
+"""Histories and their page: the rules of the file, stable bytes, right numbers, honest words, safe text."""
+
+import html
+import json
+import re
+
+import pytest
+
+from hf_rksp.errors import InputError, OutputError, SchemaError
+from hf_rksp.report import read_history, render_timeline, write_timeline
+from hf_rksp.report.plane import Cloud
+from hf_rksp.report.timeline_curves import curve_figures
+from hf_rksp.report.timeline_movie import DIGITS, SHIFT, Movie, encode
+from hf_rksp.report.timeline_numbers import gaps, logged
+from hf_rksp.report.timeline_words import cautions, story
+from tests.browser.histories import bare, broken, calm, hostile, layer, log, profile, read, run, shaped, write
+from tests.unit.test_report_render import Page, visible
+
+BOUNDS = (0.9, 1.05, 0.8)
+
+
+def movie_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="frames">(.*?)</script>', page)[1])
+
+
+# The file
+
+
+def test_reads_a_file_or_its_folder(tmp_path):
+    file = write(tmp_path / "one", calm())
+    history = read_history(file)
+    assert history == read_history(tmp_path / "one") == read_history(str(file))
+    assert history.name == "calm" and len(history.logs) == 20 and len(history.profiles) == 5
+    assert [row["step"] for row in history.profiles] == [0, 5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("name", [None, "", "  ", 3])
+def test_name_is_the_folder_where_the_setup_has_none(tmp_path, name):
+    assert read_history(write(tmp_path / "lr_1e-3", [run(name)])).name == "lr_1e-3"
+
+
+def test_a_folder_as_name_is_cut_to_its_end(tmp_path):
+    assert read_history(write(tmp_path, [run("/home/me/runs/third")])).name == "third"
+
+
+def test_later_lines_replace_earlier_ones_of_their_kind_and_step(tmp_path):
+    rows = [run("before"), log(2, 3.0), log(1, 4.0), profile(1, [layer(0)]), run("after"), log(2, 2.0), profile(1, [])]
+    history = read_history(write(tmp_path, rows))
+    assert history.name == "after"
+    assert [(row["step"], row["loss"]) for row in history.logs] == [(1, 4.0), (2, 2.0)]
+    assert [row["layers"] for row in history.profiles] == [[]]
+
+
+def test_evaluation_is_added_to_its_step(tmp_path):
+    rows = [run(), log(1, 4.0), {"kind": "log", "step": 1, "eval_loss": 3.5}]
+    rows += [log(2, None), {"kind": "log", "step": 2, "loss": None, "eval_loss": None}]
+    rows += [{"kind": "log", "step": 3, "eval_loss": 3.0}]
+    history = read_history(write(tmp_path, rows))
+    assert logged(history, "loss") == [(1, 4.0), (2, None)]
+    assert logged(history, "eval_loss") == [(1, 3.5), (2, None), (3, 3.0)]
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+def test_a_last_line_cut_short_is_ignored(tmp_path, cut):
+    file = write(tmp_path, calm())
+    whole = len(read_history(file).logs)
+    with file.open("ab") as stream:
+        stream.write(json.dumps(log(21, 1.0) | {"note": "é"}, ensure_ascii=False).encode()[:cut])
+    assert len(read_history(file).logs) == whole
+
+
+def test_a_last_line_cut_inside_a_letter_is_ignored(tmp_path):
+    file = write(tmp_path, calm())
+    with file.open("ab") as stream:
+        stream.write('{"kind":"log","note":"é'.encode()[:-1])
+    assert len(read_history(file).logs) == 20
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"kind":"log","st', "not JSON"),
+        ('{"kind":"log","step":3,"loss":NaN}', "NaN is not strict JSON"),
+        ("[1]", "neither"),
+        ('{"kind":"other","step":1}', "neither"),
+        ('{"kind":"log","step":1.5}', "step=1.5"),
+        ('{"kind":"log","step":true}', "step=True"),
+        ('{"kind":"log","step":-1}', "step=-1"),
+        ('{"kind":"profile","step":1}', "without its layers"),
+        ('{"kind":"profile","step":1,"layers":[1]}', "without its layers"),
+        ('{"kind":"run","schema_version":2}', "schema_version=2"),
+        ('{"kind":"run","schema_version":true}', "schema_version=True"),
+        ('{"kind":"run"}', "schema_version=None"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, line, said):
+    file = tmp_path / "rksp_history.jsonl"
+    file.write_text("\n".join([json.dumps(run()), json.dumps(log(1, 2.0)), line, json.dumps(log(2, 2.0))]) + "\n")
+    with pytest.raises(SchemaError, match=r"rksp_history\.jsonl, line 3: ") as error:
+        read_history(file)
+    assert said in str(error.value)
+
+
+def test_a_last_line_that_is_whole_but_wrong_is_an_error(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(run()) + '\n{"kind":"log","step":1,"loss":NaN}')
+    with pytest.raises(SchemaError, match="line 2"):
+        read_history(file)
+
+
+def test_files_that_are_no_history(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "late.jsonl").write_text(json.dumps(log(1, 2.0)) + "\n" + json.dumps(run()) + "\n")
+    with pytest.raises(SchemaError, match="no run line"):
+        read_history(tmp_path / "empty.jsonl")
+    with pytest.raises(SchemaError, match="line 1: a history begins"):
+        read_history(tmp_path / "late.jsonl")
+    with pytest.raises(InputError, match="No such file"):
+        read_history(tmp_path / "missing.jsonl")
+    with pytest.raises(InputError, match="No such file"):
+        read_history(tmp_path)
+
+
+# The page
+
+SAMPLES = {
+    "one": (calm,),
+    "two": (calm, shaped),
+    "broken": (calm, broken),
+    "hostile": (hostile,),
+    "bare": (bare,),
+    "six": (calm, broken, shaped, calm, calm, calm),
+}
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_twice_is_the_same_and_well_formed(tmp_path, sample):
+    page = render_timeline(read(tmp_path / "a", *(make() for make in SAMPLES[sample])))
+    assert page == render_timeline(read(tmp_path / "b", *(make() for make in SAMPLES[sample])))
+    parsed = Page(page)
+    names = [value for _, name, value in parsed.attributes if name == "id"]
+    assert len(names) == len(set(names))
+    for _, name, value in parsed.attributes:
+        if name in ("aria-labelledby", "aria-describedby", "for"):
+            assert set(value.split()) <= set(names)
+        assert name not in ("src", "onload", "onclick", "onerror")
+        assert name != "href" or value.startswith(("#", "data:image/svg"))
+    assert str(tmp_path) not in page
+
+
+def test_hostile_text_is_text(tmp_path):
+    page = render_timeline(read(tmp_path, hostile()))
+    assert "<img" not in page and page.count("<script") == 2
+    assert movie_of(page)["layers"][0].startswith("</script><img")
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    page = visible(render_timeline(read(tmp_path, calm("x"), calm("x"), calm("x"))))
+    assert "x (2)" in page and "x (3)" in page
+
+
+def test_too_many_and_none(tmp_path):
+    with pytest.raises(InputError, match="0 histories"):
+        render_timeline([])
+    with pytest.raises(InputError, match="7 histories"):
+        render_timeline(read(tmp_path, *[calm()] * 7))
+
+
+def test_story_of_a_calm_run(tmp_path):
+    (history,) = read(tmp_path, calm())
+    assert story(history) == [
+        "Loss 3.95 at step 1, 3.00 at step 20.",
+        "Largest gradient norm 1.50, at step 11.",
+        "Mean near-unit mass 0.220 → 0.820 and largest spectral radius 1.30 → 2.30, from the profile of step 0 to that of "
+        "step 20.",
+    ]
+
+
+def test_story_of_a_broken_run(tmp_path):
+    (history,) = read(tmp_path, broken())
+    told = story(history)
+    assert told[:2] == [
+        "Loss 3.95 at step 1, 3.40 at step 12.",
+        "The loss is not a finite number from step 13 to the end, step 20.",
+    ]
+    assert "The gradient norm is not a finite number from step 13 to the end, step 20." in told
+    assert told[-1] == "No profile after step 12; the log goes on to step 20."
+
+
+def test_story_of_odd_runs(tmp_path):
+    runs = [
+        [run(), log(1, 2.0), log(2, None), log(3, 2.0), log(4, None), log(5, 1.0)],
+        [run(), log(1, None), log(2, None)],
+        bare(),
+        [run(), profile(3, [layer(0), layer(1)])],
+        [run(), profile(0, [layer(0), layer(1)]), profile(5, [layer(1)])],
+    ]
+    told = [story(history) for history in read(tmp_path, *runs)]
+    assert "The loss is not a finite number at 2 of 5 logged steps, first at step 2." in told[0]
+    assert "The loss is not a finite number at any of 2 logged steps." in told[1]
+    assert told[2] == ["No loss was logged.", "No profile was made."]
+    assert told[3][-1].startswith("Profiled once, at step 3: mean near-unit mass 0.250")
+    assert "In 1 of 2 profiles a layer is missing, first at step 5" in told[4][-1]
+
+
+def test_cautions_fit_the_runs(tmp_path):
+    batch = [row | {"data": "batch", "tokens": 64} if row["kind"] == "profile" else row for row in calm("b")]
+    one, mixed = read(tmp_path, calm()), read(tmp_path, batch, shaped())
+    assert not any("comparable" in text or "batch sees" in text or "KSS" in text for text in cautions(one))
+    told = " ".join(cautions(mixed))
+    for part in ("not comparable", "sees other tokens", "different numbers of tokens", "without that term", "chance"):
+        assert part in told
+
+
+def test_side_by_side_and_what_differs(tmp_path):
+    page = visible(render_timeline(read(tmp_path, calm(), broken(), shaped())))
+    assert "Loss not finite never first at 13 never" in page.replace(
+        "Loss not finitenever", "Loss not finite never"
+    ).replace("neverfirst at 13never", "never first at 13 never")
+    assert "setup.kss.schedule" in page and "setup.learning_rate" not in page
+    assert "GPT2LMHeadModel" in page and "512, fixed probe" in page
+
+
+def test_charts_are_those_with_numbers(tmp_path):
+    histories = read(tmp_path, calm(), shaped())
+    drawn = {figure.key: runs for figure, runs in curve_figures(histories)}
+    assert drawn["loss"] == drawn["radius"] == drawn["near_unit_mean"] == [0, 1]
+    assert drawn["kss_loss"] == drawn["kss_own"] == [1]
+    assert "eval_loss" not in drawn and "kss_task_loss" not in drawn
+    assert curve_figures(read(tmp_path / "bare", bare())) == []
+
+
+def test_missing_numbers_break_the_line_and_are_marked(tmp_path):
+    (history,) = read(
+        tmp_path, [run(), *(log(step, None if step in (3, 4, 8) else 2.0 + step) for step in range(1, 9))]
+    )
+    assert gaps(logged(history, "loss")) == [(3, 4), (8, 8)]
+    figure = curve_figures([history])[0][0]
+    assert figure.body.count('class="run"') == 2 and figure.body.count('class="lost"') == 2
+    assert "first at step 3" in figure.caption
+
+
+def test_a_spike_survives_thinning(tmp_path):
+    rows = [run(), *(log(step, 2.0, 1.0 if step != 5001 else 900.0) for step in range(1, 10_001))]
+    figure = next(figure for figure, _ in curve_figures(read(tmp_path, rows)) if figure.key == "grad_norm")
+    points = re.findall(r"[ML]([\d.]+) ([\d.]+)", re.search(r'class="run" d="([^"]+)"', figure.body)[1])
+    heights = [float(y) for _, y in points]
+    assert len(points) < 3_000 and heights.index(min(heights)) == pytest.approx(len(points) / 2, rel=0.1)
+    assert max(heights) - min(heights) > 100
+
+
+def test_frames_hold_the_eigenvalues(tmp_path):
+    rows = shaped()
+    histories = read(tmp_path, rows)
+    movie, data = Movie(histories, BOUNDS), movie_of(render_timeline(histories))
+    frames = data["runs"][0]["frames"]
+    assert data["steps"] == [0, 5, 10, 15, 20] and [frame["step"] for frame in frames] == data["steps"]
+    assert frames[-1]["layers"][0][4] >= 1 and frames[0]["all"][:2] == [24, 0]  # 60 lies outside; nothing at the start
+    unit = 384 / 2 * 4 / movie.window.half
+    for frame, row in zip(frames[:-1], [row for row in rows if row["kind"] == "profile"], strict=False):
+        for place, mirrored, code, total, *_ in frame["layers"]:
+            digits = [DIGITS.index(letter) for letter in code]
+            numbers = [64 * a + b - SHIFT for a, b in zip(digits[::2], digits[1::2], strict=True)]
+            spots = {
+                complex(x / unit + movie.window.middle, y / unit)
+                for x, y in zip(numbers[::2], numbers[1::2], strict=True)
+            }
+            spots |= {spot.conjugate() for spot in spots} if mirrored else set()
+            values = [complex(*pair) for pair in row["layers"][place]["eigenvalues"]]
+            assert total == len(values)
+            assert all(min(abs(value - spot) for spot in spots) < 2 / unit for value in values)
+
+
+def test_encoding_round_trip():
+    points = [(-768, -768), (0, 0), (768, 768), (-1, 5)]
+    code = encode(Cloud(points[:2], points[2:], False, 4, 4))
+    assert len(code) == 16
+    numbers = [64 * DIGITS.index(code[at]) + DIGITS.index(code[at + 1]) - SHIFT for at in range(0, 16, 2)]
+    assert list(zip(numbers[::2], numbers[1::2], strict=True)) == points
+
+
+def test_one_frame_that_blows_up_does_not_shrink_the_others(tmp_path):
+    rows = calm()
+    rows[-2]["layers"] = [layer(i, 8, 1e6) for i in range(3)]
+    movie = Movie(read(tmp_path, rows), BOUNDS)
+    assert movie.window.half < 5
+
+
+def test_size(tmp_path):
+    rows = calm(steps=490, every=10, layers=12, modes=64)
+    assert sum(row["kind"] == "profile" for row in rows) == 50
+    one = render_timeline(read(tmp_path / "1", rows))
+    assert len(one.encode()) < 750_000
+    two = render_timeline(read(tmp_path / "2", rows, rows))
+    assert len(two.encode()) < 1_500_000
+    assert "Thinned" not in two and "the history file has them all" not in one
+
+
+def test_definitions_and_table_are_there(tmp_path):
+    page = visible(render_timeline(read(tmp_path, calm())))
+    for term in (
+        "M~1, near-unit mass",
+        "ρ, spectral radius",
+        "κ(V), eigenvector condition",
+        "Henrici departure",
+        "Step",
+    ):
+        assert term in page
+    assert "Kreiss" not in page
+    assert html.escape("0.220") in page and "h.2" in page
+
+
+# Writing
+
+
+def test_written_aside_and_moved(tmp_path, monkeypatch):
+    histories = read(tmp_path / "runs", calm())
+    path = write_timeline(histories, tmp_path / "site" / "page.html")
+    assert path.read_text("utf-8") == render_timeline(histories)
+    assert [entry.name for entry in path.parent.iterdir()] == ["page.html"]
+    path.write_text("before")
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OutputError, match="No space left"):
+        write_timeline(histories, path)
+    assert path.read_text() == "before" and [entry.name for entry in path.parent.iterdir()] == ["page.html"]
+
+
+def test_refuses_a_folder_and_a_file_as_folder(tmp_path):
+    histories = read(tmp_path / "runs", calm())
+    with pytest.raises(OutputError, match="is a folder"):
+        write_timeline(histories, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_timeline(histories, tmp_path / "file" / "page.html")
