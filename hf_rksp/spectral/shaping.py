@@ -212,7 +212,7 @@ def solve_layers(sums: Tensor, config: KSSConfig) -> SolvedLayers:
         with torch.enable_grad():
             leaf = given.clone().requires_grad_()
             operator = shaping_operator(leaf, config)
-            if not (operator.isfinite().all() and given[0] > 0):
+            if not (operator.isfinite().all() and given[0] >= 2 * config.rank):
                 continue
             try:
                 spectrum = torch.linalg.eigvals(operator)

@@ -8,6 +8,7 @@ gives the gradient of the penalty at those sums. From there the two schedules pa
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -46,7 +47,7 @@ class SpectralShaper:
                 kss.step()
 
     All processes have to make the same forward passes. Every draw (directions, layers) is seeded by the number of the
-    step and of the forward pass in it, so a resumed run draws what the uninterrupted one drew.
+    step, so that processes agree and a resumed run draws what the uninterrupted one drew.
 
     Args:
         model: the module itself, before or after DDP, FSDP2, DeepSpeed or ``torch.compile`` wrapped it; PEFT included.
@@ -63,8 +64,8 @@ class SpectralShaper:
         self.steps = 0
         self._dropped = 0
         self._lost: Tensor | int = 0
+        self._warned = False
         self._tap = TrainingTap(model, self.stacks, self._finish)
-        self._forwards = 0
         self._term: Tensor | None = None
         self._seen: dict[str, list[float]] = {}
 
@@ -106,7 +107,6 @@ class SpectralShaper:
     def step(self) -> None:
         """Say that the optimizer has made a step."""
         self.steps += 1
-        self._forwards = 0
 
     def pop_logs(self) -> dict[str, float]:
         """Means since the last call, under the keys ``kss/...``; ``kss/dropped`` counts on, and is there at every call."""
@@ -130,9 +130,8 @@ class SpectralShaper:
         if not self.active:
             return
         # A generator of its own: the same numbers on every process and after a restart, and the run's are not touched.
-        number = (self.config.seed << 40) + (self.steps << 16) + self._forwards
-        generator = torch.Generator().manual_seed(number % 2**63)
-        self._forwards += 1
+        # Accumulated batches of one step share the draw.
+        generator = torch.Generator().manual_seed(((self.config.seed << 40) + self.steps) % 2**63)
         chosen = self._draw(seen, generator)
         terms = []
         with torch.autocast(seen[0].x.device.type, enabled=False):
@@ -182,6 +181,15 @@ class SpectralShaper:
             if gradient.any():  # of a layer that was dropped the sums may be NaN, and 0 times NaN is NaN
                 total = total + ((own - own.detach()) * gradient).sum() * world_size()
         return total
+
+    def _check_tokens(self, tokens: float) -> None:
+        if tokens < 2 * self.config.rank and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"KSS is left out of batches like this one: {tokens:.0f} tokens do not determine an operator of rank "
+                f"{self.config.rank}. Use batches of {2 * self.config.rank} tokens or more, or kss_rank={int(tokens // 2)}",
+                stacklevel=2,
+            )
 
     def _note(self, solved: SolvedLayers) -> None:
         self._dropped += solved.dropped

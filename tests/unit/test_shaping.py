@@ -172,7 +172,7 @@ def test_layers_that_cannot_be_solved_are_left_out_and_counted(schedule):
     config = KSSConfig(schedule=schedule, rank=8)
     good = projected_sums(x, 2 * y)
     broken = [good.clone() for _ in range(4)]
-    broken[0][3], broken[1][-1], broken[2][:] = math.nan, math.inf, 0
+    broken[0][-2], broken[1][-1], broken[2][0] = math.nan, math.inf, 15.0  # two tokens a direction are 16
     broken[3] *= 0
     solved = solve_layers(torch.stack([good, *broken]), config)
     assert solved.dropped == 4

@@ -1,0 +1,14 @@
+"""KSS on two processes under FSDP2, where every block's weights are spread over the processes."""
+
+import pytest
+
+from tests.distributed.compare import assert_same_run
+from tests.distributed.conftest import FSDP2, SHARP
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.mark.parametrize("name", [*FSDP2, *SHARP])
+def test_two_processes_are_one(fsdp2, one, name):
+    reference = one["paper" if name == "paper resumed" else name]
+    assert_same_run([rank[name] for rank in fsdp2], reference, "fsdp2", sharp=name in SHARP)

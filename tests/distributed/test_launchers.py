@@ -1,0 +1,22 @@
+"""The commands that users start two processes with; some that look alike start one without a word."""
+
+import json
+
+import pytest
+
+from tests.distributed.launch import TORCHRUN, WORKERS, start
+
+LAUNCHERS = {
+    "torchrun": [*TORCHRUN, "--nproc_per_node", "2"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_start(tmp_path, free_port, launcher):
+    port = ["--main_process_port", str(free_port)] if launcher == "accelerate" else []
+    start(["-m", *LAUNCHERS[launcher], *port, str(WORKERS / "hello.py"), str(tmp_path)], timeout=200)
+    ranks = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
+    assert [rank["world_size"] for rank in ranks] == [2, 2]
+    assert [rank["wrapped"] for rank in ranks] == ["DistributedDataParallel"] * 2
+    assert ranks[0]["weights"] == ranks[1]["weights"], "the processes train apart"

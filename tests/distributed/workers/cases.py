@@ -1,0 +1,77 @@
+"""What the workers train: tiny runs, each defined by the samples of a step and not by the number of processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+STEPS, SEQUENCES, TOKENS, LONG, WIDTH, LAYERS, VOCABULARY = 20, 8, 24, 96, 32, 3, 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training run of eight sequences a step.
+
+    Attributes:
+        kss: settings of KSS, None for no KSS.
+        monitor: settings of the monitor, None for no monitor.
+        batch: sequences of a microbatch, over all processes together.
+        accumulate: microbatches a step.
+        data: "unequal" lengths and numbers of labels, so that padding and labels differ between ranks; "equal"; "long";
+            "copies" of one long sequence.
+        mean: each process takes the mean over its own tokens, instead of dividing by the labels of the whole step.
+        double: float64 throughout, the loss included, so that errors of rounding hide nothing.
+        resume: stop after half the steps, and go on in a new trainer from the checkpoint.
+    """
+
+    kss: dict[str, Any] | None = None
+    monitor: dict[str, Any] | None = None
+    batch: int = SEQUENCES
+    accumulate: int = 1
+    data: str = "unequal"
+    mean: bool = False
+    double: bool = False
+    resume: bool = False
+    steps: int = STEPS
+
+
+BALANCED: dict[str, Any] = {"rank": 8}
+PAPER: dict[str, Any] = {"schedule": "paper", "rank": 8, "every": 1, "layer_fraction": 0.5}
+BATCH: dict[str, Any] = {"every": 10, "data": "batch", "rank": 16, "report": False}
+PROBE: dict[str, Any] = BATCH | {"data": "probe"}
+#: Directions and layers are drawn anew for each microbatch. All of them, and the draws are gone from a comparison of cuts.
+ALL: dict[str, Any] = {"rank": WIDTH, "layer_fraction": 1.0}
+ONE_BY_ONE: dict[str, Any] = {"batch": 1, "accumulate": 8}
+PAIRS: dict[str, Any] = {"batch": 2, "accumulate": 4}
+
+CASES = {
+    "off": Case(),
+    "balanced": Case(BALANCED, BATCH),
+    "paper": Case(PAPER, PROBE),
+    "balanced accumulated": Case(BALANCED, **PAIRS),
+    "paper accumulated": Case(PAPER, **PAIRS),
+    "balanced mean": Case(BALANCED, **PAIRS, data="equal", mean=True),
+    "paper mean": Case(PAPER, **PAIRS, data="equal", mean=True),
+    "paper resumed": Case(PAPER, PROBE, resume=True),
+    "sharp off": Case(None, BATCH, double=True),
+    "sharp off accumulated": Case(None, BATCH, double=True, **PAIRS),
+    "sharp off one by one": Case(None, BATCH, double=True, **ONE_BY_ONE),
+    "sharp balanced": Case(BALANCED, BATCH, double=True),
+    "sharp paper": Case(PAPER, PROBE, double=True),
+    "balanced copies": Case(BALANCED | ALL, data="copies", steps=5),
+    "balanced copies one by one": Case(BALANCED | ALL, data="copies", steps=5, **ONE_BY_ONE),
+    "paper copies": Case(PAPER | ALL, data="copies", steps=5),
+    "paper copies one by one": Case(PAPER | ALL, data="copies", steps=5, **ONE_BY_ONE),
+    "paper mean copies": Case(PAPER | ALL, data="copies", steps=5, mean=True),
+    "paper mean copies one by one": Case(PAPER | ALL, data="copies", steps=5, mean=True, **ONE_BY_ONE),
+    "off equal": Case(data="equal"),
+    "balanced equal": Case(BALANCED, data="equal"),
+    "balanced equal one by one": Case(BALANCED, data="equal", **ONE_BY_ONE),
+    "paper equal": Case(PAPER | {"layer_fraction": 1.0}, data="equal"),
+    "paper equal one by one": Case(PAPER | {"layer_fraction": 1.0}, data="equal", **ONE_BY_ONE),
+    "off long": Case(data="long"),
+    "balanced long": Case(BALANCED, data="long"),
+    "balanced long one by one": Case(BALANCED, data="long", **ONE_BY_ONE),
+    "paper long": Case(PAPER | {"layer_fraction": 1.0}, data="long"),
+    "paper long one by one": Case(PAPER | {"layer_fraction": 1.0}, data="long", **ONE_BY_ONE),
+}
