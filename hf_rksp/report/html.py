@@ -24,9 +24,9 @@ def render_html(data: Mapping[str, Any]) -> str:
         SchemaError: ``data`` is not a report of this schema version.
     """
     shown = view(data)
-    style, script = svg.style() + _template("report.css"), _template("report.js")
+    style, script = svg.style() + template_text("report.css"), template_text("report.js")
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             shown,
@@ -34,7 +34,7 @@ def render_html(data: Mapping[str, Any]) -> str:
             script=Markup(script),
             # The policy names the one style and the one script by their hashes, so nothing else could run even if a
             # name slipped through the escaping.
-            policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+            policy=f"default-src 'none'; style-src '{content_hash(style)}'; script-src '{content_hash(script)}'; img-src data:; "
             "base-uri 'none'; form-action 'none'",
             ruler=Markup(ruler(shown["verdict"])),
             planes=[(figure, Markup(figure.inline())) for figure in shown["planes"]],
@@ -44,7 +44,8 @@ def render_html(data: Mapping[str, Any]) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with escaping on and undefined names an error."""
     return Environment(
         loader=PackageLoader("hf_rksp.report"),
         autoescape=True,
@@ -56,9 +57,11 @@ def _environment() -> Environment:
 
 
 @cache
-def _template(name: str) -> str:
+def template_text(name: str) -> str:
+    """A style sheet or script as it stands."""
     return files("hf_rksp.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
+    """For a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -15,7 +15,7 @@ from hf_rksp.report import timeline_tables as tables
 from hf_rksp.report import timeline_words as words
 from hf_rksp.report.definitions import PAPER, definitions
 from hf_rksp.report.history import History
-from hf_rksp.report.html import _environment, _hash, _template
+from hf_rksp.report.html import environment, content_hash, template_text
 from hf_rksp.report.reading import margins, section
 from hf_rksp.report.svg import Figure
 from hf_rksp.report.text import line
@@ -57,12 +57,12 @@ def render_timeline(histories: Sequence[History]) -> str:
     histories = _named(histories)
     bounds = margins(histories[0].run)
     movie = Movie(histories, bounds[:3])
-    style = svg.style() + _template("report.css") + _template("timeline.css")
-    script = _template("timeline.js")
+    style = svg.style() + template_text("report.css") + template_text("timeline.css")
+    script = template_text("timeline.js")
     moving = bool(movie.names)
     data = movie.encoded() if moving else ""
     return (
-        _environment()
+        environment()
         .get_template("timeline.html")
         .render(
             title=words.title(histories),
@@ -91,7 +91,7 @@ def render_timeline(histories: Sequence[History]) -> str:
             style=Markup(style),
             script=Markup(script),
             # As in the audit report: nothing but this style and this script can run. The frames are data, not a script.
-            policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+            policy=f"default-src 'none'; style-src '{content_hash(style)}'; script-src '{content_hash(script)}'; img-src data:; "
             "base-uri 'none'; form-action 'none'",
         )
     )
