@@ -144,11 +144,13 @@ class KSSConfig:
             _positive(name, getattr(self, name))
         for name in ("weight", "near_unit_weight"):
             _not_negative(name, getattr(self, name))
-        if not 0 <= self.near_unit_target <= 1:
+        for name in ("near_unit_target", "layer_fraction"):
+            _not_negative(name, getattr(self, name))
+        if self.near_unit_target > 1:
             raise InputError(f"near_unit_target={self.near_unit_target}: it is a share, from 0 to 1")
         if not 0 < self.layer_fraction <= 1:
             raise InputError(f"layer_fraction={self.layer_fraction}: it is a share, above 0 and at most 1")
-        if self.lower_threshold >= self.upper_threshold:
+        if self.schedule == "paper" and self.lower_threshold >= self.upper_threshold:
             raise InputError(
                 f"lower_threshold={self.lower_threshold}, upper_threshold={self.upper_threshold}: lower has to be below upper"
             )

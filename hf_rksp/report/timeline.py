@@ -15,7 +15,7 @@ from hf_rksp.report import timeline_tables as tables
 from hf_rksp.report import timeline_words as words
 from hf_rksp.report.definitions import PAPER, definitions
 from hf_rksp.report.history import History
-from hf_rksp.report.html import environment, content_hash, template_text
+from hf_rksp.report.html import content_hash, environment, template_text
 from hf_rksp.report.reading import margins, section
 from hf_rksp.report.svg import Figure
 from hf_rksp.report.text import line

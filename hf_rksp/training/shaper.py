@@ -169,7 +169,9 @@ class SpectralShaper:
                 for (x, y), basis in zip(states, directions, strict=True)
             ]
             sums = [projected_sums(p, q, weights) for p, q in projected]
-        solved = solve_layers(sum_over_ranks(torch.stack(sums).detach()).cpu(), config)
+        total_sums = sum_over_ranks(torch.stack(sums).detach()).cpu()
+        self._check_tokens(float(total_sums[0, 0]))
+        solved = solve_layers(total_sums, config)
         self._note(solved)
         if not self.has_term:
             self._push(layers, last, directions, projected, weights, solved)
@@ -214,9 +216,9 @@ class SpectralShaper:
     ) -> None:
         """Set what the backward pass adds at the states of the layers that are above the threshold.
 
-        Each sequence's gradient of the penalty is scaled to ``weight`` times that sequence's gradient of the task at the end of
-        the stream, where nothing has been added yet. That is the same however sequences are spread over microbatches and
-        processes and however the loss is scaled, and one bad sequence does not outweigh the rest.
+        Each sequence's gradient of the penalty is scaled to ``weight`` times that sequence's gradient of the task at the end
+        of the stream, to which this stream has added nothing yet. That is the same however sequences are spread over
+        microbatches and processes and however the loss is scaled, and one bad sequence does not outweigh the rest.
         """
         reference: list[Tensor] = []
         radii = solved.eigenvalues.abs().amax(-1)

@@ -51,7 +51,7 @@ class RKSPTrainerMixin:
         super().__init__(*args, **kwargs)
         given: TrainingArguments = self.args  # type: ignore[attr-defined]
         own = given if isinstance(given, RKSPArguments) else None
-        self.kss = _choose(kss, own.kss_config() if own else KSSConfig(), KSSConfig)
+        self._kss = kss
         settings = _choose(monitor, own.monitor_config() if own else MonitorConfig(), MonitorConfig)
         self._blocks = blocks or (own.rksp_blocks if own else None)
         self._shaper: SpectralShaper | None = None
@@ -65,13 +65,23 @@ class RKSPTrainerMixin:
         if self.rksp_monitor:
             self.add_callback(self.rksp_monitor)  # type: ignore[attr-defined]
 
+    @property
+    def kss(self) -> KSSConfig | None:
+        """Settings of KSS; read from the arguments anew, because a search over hyperparameters changes those."""
+        given = self.args  # type: ignore[attr-defined]
+        default = given.kss_config() if isinstance(given, RKSPArguments) else KSSConfig()
+        chosen = _choose(self._kss, default, KSSConfig)
+        return chosen if chosen and chosen.weight else None
+
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         with ExitStack() as stack:
+            kss = self.kss
             if self.rksp_monitor:
+                self.rksp_monitor.kss = kss
                 stack.callback(self.rksp_monitor.close)
-            if self.kss:
+            if kss:
                 # Hooks before the first call: torch.compile sees those alone. Gone afterwards, also after an exception.
-                self._shaper = SpectralShaper(self.model, self.kss, self._blocks)  # type: ignore[attr-defined]
+                self._shaper = SpectralShaper(self.model, kss, self._blocks)  # type: ignore[attr-defined]
                 self._resume_shaper(kwargs.get("resume_from_checkpoint"))
                 stack.enter_context(self._shaper)
                 stack.callback(setattr, self, "_shaper", None)

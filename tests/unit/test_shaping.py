@@ -128,7 +128,11 @@ def test_gradient_equals_finite_differences(kind, centred, schedule):
         {"temperature": -1},
         {"near_unit_target": 2},
         {"near_unit_weight": -1},
-        {"lower_threshold": 1.1},
+        {"lower_threshold": 1.1, "schedule": "paper"},
+        {"layer_fraction": "0.5"},
+        {"weight": -1},
+        {"every": 0},
+        {"schedule": "none"},
     ],
 )
 def test_config_is_checked(bad):
