@@ -3,7 +3,7 @@
     python examples/train_twice.py --out out/divergence
 
 GPT-2 without any normalisation (the case the paper calls unstable) on associative recall: `k1 v1 k2 v2 0 0 0 query`, tell the
-value of the query. Same weights, same batches, no gradient clipping in either. One seed is an illustration:
+value of the query. Same weights, same batches, gradients clipped at 1 in both. One seed is an illustration:
 scripts/reproduce/kss_default has 24 of them, with intervals.
 """
 
@@ -59,9 +59,9 @@ def network(seed: int) -> GPT2LMHeadModel:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--learning-rate", type=float, default=2.5e-3)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("out/divergence"))
     args = parser.parse_args()
     torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
@@ -73,11 +73,11 @@ def main() -> None:
             run_name=name,
             use_cpu=True,
             kss=kss,
+            kss_weight=1.0,
             learning_rate=args.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=50,
             weight_decay=0.01,
-            max_grad_norm=0.0,
             max_steps=args.steps,
             per_device_train_batch_size=32,
             logging_steps=5,
