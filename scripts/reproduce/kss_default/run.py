@@ -42,6 +42,18 @@ CANDIDATES: dict[str, tuple[float | None, dict[str, Any] | None]] = {
     for clip in (1.0, None)
     for weight in (0.3, 1.0, 3.0)
 }
+#: One thing changed at a time, at weight 1 with clipping: why the default is as it is.
+CANDIDATES |= {
+    f"{name} + clip": (1.0, {"weight": 1.0} | changed)
+    for name, changed in {
+        "at each layer": {"variant": "at each layer"},
+        "from the step before": {"variant": "from the step before"},
+        "centred": {"centred": True},
+        "threshold 1.5": {"upper_threshold": 1.5},
+        "half the layers": {"layer_fraction": 0.5},
+        "every 10 steps": {"every": 10},
+    }.items()
+}
 FIRST_CHOICE_SEED = 100
 
 

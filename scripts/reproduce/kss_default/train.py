@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from tasks import TASKS
 from torch import nn
+from variants import VARIANTS
 
 from hf_rksp.config import KSSConfig
-from hf_rksp.training import SpectralShaper
 
 WARMUP, WEIGHT_DECAY, LAST = 50, 0.01, 100
 #: A run is lost at the first step with a task loss above the one, or a gradient norm of the task above the other.
@@ -23,7 +23,10 @@ def run(task: str, lr: float, seed: int, steps: int, clip: float | None, kss: di
     """Train; the row says when the run was lost, if it was, and the task's loss at the end."""
     torch.manual_seed(seed)
     model = TASKS[task].network().train()
-    shaper = SpectralShaper(model, KSSConfig(**kss, seed=seed)) if kss is not None else None
+    shaper = None
+    if kss is not None:
+        settings = {name: value for name, value in kss.items() if name != "variant"}
+        shaper = VARIANTS[kss.get("variant")](model, KSSConfig(**settings, seed=seed))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARMUP))
     generator = torch.Generator().manual_seed(10_000 + seed)

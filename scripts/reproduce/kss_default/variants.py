@@ -1,0 +1,43 @@
+"""What the balanced schedule could have been: kept so that the reasons for it can be run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_rksp.spectral.shaping import project
+from hf_rksp.training import SpectralShaper
+
+
+class AtEachLayer(SpectralShaper):
+    """Scaled against the gradient that arrives at the layer itself, with what deeper layers have added."""
+
+    def _add(self, projected: Tensor, basis: Tensor, share: float, reference: list[Tensor], gradient: Tensor) -> Any:
+        return super()._add(projected, basis, share, [gradient.flatten(1).norm(dim=1)], gradient)
+
+
+class FromTheStepBefore(SpectralShaper):
+    """Directions and gradients at the sums are those of the step before, which would make accumulation exact."""
+
+    def _push(self, layers, last, directions, projected, weights, solved) -> None:
+        before = getattr(self, "_before", None)
+        self._before = (directions, solved)
+        if before is None:
+            return
+        with torch.no_grad():
+            states = ((layer.x.flatten(0, -2), layer.y.flatten(0, -2)) for layer in layers)
+            projected = [
+                (project(x, basis, weights), project(y, basis, weights))
+                for (x, y), basis in zip(states, before[0], strict=True)
+            ]
+        super()._push(layers, last, before[0], projected, weights, before[1])
+
+
+VARIANTS: dict[str | None, Callable[..., SpectralShaper]] = {
+    None: SpectralShaper,
+    "at each layer": AtEachLayer,
+    "from the step before": FromTheStepBefore,
+}
