@@ -5,55 +5,18 @@ import re
 import pytest
 
 from hf_rksp.report import render_markdown, write_report
-from tests.browser.samples import HOSTILE, awkward, chromium, hostile, many_layers, report
+from tests.browser.samples import HOSTILE, awkward, hostile, many_layers, report
 
 pytestmark = pytest.mark.browser
-QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync"
-).split()
 THEMES = [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 26, 34)")]
 
 
-@pytest.fixture(scope="session")
-def browser():
-    path = chromium()
-    if path is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the PATH")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def show(browser, tmp_path):
-    """Open a report; whatever the page says, throws or asks for is in ``page.trouble``."""
-    contexts = []
-
-    def open_page(data, width=1280, theme="light", **options):
-        file = write_report(data, tmp_path / "report", ("html",))["html"]
-        context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=theme, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.trouble = []
-        page.on("console", lambda message: page.trouble.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: page.trouble.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (page.trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on(
-            "request",
-            lambda request: (
-                request.url.startswith(("data:", file.as_uri())) or page.trouble.append(f"request: {request.url}")
-            ),
-        )
-        page.goto(file.as_uri())
-        page.set_default_timeout(10_000)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
+def show(open_page, tmp_path):
+    """Open a report."""
+    return lambda data, *args, **options: open_page(
+        write_report(data, tmp_path / "report", ("html",))["html"], *args, **options
+    )
 
 
 def boxes(page, selector):

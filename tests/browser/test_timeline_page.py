@@ -5,7 +5,6 @@ import pytest
 from hf_rksp.report import write_timeline
 from tests.browser import test_report_page as audit
 from tests.browser.histories import bare, broken, calm, hostile, read, shaped
-from tests.browser.test_report_page import browser  # noqa: F401
 
 pytestmark = pytest.mark.browser
 SAMPLES = {
@@ -19,32 +18,14 @@ SAMPLES = {
 
 
 @pytest.fixture
-def show(browser, tmp_path):  # noqa: F811
-    """Open the page of a sample; whatever it says, throws or asks for is in ``page.trouble``."""
-    contexts = []
+def show(open_page, tmp_path):
+    """Open the page of a sample."""
 
-    def open_page(sample, width=1280, theme="light", **options):
+    def show_sample(sample, *args, **options):
         file = write_timeline(read(tmp_path, *(make() for make in SAMPLES[sample])), tmp_path / "page.html")
-        context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=theme, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.trouble = []
-        page.on("console", lambda message: page.trouble.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: page.trouble.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (page.trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on(
-            "request",
-            lambda request: (
-                request.url.startswith(("data:", file.as_uri())) or page.trouble.append(f"request: {request.url}")
-            ),
-        )
-        page.goto(file.as_uri())
-        page.set_default_timeout(10_000)
-        return page
+        return open_page(file, *args, **options)
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    return show_sample
 
 
 def drawn(page, run=0):
