@@ -67,6 +67,18 @@ def blocks(text: str, tokenizer, size: int) -> list[dict[str, list[int]]]:
     return [{"input_ids": row, "labels": row} for row in rows]
 
 
+def load(script: ScriptArguments, text: str, seed: int):
+    """Tokenizer and model: of the checkpoint, or trained on ``text`` and initialised."""
+    tokenizer, _ = load_tokenizer(
+        script.tokenizer or script.model_name_or_path, text, script.vocab_size, required=bool(script.tokenizer)
+    )
+    torch.manual_seed(seed)
+    if script.model_name_or_path:
+        return tokenizer, AutoModelForCausalLM.from_pretrained(script.model_name_or_path)
+    config = AutoConfig.for_model(script.model_type, vocab_size=len(tokenizer), **json.loads(script.config_overrides))
+    return tokenizer, AutoModelForCausalLM.from_config(config)
+
+
 def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """All sequences have one length: no padding."""
     return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
@@ -75,17 +87,7 @@ def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 def main() -> None:
     script, args = parse_arguments((ScriptArguments, RKSPTrainingArguments), description=__doc__)
     train_text, eval_text = texts(script)
-    tokenizer, _ = load_tokenizer(
-        script.tokenizer or script.model_name_or_path, train_text, script.vocab_size, required=bool(script.tokenizer)
-    )
-    torch.manual_seed(args.seed)
-    if script.model_name_or_path:
-        model = AutoModelForCausalLM.from_pretrained(script.model_name_or_path)
-    else:
-        config = AutoConfig.for_model(
-            script.model_type, vocab_size=len(tokenizer), **json.loads(script.config_overrides)
-        )
-        model = AutoModelForCausalLM.from_config(config)
+    tokenizer, model = load(script, train_text, args.seed)
     metric = evaluate.load(str(METRIC))
 
     def compute_metrics(prediction) -> dict[str, float]:

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from peft import LoraConfig, get_peft_model
-from run_clm import ScriptArguments, blocks, collate, texts
-from transformers import AutoModelForCausalLM, GPT2Config
+from run_clm import ScriptArguments, blocks, collate, load, texts
 
 from hf_rksp import RKSPTrainer, RKSPTrainingArguments
-from hf_rksp.inputs.tokenizers import load_tokenizer
 from hf_rksp.training import parse_arguments
+
+
+@dataclass
+class ModelArguments(ScriptArguments):
+    """As in run_clm.py; what is initialised without a checkpoint is small."""
+
+    config_overrides: str = field(
+        default='{"n_layer": 4, "n_embd": 128, "n_head": 4}', metadata={"help": "Configuration to initialise, as JSON."}
+    )
 
 
 @dataclass
@@ -30,18 +36,9 @@ class LoraArguments:
 
 
 def main() -> None:
-    script, lora, args = parse_arguments((ScriptArguments, LoraArguments, RKSPTrainingArguments), description=__doc__)
+    script, lora, args = parse_arguments((ModelArguments, LoraArguments, RKSPTrainingArguments), description=__doc__)
     train_text, eval_text = texts(script)
-    tokenizer, _ = load_tokenizer(
-        script.tokenizer or script.model_name_or_path, train_text, script.vocab_size, required=bool(script.tokenizer)
-    )
-    torch.manual_seed(args.seed)
-    if script.model_name_or_path:
-        model = AutoModelForCausalLM.from_pretrained(script.model_name_or_path)
-    else:
-        model = AutoModelForCausalLM.from_config(
-            GPT2Config(n_layer=4, n_embd=128, n_head=4, vocab_size=len(tokenizer), n_positions=script.block_size)
-        )
+    tokenizer, model = load(script, train_text, args.seed)
     targets = lora.lora_target_modules.split(",")
     config = LoraConfig(
         r=lora.lora_r,

@@ -14,6 +14,11 @@ def _positive(name: str, value: float) -> None:
         raise InputError(f"{name}={value!r}: it has to be a finite number above zero")
 
 
+def _whole(name: str, value: int, least: int, remedy: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}={value!r}: {remedy or f'pass a whole number of at least {least}'}")
+
+
 def _not_negative(name: str, value: float) -> None:
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
         raise InputError(f"{name}={value!r}: it has to be a finite number, zero or more")
@@ -134,12 +139,8 @@ class KSSConfig:
         for name, value in _KSS_DEFAULTS[self.schedule].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("rank", "every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}={value!r}: pass a whole number of at least 1")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed={self.seed!r}: pass a whole number of at least 0")
+        for name, least in (("rank", 1), ("every", 1), ("seed", 0)):
+            _whole(name, getattr(self, name), least)
         for name in ("upper_threshold", "lower_threshold", "temperature", "ridge"):
             _positive(name, getattr(self, name))
         for name in ("weight", "near_unit_weight"):
@@ -186,10 +187,8 @@ class MonitorConfig:
     report: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 0:
-            raise InputError(f"every={self.every!r}: pass a number of steps, or 0 for the start and the end alone")
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise InputError(f"rank={self.rank!r}: pass a whole number of at least 1")
+        _whole("every", self.every, 0, "pass a number of steps, or 0 for the start and the end alone")
+        _whole("rank", self.rank, 1)
         if self.data not in ("batch", "probe"):
             raise InputError(f"data={self.data!r}: pass 'batch' or 'probe'")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,20 @@ def output_state(output: object, x: Tensor) -> Tensor | None:
     return output if isinstance(output, Tensor) and output.shape == x.shape else None
 
 
+def model_inputs(args: tuple, kwargs: dict) -> Mapping[str, Any]:
+    """What a model was called with, as a mapping: its keywords, or the mapping among its arguments."""
+    return kwargs if kwargs else next((arg for arg in args if isinstance(arg, Mapping)), {})
+
+
+def not_residual(block: Block, x: Tensor | None) -> CaptureError:
+    """The error for a module that took no hidden state, or returned none of the shape of ``x``."""
+    seen = "no hidden state" if x is None else f"a state of shape {tuple(x.shape)} but returned none"
+    return CaptureError(
+        f"block {block.path} ({type(block.module).__name__}) took {seen}: it is not a residual block. Name the list "
+        "of residual blocks with blocks='path.to.list' (--blocks on the command line)"
+    )
+
+
 def _hooks(stack: Stack, block: Block, sink: Sink) -> tuple[Callable[..., None], Callable[..., None]]:
     """A pre-hook that keeps a copy of the input (some blocks add to it in place) and the hook that uses it."""
     kept: list[Tensor | None] = [None]
@@ -87,11 +102,7 @@ def _hooks(stack: Stack, block: Block, sink: Sink) -> tuple[Callable[..., None],
         x, kept[0] = kept[0], None
         y = None if x is None else output_state(output, x)
         if x is None or y is None:
-            seen = "no hidden state" if x is None else f"a state of shape {tuple(x.shape)} but returned none"
-            raise CaptureError(
-                f"block {block.path} ({type(module).__name__}) took {seen}: it is not a residual block. Name the list "
-                "of residual blocks with blocks='path.to.list' (--blocks on the command line)"
-            )
+            raise not_residual(block, x)
         sink(stack, block, x.to(y.device), y.detach())  # a block of a device_map takes states from the device before
 
     return before, after

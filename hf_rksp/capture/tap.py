@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Block, Stack
-from hf_rksp.capture.hooks import first_state, output_state
-from hf_rksp.errors import CaptureError
+from hf_rksp.capture.hooks import first_state, model_inputs, not_residual, output_state
 
 #: Gradient at a state -> what to send on instead; ``None`` leaves it as it is.
 GradientRule = Callable[[Tensor], Tensor | None]
@@ -85,7 +84,7 @@ class TrainingTap:
     @torch.compiler.disable
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._forget()
-        self._batch = kwargs if kwargs else next((arg for arg in args if isinstance(arg, Mapping)), {})
+        self._batch = model_inputs(args, kwargs)
 
     @torch.compiler.disable
     def _end(self, module: nn.Module, args: tuple, output: object) -> None:
@@ -114,10 +113,7 @@ class TrainingTap:
                 return
             x = first_state(args, kwargs)
             if x is None:
-                raise CaptureError(
-                    f"block {block.path} ({type(module).__name__}) took no hidden state: it is not a residual block. Name "
-                    "the list of residual blocks with blocks='path.to.list'"
-                )
+                raise not_residual(block, x)
             seen = Transition(stack, block, self._kept(x))
             if x.requires_grad:
                 x.register_hook(lambda gradient: seen.at_x and seen.at_x(gradient))
@@ -130,10 +126,7 @@ class TrainingTap:
                 return
             y = output_state(output, seen.x)
             if y is None:
-                raise CaptureError(
-                    f"block {block.path} ({type(module).__name__}) took a state of shape {tuple(seen.x.shape)} but returned "
-                    "none: it is not a residual block. Name the list of residual blocks with blocks='path.to.list'"
-                )
+                raise not_residual(block, seen.x)
             seen.y = self._kept(y)
             if y.requires_grad:
                 y.register_hook(lambda gradient: seen.at_y and seen.at_y(gradient))

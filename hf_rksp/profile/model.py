@@ -228,16 +228,23 @@ def _solve(
         torch.set_num_threads(threads)
 
 
+def model_identity(model: nn.Module) -> dict[str, Any]:
+    """What a report calls the model: name, class, model_type, parameters."""
+    config = getattr(model, "config", None)
+    return {
+        "name": getattr(config, "name_or_path", "") or type(model).__name__,
+        "class": type(model).__name__,
+        "model_type": getattr(config, "model_type", None),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
 def _describe_model(model: nn.Module, stacks: Sequence[Stack], source: str | None) -> dict[str, Any]:
     inner = getattr(model, "_orig_mod", model)
     config = getattr(inner, "config", None)
     first = next(inner.parameters(), torch.empty(0))
-    described = {
-        "name": getattr(config, "name_or_path", "") or type(inner).__name__,
-        "class": type(inner).__name__,
-        "model_type": getattr(config, "model_type", None),
+    described = model_identity(inner) | {
         "source": source,
-        "parameters": sum(p.numel() for p in inner.parameters()),
         "dtype": str(first.dtype).removeprefix("torch."),
         "device": str(first.device),
         "stacks": [{"path": stack.path, "blocks": len(stack.blocks)} for stack in stacks],

@@ -1,8 +1,7 @@
 """KSS: differentiable penalties on the spectrum of residual transitions.
 
 Source: RKSP section 3.3, Eq. 14-15. Everything from the states to the penalty goes through r x r moments of states projected on
-r directions, so the price is O(N d r + r^3), and several processes only have to add up r x r numbers. All functions take leading
-dimensions, so that the layers of a network are solved together.
+r directions, so the price is O(N d r + r^3), and several processes only have to add up r x r numbers.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import RkspError
 from hf_rksp.machine import versions
+from hf_rksp.profile.model import model_identity
 from hf_rksp.report.history import FILE_NAME, SCHEMA_VERSION
 from hf_rksp.training.distributed import world_size
 from hf_rksp.training.history import HistoryWriter
@@ -69,13 +70,6 @@ class RKSPCallback(TrainerCallback):
                 self._history.write("run", schema_version=SCHEMA_VERSION, **self._describe(args, model))
 
     def _describe(self, args: TrainingArguments, model: nn.Module) -> dict[str, Any]:
-        config = getattr(model, "config", None)
-        described = {
-            "name": getattr(config, "name_or_path", "") or type(model).__name__,
-            "class": type(model).__name__,
-            "model_type": getattr(config, "model_type", None),
-            "parameters": sum(p.numel() for p in model.parameters()),
-        }
         setup = {
             "name": args.run_name,
             "learning_rate": args.learning_rate,
@@ -87,7 +81,7 @@ class RKSPCallback(TrainerCallback):
             "kss": asdict(self.kss) if self.kss else None,
             "monitor": asdict(self.config),
         }
-        return {"model": described, "setup": setup, "versions": versions()}
+        return {"model": model_identity(model), "setup": setup, "versions": versions()}
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -111,10 +105,15 @@ class RKSPCallback(TrainerCallback):
         """Solve what was seen in the step that just ended; the probe runs once more at the very end."""
         if self._monitor and self._watched(state.global_step - 1, state):
             self._record(state, state.global_step - 1)
-        if self._monitor and self.config.data == "probe" and self.config.due(state.global_step, self._last(state)):
-            if state.global_step >= state.max_steps:
-                self._monitor.run_probe()
-                self._record(state, state.global_step)
+        ended = state.global_step >= state.max_steps
+        if (
+            self._monitor
+            and ended
+            and self.config.data == "probe"
+            and self.config.due(state.global_step, self._last(state))
+        ):
+            self._monitor.run_probe()
+            self._record(state, state.global_step)
 
     def _last(self, state: TrainerState) -> int:
         """The weights of step k are those before its update: a batch sees k up to max_steps - 1, the probe max_steps too."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_rksp.errors import OutputError
 from hf_rksp.report.schema import plain
+from hf_rksp.report.write import put_files
 
 #: Of what Trainer logs, what is kept: numbers of the run, not of the machine, so that a resumed run leaves the same file.
 _KEPT = re.compile(r"loss|grad_norm|learning_rate|epoch|(kss|rksp)/.*|eval_(?!runtime|samples_per|steps_per).*")
@@ -50,10 +50,7 @@ class HistoryWriter:
                 continue
             if row["kind"] == "run" or row["step"] < step or (row["step"] == step and row["kind"] == "log"):
                 kept.append(line + "\n")
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".rksp-", suffix=".partial")
-        with open(handle, "w", encoding="utf-8") as file:
-            file.writelines(kept)
-        os.replace(name, self.path)
+        put_files({self.path.name: "".join(kept).encode()}, self.path.parent)
         self.empty = not kept
 
     def write(self, kind: str, **values: Any) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_rksp.capture import Block, Stack, capture_transitions, find_stacks, untouched
+from hf_rksp.capture.hooks import model_inputs
 from hf_rksp.config import MonitorConfig, SpectralConfig
 from hf_rksp.errors import InputError, NonFiniteError, RkspError
 from hf_rksp.profile import LayerProfile
@@ -84,7 +84,7 @@ class SpectralMonitor:
                 self._sink.moments.pop(key, None)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._sink.next_batch(kwargs if kwargs else next((arg for arg in args if isinstance(arg, Mapping)), {}))
+        self._sink.next_batch(model_inputs(args, kwargs))
 
     def close(self) -> None:
         """Remove the hooks, if there are any."""
@@ -97,7 +97,7 @@ class SpectralMonitor:
         self._start()
         size = world_size()
         rank = torch.distributed.get_rank() if size > 1 else 0
-        with torch.compiler.set_stance("force_eager"), untouched(self.model):
+        with untouched(self.model):
             for start in range(0, len(self.probe), size):
                 mine = start + rank < len(self.probe)
                 batch = self.probe[start + rank] if mine else self.probe[start]
@@ -116,10 +116,9 @@ class SpectralMonitor:
         Every process has to call it. Only the main one solves; the others get an empty list. A layer that cannot be
         solved (too few tokens, not finite) is left out.
         """
-        keys = [(stack.path, block.index) for stack in self.stacks for block in stack.blocks]
         blocks = {(stack.path, block.index): (stack, block) for stack in self.stacks for block in stack.blocks}
         layers = []
-        for key in self._agreed(keys):
+        for key in self._agreed(list(blocks)):
             moments = self._sink.moments.pop(key)[0]
             if world_size() > 1:
                 moments.all_reduce()
@@ -180,11 +179,6 @@ def history_rows(layers: Sequence[LayerProfile]) -> list[dict[str, Any]]:
         row["eigenvalues"] = [[float(f"{v.real:.5g}"), float(f"{v.imag:.5g}")] for v in layer.eigenvalues.tolist()]
         rows.append(row)
     return rows
-
-
-def describe(config: MonitorConfig | None) -> dict[str, Any] | None:
-    """The settings as plain JSON."""
-    return None if config is None else asdict(config)
 
 
 def _ignore(stack: Stack, block: Block, x: torch.Tensor, y: torch.Tensor) -> None:

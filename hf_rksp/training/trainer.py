@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import InputError
+from hf_rksp.report.write import put_files
 from hf_rksp.training.arguments import RKSPArguments
 from hf_rksp.training.callback import RKSPCallback
 from hf_rksp.training.shaper import SpectralShaper
@@ -60,7 +60,7 @@ class RKSPTrainerMixin:
                 f"{given.n_gpu} devices in one process: DataParallel hides the blocks. Launch one process a device: "
                 "torchrun --nproc_per_node N, or accelerate launch"
             )
-        self.rksp_monitor = RKSPCallback(settings, probe, self._blocks, self.kss) if settings else None
+        self.rksp_monitor = RKSPCallback(settings, probe, self._blocks) if settings else None
         self.add_callback(_StepCounter(self))  # type: ignore[attr-defined]
         if self.rksp_monitor:
             self.add_callback(self.rksp_monitor)  # type: ignore[attr-defined]
@@ -132,9 +132,7 @@ class RKSPTrainerMixin:
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         if self._shaper and self.args.should_save:  # type: ignore[attr-defined]
             folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")  # type: ignore[attr-defined]
-            aside = folder / f"{STATE_NAME}.partial"
-            aside.write_text(json.dumps(self._shaper.state_dict()))
-            os.replace(aside, folder / STATE_NAME)
+            put_files({STATE_NAME: json.dumps(self._shaper.state_dict()).encode()}, folder)
 
 
 class RKSPTrainer(RKSPTrainerMixin, Trainer):

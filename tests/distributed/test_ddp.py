@@ -76,8 +76,7 @@ def test_cut_of_copies(one, schedule):
 def test_cut_of_different_sequences(one, schedule, data):
     """8 x 1 is not 1 x 8 with KSS: eight operators of 24 or 96 tokens each are not the operator of 192 or 768.
 
-    Directions fit the microbatch too. The two runs shape to the same extent and in a like direction, no
-    more: measured, 1.01 and 0.79 (balanced), 0.83 and 0.68 (paper) of the size, at cosines of 0.51 and 0.90, 0.59 and 0.64.
+    Directions fit the microbatch too. The two runs shape to the same extent and in a like direction, no more.
     """
     whole, parts, off = (one[run] for run in (f"{schedule} {data}", f"{schedule} {data} one by one", f"off {data}"))
     effect, other = whole["weights"] - off["weights"], parts["weights"] - off["weights"]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 HERE = Path(__file__).parent
 STEPS = 1000
-#: Highest learning rate without a lost run among eight (`--choose`, arm "none"), for each task: see README.md.
+#: What the multiples are of: meant to be the highest learning rate at which no run without control is lost. Provisional.
 STABLE = {"recall": 0.0015, "text-preln": 0.01, "text-rmsnorm": 0.01}
 MULTIPLES = (0.5, 1.0, 1.5, 2.0, 2.5)
 #: name -> clipping of the gradient norm, settings of KSS. `none` is the control, `clip` what Trainer does without being asked.
