@@ -116,6 +116,9 @@ class KSSConfig:
             paper: absolute (1e-5).
         centred: take the means out (paper). Then growth of the mean itself, which is what a network without normalisation
             diverges by, is not seen (balanced keeps the means).
+        exact_accumulation: with gradient accumulation, measure all microbatches of a step before the first is trained on: the
+            run is then that of one large batch, for one forward pass and the moments of d x d more. Without it the
+            operator is that of each microbatch.
         seed: of the directions and the draw of layers; both also depend on the step, and on nothing else.
     """
 
@@ -131,6 +134,7 @@ class KSSConfig:
     temperature: float = 20.0
     ridge: float = None  # type: ignore[assignment]
     centred: bool = None  # type: ignore[assignment]
+    exact_accumulation: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

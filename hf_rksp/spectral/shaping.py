@@ -14,9 +14,13 @@ from torch import Tensor
 
 from hf_rksp.config import KSSConfig
 from hf_rksp.errors import InputError
+from hf_rksp.spectral.moments import SecondMoments
 
 #: Beyond it a square overflows float32, so the norm of the weights' gradient would. Nearly defective operators get there.
 _LARGEST_GRADIENT = 1e19
+#: Products with the scatter of the states in the range finder: one for the range, one power step.
+_ROUNDS = 2
+_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -59,27 +63,40 @@ def leading_directions(
     Returns:
         Shape ``(layers, d, r)``, in the dtype of the states but float32 at least.
     """
-    dim = states[0].shape[-1]
-    if not 1 <= rank <= dim:
-        raise InputError(f"rank={rank}: it has to be from 1 to the width {dim}")
+    dtype, device = _working_dtype(states[0]), states[0].device
+
+    def scatter(layer: int, basis: Tensor) -> Tensor:
+        x = states[layer].to(dtype)
+        return x.mT @ _weighted(x @ basis, weights)
+
     with torch.no_grad():
-        dtype, device = _working_dtype(states[0]), states[0].device
-        start = torch.randn(dim, rank, generator=generator, dtype=torch.float64)
-        basis = start.to(device, dtype).expand(len(states), dim, rank)
+        basis = _random_start(len(states), states[0].shape[-1], rank, generator).to(device, dtype)
         total = None
         if centred:
             count = states[0].shape[0] if weights is None else weights.sum()
             means = [_weighted(x.to(dtype), weights).sum(0, keepdim=True) for x in states]
             total = reduce(torch.stack([torch.cat([m, m.new_full((1, 1), float(count))], 1) for m in means]))
-        for _ in range(2):
-            rows = (x.to(dtype) for x in states)
-            product = reduce(torch.stack([x.mT @ _weighted(x @ b, weights) for x, b in zip(rows, basis, strict=True)]))
+        for _ in range(_ROUNDS):
+            product = reduce(torch.stack([scatter(layer, b) for layer, b in enumerate(basis)]))
             if total is not None:
                 sums, count = total[..., :-1], total[..., -1:]
                 product = product - sums.mT @ (sums @ basis) / count
-            # A common scale changes no direction, and keeps the squares of large states finite.
-            product = product / product.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(dtype).tiny)
-            basis = torch.linalg.qr(product).Q
+            basis = _orthonormal(product)
+    return basis
+
+
+def leading_directions_of_moments(
+    moments: Sequence[SecondMoments], rank: int, generator: torch.Generator, centred: bool = True
+) -> Tensor:
+    """What `leading_directions` finds from the states, from their moments: for batches that come one after the other.
+
+    Returns:
+        Shape ``(layers, d, r)``, float64.
+    """
+    basis = _random_start(len(moments), moments[0].dim, rank, generator).to(moments[0].cxx.device)
+    scatter = torch.stack([m.cxx if centred else _uncentred(m)[0] for m in moments])
+    for _ in range(_ROUNDS):
+        basis = _orthonormal(scatter @ basis)
     return basis
 
 
@@ -110,6 +127,21 @@ def projected_sums(p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tenso
     p, q = p.to(torch.float64), q.to(torch.float64)
     count = p.new_full((1,), float(p.shape[0])) if weights is None else weights.sum().to(p).reshape(1)
     return torch.cat([count, p.sum(0), q.sum(0), (p.mT @ p).flatten(), (q.mT @ p).flatten()])
+
+
+def projected_sums_of_moments(moments: SecondMoments, directions: Tensor) -> Tensor:
+    """The same as `projected_sums` of all states that went into ``moments``.
+
+    Args:
+        moments: of the states before and after the block.
+        directions: shape ``(d, r)``, float64.
+
+    Returns:
+        Shape ``(1 + 2 r + 2 r^2,)``.
+    """
+    squares = [(directions.mT @ matrix @ directions).flatten() for matrix in _uncentred(moments)]
+    means = [moments.weight * (mean @ directions) for mean in (moments.mean_x, moments.mean_y)]
+    return torch.cat([means[0].new_full((1,), moments.weight), *means, *squares])
 
 
 def state_gradients(
@@ -204,24 +236,57 @@ def solve_layers(sums: Tensor, config: KSSConfig) -> SolvedLayers:
     Args:
         sums: from `projected_sums`, added up over processes, shape ``(layers, 1 + 2 r + 2 r^2)``, on the processor.
     """
-    penalty = shaping_penalty if config.schedule == "paper" else excess_penalty
+    sums = sums.detach()
     eigenvalues = torch.full((len(sums), config.rank), torch.nan, dtype=torch.complex128)
     penalties, gradients = sums.new_zeros(len(sums)), torch.zeros_like(sums)
-    for layer, given in enumerate(sums.detach()):
-        with torch.enable_grad():
-            leaf = given.clone().requires_grad_()
-            operator = shaping_operator(leaf, config)
-            if not (operator.isfinite().all() and given[0] >= 2 * config.rank):
-                continue
+    enough = sums[:, 0] >= 2 * config.rank
+    finite = shaping_operator(sums, config).isfinite().all(-1).all(-1)
+    whole = (enough & finite).nonzero().flatten()
+    # All layers at once; if LAPACK fails at one of them, each for itself.
+    for part in (whole[None], whole[:, None]) if len(whole) else ():
+        failed = False
+        for layers in part:
             try:
-                spectrum = torch.linalg.eigvals(operator)
-                value = penalty(spectrum, config)
-                (gradient,) = torch.autograd.grad(value, leaf)
+                spectra, values, slopes = _differentiate(sums[layers], config)
             except RuntimeError:  # LAPACK did not converge, or the eigenvectors are singular
+                failed = True
                 continue
-        if gradient.abs().max() < _LARGEST_GRADIENT and value.isfinite():
-            eigenvalues[layer], penalties[layer], gradients[layer] = spectrum.detach(), value.detach(), gradient
+            good = (slopes.abs().amax(-1) < _LARGEST_GRADIENT) & values.isfinite()
+            eigenvalues[layers[good]], penalties[layers[good]] = spectra[good], values[good]
+            gradients[layers[good]] = slopes[good]
+        if not failed:
+            break
     return SolvedLayers(eigenvalues, penalties, gradients, int(eigenvalues.isnan().any(-1).sum()))
+
+
+def _differentiate(sums: Tensor, config: KSSConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues and penalties of layers, and the gradients of the penalties at their sums."""
+    penalty = shaping_penalty if config.schedule == "paper" else excess_penalty
+    with torch.enable_grad():
+        leaf = sums.clone().requires_grad_()
+        spectra = torch.linalg.eigvals(shaping_operator(leaf, config))
+        values = penalty(spectra, config)
+        (gradients,) = torch.autograd.grad(values.sum(), leaf)
+    return spectra.detach(), values.detach(), gradients
+
+
+def _random_start(layers: int, dim: int, rank: int, generator: torch.Generator) -> Tensor:
+    if not 1 <= rank <= dim:
+        raise InputError(f"rank={rank}: it has to be from 1 to the width {dim}")
+    start = torch.randn(dim, rank, generator=generator, dtype=torch.float64)
+    return start.expand(layers, dim, rank)
+
+
+def _orthonormal(product: Tensor) -> Tensor:
+    """A common scale changes no direction, and keeps the squares of large states finite."""
+    basis: Tensor = torch.linalg.qr(product / product.abs().amax((-2, -1), keepdim=True).clamp_min(_TINY)).Q
+    return basis
+
+
+def _uncentred(moments: SecondMoments) -> tuple[Tensor, Tensor]:
+    """``X^T X`` and ``Y^T X`` with the means left in, each ``(d, d)``."""
+    x, y, weight = moments.mean_x, moments.mean_y, moments.weight
+    return torch.addr(moments.cxx, x, x, alpha=weight), torch.addr(moments.cyx, y, x, alpha=weight)
 
 
 def _weighted(rows: Tensor, weights: Tensor | None) -> Tensor:

@@ -35,6 +35,11 @@ class RKSPArguments:
     kss_ridge: float | None = _option(
         None, "Ridge of the whitening. balanced: relative to the mean variance, 0.01. paper: absolute, 1e-5."
     )
+    kss_exact_accumulation: bool = _option(
+        False,
+        "Measure all accumulated batches of a step before the first is trained on, so that 8 batches of 1 are 1 batch of 8. "
+        "Costs a forward pass more where batches are accumulated.",
+    )
     kss_seed: int = _option(0, "Seed of the directions and of the draw of layers.")
     rksp_monitor: bool = _option(True, "Profile the spectrum while training and keep it in rksp_history.jsonl.")
     rksp_every: int = _option(500, "Optimizer steps from one profile to the next; 0 for the start and the end alone.")
@@ -64,7 +69,7 @@ class RKSPArguments:
             InputError: a value that KSS cannot have; the message names it without the prefix ``kss_``.
         """
         names = ("schedule", "weight", "every", "layer_fraction", "rank", "upper_threshold", "near_unit_target")
-        names = (*names, "near_unit_weight", "ridge", "seed")
+        names = (*names, "near_unit_weight", "ridge", "exact_accumulation", "seed")
         config = KSSConfig(**{name: getattr(self, f"kss_{name}") for name in names})
         return config if self.kss and config.weight else None
 

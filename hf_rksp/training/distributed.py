@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def world_size() -> int:
@@ -20,3 +20,10 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     torch.distributed.all_reduce(total)
     return total
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of the gathered weights that FSDP2 keeps after a pass without gradients."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()

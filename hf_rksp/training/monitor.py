@@ -16,7 +16,7 @@ from hf_rksp.errors import InputError, NonFiniteError, RkspError
 from hf_rksp.profile import LayerProfile
 from hf_rksp.profile.gather import Key, MomentSink, forward
 from hf_rksp.profile.layer import QUANTITIES, profile_layer
-from hf_rksp.training.distributed import sum_over_ranks, world_size
+from hf_rksp.training.distributed import reshard, sum_over_ranks, world_size
 
 #: Quantities of a layer that a row of the history keeps, besides its eigenvalues.
 _KEPT = ("stack", "index", "path", "rank", *QUANTITIES)
@@ -106,9 +106,7 @@ class SpectralMonitor:
                     if mine:
                         self._sink.next_batch(batch)
                     forward(self.model, batch)
-        for module in self.model.modules():
-            if hasattr(module, "reshard"):  # FSDP2 keeps the weights gathered after a pass without gradients
-                module.reshard()
+        reshard(self.model)
 
     def solve(self, main_process: bool) -> list[LayerProfile]:
         """Spectra of what was measured since `watch` or `run_probe`, over all processes.

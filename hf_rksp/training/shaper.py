@@ -7,30 +7,43 @@ gives the gradient of the penalty at those sums. From there the two schedules pa
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture import TrainingTap, Transition, find_stacks, token_mask
+from hf_rksp.capture import Stack, TrainingTap, Transition, find_stacks, token_mask
 from hf_rksp.config import KSSConfig
 from hf_rksp.errors import InputError
 from hf_rksp.spectral.shaping import (
     SolvedLayers,
     leading_directions,
+    leading_directions_of_moments,
     project,
     projected_sums,
+    projected_sums_of_moments,
     solve_layers,
     state_gradients,
 )
 from hf_rksp.training.distributed import sum_over_ranks, world_size
+from hf_rksp.training.survey import Survey
 
 #: Relative excess over the threshold from which on the balanced schedule acts with its full weight.
 _FULL_STRENGTH = 0.5
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """What the chosen layers of a stack are shaped by: directions of shape ``(layers, d, r)``, and their spectra."""
+
+    directions: Tensor
+    solved: SolvedLayers
 
 
 class SpectralShaper:
@@ -46,6 +59,8 @@ class SpectralShaper:
                 optimizer.zero_grad()
                 kss.step()
 
+    With gradient accumulation the operator is that of each microbatch, unless the step is surveyed first (`survey`).
+
     All processes have to make the same forward passes. Every draw (directions, layers) is seeded by the number of the
     step, so that processes agree and a resumed run draws what the uninterrupted one drew.
 
@@ -60,8 +75,10 @@ class SpectralShaper:
 
     def __init__(self, model: nn.Module, config: KSSConfig | None = None, blocks: str | Sequence[str] | None = None):
         self.config = config or KSSConfig()
-        self.stacks = find_stacks(model, blocks)
+        self.model, self.stacks = model, find_stacks(model, blocks)
         self.steps = 0
+        self._surveyed: dict[str, _Solution] = {}
+        self._passes = 1
         self._dropped = 0
         self._lost: Tensor | int = 0
         self._warned = False
@@ -107,6 +124,40 @@ class SpectralShaper:
     def step(self) -> None:
         """Say that the optimizer has made a step."""
         self.steps += 1
+        self._surveyed, self._passes = {}, 1
+
+    @contextlib.contextmanager
+    def survey(self) -> Iterator[None]:
+        """Measure the batches of a whole step together, before they are trained on one by one::
+
+            with kss.survey():
+                for batch in microbatches:
+                    model(**batch)
+
+        The step then has the operator of all of them, as one large batch would have, for the price of a forward pass and
+        of d x d moments. Inside there are no gradients; afterwards the random state is as before, so that the training
+        passes draw the same dropout. Where KSS does not act in the step, ``active`` is false and the passes may be left out.
+        """
+        survey = Survey(self.model, self.stacks)
+        with survey:
+            yield
+        if not (self.active and survey.moments):
+            return
+        generator = self._generator()
+        kept = list(survey.moments)
+        chosen = [kept[i] for i in self._positions(len(kept), generator)]
+        for stack in self.stacks:
+            moments = [survey.moments[key] for key in chosen if key[0] == stack.path]
+            if not moments:
+                continue
+            self._check_rank(stack, moments[0].dim)
+            for layer in moments:
+                if world_size() > 1:
+                    layer.all_reduce()
+            directions = leading_directions_of_moments(moments, self.config.rank, generator, self.config.centred)
+            sums = [projected_sums_of_moments(m, basis) for m, basis in zip(moments, directions, strict=True)]
+            self._surveyed[stack.path] = _Solution(directions, self._solve(torch.stack(sums)))
+        self._passes = survey.passes
 
     def pop_logs(self) -> dict[str, float]:
         """Means since the last call, under the keys ``kss/...``; ``kss/dropped`` counts on, and is there at every call."""
@@ -129,9 +180,7 @@ class SpectralShaper:
         self._term = None
         if not self.active:
             return
-        # A generator of its own: the same numbers on every process and after a restart, and the run's are not touched.
-        # Accumulated batches of one step share the draw.
-        generator = torch.Generator().manual_seed(((self.config.seed << 40) + self.steps) % 2**63)
+        generator = self._generator()
         chosen = self._draw(seen, generator)
         terms = []
         with torch.autocast(seen[0].x.device.type, enabled=False):
@@ -143,46 +192,68 @@ class SpectralShaper:
         if self.has_term:
             self._term = self.config.weight / len(chosen) * torch.stack(terms).sum()
 
+    def _generator(self) -> torch.Generator:
+        """One of its own: the same numbers on every process and after a restart, and the run's are not touched.
+
+        Accumulated batches of one step share the draw.
+        """
+        return torch.Generator().manual_seed(((self.config.seed << 40) + self.steps) % 2**63)
+
+    def _positions(self, layers: int, generator: torch.Generator) -> list[int]:
+        count = max(1, round(self.config.layer_fraction * layers))
+        return sorted(torch.randperm(layers, generator=generator)[:count].tolist())
+
     def _draw(self, seen: list[Transition], generator: torch.Generator) -> list[Transition]:
-        count = max(1, round(self.config.layer_fraction * len(seen)))
-        keep = torch.randperm(len(seen), generator=generator)[:count]
-        return [seen[i] for i in sorted(keep.tolist())]
+        return [seen[i] for i in self._positions(len(seen), generator)]
 
     def _shape(
         self, layers: list[Transition], last: Transition, batch: Mapping[str, Any], generator: torch.Generator
     ) -> Tensor:
         """Measure the chosen layers of one stack and let the schedule act on them; the sum of their penalties."""
-        config, width = self.config, layers[0].x.shape[-1]
-        if config.rank > width:
-            raise InputError(
-                f"rank={config.rank}: the states of {layers[0].stack.path} have {width} dimensions; pass {width} or less"
-            )
-        mask = token_mask(batch, layers[0].stack, layers[0].x)
+        config, stack = self.config, layers[0].stack
+        self._check_rank(stack, layers[0].x.shape[-1])
+        mask = token_mask(batch, stack, layers[0].x)
         weights = None if mask is None else mask.reshape(-1, 1)
+        solution = self._surveyed.get(stack.path)
         with torch.set_grad_enabled(self.has_term):
             states = [(layer.x.flatten(0, -2), layer.y.flatten(0, -2)) for layer in layers]
-            directions = leading_directions(
-                [x.detach() for x, _ in states], config.rank, generator, config.centred, weights, sum_over_ranks
+            directions = (
+                solution.directions.to(torch.promote_types(layers[0].x.dtype, torch.float32))
+                if solution
+                else leading_directions(
+                    [x.detach() for x, _ in states], config.rank, generator, config.centred, weights, sum_over_ranks
+                )
             )
             projected = [
                 (project(x, basis, weights), project(y, basis, weights))
                 for (x, y), basis in zip(states, directions, strict=True)
             ]
             sums = [projected_sums(p, q, weights) for p, q in projected]
-        total_sums = sum_over_ranks(torch.stack(sums).detach()).cpu()
-        self._check_tokens(float(total_sums[0, 0]))
-        solved = solve_layers(total_sums, config)
-        self._note(solved)
+        solved = solution.solved if solution else self._solve(sum_over_ranks(torch.stack(sums).detach()))
         if not self.has_term:
             self._push(layers, last, directions, projected, weights, solved)
             return solved.penalties.sum()
         # The gradient at the sums of all processes is known, so that no collective has to run in the backward pass.
-        # Gradients are averaged over the processes afterwards, hence the factor.
+        # Gradients are averaged over the processes and over the passes of a surveyed step afterwards, hence the factor.
         total = solved.penalties.sum().to(sums[0])
         for own, gradient in zip(sums, solved.gradients.to(sums[0]), strict=True):
             if gradient.any():  # of a layer that was dropped the sums may be NaN, and 0 times NaN is NaN
-                total = total + ((own - own.detach()) * gradient).sum() * world_size()
+                total = total + ((own - own.detach()) * gradient).sum() * world_size() * self._passes
         return total
+
+    def _check_rank(self, stack: Stack, width: int) -> None:
+        if self.config.rank > width:
+            raise InputError(
+                f"rank={self.config.rank}: the states of {stack.path} have {width} dimensions; pass {width} or less"
+            )
+
+    def _solve(self, sums: Tensor) -> SolvedLayers:
+        """Solve the sums of all processes, and note what was found."""
+        sums = sums.cpu()
+        self._check_tokens(float(sums[0, 0]))
+        solved = solve_layers(sums, self.config)
+        self._note(solved)
+        return solved
 
     def _check_tokens(self, tokens: float) -> None:
         if tokens < 2 * self.config.rank and not self._warned:

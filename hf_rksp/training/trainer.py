@@ -55,6 +55,7 @@ class RKSPTrainerMixin:
         settings = _choose(monitor, own.monitor_config() if own else MonitorConfig(), MonitorConfig)
         self._blocks = blocks or (own.rksp_blocks if own else None)
         self._shaper: SpectralShaper | None = None
+        self._microbatches: list[Any] = []
         if given.n_gpu > 1:
             raise InputError(
                 f"{given.n_gpu} devices in one process: DataParallel hides the blocks. Launch one process a device: "
@@ -92,6 +93,26 @@ class RKSPTrainerMixin:
         file = Path(checkpoint, STATE_NAME) if checkpoint else None
         if file and file.exists() and self._shaper:
             self._shaper.load_state_dict(json.loads(file.read_text()))
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Keeps the batches of the step, for an exact accumulation."""
+        batches, items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
+        self._microbatches = list(batches)
+        return batches, items
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The step of the Trainer underneath, on one batch; before the first of several, all are measured if that is asked for."""
+        batches, self._microbatches = self._microbatches, []
+        shaper = self._shaper
+        if shaper and shaper.active and shaper.config.exact_accumulation and len(batches) > 1:
+            for part in (model, self.optimizer):  # type: ignore[attr-defined]
+                if hasattr(part, "train"):  # a schedule-free optimizer keeps other weights for evaluation
+                    part.train()
+            with shaper.survey(), self.compute_loss_context_manager():  # type: ignore[attr-defined]
+                for batch in batches:
+                    # The module itself: what DDP and DeepSpeed add to it is for the backward pass.
+                    self.model(**self._prepare_inputs(batch))  # type: ignore[attr-defined]
+        return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

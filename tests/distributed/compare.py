@@ -36,15 +36,19 @@ def assert_same_run(ranks: list[Run], one: Run, kind: str, sharp: bool = False) 
     assert_same_samples(ranks, one)
     for rank in ranks:
         assert rank["drawn"] == one["drawn"]
-        assert len(rank["logs"]) == len(one["logs"])
-        for name, allowed in (SHARP_LOGS if sharp else LOGS).items():
-            for step, (left, right) in enumerate(zip(one["logs"], rank["logs"], strict=True)):
-                assert (name in left) == (name in right)
-                if name in left:
-                    assert math.isclose(left[name], right[name], rel_tol=allowed, abs_tol=1e-12), (
-                        f"{name} of step {step}: {left[name]} in one process, {right[name]} in two"
-                    )
+        assert_same_logs(one, rank, sharp)
         assert_same_weights(one, rank, sharp)
+
+
+def assert_same_logs(one: Run, other: Run, sharp: bool = False) -> None:
+    """What was logged in every step."""
+    for name, allowed in (SHARP_LOGS if sharp else LOGS).items():
+        for step, (left, right) in enumerate(zip(one["logs"], other["logs"], strict=True)):
+            assert (name in left) == (name in right)
+            if name in left:
+                assert math.isclose(left[name], right[name], rel_tol=allowed, abs_tol=1e-12), (
+                    f"{name} of step {step}: {left[name]} in the one run, {right[name]} in the other"
+                )
 
 
 def assert_same_samples(ranks: list[Run], one: Run) -> None:

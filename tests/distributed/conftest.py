@@ -6,10 +6,10 @@ from tests.distributed.launch import train
 from tests.distributed.workers.cases import CASES
 
 DDP = ["balanced", "paper", "balanced accumulated", "paper accumulated", "balanced mean", "paper mean", "paper resumed"]
-SHARP = ["sharp balanced", "sharp paper", "sharp off accumulated"]
+SHARP = ["sharp balanced", "sharp paper", "sharp off accumulated", "sharp balanced exact", "sharp paper exact"]
 FSDP2 = ["balanced", "paper", "paper accumulated", "paper resumed"]
 ZERO = ["1:balanced", "1:paper", "2:balanced", "2:paper", "2:balanced accumulated"]
-ZERO += ["3:balanced", "3:paper", "3:paper accumulated", "3:paper resumed"]
+ZERO += ["3:balanced", "3:paper", "3:paper accumulated", "3:balanced exact", "3:paper resumed"]
 
 
 @pytest.fixture(scope="session")

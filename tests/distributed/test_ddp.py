@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from tests.distributed.compare import assert_same_run, assert_same_weights, difference
+from tests.distributed.compare import (
+    assert_same_logs,
+    assert_same_profiles,
+    assert_same_run,
+    assert_same_weights,
+    difference,
+)
 from tests.distributed.conftest import DDP, SHARP
 from tests.distributed.workers.cases import LAYERS, STEPS
 
@@ -59,6 +65,23 @@ def test_cut_into_microbatches_without_kss(one, ddp):
         assert_same_weights(one["sharp off"], other, sharp=True)
 
 
+@pytest.mark.parametrize("schedule", ["balanced", "paper"])
+@pytest.mark.parametrize("cut", ["exact", "exact one by one"])
+def test_exact_accumulation(one, schedule, cut):
+    """1 x 8 and 4 x 2 are 8 x 1, with sequences and numbers of labels that differ: the same logs, profiles and weights."""
+    whole, parts = one[f"sharp {schedule}"], one[f"sharp {schedule} {cut}"]
+    assert_same_logs(whole, parts, sharp=True)
+    assert_same_profiles(whole, parts, sharp=True)
+    assert_same_weights(whole, parts, sharp=True)
+
+
+def test_exact_accumulation_of_means(one):
+    """Also where Trainer divides the loss by the number of microbatches."""
+    whole, parts = one["paper mean equal"], one["paper mean exact one by one"]
+    assert_same_logs(whole, parts)
+    assert_same_weights(whole, parts)
+
+
 @pytest.mark.parametrize("schedule", ["balanced", "paper", "paper mean"])
 def test_cut_of_copies(one, schedule):
     """KSS sees the cut through the operator alone, which is that of a microbatch and not of the step.
@@ -74,7 +97,7 @@ def test_cut_of_copies(one, schedule):
 @pytest.mark.parametrize("schedule", ["balanced", "paper"])
 @pytest.mark.parametrize("data", ["equal", "long"])
 def test_cut_of_different_sequences(one, schedule, data):
-    """8 x 1 is not 1 x 8 with KSS: eight operators of 24 or 96 tokens each are not the operator of 192 or 768.
+    """8 x 1 is not 1 x 8 with KSS by default: eight operators of 24 or 96 tokens each are not the operator of 192 or 768.
 
     Directions fit the microbatch too. The two runs shape to the same extent and in a like direction, no more.
     """

@@ -30,6 +30,8 @@ CASES = {
     "weight 0, paper": {"kss_weight": 0.0, "kss_schedule": "paper"} | NO_MONITOR,
     "both off": NO_KSS | NO_MONITOR,
     "nothing above the threshold": {"kss_upper_threshold": NEVER} | NO_MONITOR,
+    "batches measured beforehand, nothing above": {"kss_upper_threshold": NEVER, "kss_exact_accumulation": True}
+    | NO_MONITOR,
     "monitor on the batch": NO_KSS,
     "monitor on a probe": NO_KSS | {"rksp_data": "probe", "probe": PROBE},
     "everything on, nothing above": {"kss_upper_threshold": NEVER, "rksp_per_layer": True},

@@ -13,7 +13,7 @@ from datasets import load_dataset
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-WIDTH, LAYERS, HEADS, BATCH = 128, 4, 4, 32
+LAYERS, HEADS, BATCH = 4, 4, 32
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Task:
     chance: float
 
 
-def gpt2(vocabulary: int, length: int, norm: bool) -> GPT2LMHeadModel:
+def gpt2(width: int, vocabulary: int, length: int, norm: bool) -> GPT2LMHeadModel:
     """GPT-2 as transformers initialises it, with its Pre-LN or without any normalisation; no dropout."""
     model = GPT2LMHeadModel(
         GPT2Config(
-            n_layer=LAYERS, n_embd=WIDTH, n_head=HEADS, vocab_size=vocabulary, n_positions=length, bos_token_id=0,
+            n_layer=LAYERS, n_embd=width, n_head=HEADS, vocab_size=vocabulary, n_positions=length, bos_token_id=0,
             eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
         )
     )  # fmt: skip
@@ -40,12 +40,12 @@ def gpt2(vocabulary: int, length: int, norm: bool) -> GPT2LMHeadModel:
     return model
 
 
-def llama(vocabulary: int, length: int) -> LlamaForCausalLM:
+def llama(width: int, vocabulary: int, length: int) -> LlamaForCausalLM:
     """LLaMA (RMSNorm, rotary positions, SwiGLU) of the same size."""
     return LlamaForCausalLM(
         LlamaConfig(
-            num_hidden_layers=LAYERS, hidden_size=WIDTH, num_attention_heads=HEADS, num_key_value_heads=HEADS,
-            intermediate_size=344, vocab_size=vocabulary, max_position_embeddings=length, use_cache=False,
+            num_hidden_layers=LAYERS, hidden_size=width, num_attention_heads=HEADS, num_key_value_heads=HEADS,
+            intermediate_size=8 * width // 3 // 8 * 8, vocab_size=vocabulary, max_position_embeddings=length, use_cache=False,
         )
     )  # fmt: skip
 
@@ -87,7 +87,7 @@ def text(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 TASKS = {
-    "recall": Task(lambda: gpt2(32, 9, norm=False), recall, 2.77),
-    "text-preln": Task(lambda: gpt2(256, 32, norm=True), text, 5.55),
-    "text-rmsnorm": Task(lambda: llama(256, 32), text, 5.55),
+    "recall": Task(lambda: gpt2(128, 32, 9, norm=False), recall, 2.77),
+    "text-preln": Task(lambda: gpt2(64, 256, 32, norm=True), text, 5.55),
+    "text-rmsnorm": Task(lambda: llama(64, 256, 32), text, 5.55),
 }

@@ -19,6 +19,19 @@ class AtEachLayer(SpectralShaper):
         return super()._add(projected, basis, share, [gradient.flatten(1).norm(dim=1)], gradient)
 
 
+class WithoutConflict(SpectralShaper):
+    """Of what is added, the part that points against the task's gradient of the sequence is taken out."""
+
+    def _add(self, projected: Tensor, basis: Tensor, share: float, reference: list[Tensor], gradient: Tensor) -> Any:
+        total = super()._add(projected, basis, share, reference, gradient)
+        if total is None:
+            return None
+        task = gradient.flatten(1)
+        added = total.flatten(1) - task
+        along = (added * task).sum(1, keepdim=True) / task.square().sum(1, keepdim=True).clamp_min(1e-30)
+        return (total.flatten(1) - along.clamp_max(0) * task).view_as(total)
+
+
 class FromTheStepBefore(SpectralShaper):
     """Directions and gradients at the sums are those of the step before, which would make accumulation exact."""
 
@@ -39,5 +52,6 @@ class FromTheStepBefore(SpectralShaper):
 VARIANTS: dict[str | None, Callable[..., SpectralShaper]] = {
     None: SpectralShaper,
     "at each layer": AtEachLayer,
+    "without conflict": WithoutConflict,
     "from the step before": FromTheStepBefore,
 }

@@ -41,6 +41,7 @@ BATCH: dict[str, Any] = {"every": 10, "data": "batch", "rank": 16, "report": Fal
 PROBE: dict[str, Any] = BATCH | {"data": "probe"}
 #: Directions and layers are drawn anew for each microbatch. All of them, and the draws are gone from a comparison of cuts.
 ALL: dict[str, Any] = {"rank": WIDTH, "layer_fraction": 1.0}
+EXACT: dict[str, Any] = {"exact_accumulation": True}
 ONE_BY_ONE: dict[str, Any] = {"batch": 1, "accumulate": 8}
 PAIRS: dict[str, Any] = {"batch": 2, "accumulate": 4}
 
@@ -58,6 +59,11 @@ CASES = {
     "sharp off one by one": Case(None, BATCH, double=True, **ONE_BY_ONE),
     "sharp balanced": Case(BALANCED, BATCH, double=True),
     "sharp paper": Case(PAPER, PROBE, double=True),
+    "balanced exact": Case(BALANCED | EXACT, **PAIRS),
+    "sharp balanced exact": Case(BALANCED | EXACT, BATCH, double=True, **PAIRS),
+    "sharp balanced exact one by one": Case(BALANCED | EXACT, BATCH, double=True, **ONE_BY_ONE),
+    "sharp paper exact": Case(PAPER | EXACT, PROBE, double=True, **PAIRS),
+    "sharp paper exact one by one": Case(PAPER | EXACT, PROBE, double=True, **ONE_BY_ONE),
     "balanced copies": Case(BALANCED | ALL, data="copies", steps=5),
     "balanced copies one by one": Case(BALANCED | ALL, data="copies", steps=5, **ONE_BY_ONE),
     "paper copies": Case(PAPER | ALL, data="copies", steps=5),
@@ -66,6 +72,8 @@ CASES = {
     "paper mean copies one by one": Case(PAPER | ALL, data="copies", steps=5, mean=True, **ONE_BY_ONE),
     "off equal": Case(data="equal"),
     "balanced equal": Case(BALANCED, data="equal"),
+    "paper mean equal": Case(PAPER | {"layer_fraction": 1.0}, data="equal", mean=True),
+    "paper mean exact one by one": Case(PAPER | {"layer_fraction": 1.0} | EXACT, data="equal", mean=True, **ONE_BY_ONE),
     "balanced equal one by one": Case(BALANCED, data="equal", **ONE_BY_ONE),
     "paper equal": Case(PAPER | {"layer_fraction": 1.0}, data="equal"),
     "paper equal one by one": Case(PAPER | {"layer_fraction": 1.0}, data="equal", **ONE_BY_ONE),
