@@ -106,6 +106,9 @@ class KSSConfig:
             0 switches KSS off.
         every: optimizer steps from one use to the next (balanced 1, paper 10).
         layer_fraction: share of the layers that are drawn at each use (balanced 1, paper 0.5).
+        first_block_weight: of the first block of every stack, as a share of ``weight`` (balanced 0.1, paper 1). That block
+            makes a stream of the embeddings, which are small: its modulus is large in healthy runs too (40 under Pre-LN), and
+            to push on it as on the others costs what is learnt. A block that is alone in its stack has the full weight.
         rank: directions that the states are projected on (r); at most the width of the narrowest layer.
         upper_threshold: moduli above it are penalised (tau_u).
         lower_threshold: paper: lower end of the near-unit band (tau_l).
@@ -126,6 +129,7 @@ class KSSConfig:
     weight: float = None  # type: ignore[assignment]
     every: int = None  # type: ignore[assignment]
     layer_fraction: float = None  # type: ignore[assignment]
+    first_block_weight: float = None  # type: ignore[assignment]
     rank: int = 32
     upper_threshold: float = 1.05
     lower_threshold: float = 0.90
@@ -147,7 +151,7 @@ class KSSConfig:
             _whole(name, getattr(self, name), least)
         for name in ("upper_threshold", "lower_threshold", "temperature", "ridge"):
             _positive(name, getattr(self, name))
-        for name in ("weight", "near_unit_weight"):
+        for name in ("weight", "first_block_weight", "near_unit_weight"):
             _not_negative(name, getattr(self, name))
         for name in ("near_unit_target", "layer_fraction"):
             _not_negative(name, getattr(self, name))
@@ -163,8 +167,22 @@ class KSSConfig:
 
 #: What the schedules differ in.
 _KSS_DEFAULTS: dict[str, dict[str, float | int | bool]] = {
-    "balanced": {"weight": 0.3, "every": 1, "layer_fraction": 1.0, "ridge": 1e-2, "centred": False},
-    "paper": {"weight": 0.15, "every": 10, "layer_fraction": 0.5, "ridge": 1e-5, "centred": True},
+    "balanced": {
+        "weight": 0.3,
+        "every": 1,
+        "layer_fraction": 1.0,
+        "first_block_weight": 0.1,
+        "ridge": 1e-2,
+        "centred": False,
+    },
+    "paper": {
+        "weight": 0.15,
+        "every": 10,
+        "layer_fraction": 0.5,
+        "first_block_weight": 1.0,
+        "ridge": 1e-5,
+        "centred": True,
+    },
 }
 
 

@@ -28,6 +28,10 @@ class RKSPArguments:
     )
     kss_every: int | None = _option(None, "Optimizer steps from one use of KSS to the next: balanced 1, paper 10.")
     kss_layer_fraction: float | None = _option(None, "Share of the layers drawn at each use: balanced 1, paper 0.5.")
+    kss_first_block_weight: float | None = _option(
+        None,
+        "Of the first block, which makes a large stream of small embeddings, a share of kss_weight: balanced 0.1, paper 1.",
+    )
     kss_rank: int = _option(32, "Directions that the states are projected on, at most the width of the model.")
     kss_upper_threshold: float = _option(1.05, "Moduli above it are penalised.")
     kss_near_unit_target: float = _option(0.4, "paper: share of near-unit modes that is aimed at.")
@@ -68,8 +72,7 @@ class RKSPArguments:
         Raises:
             InputError: a value that KSS cannot have; the message names it without the prefix ``kss_``.
         """
-        names = ("schedule", "weight", "every", "layer_fraction", "rank", "upper_threshold", "near_unit_target")
-        names = (*names, "near_unit_weight", "ridge", "exact_accumulation", "seed")
+        names = [name.removeprefix("kss_") for name in RKSPArguments.__dataclass_fields__ if name.startswith("kss_")]
         config = KSSConfig(**{name: getattr(self, f"kss_{name}") for name in names})
         return config if self.kss and config.weight else None
 

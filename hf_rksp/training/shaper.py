@@ -34,9 +34,6 @@ from hf_rksp.spectral.shaping import (
 from hf_rksp.training.distributed import sum_over_ranks, world_size
 from hf_rksp.training.survey import Survey
 
-#: Relative excess over the threshold from which on the balanced schedule acts with its full weight.
-_FULL_STRENGTH = 0.5
-
 
 @dataclass(frozen=True)
 class _Solution:
@@ -72,6 +69,9 @@ class SpectralShaper:
     Raises:
         CaptureError, InputError: no residual blocks, or a rank above their width (from the first forward pass).
     """
+
+    #: Relative excess over the threshold from which on the balanced schedule acts with its full weight.
+    full_strength = 0.5
 
     def __init__(self, model: nn.Module, config: KSSConfig | None = None, blocks: str | Sequence[str] | None = None):
         self.config = config or KSSConfig()
@@ -199,6 +199,11 @@ class SpectralShaper:
         """
         return torch.Generator().manual_seed(((self.config.seed << 40) + self.steps) % 2**63)
 
+    def _share(self, layer: Transition) -> float:
+        """Of the weight, what this block gets."""
+        first = layer.block.index == 0 and len(layer.stack.blocks) > 1
+        return self.config.first_block_weight if first else 1.0
+
     def _positions(self, layers: int, generator: torch.Generator) -> list[int]:
         count = max(1, round(self.config.layer_fraction * layers))
         return sorted(torch.randperm(layers, generator=generator)[:count].tolist())
@@ -233,10 +238,11 @@ class SpectralShaper:
         if not self.has_term:
             self._push(layers, last, directions, projected, weights, solved)
             return solved.penalties.sum()
+        shares = solved.penalties.new_tensor([self._share(layer) for layer in layers])
         # The gradient at the sums of all processes is known, so that no collective has to run in the backward pass.
         # Gradients are averaged over the processes and over the passes of a surveyed step afterwards, hence the factor.
-        total = solved.penalties.sum().to(sums[0])
-        for own, gradient in zip(sums, solved.gradients.to(sums[0]), strict=True):
+        total = (shares * solved.penalties).sum().to(sums[0])
+        for own, gradient in zip(sums, (shares[:, None] * solved.gradients).to(sums[0]), strict=True):
             if gradient.any():  # of a layer that was dropped the sums may be NaN, and 0 times NaN is NaN
                 total = total + ((own - own.detach()) * gradient).sum() * world_size() * self._passes
         return total
@@ -294,11 +300,11 @@ class SpectralShaper:
         reference: list[Tensor] = []
         radii = solved.eigenvalues.abs().amax(-1)
         for i, layer in enumerate(layers):
-            strength = (float(radii[i]) / self.config.upper_threshold - 1) / _FULL_STRENGTH
+            strength = (float(radii[i]) / self.config.upper_threshold - 1) / self.full_strength
             if not strength > 0:  # NaN too, of which min() would make 1
                 continue
             at_p, at_q = state_gradients(*projected[i], solved.gradients[i], weights)
-            share = min(1.0, strength) * self.config.weight
+            share = min(1.0, strength) * self._share(layer) * self.config.weight
             layer.at_x = functools.partial(self._add, at_p, directions[i], share, reference)
             layer.at_y = functools.partial(self._add, at_q, directions[i], share, reference)
         own = last.at_y

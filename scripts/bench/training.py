@@ -26,14 +26,22 @@ from hf_rksp.machine import describe_machine, peak_memory, versions
 
 #: width, layers, sequences, tokens of each, steps a turn, turns
 SIZES = [(128, 4, 8, 64, 21, 5), (256, 4, 8, 64, 21, 3), (512, 4, 8, 64, 11, 5), (512, 8, 8, 64, 11, 3),
-         (512, 4, 8, 256, 6, 3), (768, 12, 4, 128, 6, 3)]  # fmt: skip
+         (512, 4, 8, 256, 11, 2), (768, 12, 4, 128, 11, 2)]  # fmt: skip
 QUICK = [(128, 4, 8, 64, 21, 2), (512, 4, 8, 64, 11, 2)]
+#: The same, with gradients accumulated over four batches.
+ACCUMULATED = (512, 4, 8, 64, 5, 3)
 CONTESTANTS = {
     "Trainer": {"kss": False, "rksp_monitor": False},
     "KSS, default": {"kss": True, "rksp_monitor": False},
     "KSS, paper": {"kss": True, "kss_schedule": "paper", "rksp_monitor": False},
     "monitor, between profiles": {"kss": False, "rksp_every": 0, "rksp_at_start": True, "rksp_at_end": False},
     "monitor, profiled step": {"kss": False, "rksp_every": 1},
+}
+ACCUMULATE = {"gradient_accumulation_steps": 4}
+ACCUMULATING = {
+    "Trainer": CONTESTANTS["Trainer"] | ACCUMULATE,
+    "KSS, default": CONTESTANTS["KSS, default"] | ACCUMULATE,
+    "KSS, exact": CONTESTANTS["KSS, default"] | ACCUMULATE | {"kss_exact_accumulation": True},
 }
 
 
@@ -72,27 +80,28 @@ def network(d: int, layers: int, length: int) -> GPT2LMHeadModel:
     )  # fmt: skip
 
 
-def train(name: str, model: GPT2LMHeadModel, batch: int, length: int, steps: int) -> list[float]:
+def train(name: str, settings: dict, model: GPT2LMHeadModel, batch: int, length: int, steps: int) -> list[float]:
     """Step times of one turn, without the first."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         args = RKSPTrainingArguments(
             output_dir=folder, use_cpu=True, max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-5,
             report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, rksp_report=False,
-            dataloader_pin_memory=False, **CONTESTANTS[name],
+            dataloader_pin_memory=False, **settings,
         )  # fmt: skip
         kind = Trainer if name == "Trainer" else RKSPTrainer
-        kind(model, args, train_dataset=Tokens(batch * steps, length), callbacks=[clock]).train()
+        data = Tokens(batch * steps * args.gradient_accumulation_steps, length)
+        kind(model, args, train_dataset=data, callbacks=[clock]).train()
     return clock.seconds[1:]
 
 
-def compare(d: int, layers: int, batch: int, length: int, steps: int, turns: int) -> dict:
+def compare(contestants: dict, d: int, layers: int, batch: int, length: int, steps: int, turns: int) -> dict:
     """All contestants in turns."""
-    model, seconds = network(d, layers, length), {name: [] for name in CONTESTANTS}
-    order = list(CONTESTANTS)
+    model, seconds = network(d, layers, length), {name: [] for name in contestants}
+    order = list(contestants)
     for turn in range(turns):
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
-            seconds[name] += train(name, model, batch, length, steps)
+            seconds[name] += train(name, contestants[name], model, batch, length, steps)
     row = {
         "d": d,
         "layers": layers,
@@ -122,7 +131,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if args.memory_of:
-        train(args.memory_of, network(768, 12, 128), 4, 128, 3)
+        train(args.memory_of, CONTESTANTS[args.memory_of], network(768, 12, 128), 4, 128, 3)
         print(peak_memory())
         return
     rows = []
@@ -131,7 +140,7 @@ def main() -> None:
         f"{'d':>5} {'layers':>6} {'tokens':>6} {'Trainer':>9} {'KSS':>8} {'paper':>8} {'monitor':>8} {'a profile':>10}"
     )
     for size in QUICK if args.quick else SIZES:
-        row = compare(*size)
+        row = compare(CONTESTANTS, *size)
         rows.append(row)
         plain = row["Trainer"]["median"]
         added = [
@@ -144,6 +153,9 @@ def main() -> None:
         print(*(f"{text:>8}" for text in added), f"{profile:8.2f} s", flush=True)
     result = {"machine": describe_machine(), "versions": versions(), "rows": rows}
     if not args.quick:
+        row = result["accumulated"] = compare(ACCUMULATING, *ACCUMULATED)
+        print(f"four batches of 512 tokens accumulated, d = 512, 4 layers: Trainer {1000 * row['Trainer']['median']:.0f} ms,",
+              ", ".join(f"{name} {overhead(row, name, 'median')}" for name in ACCUMULATING if name != "Trainer"))  # fmt: skip
         result["peak_memory_bytes"] = {name: memory(name) for name in CONTESTANTS}
         print("peak memory, d = 768, 12 layers, 512 tokens:",
               ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in result["peak_memory_bytes"].items()))  # fmt: skip

@@ -86,7 +86,14 @@ RUN = {
     "disable_tqdm": True,
     "dataloader_pin_memory": False,
 }
-OURS = {"kss_rank": 8, "kss_upper_threshold": ALWAYS, "rksp_rank": 8, "rksp_every": 2, "rksp_report": False}
+OURS = {
+    "kss_rank": 8,
+    "kss_upper_threshold": ALWAYS,
+    "kss_first_block_weight": 1.0,
+    "rksp_rank": 8,
+    "rksp_every": 2,
+    "rksp_report": False,
+}
 
 
 def arguments(folder: Any, kind: type = RKSPTrainingArguments, **changes: Any) -> Any:

@@ -91,10 +91,15 @@ def hinge(rho: Tensor, config: KSSConfig) -> Tensor:
     return ((rho - config.upper_threshold).clamp_min(0) ** 2).sum()
 
 
+def share(layer: int, config: KSSConfig) -> float:
+    """Of the weight, in a stack of several blocks."""
+    return config.first_block_weight if layer == 0 else 1.0
+
+
 def paper_term(seen: list[Tensor], mask: Tensor, directions: Tensor, chosen: list[int], config: KSSConfig) -> Tensor:
     """Eq. 15's addition to the loss: ``alpha`` times the mean over the chosen layers."""
     pairs = zip(chosen, directions, strict=True)
-    terms = [equation_14(moduli(seen[i], seen[i + 1], v, mask, config), config) for i, v in pairs]
+    terms = [share(i, config) * equation_14(moduli(seen[i], seen[i + 1], v, mask, config), config) for i, v in pairs]
     return config.weight * torch.stack(terms).mean()
 
 
@@ -116,7 +121,7 @@ def balanced_surrogate(
         if strength <= 0:
             continue
         for state, gradient in zip(seen[i : i + 2], torch.autograd.grad(hinge(rho, config), (x, y)), strict=True):
-            scale = strength * config.weight * reference / gradient.flatten(1).norm(dim=1)
+            scale = share(i, config) * strength * config.weight * reference / gradient.flatten(1).norm(dim=1)
             total = total + (scale[:, None, None] * gradient * state).sum()
     return total
 

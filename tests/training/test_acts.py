@@ -17,13 +17,13 @@ def exact_gpt2(**changes):
     return livelier(gpt2(dropout=0.0, **changes)).double()
 
 
-@pytest.mark.parametrize("rank", [4, 16])
+@pytest.mark.parametrize(("rank", "first"), [(4, 1.0), (16, 1.0), (16, 0.1)])
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 @pytest.mark.parametrize("schedule", ["balanced", "paper"])
-def test_gradients_of_a_training_step_are_the_oracles(schedule, fraction, rank, tmp_path, monkeypatch):
+def test_gradients_of_a_training_step_are_the_oracles(schedule, fraction, rank, first, tmp_path, monkeypatch):
     model, same, kept = exact_gpt2(), exact_gpt2(), Gradients()
     draws = Draws(monkeypatch, model)
-    kss = {"kss_schedule": schedule, "kss_layer_fraction": fraction, "kss_rank": rank}
+    kss = {"kss_schedule": schedule, "kss_layer_fraction": fraction, "kss_rank": rank, "kss_first_block_weight": first}
     run = trained(tmp_path, model, padded_rows(8), callbacks=[kept], **ONE_STEP, **kss)
 
     (batch,), (directions,), (chosen,) = draws.batches, draws.directions, draws.chosen
@@ -78,7 +78,8 @@ def test_penalty_falls_when_kss_alone_acts(schedule, monkeypatch):
     model = exact_gpt2()
     draws = Draws(monkeypatch, model)
     batch = {name: torch.stack([row[name] for row in token_rows(8).rows]) for name in ("input_ids", "labels")}
-    config = KSSConfig(schedule, rank=8, every=1, layer_fraction=1.0, near_unit_weight=0.0, upper_threshold=ALWAYS)
+    settings = {"every": 1, "layer_fraction": 1.0, "first_block_weight": 1.0, "near_unit_weight": 0.0}
+    config = KSSConfig(schedule, rank=8, upper_threshold=ALWAYS, **settings)
     mask = torch.ones_like(batch["input_ids"])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.03 if schedule == "balanced" else 0.3)
     seen_penalties = []

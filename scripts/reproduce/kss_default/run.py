@@ -49,6 +49,13 @@ CANDIDATES |= {
     for name, changed in {
         "at each layer": {"variant": "at each layer"},
         "without conflict": {"variant": "without conflict"},
+        "without the first": {"variant": "without the first"},
+        "outputs alone": {"variant": "outputs alone"},
+        "inputs alone": {"variant": "inputs alone"},
+        "first less": {"variant": "first less"},
+        "first least": {"variant": "first least"},
+        "first least, threshold 2": {"variant": "first least", "upper_threshold": 2.0},
+        "slower ramp": {"variant": "slower ramp"},
         "from the step before": {"variant": "from the step before"},
         "centred": {"centred": True},
         "threshold 1.5": {"upper_threshold": 1.5},
@@ -57,6 +64,11 @@ CANDIDATES |= {
         "half the layers": {"layer_fraction": 0.5},
         "every 10 steps": {"every": 10},
     }.items()
+}
+#: The weight at the first block alike.
+CANDIDATES |= {
+    f"weight {weight}, first {first} + clip": (1.0, {"weight": weight, "first_block_weight": first})
+    for weight, first in ((0.3, 1.0), (1.0, 0.3), (3.0, 0.1))
 }
 FIRST_CHOICE_SEED = 100
 

@@ -31,6 +31,7 @@ def gpt2(width: int, vocabulary: int, length: int, norm: bool) -> GPT2LMHeadMode
         GPT2Config(
             n_layer=LAYERS, n_embd=width, n_head=HEADS, vocab_size=vocabulary, n_positions=length, bos_token_id=0,
             eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one kernel
         )
     )  # fmt: skip
     if not norm:
