@@ -102,11 +102,11 @@ class KSSConfig:
 
     Attributes:
         schedule: "balanced" or "paper".
-        weight: balanced: largest share of the task's gradient (default 0.3). paper: factor of the penalty (alpha, 0.15).
+        weight: balanced: largest share of the task's gradient (default 1). paper: factor of the penalty (alpha, 0.15).
             0 switches KSS off.
         every: optimizer steps from one use to the next (balanced 1, paper 10).
         layer_fraction: share of the layers that are drawn at each use (balanced 1, paper 0.5).
-        first_block_weight: of the first block of every stack, as a share of ``weight`` (balanced 0.1, paper 1). That block
+        first_block_weight: of the first block of every stack, as a share of ``weight`` (balanced 0.3, paper 1). That block
             makes a stream of the embeddings, which are small: its modulus is large in healthy runs too (40 under Pre-LN), and
             to push on it as on the others costs what is learnt. A block that is alone in its stack has the full weight.
         rank: directions that the states are projected on (r); at most the width of the narrowest layer.
@@ -168,10 +168,10 @@ class KSSConfig:
 #: What the schedules differ in.
 _KSS_DEFAULTS: dict[str, dict[str, float | int | bool]] = {
     "balanced": {
-        "weight": 0.3,
+        "weight": 1.0,
         "every": 1,
         "layer_fraction": 1.0,
-        "first_block_weight": 0.1,
+        "first_block_weight": 0.3,
         "ridge": 1e-2,
         "centred": False,
     },

@@ -24,13 +24,13 @@ class RKSPArguments:
     )
     kss_weight: float | None = _option(
         None,
-        "balanced: share of the task's gradient, default 0.3. paper: alpha of Eq. 15, default 0.15. 0 switches KSS off.",
+        "balanced: share of the task's gradient, default 1. paper: alpha of Eq. 15, default 0.15. 0 switches KSS off.",
     )
     kss_every: int | None = _option(None, "Optimizer steps from one use of KSS to the next: balanced 1, paper 10.")
     kss_layer_fraction: float | None = _option(None, "Share of the layers drawn at each use: balanced 1, paper 0.5.")
     kss_first_block_weight: float | None = _option(
         None,
-        "Of the first block, which makes a large stream of small embeddings, a share of kss_weight: balanced 0.1, paper 1.",
+        "Of the first block, which makes a large stream of small embeddings, a share of kss_weight: balanced 0.3, paper 1.",
     )
     kss_rank: int = _option(32, "Directions that the states are projected on, at most the width of the model.")
     kss_upper_threshold: float = _option(1.05, "Moduli above it are penalised.")

@@ -284,4 +284,4 @@ def test_report_of_the_run_is_written_at_the_end(tmp_path):
 
 def test_without_arguments_of_ours_the_defaults_hold(tmp_path):
     run = trainer(tmp_path, gpt2(), None, RKSPTrainer, TrainingArguments)
-    assert run.kss.schedule == "balanced" and run.kss.weight == 0.3 and run.rksp_monitor.config.every == 500
+    assert run.kss.schedule == "balanced" and run.kss.weight == 1.0 and run.rksp_monitor.config.every == 500

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,35 +32,7 @@ class WithoutConflict(SpectralShaper):
         return (total.flatten(1) - along.clamp_max(0) * task).view_as(total)
 
 
-class WithoutTheFirst(SpectralShaper):
-    """The first block is left alone: where it maps small embeddings to a large stream, its growth is no illness."""
-
-    def _draw(self, seen: list[Any], generator: torch.Generator) -> list[Any]:
-        return [transition for transition in super()._draw(seen, generator) if transition.block.index]
-
-
-class FirstLess(SpectralShaper):
-    """The first block at a share of the weight."""
-
-    share = 1 / 3
-
-    def _push(self, layers, *args) -> None:
-        super()._push(layers, *args)
-        for layer in layers:
-            for side in ("at_x", "at_y"):
-                add = getattr(layer, side)
-                if layer.block.index == 0 and isinstance(add, functools.partial):
-                    projected, basis, share, reference = add.args
-                    setattr(layer, side, functools.partial(self._add, projected, basis, share * self.share, reference))
-
-
-class FirstLeast(FirstLess):
-    """The same, less still."""
-
-    share = 1 / 10
-
-
-class SlowerRamp(FirstLeast):
+class SlowerRamp(SpectralShaper):
     """Full weight at five times the threshold instead of one and a half times."""
 
     full_strength = 4.0
@@ -106,10 +77,7 @@ VARIANTS: dict[str | None, Callable[..., SpectralShaper]] = {
     None: SpectralShaper,
     "at each layer": AtEachLayer,
     "without conflict": WithoutConflict,
-    "without the first": WithoutTheFirst,
     "outputs alone": OutputsAlone,
-    "first less": FirstLess,
-    "first least": FirstLeast,
     "slower ramp": SlowerRamp,
     "inputs alone": InputsAlone,
     "from the step before": FromTheStepBefore,
