@@ -73,7 +73,6 @@ def main() -> None:
             run_name=name,
             use_cpu=True,
             kss=kss,
-            kss_weight=1.0,
             learning_rate=args.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=50,

@@ -204,6 +204,13 @@ class SpectralShaper:
         first = layer.block.index == 0 and len(layer.stack.blocks) > 1
         return self.config.first_block_weight if first else 1.0
 
+    def _strength(self, layer: Transition, radius: float) -> float:
+        """Share of the task's gradient that the balanced schedule adds at a block of this spectral radius."""
+        strength = (radius / self.config.upper_threshold - 1) / self.full_strength
+        if not strength > 0:  # NaN too, of which min() would make 1
+            return 0.0
+        return min(1.0, strength) * self._share(layer) * self.config.weight
+
     def _positions(self, layers: int, generator: torch.Generator) -> list[int]:
         count = max(1, round(self.config.layer_fraction * layers))
         return sorted(torch.randperm(layers, generator=generator)[:count].tolist())
@@ -300,11 +307,10 @@ class SpectralShaper:
         reference: list[Tensor] = []
         radii = solved.eigenvalues.abs().amax(-1)
         for i, layer in enumerate(layers):
-            strength = (float(radii[i]) / self.config.upper_threshold - 1) / self.full_strength
-            if not strength > 0:  # NaN too, of which min() would make 1
+            share = self._strength(layer, float(radii[i]))
+            if not share:
                 continue
             at_p, at_q = state_gradients(*projected[i], solved.gradients[i], weights)
-            share = min(1.0, strength) * self._share(layer) * self.config.weight
             layer.at_x = functools.partial(self._add, at_p, directions[i], share, reference)
             layer.at_y = functools.partial(self._add, at_q, directions[i], share, reference)
         own = last.at_y

@@ -15,6 +15,9 @@ GUESSING = {"recall": math.log(16), "text-preln": 3.192, "text-rmsnorm": 3.192}
 #: conditional entropy in this text): then the blocks have learnt nothing of the context.
 MUST_BEAT = {"text-preln": 2.317, "text-rmsnorm": 2.317}
 
+#: The arms without KSS.
+CONTROLS = ("none", "clip")
+
 
 def lost(row: dict[str, Any]) -> bool:
     """By the task's loss or the task's gradient, or because nothing was learnt that pairs of bytes do not say."""
@@ -43,61 +46,60 @@ def mean(values: Sequence[float]) -> str:
     return f"{average:.3f} [{average - half:.3f}, {average + half:.3f}]"
 
 
+Cells = dict[tuple[float, str], dict[int, dict[str, Any]]]
+
+
 def tables(rows: list[dict[str, Any]]) -> str:
-    """One table a task, and what follows from it."""
+    """For each task a table of its runs, and what follows from it."""
     text = []
     for task in dict.fromkeys(row["task"] for row in rows):
-        cells: dict[tuple[str, float], dict[int, dict[str, Any]]] = defaultdict(dict)
+        cells: Cells = defaultdict(dict)
         for row in rows:
             if row["task"] == task:
-                cells[row["arm"], row["lr"]][row["seed"]] = row
-        text += [f"## {task}", "", "| arm | learning rate | lost | lost by loss alone | final loss | accuracy | ms a step |",
-                 "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
-        for (arm, lr), runs in sorted(cells.items()):
+                cells[row["lr"], row["arm"]][row["seed"]] = row
+        text += [f"## {task}", "", "| learning rate | arm | lost | exploded | final loss | accuracy |",
+                 "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+        for (lr, arm), runs in sorted(cells.items()):
             ended = [row for row in runs.values() if row["loss"] is not None]
-            by_loss = sum(row["lost_by_loss"] is not None for row in runs.values())
+            exploded = sum(row["lost_by_loss"] is not None for row in runs.values())
             accuracy = mean([row["accuracy"] for row in ended]) if ended else "-"
-            pace = mean_pace(ended)
             text.append(
-                f"| {arm} | {lr:g} | {share(sum(map(lost, runs.values())), len(runs))} | {by_loss}/{len(runs)} "
-                f"| {mean([final(row) for row in runs.values()])} | {accuracy} | {pace} |"
+                f"| {lr:g} | {arm} | {share(sum(map(lost, runs.values())), len(runs))} | {exploded} "
+                f"| {mean([final(row) for row in runs.values()])} | {accuracy} |"
             )
-        text += ["", *verdicts(task, cells), ""]
+        text += ["", *at_its_best(cells), "", *harm(cells), ""]
     return "\n".join(text)
 
 
-def mean_pace(rows: list[dict[str, Any]]) -> str:
-    """Milliseconds a step; with other work on the machine it is no measure of cost."""
-    return f"{sum(1000 * row['seconds'] / row['steps'] for row in rows) / len(rows):.0f}" if rows else "-"
-
-
-def verdicts(task: str, cells: dict[tuple[str, float], dict[int, dict[str, Any]]]) -> list[str]:
-    """Each arm at the learning rate where its mean final loss is lowest, against the control at its own best, by seed."""
-    best = {}
-    for arm in dict.fromkeys(arm for arm, _ in cells):
-        points = {lr: runs for (name, lr), runs in cells.items() if name == arm}
+def at_its_best(cells: Cells) -> list[str]:
+    """Each arm at the learning rate where its mean final loss is lowest, minus a control at its own best, seed by seed."""
+    best: dict[str, tuple[float, dict[int, dict[str, Any]]]] = {}
+    for arm in sorted({arm for _, arm in cells}):
+        points = {lr: runs for (lr, name), runs in cells.items() if name == arm}
         lr = min(points, key=lambda lr: sum(map(final, points[lr].values())) / len(points[lr]))
         best[arm] = lr, points[lr]
-    if "none" not in best:
-        return []
-    lines = []
+    lines = ["| arm at its best learning rate | control at its own | n | final loss minus the control's |",
+             "| --- | --- | --- | --- |"]  # fmt: skip
     for arm, (lr, runs) in best.items():
-        for control in [name for name in ("none", "clip") if name in best and name != arm]:
+        for control in [name for name in CONTROLS if name in best and name != arm]:
             other_lr, other = best[control]
             seeds = sorted(set(runs) & set(other))
             if seeds:
                 differences = [final(runs[seed]) - final(other[seed]) for seed in seeds]
-                lines.append(
-                    f"- {arm} at {lr:g} minus {control} at {other_lr:g}, final loss by seed (n = {len(seeds)}): {mean(differences)}"
-                )
-    for (arm, lr), runs in sorted(cells.items()):
-        plain = cells.get(("none", lr), {})
-        stable = [seed for seed in plain if seed in runs and not lost(plain[seed])]
-        if arm != "none" and stable:
-            worse = [final(runs[seed]) - final(plain[seed]) for seed in stable]
-            harmed = sum(lost(runs[seed]) for seed in stable)
-            lines.append(
-                f"- {lr:g}: of {len(stable)} runs stable without control, {harmed} lost with {arm}; final loss minus control's "
-                f"{mean(worse)}"
-            )
+                lines.append(f"| {arm}, {lr:g} | {control}, {other_lr:g} | {len(seeds)} | {mean(differences)} |")
+    return lines
+
+
+def harm(cells: Cells) -> list[str]:
+    """What KSS does to runs that a control did not lose, at the same learning rate and seed."""
+    lines = ["| learning rate | not lost with | of these lost with | final loss minus the control's |",
+             "| --- | --- | --- | --- |"]  # fmt: skip
+    for (lr, arm), runs in sorted(cells.items()):
+        for control in CONTROLS if arm not in CONTROLS else ():
+            plain = cells.get((lr, control), {})
+            stable = [seed for seed in plain if seed in runs and not lost(plain[seed])]
+            if stable:
+                hurt = sum(lost(runs[seed]) for seed in stable)
+                differences = [final(runs[seed]) - final(plain[seed]) for seed in stable]
+                lines.append(f"| {lr:g} | {control} | {arm}: {hurt}/{len(stable)} | {mean(differences)} |")
     return lines

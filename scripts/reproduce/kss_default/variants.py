@@ -38,6 +38,24 @@ class SlowerRamp(SpectralShaper):
     full_strength = 4.0
 
 
+class Alarm(SpectralShaper):
+    """Little weight above the threshold, and ten times as much at blocks other than the first above three."""
+
+    def _strength(self, layer: Any, radius: float) -> float:
+        calm = super()._strength(layer, radius)
+        first = layer.block.index == 0
+        return calm * (1 if first or not calm else 1 + 9 * min(1.0, max(0.0, (radius / 3 - 1) / 0.5)))
+
+
+class AlarmAlone(SpectralShaper):
+    """The same without the little weight at other blocks than the first."""
+
+    def _strength(self, layer: Any, radius: float) -> float:
+        calm = super()._strength(layer, radius)
+        first = layer.block.index == 0
+        return calm * (1 if first or not calm else 10 * min(1.0, max(0.0, (radius / 3 - 1) / 0.5)))
+
+
 class OutputsAlone(SpectralShaper):
     """Pushes at the outputs of the blocks: a modulus may not be made small by making the input large."""
 
@@ -77,6 +95,8 @@ VARIANTS: dict[str | None, Callable[..., SpectralShaper]] = {
     None: SpectralShaper,
     "at each layer": AtEachLayer,
     "without conflict": WithoutConflict,
+    "alarm": Alarm,
+    "alarm alone": AlarmAlone,
     "outputs alone": OutputsAlone,
     "slower ramp": SlowerRamp,
     "inputs alone": InputsAlone,
