@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, logging
+from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainerCallback, logging
 
 from hf_rksp import RKSPTrainer, RKSPTrainingArguments
 from hf_rksp.machine import describe_machine, peak_memory, versions
@@ -91,7 +91,9 @@ def train(name: str, settings: dict, model: GPT2LMHeadModel, batch: int, length:
         )  # fmt: skip
         kind = Trainer if name == "Trainer" else RKSPTrainer
         data = Tokens(batch * steps * args.gradient_accumulation_steps, length)
-        kind(model, args, train_dataset=data, callbacks=[clock]).train()
+        trainer = kind(model, args, train_dataset=data, callbacks=[clock])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return clock.seconds[1:]
 
 
