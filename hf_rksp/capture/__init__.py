@@ -2,16 +2,19 @@
 
 from hf_rksp.capture.blocks import Block, Stack, find_stacks
 from hf_rksp.capture.hooks import capture_transitions, untouched
+from hf_rksp.capture.lockstep import Advance, lock_step
 from hf_rksp.capture.masks import token_mask
 from hf_rksp.capture.tap import TrainingTap, Transition
 
 __all__ = [
+    "Advance",
     "Block",
     "Stack",
     "TrainingTap",
     "Transition",
     "capture_transitions",
     "find_stacks",
+    "lock_step",
     "token_mask",
     "untouched",
 ]

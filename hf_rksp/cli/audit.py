@@ -48,6 +48,11 @@ def add_parser(commands: Any) -> None:
         default=8,
         help="groups of sequences for the jackknife; 0: no standard errors, about 8 times faster (default: 8)",
     )
+    group.add_argument(
+        "--stream",
+        action="store_true",
+        help="keep one residual block in memory at a time, for a model larger than memory",
+    )
     group.add_argument("--out", metavar="FOLDER", help="folder of the report (default: rksp_MODEL)")
     group.add_argument(
         "--formats", default="json,md,html", metavar="LIST", help="which of json,md,html to write (default: all)"
@@ -115,6 +120,7 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any) -> 
         blocks=args.blocks,
         rank=rank,
         groups=args.groups,
+        weights=prepared.loaded.weights,
         source=prepared.loaded.info["source"],
         model_info=prepared.loaded.info,
         setup_info=prepared.setup

@@ -7,6 +7,8 @@ random numbers and the report would describe those.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_rksp.capture import find_stacks
+from hf_rksp.capture import Block, find_stacks
 from hf_rksp.errors import CaptureError, InputError, ModelLoadError, first_line
 from hf_rksp.inputs.checkpoints import check_folder, local_folder
 from hf_rksp.inputs.configs import load_config
+from hf_rksp.inputs.initialise import Initialiser, skeleton
 from hf_rksp.inputs.presets import PRESETS
 from hf_rksp.inputs.source import DTYPES, ModelSource
+from hf_rksp.profile.gather import BlockWeights
 
 _PEFT_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -32,11 +36,15 @@ _PEFT_CLASSES = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to be profiled, the folder or id its tokenizer may come from, and what to say of it in the report."""
+    """A model ready to be profiled, the folder or id its tokenizer may come from, and what to say of it in the report.
+
+    ``weights`` puts the blocks in place one at a time, for a model that is streamed.
+    """
 
     model: nn.Module
     tokenizer_source: str | None
     info: dict[str, Any]
+    weights: BlockWeights | None = None
 
 
 def load_model(source: ModelSource) -> LoadedModel:
@@ -69,19 +77,19 @@ def load_model(source: ModelSource) -> LoadedModel:
 
 
 def _initialise(source: ModelSource) -> LoadedModel:
-    from transformers import AutoModel
-
     config = load_config(source)
     dtype = DTYPES.get(source.dtype, torch.float32)
     try:
-        with torch.random.fork_rng():
-            _check_memory(config, dtype, source)
-            torch.manual_seed(source.seed)
-            # Numbers drawn in float64 are others than those drawn in float32, and a seed has to name one model.
-            drawn = torch.float32 if dtype == torch.float64 else dtype
-            model = AutoModel.from_config(config, dtype=drawn, trust_remote_code=source.trust_remote_code)
-            if dtype == torch.float64:
-                model = model.double()
+        double = dtype == torch.float64
+        bare = skeleton(config, torch.float32 if double else dtype, source.trust_remote_code)
+        initialiser = Initialiser(bare, source.seed, double)
+        _check_memory(bare, dtype, source)
+        if source.stream:
+            _check_streams(initialiser.blocks, source)
+            initialiser.make_rest()
+            model = initialiser.model.eval()
+        else:
+            model = initialiser.make_all()
     except InputError:
         raise
     except Exception as error:
@@ -94,27 +102,25 @@ def _initialise(source: ModelSource) -> LoadedModel:
         "config_overrides": source.config_overrides,
         "initialisation": {
             "seed": source.seed,
-            "scheme": "transformers' own for this architecture",
+            "scheme": "transformers' own for this architecture, each block with a seed of its own",
             "initializer_range": getattr(config, "initializer_range", None),
         },
     }
-    return LoadedModel(model, None if source.init in PRESETS else source.init, info)
+    tokenizer = None if source.init in PRESETS else source.init
+    return LoadedModel(model, tokenizer, info, initialiser if source.stream else None)
 
 
-def _check_memory(config: Any, dtype: torch.dtype, source: ModelSource) -> None:
+def _check_memory(model: nn.Module, dtype: torch.dtype, source: ModelSource) -> None:
     """Refuse weights that cannot fit before the machine starts to swap."""
-    from transformers import AutoModel
-
-    if source.device != "cpu" or config.model_type not in AutoModel._model_mapping._model_mapping:
+    if source.device != "cpu" or source.stream:
         return
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in AutoModel.from_config(config).parameters())
+    parameters = sum(p.numel() for p in model.parameters())
     needed, free = parameters * torch.empty(0, dtype=dtype).element_size(), _available_memory()
     if free is not None and needed > free:
         raise InputError(
             f"init={source.init!r} has {parameters / 1e9:.2f} billion parameters, {needed / 2**30:.1f} GiB as "
-            f"{str(dtype).removeprefix('torch.')}, and {free / 2**30:.1f} GiB are free: pass --dtype bfloat16, or fewer layers "
-            "with --config-overrides num_hidden_layers=4"
+            f"{str(dtype).removeprefix('torch.')}, and {free / 2**30:.1f} GiB are free: pass --stream, --dtype bfloat16, or fewer "
+            "layers with --config-overrides num_hidden_layers=4"
         )
 
 
@@ -132,6 +138,8 @@ def _from_pretrained(source: ModelSource, path: str, more: dict[str, Any]) -> Lo
     dtype = DTYPES.get(source.dtype, "auto")
     if source.device == "auto":
         more = more | {"device_map": "auto"}
+    if source.stream:
+        more = more | _on_disk(path, source)
     try:
         model, loading = AutoModel.from_pretrained(
             path,
@@ -151,7 +159,45 @@ def _from_pretrained(source: ModelSource, path: str, more: dict[str, Any]) -> Lo
         model,
         path,
         info | ({"commit": commit} if commit else {}) | ({"gguf": more["gguf_file"]} if "gguf_file" in more else {}),
+        _ReadFromDisk() if source.stream else None,
     )
+
+
+class _ReadFromDisk:
+    """accelerate reads a block when it runs and lets go of it afterwards, so there is nothing to do."""
+
+    def make(self, block: Block) -> None:
+        """Nothing."""
+
+    def drop(self, block: Block) -> None:
+        """Nothing."""
+
+
+def _on_disk(path: str, source: ModelSource) -> dict[str, Any]:
+    """Arguments of from_pretrained that leave the blocks in the files of the checkpoint."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, revision=source.revision, trust_remote_code=source.trust_remote_code)
+    except Exception as error:
+        raise ModelLoadError(_explain(source.model, error)) from error
+    bare = skeleton(config, torch.float32, source.trust_remote_code)
+    blocks = Initialiser(bare, 0).blocks
+    _check_streams(blocks, source)
+    inner = {id(module) for block in blocks for module in block.module.modules()}
+    places = {block.path: "disk" for block in blocks}
+    for name, module in bare.named_modules():
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        if id(module) not in inner:
+            places |= {f"{name}.{tensor}" if name else tensor: "cpu" for tensor, _ in own}
+    return {"device_map": places, "offload_folder": tempfile.mkdtemp(prefix="rksp-")}
+
+
+def _check_streams(blocks: Sequence[Block], source: ModelSource) -> None:
+    if not blocks:
+        raise InputError(
+            f"stream (--stream): no residual blocks are known in {source.name!r} before it runs; leave it out"
+        )
 
 
 def _refuse_missing(model: nn.Module, loading: dict[str, Any], source: ModelSource) -> None:

@@ -28,6 +28,7 @@ class ModelSource:
         revision: of the Hub repository.
         base_model: base of a PEFT adapter, where the one that the adapter names cannot be had.
         trust_remote_code: run code from the repository. Off unless asked for.
+        stream: keep one residual block in memory at a time, for a model larger than memory.
     """
 
     model: str | None = None
@@ -39,6 +40,7 @@ class ModelSource:
     revision: str | None = None
     base_model: str | None = None
     trust_remote_code: bool = False
+    stream: bool = False
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.init is None):
@@ -49,6 +51,8 @@ class ModelSource:
             raise InputError(f"dtype={self.dtype!r}: choose among auto, {', '.join(DTYPES)}")
         if self.config_overrides and self.init is None:
             raise InputError("config_overrides (--config-overrides) changes a configuration, so it needs --init CONFIG")
+        if self.stream and self.device != "cpu":
+            raise InputError(f"stream (--stream) keeps the blocks off a device: leave device={self.device!r} out")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed={self.seed}: pass a whole number from 0 to 2^63 - 1")
 

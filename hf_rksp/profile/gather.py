@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture import Block, Stack, capture_transitions, token_mask
+from hf_rksp.capture import Block, Stack, capture_transitions, lock_step, token_mask
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.spectral import SecondMoments
 
 #: A layer: path of its stack, index in it.
 Key = tuple[str, int]
+
+
+class BlockWeights(Protocol):
+    """Puts the weights of one block at a time in place."""
+
+    def make(self, block: Block) -> None:
+        """Called before any batch enters ``block``."""
+
+    def drop(self, block: Block) -> None:
+        """Called when all batches have passed it."""
 
 
 class MomentSink:
@@ -80,10 +91,7 @@ def survey(model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack]) 
     def note(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         key = (stack.path, block.index)
         if key in widths:
-            raise CaptureError(
-                f"block {block.path} ran several times in one forward pass: layers that share one module cannot be told "
-                "apart; name a list whose members run once with blocks='path.to.list'"
-            )
+            raise _ran_twice(block)
         widths[key] = x.shape[-1]
 
     with capture_transitions(stacks, note):
@@ -119,12 +127,37 @@ def gather_moments(
             sink.next_batch(batch)
             forward(model, batch)
     elapsed = time.perf_counter() - start
-    for (stack, _), sets in sink.moments.items():
-        if not any(group.count for group in sets):
-            raise InputError(
-                f"batches: every token that {stack} sees is padding (attention_mask is 0); pass batches with text"
-            )
+    _check_counted(sink.moments)
     return sink.moments, {"forward": elapsed - sink.seconds, "moments": sink.seconds}
+
+
+def stream_moments(
+    model: nn.Module, batches: Sequence[Mapping[str, Any]], stacks: Sequence[Stack], groups: int, weights: BlockWeights
+) -> Iterator[tuple[Key, list[SecondMoments], dict[str, float]]]:
+    """The same as `gather_moments`, layer by layer in the order of depth, with one block in memory at a time.
+
+    Raises:
+        NonFiniteError: NaN or inf; the layer is named. CaptureError: a block ran several times in one forward pass.
+    """
+    done: set[str] = set()
+    passes = [functools.partial(forward, model, batch) for batch in batches]
+    sink = MomentSink(groups)
+    start = time.perf_counter()
+    # The hooks are there before a batch stands in front of a block: those that come later are not called for it.
+    with capture_transitions(stacks, lambda *transition: sink(*transition)):
+        for block, advance in lock_step([block for stack in stacks for block in stack.blocks], passes):
+            if block.path in done:
+                raise _ran_twice(block)
+            done.add(block.path)
+            sink = MomentSink(groups)
+            weights.make(block)
+            advance(lambda number: sink.next_batch(batches[number]))  # noqa: B023 - of this block
+            weights.drop(block)
+            _check_counted(sink.moments)
+            ((key, moments),) = sink.moments.items()
+            seconds = {"forward": time.perf_counter() - start - sink.seconds, "moments": sink.seconds}
+            yield key, moments, seconds
+            start = time.perf_counter()
 
 
 def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
@@ -139,3 +172,18 @@ def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
     if "use_cache" in names:
         inputs.setdefault("use_cache", False)
     model(**inputs)
+
+
+def _ran_twice(block: Block) -> CaptureError:
+    return CaptureError(
+        f"block {block.path} ran several times in one forward pass: layers that share one module cannot be told "
+        "apart; name a list whose members run once with blocks='path.to.list'"
+    )
+
+
+def _check_counted(moments: Mapping[Key, list[SecondMoments]]) -> None:
+    for (stack, _), sets in moments.items():
+        if not any(group.count for group in sets):
+            raise InputError(
+                f"batches: every token that {stack} sees is padding (attention_mask is 0); pass batches with text"
+            )

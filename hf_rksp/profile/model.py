@@ -21,7 +21,7 @@ from hf_rksp.config import RiskConfig, SpectralConfig
 from hf_rksp.errors import InputError, RkspError
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
-from hf_rksp.profile.gather import Key, forward, gather_moments, survey
+from hf_rksp.profile.gather import BlockWeights, Key, forward, gather_moments, stream_moments, survey
 from hf_rksp.profile.layer import LayerProfile, profile_layer
 from hf_rksp.risk import Verdict, assess
 from hf_rksp.spectral import SecondMoments
@@ -60,6 +60,7 @@ def profile_model(
     config: SpectralConfig | None = None,
     risk_config: RiskConfig | None = None,
     moment_memory: float = 2**29,
+    weights: BlockWeights | None = None,
     source: Literal["initialised", "pretrained"] | None = None,
     model_info: Mapping[str, Any] | None = None,
     setup_info: Mapping[str, Any] | None = None,
@@ -80,6 +81,8 @@ def profile_model(
         config, risk_config: bands and thresholds.
         moment_memory: bytes that the moments may take at once. Where all layers need more, the forward pass is
             repeated for a part of the layers at a time.
+        weights: for a model larger than memory: puts one block at a time in place. All batches then pass a block before any
+            of them enters the next.
         source: "initialised" or "pretrained": the thresholds hold for models at initialisation.
         model_info, setup_info: more entries for ``ModelProfile.model`` and ``.setup``.
         progress: show a progress bar on stderr.
@@ -99,27 +102,28 @@ def profile_model(
     started = time.perf_counter()
     seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
     layers: dict[Key, LayerProfile] = {}
-    with torch.compiler.set_stance("force_eager"):
-        with untouched(model):
-            stacks = find_stacks(model, blocks, probe=lambda: forward(model, batches[0]))
-            widths = survey(model, batches[0], stacks)
-        seconds["forward"] += time.perf_counter() - started
-        _check_rank(rank, widths)
-        todo = list(widths)
-        with tqdm(total=len(todo), desc="profiling", unit="layer", disable=not progress, leave=False) as bar:
-            while todo:
-                part = _fitting(todo, widths, max(groups, 1), moment_memory)
-                todo = todo[len(part) :]
-                # Every pass starts from the same random state, so that models that draw numbers see the same ones.
-                with untouched(model):
-                    moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1))
-                seconds |= {name: seconds[name] + value for name, value in spent.items()}
-                solving = time.perf_counter()
-                for key, layer in _solve(stacks, moments, rank, groups > 0, config):
-                    layers[key] = layer
-                    bar.update()
-                seconds["spectra"] += time.perf_counter() - solving
-    ordered = tuple(layers[key] for key in widths)
+    with torch.compiler.set_stance("force_eager"), untouched(model):
+        probe = None if weights else lambda: forward(model, batches[0])
+        stacks = find_stacks(model, blocks, probe=probe)
+        widths = {} if weights else survey(model, batches[0], stacks)
+    seconds["forward"] += time.perf_counter() - started
+    count = len(widths) or sum(len(stack.blocks) for stack in stacks)
+    parts = (
+        _streamed(model, batches, stacks, groups, moment_memory, weights, seconds)
+        if weights
+        else _repeated(model, batches, stacks, widths, groups, moment_memory, seconds)
+    )
+    if widths:
+        _check_rank(rank, widths.values())
+    with tqdm(total=count, desc="profiling", unit="layer", disable=not progress, leave=False) as bar:
+        for moments in parts:
+            _check_rank(rank, [groups_of[0].dim for groups_of in moments.values()])
+            solving = time.perf_counter()
+            for key, layer in _solve(stacks, moments, rank, groups > 0, config):
+                layers[key] = layer
+                bar.update()
+            seconds["spectra"] += time.perf_counter() - solving
+    ordered = tuple(layers.values())
     aggregates = aggregate(ordered)
     model_entry = _describe_model(model, stacks, source) | dict(model_info or {})
     return ModelProfile(
@@ -143,6 +147,53 @@ def profile_model(
             "threads": torch.get_num_threads(),
         },
     )
+
+
+def _repeated(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    stacks: Sequence[Stack],
+    widths: Mapping[Key, int],
+    groups: int,
+    memory: float,
+    seconds: dict[str, float],
+) -> Iterator[dict[Key, list[SecondMoments]]]:
+    """Moments of as many layers as fit into memory, by a forward pass for each such part."""
+    todo = list(widths)
+    while todo:
+        part = _fitting(todo, widths, max(groups, 1), memory)
+        todo = todo[len(part) :]
+        # Every pass starts from the same random state, so that models that draw numbers see the same ones.
+        with torch.compiler.set_stance("force_eager"), untouched(model):
+            moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1))
+        for name, value in spent.items():
+            seconds[name] += value
+        # In the order of depth: blocks may be registered in another.
+        yield {key: moments[key] for key in part}
+
+
+def _streamed(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    stacks: Sequence[Stack],
+    groups: int,
+    memory: float,
+    weights: BlockWeights,
+    seconds: dict[str, float],
+) -> Iterator[dict[Key, list[SecondMoments]]]:
+    """The same from one forward pass, with one block in memory at a time."""
+    waiting: dict[Key, list[SecondMoments]] = {}
+    with torch.compiler.set_stance("force_eager"), untouched(model):
+        for key, moments, spent in stream_moments(model, batches, stacks, max(groups, 1), weights):
+            for name, value in spent.items():
+                seconds[name] += value
+            waiting[key] = moments
+            used = sum(3 * 8 * group.dim**2 for sets in waiting.values() for group in sets)
+            if used * (len(waiting) + 1) / len(waiting) > memory or len(waiting) >= torch.get_num_threads():
+                yield waiting
+                waiting = {}
+    if waiting:
+        yield waiting
 
 
 def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor]) -> list[Mapping[str, Any]]:
@@ -170,8 +221,8 @@ def check_options(rank: object, groups: object) -> None:
         raise InputError(f"groups={groups!r}: pass a whole number of at least 2, or 0 for no standard errors")
 
 
-def _check_rank(rank: int | str, widths: Mapping[Key, int]) -> None:
-    narrowest = min(widths.values())
+def _check_rank(rank: int | str, widths: Iterable[int]) -> None:
+    narrowest = min(widths)
     if isinstance(rank, int) and rank > narrowest:
         raise InputError(f"rank={rank}: the states have {narrowest} dimensions; pass {narrowest} or less, or 'auto'")
 

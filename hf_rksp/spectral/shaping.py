@@ -93,11 +93,13 @@ def leading_directions_of_moments(
     Returns:
         Shape ``(layers, d, r)``, float64.
     """
-    basis = _random_start(len(moments), moments[0].dim, rank, generator).to(moments[0].cxx.device)
-    scatter = torch.stack([m.cxx if centred else _uncentred(m)[0] for m in moments])
-    for _ in range(_ROUNDS):
-        basis = _orthonormal(scatter @ basis)
-    return basis
+    found = []
+    for layer, basis in zip(moments, _random_start(len(moments), moments[0].dim, rank, generator), strict=True):
+        scatter, basis = layer.cxx if centred else _uncentred(layer)[0], basis.to(layer.cxx)
+        for _ in range(_ROUNDS):
+            basis = _orthonormal(scatter @ basis)
+        found.append(basis)
+    return torch.stack(found)
 
 
 def project(states: Tensor, directions: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -137,6 +137,11 @@ class RKSPCallback(TrainerCallback):
                 layers=history_rows(layers),
             )
 
+    def note_unseen(self, entries: Mapping[str, Any]) -> None:
+        """Say what of the coming batch the model itself is not given: labels tell the padding of a decoder."""
+        if self._monitor:
+            self._monitor.unseen = entries
+
     def pop_logs(self) -> dict[str, float]:
         """The numbers of the last profile, if they were not logged yet."""
         pending, self._pending = self._pending, {}

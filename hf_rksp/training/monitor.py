@@ -52,6 +52,8 @@ class SpectralMonitor:
         self.model, self.config = getattr(model, "_orig_mod", model), config
         self.probe = list(probe or ())
         self.stacks = find_stacks(model, blocks)
+        #: Of the batch, what the model itself is not given; see `SpectralShaper`.
+        self.unseen: Mapping[str, Any] = {}
         self._watching: ExitStack | None = None
         self._start()
 
@@ -66,7 +68,7 @@ class SpectralMonitor:
         self._watching = ExitStack()
         self._watching.enter_context(capture_transitions(self.stacks, self._record))
         begin = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
-        end = self.model.register_forward_hook(lambda *_: self.close(), always_call=True)
+        end = self.model.register_forward_hook(lambda *_: self._end(), always_call=True)
         self._watching.callback(begin.remove)
         self._watching.callback(end.remove)
 
@@ -76,7 +78,7 @@ class SpectralMonitor:
 
     def _record(self, stack: Stack, block: Block, x: torch.Tensor, y: torch.Tensor) -> None:
         key = (stack.path, block.index)
-        if key not in self._broken:
+        if key not in self._broken and not self._surveying:
             try:
                 self._sink(stack, block, x, y)
             except NonFiniteError:  # a monitor does not stop the run that it watches
@@ -84,7 +86,17 @@ class SpectralMonitor:
                 self._sink.moments.pop(key, None)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._sink.next_batch(model_inputs(args, kwargs))
+        if not self._surveying:
+            self._sink.next_batch({**self.unseen, **model_inputs(args, kwargs)})
+
+    def _end(self) -> None:
+        if not self._surveying:
+            self.close()
+
+    @property
+    def _surveying(self) -> bool:
+        """Whether this is a pass without gradients, as a survey of KSS makes them: it is not the one that is waited for."""
+        return self._watching is not None and not torch.is_grad_enabled()
 
     def close(self) -> None:
         """Remove the hooks, if there are any."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hf_rksp.capture import Stack, TrainingTap, Transition, find_stacks, token_mask
 from hf_rksp.config import KSSConfig
 from hf_rksp.errors import InputError
+from hf_rksp.profile.gather import Key
 from hf_rksp.spectral.shaping import (
     SolvedLayers,
     leading_directions,
@@ -36,11 +37,13 @@ from hf_rksp.training.survey import Survey
 
 
 @dataclass(frozen=True)
-class _Solution:
-    """What the chosen layers of a stack are shaped by: directions of shape ``(layers, d, r)``, and their spectra."""
+class _Surveyed:
+    """What a block is shaped by in all passes of a surveyed step: directions of shape ``(d, r)``, and its spectrum."""
 
     directions: Tensor
-    solved: SolvedLayers
+    eigenvalues: Tensor
+    penalty: Tensor
+    gradient: Tensor
 
 
 class SpectralShaper:
@@ -77,7 +80,9 @@ class SpectralShaper:
         self.config = config or KSSConfig()
         self.model, self.stacks = model, find_stacks(model, blocks)
         self.steps = 0
-        self._surveyed: dict[str, _Solution] = {}
+        #: Of the batch, what the model itself is not given: labels that a loss of one's own takes out tell the padding too.
+        self.unseen: Mapping[str, Any] = {}
+        self._surveyed: dict[Key, _Surveyed] = {}
         self._passes = 1
         self._dropped = 0
         self._lost: Tensor | int = 0
@@ -116,7 +121,8 @@ class SpectralShaper:
 
         Its gradient is that of the penalty on the tokens of all processes, for gradients that are averaged over processes
         as DDP, FSDP and DeepSpeed do. It is 0 in the balanced schedule, which acts in the backward pass by itself. Call it
-        once a forward pass; with gradient accumulation divide it by the number of accumulated batches.
+        once a forward pass; with gradient accumulation divide it by the number of accumulated batches, which in a surveyed step
+        has to be the number of passes of the survey.
         """
         term, self._term = self._term, None
         return torch.zeros(()) if term is None else term
@@ -127,27 +133,34 @@ class SpectralShaper:
         self._surveyed, self._passes = {}, 1
 
     @contextlib.contextmanager
-    def survey(self) -> Iterator[None]:
+    def survey(self) -> Iterator[Survey]:
         """Measure the batches of a whole step together, before they are trained on one by one::
 
             with kss.survey():
                 for batch in microbatches:
                     model(**batch)
 
-        The step then has the operator of all of them, as one large batch would have, for the price of a forward pass and
-        of d x d moments. Inside there are no gradients; afterwards the random state is as before, so that the training
-        passes draw the same dropout. Where KSS does not act in the step, ``active`` is false and the passes may be left out.
+        The step then has the operator of all of them, as one large batch would have. It costs a forward pass for each, and float64
+        moments of 24 d^2 bytes for each layer. Inside there are no gradients; afterwards the random state is as before, so that the
+        training passes draw the same dropout. The training passes have to be those of the survey: `term` counts on it.
+        Where KSS does not act in the step, ``active`` is false, and the survey may be left out.
+
+        Raises:
+            CaptureError: a block runs several times in one forward pass.
         """
-        survey = Survey(self.model, self.stacks)
+        self._surveyed, self._passes = {}, 1
+        survey = Survey(self.model, self.stacks, self.unseen)
         with survey:
-            yield
+            yield survey
         if not (self.active and survey.moments):
             return
         generator = self._generator()
         kept = list(survey.moments)
         chosen = [kept[i] for i in self._positions(len(kept), generator)]
+        self._passes = survey.passes
         for stack in self.stacks:
-            moments = [survey.moments[key] for key in chosen if key[0] == stack.path]
+            keys = [key for key in chosen if key[0] == stack.path]
+            moments = [survey.moments[key] for key in keys]
             if not moments:
                 continue
             self._check_rank(stack, moments[0].dim)
@@ -156,8 +169,9 @@ class SpectralShaper:
                     layer.all_reduce()
             directions = leading_directions_of_moments(moments, self.config.rank, generator, self.config.centred)
             sums = [projected_sums_of_moments(m, basis) for m, basis in zip(moments, directions, strict=True)]
-            self._surveyed[stack.path] = _Solution(directions, self._solve(torch.stack(sums)))
-        self._passes = survey.passes
+            solved = self._solve(torch.stack(sums))
+            parts = zip(directions, solved.eigenvalues, solved.penalties, solved.gradients, strict=True)
+            self._surveyed |= {key: _Surveyed(*part) for key, part in zip(keys, parts, strict=True)}
 
     def pop_logs(self) -> dict[str, float]:
         """Means since the last call, under the keys ``kss/...``; ``kss/dropped`` counts on, and is there at every call."""
@@ -180,8 +194,9 @@ class SpectralShaper:
         self._term = None
         if not self.active:
             return
+        batch = {**self.unseen, **batch}
         generator = self._generator()
-        chosen = self._draw(seen, generator)
+        chosen = [t for t in seen if _key(t) in self._surveyed] if self._surveyed else self._draw(seen, generator)
         terms = []
         with torch.autocast(seen[0].x.device.type, enabled=False):
             for stack in self.stacks:
@@ -189,8 +204,8 @@ class SpectralShaper:
                 layers = [transition for transition in stream if transition in chosen]
                 if layers:
                     terms.append(self._shape(layers, stream[-1], batch, generator))
-        if self.has_term:
-            self._term = self.config.weight / len(chosen) * torch.stack(terms).sum()
+        if self.has_term and terms:
+            self._term = self.config.weight / (len(self._surveyed) or len(chosen)) * torch.stack(terms).sum()
 
     def _generator(self) -> torch.Generator:
         """One of its own: the same numbers on every process and after a restart, and the run's are not touched.
@@ -226,22 +241,26 @@ class SpectralShaper:
         self._check_rank(stack, layers[0].x.shape[-1])
         mask = token_mask(batch, stack, layers[0].x)
         weights = None if mask is None else mask.reshape(-1, 1)
-        solution = self._surveyed.get(stack.path)
+        surveyed = [self._surveyed[_key(layer)] for layer in layers] if self._surveyed else []
         with torch.set_grad_enabled(self.has_term):
             states = [(layer.x.flatten(0, -2), layer.y.flatten(0, -2)) for layer in layers]
-            directions = (
-                solution.directions.to(torch.promote_types(layers[0].x.dtype, torch.float32))
-                if solution
-                else leading_directions(
+            if surveyed:
+                dtype = torch.promote_types(layers[0].x.dtype, torch.float32)
+                directions = torch.stack([found.directions for found in surveyed]).to(dtype)
+            else:
+                directions = leading_directions(
                     [x.detach() for x, _ in states], config.rank, generator, config.centred, weights, sum_over_ranks
                 )
-            )
             projected = [
                 (project(x, basis, weights), project(y, basis, weights))
                 for (x, y), basis in zip(states, directions, strict=True)
             ]
             sums = [projected_sums(p, q, weights) for p, q in projected]
-        solved = solution.solved if solution else self._solve(sum_over_ranks(torch.stack(sums).detach()))
+        if surveyed:
+            parts = ([getattr(found, part) for found in surveyed] for part in ("eigenvalues", "penalty", "gradient"))
+            solved = SolvedLayers(*map(torch.stack, parts), dropped=0)
+        else:
+            solved = self._solve(sum_over_ranks(torch.stack(sums).detach()))
         if not self.has_term:
             self._push(layers, last, directions, projected, weights, solved)
             return solved.penalties.sum()
@@ -263,13 +282,13 @@ class SpectralShaper:
     def _solve(self, sums: Tensor) -> SolvedLayers:
         """Solve the sums of all processes, and note what was found."""
         sums = sums.cpu()
-        self._check_tokens(float(sums[0, 0]))
+        self._check_tokens(float(sums[:, 0].max()))
         solved = solve_layers(sums, self.config)
         self._note(solved)
         return solved
 
     def _check_tokens(self, tokens: float) -> None:
-        if tokens < 2 * self.config.rank and not self._warned:
+        if 0 < tokens < 2 * self.config.rank and not self._warned:
             self._warned = True
             warnings.warn(
                 f"KSS is left out of batches like this one: {tokens:.0f} tokens do not determine an operator of rank "
@@ -335,6 +354,10 @@ class SpectralShaper:
         scale = torch.where(good, scale, 0.0).reshape(-1, *[1] * (gradient.ndim - 1))
         added = torch.where(scale > 0, scale * projected, 0.0) @ basis.mT
         return gradient + added.to(gradient.dtype)
+
+
+def _key(transition: Transition) -> Key:
+    return transition.stack.path, transition.block.index
 
 
 def _size(states: Tensor) -> Tensor:

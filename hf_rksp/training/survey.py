@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Stack, capture_transitions
 from hf_rksp.capture.hooks import model_inputs
-from hf_rksp.errors import NonFiniteError
+from hf_rksp.errors import CaptureError, NonFiniteError
 from hf_rksp.profile.gather import Key, MomentSink
 from hf_rksp.spectral import SecondMoments
 from hf_rksp.training.distributed import reshard
+
+#: Buffers that are put back have at most so many numbers: running statistics do, tables of quantised weights do not.
+_LARGEST_BUFFER = 2**20
 
 
 class Survey:
     """While open, forward passes of ``model`` have no gradient and add to the moments of its layers.
 
-    The model keeps its mode, dropout included, and gets its buffers back (the running statistics of a batch norm); the random
-    state is put back at the end.
+    The model keeps its mode, dropout included. At the end it gets its buffers back (the running statistics of a batch norm), and
+    the random states of torch, numpy and Python are put back, so that the passes that are trained on draw the same. A model that
+    changes anything else in its forward pass (the tables of dynamic rotary positions) is changed by a survey.
+
+    Args:
+        model: without DDP or DeepSpeed around it.
+        stacks: from `hf_rksp.capture.find_stacks`.
+        unseen: entries of the batch that the model is not given.
 
     Attributes:
-        moments: of each layer, in the order in which they ran. NaN if a state was not finite.
         passes: number of forward passes.
     """
 
-    def __init__(self, model: nn.Module, stacks: Sequence[Stack]) -> None:
-        self.model, self.stacks = getattr(model, "_orig_mod", model), stacks
+    def __init__(self, model: nn.Module, stacks: Sequence[Stack], unseen: Mapping[str, Any] | None = None) -> None:
+        self.model, self.stacks, self.unseen = getattr(model, "_orig_mod", model), stacks, unseen or {}
         self.passes = 0
         self._sink = MomentSink(1)
+        self._seen: set[Key] = set()
         self._open = ExitStack()
 
     @property
     def moments(self) -> dict[Key, SecondMoments]:
-        """Of each layer."""
+        """Of each layer that is trained, in the order in which they first ran; NaN if a state was not finite."""
         return {key: parts[0] for key, parts in self._sink.moments.items()}
 
     def __enter__(self) -> Survey:
         with ExitStack() as stack:
-            buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-            stack.callback(_put_back, buffers)
+            stack.callback(_put_back, _buffers(self.model))
+            stack.callback(random.setstate, random.getstate())
+            stack.callback(numpy.random.set_state, numpy.random.get_state())
             devices = sorted({p.device.index for p in self.model.parameters() if p.device.type == "cuda"})
             stack.enter_context(torch.random.fork_rng(devices=devices))
+            stack.enter_context(warnings.catch_warnings())
+            # Of reentrant checkpointing, which is right: there are no gradients here.
+            warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
             stack.enter_context(torch.no_grad())
             stack.enter_context(capture_transitions(self.stacks, self._record))
             stack.callback(self.model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
@@ -57,15 +73,36 @@ class Survey:
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.passes += 1
-        self._sink.next_batch(model_inputs(args, kwargs))
+        self._seen = set()
+        self._sink.next_batch({**self.unseen, **model_inputs(args, kwargs)})
 
     def _record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        key = (stack.path, block.index)
+        if not block.module.training:
+            return
+        if key in self._seen:
+            raise CaptureError(
+                f"block {block.path} ran several times in one forward pass, so its runs cannot be told apart in a survey: "
+                "leave kss_exact_accumulation out"
+            )
+        self._seen.add(key)
         try:
             self._sink(stack, block, x, y)
         except NonFiniteError:  # the layer is left out of the step, on all processes: NaN stays NaN in their sum
-            self._sink.moments[stack.path, block.index][0].mean_x.fill_(torch.nan)
+            self._sink.moments[key][0].mean_x.fill_(torch.nan)
 
 
-def _put_back(buffers: Sequence[tuple[Tensor, Tensor]]) -> None:
-    for buffer, value in buffers:
-        buffer.copy_(value)
+def _buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor | None, Tensor | None]]:
+    return [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is None or buffer.numel() <= _LARGEST_BUFFER
+    ]
+
+
+def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor | None, Tensor | None]]) -> None:
+    for module, name, buffer, value in buffers:
+        if buffer is not None:
+            buffer.copy_(value)
+        module._buffers[name] = buffer

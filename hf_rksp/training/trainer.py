@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rksp.config import KSSConfig, MonitorConfig
-from hf_rksp.errors import InputError
+from hf_rksp.errors import InputError, first_line
 from hf_rksp.report.write import put_files
 from hf_rksp.training.arguments import RKSPArguments
 from hf_rksp.training.callback import RKSPCallback
@@ -81,6 +81,12 @@ class RKSPTrainerMixin:
                 self.rksp_monitor.kss = kss
                 stack.callback(self.rksp_monitor.close)
             if kss:
+                own = type(self)._prepare_inputs is not Trainer._prepare_inputs  # type: ignore[attr-defined]
+                if kss.exact_accumulation and own:
+                    raise InputError(
+                        f"kss_exact_accumulation=True: {type(self).__name__} makes its batches anew in every pass (it generates), "
+                        "so they cannot be measured beforehand; leave it out"
+                    )
                 # Hooks before the first call: torch.compile sees those alone. Gone afterwards, also after an exception.
                 self._shaper = SpectralShaper(self.model, kss, self._blocks)  # type: ignore[attr-defined]
                 self._resume_shaper(kwargs.get("resume_from_checkpoint"))
@@ -105,14 +111,40 @@ class RKSPTrainerMixin:
         batches, self._microbatches = self._microbatches, []
         shaper = self._shaper
         if shaper and shaper.active and shaper.config.exact_accumulation and len(batches) > 1:
-            for part in (model, self.optimizer):  # type: ignore[attr-defined]
-                if hasattr(part, "train"):  # a schedule-free optimizer keeps other weights for evaluation
-                    part.train()
-            with shaper.survey(), self.compute_loss_context_manager():  # type: ignore[attr-defined]
-                for batch in batches:
-                    # The module itself: what DDP and DeepSpeed add to it is for the backward pass.
-                    self.model(**self._prepare_inputs(batch))  # type: ignore[attr-defined]
+            self._survey(model, shaper, batches)
+        # A loss of one's own takes the labels out of the batch, and they tell what is padding in a decoder.
+        unseen = _labels(inputs)
+        if shaper:
+            shaper.unseen = unseen
+        if self.rksp_monitor:
+            self.rksp_monitor.note_unseen(unseen)
         return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def _survey(self, model: Any, shaper: SpectralShaper, batches: Sequence[Any]) -> None:
+        for part in (model, self.optimizer):  # type: ignore[attr-defined]
+            if hasattr(part, "train"):  # a schedule-free optimizer keeps other weights for evaluation
+                part.train()
+        with shaper.survey() as survey, self.compute_loss_context_manager():  # type: ignore[attr-defined]
+            for batch in batches:
+                survey.unseen = _labels(batch)
+                try:
+                    self.survey_pass(batch)
+                except (TypeError, ValueError, KeyError) as error:
+                    raise InputError(
+                        f"kss_exact_accumulation=True: the model cannot be called with this batch alone ({first_line(error)}). "
+                        "Leave it out, or override survey_pass"
+                    ) from error
+
+    def survey_pass(self, batch: Any) -> None:
+        """One forward pass of the model on ``batch`` as the loss makes it, for `kss_exact_accumulation`; nothing comes back.
+
+        Override it where ``compute_loss`` calls the model with something else than the batch.
+        """
+        inputs = dict(self._prepare_inputs(batch))  # type: ignore[attr-defined]
+        if self.label_smoother is not None or self.compute_loss_func is not None:  # type: ignore[attr-defined]
+            inputs.pop("labels", None)
+        # The module itself: what DDP and DeepSpeed add to it is for the backward pass.
+        self.model(**inputs)  # type: ignore[attr-defined]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -176,6 +208,10 @@ class _StepCounter(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.trainer._shaper:
             self.trainer._shaper.step()
+
+
+def _labels(batch: Any) -> dict[str, Any]:
+    return {"labels": batch["labels"]} if isinstance(batch, Mapping) and "labels" in batch else {}
 
 
 def _choose(given: Any, default: Any, kind: type) -> Any:

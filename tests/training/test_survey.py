@@ -1,20 +1,28 @@
 """A step whose batches are measured before they are trained on: in a loop of one's own, and what it must leave alone."""
 
+import random
+
+import numpy
 import pytest
 import torch
 from torch import nn
+from transformers import BartConfig, BartForConditionalGeneration, TrainerCallback, set_seed
 
+from hf_rksp import RKSPTrainer
 from hf_rksp.config import KSSConfig
+from hf_rksp.errors import InputError
 from hf_rksp.training import SpectralShaper
 from tests.training.common import (
     ALWAYS,
     Chain,
+    Rows,
     assert_same_weights,
     gpt2,
     hooks,
     livelier,
     logged,
     padded_rows,
+    token_rows,
     trained,
 )
 
@@ -111,3 +119,166 @@ def test_trainer_measures_only_where_batches_are_accumulated(tmp_path):
     runs = [trained(tmp_path, gpt2(), padded_rows(), kss_exact_accumulation=exact) for exact in (True, False)]
     assert_same_weights(runs[0].model, runs[1].model)
     assert logged(runs[0], "kss/loss") == logged(runs[1], "kss/loss")
+
+
+EXACT = {"kss_exact_accumulation": True, "gradient_accumulation_steps": 2, "max_steps": 2}
+
+
+def test_the_monitor_watches_the_pass_that_is_trained_on(tmp_path):
+    """And the compiler is as before: both set it aside for their passes."""
+    stances = []
+
+    class Stance(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            stances.append(torch._dynamo.eval_frame._stance.stance)
+
+    runs = [
+        trained(
+            tmp_path,
+            gpt2(),
+            padded_rows(),
+            rksp_every=1,
+            callbacks=[Stance()],
+            **EXACT | {"kss_exact_accumulation": on},
+        )
+        for on in (True, False)
+    ]
+    assert set(stances) == {"default"}
+    # Nothing was trained on before the first profile, so it is the same; dropout too.
+    assert logged(runs[0], "rksp/nonlinearity_ratio/mean")[0] == logged(runs[1], "rksp/nonlinearity_ratio/mean")[0]
+    assert hooks(runs[0].model) == 0
+
+
+class Skips(Chain):
+    """Leaves blocks out, as LayerDrop does."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, input_ids, labels=None, **ignored):
+        self.calls += 1
+        kept, whole = self.layers, self.calls % 2 == 0
+        self.layers = kept if whole else kept[1:]
+        try:
+            return super().forward(input_ids, labels)
+        finally:
+            self.layers = kept
+
+
+def test_each_block_has_its_own_spectrum_where_blocks_are_left_out():
+    """The first block runs in the second pass alone, so it is measured last."""
+    model, ids = Skips().train(), batches(4)
+    with SpectralShaper(model, KSSConfig(rank=4, upper_threshold=0.1), blocks="layers") as kss:
+        with kss.survey() as survey:
+            for batch in ids:
+                model(batch["input_ids"])
+        assert [index for _, index in survey.moments] == [1, 2, 3, 0]
+        want = {key: kss._surveyed[key].gradient for key in kss._surveyed}
+        used = {}
+        push = kss._push
+
+        def watch(layers, last, directions, projected, weights, solved):
+            used.update({layer.block.index: g for layer, g in zip(layers, solved.gradients, strict=True)})
+            push(layers, last, directions, projected, weights, solved)
+
+        kss._push = watch
+        for batch in ids:
+            model(**{"input_ids": batch["input_ids"], "labels": batch["input_ids"]})["loss"].backward()
+    assert set(used) == {0, 1, 2, 3}
+    assert all(torch.equal(used[index], want["layers", index]) for index in used)
+
+
+def test_blocks_in_evaluation_mode_are_left_alone():
+    model = Chain().train()
+    model.layers[0].eval()
+    with SpectralShaper(model, KSSConfig(rank=4), blocks="layers") as kss:
+        with kss.survey() as survey:
+            model(batches(8)[0]["input_ids"])
+        model(batches(8)[0]["input_ids"])
+    assert [index for _, index in survey.moments] == [1, 2, 3]
+
+
+def test_random_numbers_of_numpy_are_drawn_again():
+    model = Chain().train()
+    kss = SpectralShaper(model, KSSConfig(rank=4), blocks="layers")
+    numpy.random.seed(0)
+    with kss.survey():
+        first = numpy.random.rand(), random.random()
+    assert (numpy.random.rand(), random.random()) == first
+
+
+class OwnLabels(Chain):
+    """Its own loss cannot take the labels of the batch, and it takes nothing else."""
+
+    def forward(self, input_ids, labels=None):
+        assert labels is None
+        return super().forward(input_ids)
+
+
+def own_loss(outputs, labels, num_items_in_batch=None):
+    return nn.functional.cross_entropy(outputs["logits"].flatten(0, 1), labels.flatten().clamp_min(0))
+
+
+def test_labels_of_an_own_loss_are_kept_from_the_model(tmp_path):
+    rows = token_rows()
+    trained(tmp_path, OwnLabels(), rows, compute_loss_func=own_loss, rksp_blocks="layers", rksp_monitor=False, **EXACT)
+
+
+class OwnColumn(RKSPTrainer):
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        inputs = dict(inputs)
+        inputs.pop("weight")
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class Answers(OwnColumn):
+    def survey_pass(self, batch):
+        super().survey_pass({name: value for name, value in batch.items() if name != "weight"})
+
+
+class Generates(RKSPTrainer):
+    def _prepare_inputs(self, inputs):
+        return super()._prepare_inputs(inputs)
+
+
+class Strict(Chain):
+    def forward(self, input_ids, labels=None):
+        return super().forward(input_ids, labels)
+
+
+def test_a_batch_that_the_model_does_not_take(tmp_path):
+    rows = Rows(row | {"weight": torch.ones(())} for row in token_rows().rows)
+    settings = {"rksp_blocks": "layers", "rksp_monitor": False, "remove_unused_columns": False} | EXACT
+    with pytest.raises(InputError, match=r"kss_exact_accumulation=True: .*weight.*override survey_pass"):
+        trained(tmp_path, Strict(), rows, OwnColumn, **settings)
+    trained(tmp_path, Strict(), rows, Answers, **settings)
+    with pytest.raises(InputError, match="Generates makes its batches anew"):
+        trained(tmp_path, gpt2(), kind=Generates, **EXACT)
+
+
+def test_padding_of_a_decoder_whose_labels_are_smoothed(tmp_path):
+    """Trainer takes the labels out of the batch; they still tell the padding: 8 x 1 is 1 x 8."""
+    sizes = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
+    sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "dropout": 0.0}
+
+    def bart():
+        set_seed(0)
+        tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+        config = BartConfig(vocab_size=48, max_position_embeddings=32, **sizes, **tokens)
+        return livelier(BartForConditionalGeneration(config))
+
+    def rows(filler):
+        return Rows(
+            row | {"decoder_input_ids": row["labels"].where(row["labels"] >= 0, filler)} for row in padded_rows().rows
+        )
+
+    def run(cut, filler=0):
+        settings = {"label_smoothing_factor": 0.1, "max_steps": 1, "optim": "sgd", "learning_rate": 0.1}
+        cuts = {"per_device_train_batch_size": 8 // cut, "gradient_accumulation_steps": cut}
+        return trained(tmp_path, bart(), rows(filler), kss_exact_accumulation=True, **settings, **cuts)
+
+    whole, parts = run(1), run(4)
+    for name in ("kss/loss", "rksp/spectral_radius/max"):
+        assert logged(parts, name) == pytest.approx(logged(whole, name), rel=1e-3), name
+    assert logged(run(1, filler=7), "kss/loss") == pytest.approx(logged(whole, "kss/loss"), rel=1e-6)
