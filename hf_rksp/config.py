@@ -120,7 +120,7 @@ class KSSConfig:
         centred: take the means out (paper). Then growth of the mean itself, which is what a network without normalisation
             diverges by, is not seen (balanced keeps the means).
         exact_accumulation: with gradient accumulation, measure all microbatches of a step before the first is trained on: the
-            run is then that of one large batch, for one forward pass and the moments of d x d more. Without it the
+            run is then that of one large batch, for a forward pass and 24 d^2 bytes a layer more. Without it the
             operator is that of each microbatch.
         seed: of the directions and the draw of layers; both also depend on the step, and on nothing else.
     """

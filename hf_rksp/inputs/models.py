@@ -138,8 +138,9 @@ def _from_pretrained(source: ModelSource, path: str, more: dict[str, Any]) -> Lo
     dtype = DTYPES.get(source.dtype, "auto")
     if source.device == "auto":
         more = more | {"device_map": "auto"}
-    if source.stream:
-        more = more | _on_disk(path, source)
+    weights = _ReadFromDisk() if source.stream else None
+    if weights:
+        more = more | _on_disk(path, source, weights.folder.name)
     try:
         model, loading = AutoModel.from_pretrained(
             path,
@@ -159,12 +160,18 @@ def _from_pretrained(source: ModelSource, path: str, more: dict[str, Any]) -> Lo
         model,
         path,
         info | ({"commit": commit} if commit else {}) | ({"gguf": more["gguf_file"]} if "gguf_file" in more else {}),
-        _ReadFromDisk() if source.stream else None,
+        weights,
     )
 
 
 class _ReadFromDisk:
-    """accelerate reads a block when it runs and lets go of it afterwards, so there is nothing to do."""
+    """accelerate reads a block when it runs and lets go of it afterwards, so there is nothing to do.
+
+    What does not lie in safetensors files is copied into a folder, which goes when this does.
+    """
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="rksp-")
 
     def make(self, block: Block) -> None:
         """Nothing."""
@@ -173,7 +180,7 @@ class _ReadFromDisk:
         """Nothing."""
 
 
-def _on_disk(path: str, source: ModelSource) -> dict[str, Any]:
+def _on_disk(path: str, source: ModelSource, folder: str) -> dict[str, Any]:
     """Arguments of from_pretrained that leave the blocks in the files of the checkpoint."""
     from transformers import AutoConfig
 
@@ -188,9 +195,13 @@ def _on_disk(path: str, source: ModelSource) -> dict[str, Any]:
     places = {block.path: "disk" for block in blocks}
     for name, module in bare.named_modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        if id(module) not in inner:
-            places |= {f"{name}.{tensor}" if name else tensor: "cpu" for tensor, _ in own}
-    return {"device_map": places, "offload_folder": tempfile.mkdtemp(prefix="rksp-")}
+        if own and id(module) not in inner:
+            places |= {name: "cpu"} if name and not any(module.children()) else {_join(name, t): "cpu" for t, _ in own}
+    return {"device_map": places, "offload_folder": folder}
+
+
+def _join(*names: str) -> str:
+    return ".".join(filter(None, names))
 
 
 def _check_streams(blocks: Sequence[Block], source: ModelSource) -> None:

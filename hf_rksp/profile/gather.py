@@ -154,9 +154,8 @@ def stream_moments(
             advance(lambda number: sink.next_batch(batches[number]))  # noqa: B023 - of this block
             weights.drop(block)
             _check_counted(sink.moments)
-            ((key, moments),) = sink.moments.items()
             seconds = {"forward": time.perf_counter() - start - sink.seconds, "moments": sink.seconds}
-            yield key, moments, seconds
+            yield *sink.moments.popitem(), seconds
             start = time.perf_counter()
 
 

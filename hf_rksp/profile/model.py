@@ -168,8 +168,8 @@ def _repeated(
             moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1))
         for name, value in spent.items():
             seconds[name] += value
-        # In the order of depth: blocks may be registered in another.
-        yield {key: moments[key] for key in part}
+        # In the order of depth: blocks may be registered in another. Nothing here holds on to what is solved and dropped.
+        yield {key: moments.pop(key) for key in part}
 
 
 def _streamed(
@@ -188,6 +188,7 @@ def _streamed(
             for name, value in spent.items():
                 seconds[name] += value
             waiting[key] = moments
+            del moments  # whoever solves them lets go of them
             used = sum(3 * 8 * group.dim**2 for sets in waiting.values() for group in sets)
             if used * (len(waiting) + 1) / len(waiting) > memory or len(waiting) >= torch.get_num_threads():
                 yield waiting

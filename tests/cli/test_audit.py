@@ -250,3 +250,29 @@ def test_decoder_reads_the_text_shifted_by_the_start_token():
     ids = torch.tensor([[1, 2, 3]])
     batch = with_decoder_inputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     assert batch["decoder_input_ids"].tolist() == [[7, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ["--init", "gpt2", "--config-overrides", TINY],
+        ["--init", "gpt2", "--config-overrides", TINY, "--dtype", "float64"],
+        ["--init", "mixtral-8x7b", "--dtype", "bfloat16", "--config-overrides", "num_hidden_layers=2,hidden_size=32,"
+         "num_attention_heads=4,num_key_value_heads=4,intermediate_size=64"],
+        "llama",
+        "sharded",
+    ],
+    ids=["gpt2", "float64", "mixtral", "checkpoint", "shards"],
+)  # fmt: skip
+def test_streamed_audit_is_the_ordinary_one(rksp, model, request):
+    """One block in memory at a time: the same numbers to the bit."""
+    model = [request.getfixturevalue(model)] if isinstance(model, str) else model
+    one, other = json_of(rksp, *model), json_of(rksp, *model, "--stream")
+    for part in ("layers", "aggregates", "thirds", "verdict"):
+        assert one[part] == other[part]
+    assert {**one["model"], "stream": None} == {**other["model"], "stream": None}
+
+
+def test_streaming_is_for_memory_of_the_processor(rksp):
+    code, _, err = rksp("audit", "--init", "gpt2", "--stream", "--device", "auto")
+    assert code == 2 and "leave device='auto' out" in err
