@@ -38,6 +38,20 @@ def _llama(layers: int, heads: int, kv_heads: int, width: int, inner: int, **mor
     } | more
 
 
+def _mamba2(layers: int, width: int) -> dict[str, Any]:
+    return {
+        "model_type": "mamba2",
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "vocab_size": 50288,
+        "state_size": 128,
+        "expand": 2,
+        "head_dim": 64,
+        "num_heads": 2 * width // 64,
+        "n_groups": 1,
+    }
+
+
 def _mamba(layers: int, width: int) -> dict[str, Any]:
     return {
         "model_type": "mamba",
@@ -61,8 +75,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"model_type": "mistral", "sliding_window": 4096},
     "mixtral-8x7b": _llama(32, 32, 8, 4096, 14336, vocab_size=32000, max_position_embeddings=32768)
     | {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
+    "olmoe-1b-7b": _llama(16, 16, 16, 2048, 1024, vocab_size=50304, max_position_embeddings=4096)
+    | {"model_type": "olmoe", "num_experts": 64, "num_experts_per_tok": 8},
     "mamba-130m": _mamba(24, 768),
     "mamba-370m": _mamba(48, 1024),
+    "mamba-790m": _mamba(48, 1536),
+    "mamba-1.4b": _mamba(48, 2048),
+    "mamba-2.8b": _mamba(64, 2560),
+    "mamba2-130m": _mamba2(24, 768),
+    "mamba2-370m": _mamba2(48, 1024),
+    "mamba2-780m": _mamba2(48, 1536),
+    "mamba2-1.3b": _mamba2(48, 2048),
+    "mamba2-2.7b": _mamba2(64, 2560),
     "bert-base": {
         "model_type": "bert",
         "num_hidden_layers": 12,

@@ -42,6 +42,8 @@ ARMS: dict[str, tuple[float | None, dict[str, Any] | None]] = {
     "paper + clip": (1.0, {"schedule": "paper"}),
     "paper, every step + clip": (1.0, {"schedule": "paper", "every": 1}),
 }
+#: What is run unless --arms says otherwise.
+REPORTED = ("none", "clip", "kss + clip", "paper + clip")
 #: What the default was chosen among, on other seeds than those reported: weights with and without clipping, and one thing
 #: changed at a time.
 CHANGES: dict[str, dict[str, Any]] = {
@@ -65,7 +67,7 @@ FIRST_CHOICE_SEED = 100
 
 def jobs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Seeds in the outer loop, so that an unfinished file is balanced over the arms."""
-    arms = CANDIDATES if args.choose else ARMS
+    arms = CANDIDATES if args.choose else REPORTED
     first = FIRST_CHOICE_SEED if args.choose else 0
     for seed in range(first, first + args.seeds):
         for task in args.tasks:
@@ -111,7 +113,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--tasks", nargs="+", default=list(STABLE), choices=list(STABLE))
     parser.add_argument("--multiples", nargs="+", type=float, help="of the highest stable learning rate")
-    parser.add_argument("--arms", nargs="+", metavar="ARM", help="default: all")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="default: all candidates, or those that are reported")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--choose", action="store_true", help="run the candidates on the seeds for choosing")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
