@@ -36,7 +36,7 @@ class _Lane:
     def _main(self, run: Callable[[], object]) -> None:
         try:
             self._wait()
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # both belong to the thread
+            with torch.no_grad():  # which belongs to the thread
                 run()
         except BaseException as error:
             self.error = error

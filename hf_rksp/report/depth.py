@@ -14,8 +14,8 @@ from hf_rksp.report.text import finite, line, number, share, span
 
 WIDE, NARROW, HEIGHT = 440, 340, 272
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 46, 10, 38, 46, 16
-#: Room on the right for the names of horizontal lines, so that they never lie on data.
-_NAMES = 62
+#: Room on the right for the names of horizontal lines, so that they never lie on data, in a wide font too.
+_NAMES = 76
 Layers = Sequence[Mapping[str, Any]]
 
 #: Where the script draws the line through the layer that is picked out.

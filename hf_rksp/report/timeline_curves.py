@@ -12,7 +12,7 @@ from hf_rksp.report.svg import Figure, Scale, short
 from hf_rksp.report.text import line, number
 from hf_rksp.report.timeline_numbers import Series, gaps, logged, mean, profiled, top
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 440, 236, 56, 12, 30, 42
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 440, 236, 66, 12, 30, 42
 #: Drawn points of a line; beyond it, each column of the drawing keeps its ends and its extremes.
 _MOST = 600
 #: Values of a series up to which each gets a dot: of profiles, and of logged numbers.

@@ -54,6 +54,7 @@ def test_streamed_moments_are_those_of_the_whole_model(name):
             assert one.count == other.count > 0
             assert all(torch.equal(getattr(one, tensor), getattr(other, tensor)) for tensor in TENSORS), key
     assert weights.most == 1
+    assert torch._dynamo.eval_frame._stance.stance == "default"  # the compiler's, which is the process's own
     assert all(p.is_meta for block in weights.blocks for p in block.module.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
