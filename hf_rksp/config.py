@@ -107,8 +107,8 @@ class KSSConfig:
         every: optimizer steps from one use to the next (balanced 1, paper 10).
         layer_fraction: share of the layers that are drawn at each use (balanced 1, paper 0.5).
         first_block_weight: of the first block of every stack, as a share of ``weight`` (balanced 0.3, paper 1). That block
-            makes a stream of the embeddings, which are small: its modulus is large in healthy runs too (40 under Pre-LN), and
-            to push on it as on the others costs what is learnt. A block that is alone in its stack has the full weight.
+            makes a stream of the embeddings, which are small: its modulus is large in healthy runs too, and to push on it as
+            on the others costs what is learnt. A block that is alone in its stack has the full weight.
         rank: directions that the states are projected on (r); at most the width of the narrowest layer.
         upper_threshold: moduli above it are penalised (tau_u).
         lower_threshold: paper: lower end of the near-unit band (tau_l).

@@ -1,7 +1,7 @@
 """Does KSS keep runs that diverge without it, and do they learn more? Every run is one line of a results file.
 
     HF_RKSP_DATA=... python scripts/reproduce/kss_default/run.py --seeds 24          # the figures that are reported
-    HF_RKSP_DATA=... python scripts/reproduce/kss_default/run.py --choose --seeds 4  # other seeds: what the default was chosen on
+    HF_RKSP_DATA=... python scripts/reproduce/kss_default/run.py --choose --seeds 3 --arms ARM ...   # other seeds, for choosing
     python scripts/reproduce/kss_default/run.py --table                              # print the tables, run nothing
 
 Runs that are in the results file already are skipped, so it can be stopped and resumed. README.md says what is what.
@@ -67,12 +67,11 @@ FIRST_CHOICE_SEED = 100
 
 def jobs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Seeds in the outer loop, so that an unfinished file is balanced over the arms."""
-    arms = CANDIDATES if args.choose else REPORTED
     first = FIRST_CHOICE_SEED if args.choose else 0
     for seed in range(first, first + args.seeds):
         for task in args.tasks:
             for multiple in args.multiples or MULTIPLES[task]:
-                for arm in args.arms or arms:
+                for arm in args.arms or REPORTED:
                     lr = round(STABLE[task] * multiple, 8)
                     yield {"task": task, "arm": arm, "lr": lr, "seed": seed, "steps": args.steps}
 
@@ -110,10 +109,12 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument(
+        "--seeds", type=int, default=24, help="how many to run, and to show in the tables (default: 24)"
+    )
     parser.add_argument("--tasks", nargs="+", default=list(STABLE), choices=list(STABLE))
     parser.add_argument("--multiples", nargs="+", type=float, help="of the highest stable learning rate")
-    parser.add_argument("--arms", nargs="+", metavar="ARM", help="default: all candidates, or those that are reported")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="default: those that are reported")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--choose", action="store_true", help="run the candidates on the seeds for choosing")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -121,6 +122,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := [arm for arm in args.arms or [] if arm not in (CANDIDATES if args.choose else ARMS)]:
         parser.error(f"--arms {unknown[0]!r}: choose among {', '.join(CANDIDATES if args.choose else ARMS)}")
+    if args.choose and not (args.arms or args.table):
+        parser.error("--choose: name the candidates to run with --arms; README.md lists them")
     file = HERE / ("choose.jsonl" if args.choose else "results.jsonl")
     done = {key(row) for row in read(file)}
     todo = [] if args.table else [job for job in jobs(args) if key(job) not in done]
@@ -132,7 +135,8 @@ def main() -> None:
                 out.flush()
     from table import tables
 
-    print(tables(read(file)))
+    last = (FIRST_CHOICE_SEED if args.choose else 0) + args.seeds
+    print(tables([row for row in read(file) if row["seed"] < last]))
 
 
 if __name__ == "__main__":
