@@ -46,9 +46,8 @@ def capture_transitions(stacks: Sequence[Stack], sink: Sink) -> Iterator[None]:
 def untouched(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients inside; afterwards every training flag and the random state are as before."""
     training = [(module, module.training) for module in model.modules()]
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with forked_random_state(model), torch.no_grad():
             # Not model.eval(): a module may override it, and merge adapters there for instance.
             for module, _ in training:
                 module.training = False
@@ -56,6 +55,12 @@ def untouched(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in training:
             module.training = flag
+
+
+def forked_random_state(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Torch's random state, on the processor and on the devices of ``model``, is put back afterwards."""
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    return torch.random.fork_rng(devices=devices)
 
 
 def first_state(args: tuple, kwargs: dict) -> Tensor | None:

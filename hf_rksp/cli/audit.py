@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Profile, write, print a short table."""
-    source, options = model_source(args), text_options(args)
+    source, options = replace(model_source(args), stream=args.stream), text_options(args)
     rank = args.rank if args.rank in ("auto", "full") else _whole(args.rank)
     wanted = formats(args)
     folder = Path(args.out or f"rksp_{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)}")

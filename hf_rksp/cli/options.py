@@ -114,7 +114,6 @@ def model_source(args: argparse.Namespace) -> Any:
         revision=args.revision,
         base_model=args.base_model,
         trust_remote_code=args.trust_remote_code,
-        stream=getattr(args, "stream", False),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -42,8 +42,9 @@ class Initialiser:
         except CaptureError:  # blocks that only a forward pass can tell: the model is one piece
             self.blocks = ()
         self._owners = _owners(model)
-        inner = {id(module) for block in self.blocks for module in block.module.modules()}
-        self._rest = [module for module in model.modules() if id(module) not in inner]
+        inner = {module for block in self.blocks for module in block.module.modules()}
+        #: The modules outside the blocks.
+        self.rest = {module for module in model.modules() if module not in inner}
 
     def make_all(self) -> nn.Module:
         """The whole model, in evaluation mode."""
@@ -54,12 +55,12 @@ class Initialiser:
 
     def make_rest(self) -> None:
         """Everything but the blocks: embeddings, norms, tables of positions."""
-        for module in self._rest:
+        for module in self.rest:
             _allocate(module)
-        self._draw(f"{self.seed}", _inner_first(self.model, self._rest))
+        self._draw(f"{self.seed}", self.rest)
         self.model.tie_weights()
         if self.double:
-            for module in self._rest:
+            for module in self.rest:
                 _cast(module, torch.float64)
 
     def make(self, block: Block) -> None:
@@ -68,15 +69,16 @@ class Initialiser:
             if self.double:
                 _cast(module, torch.float32)
             _allocate(module)
-        self._draw(f"{self.seed}/{block.path}", _inner_first(block.module, list(block.module.modules())))
+        self._draw(f"{self.seed}/{block.path}", set(block.module.modules()))
         if self.double:
             block.module.double()
 
-    def _draw(self, name: str, modules: list[nn.Module]) -> None:
+    def _draw(self, name: str, modules: Collection[nn.Module]) -> None:
         """As transformers does: inner modules first, each by the model that it is a part of."""
         with _drawing(name):
-            for module in modules:
-                self._owners[id(module)]._initialize_weights(module)
+            for module, owner in self._owners.items():
+                if module in modules:
+                    owner._initialize_weights(module)
 
     def drop(self, block: Block) -> None:
         """Let go of the memory of a block."""
@@ -103,31 +105,17 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> None:
     module._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, recurse=False)
 
 
-def _inner_first(model: nn.Module, modules: list[nn.Module]) -> list[nn.Module]:
-    wanted = {id(module) for module in modules}
-    order: list[nn.Module] = []
-
-    def visit(module: nn.Module) -> None:
-        for child in module.children():
-            if id(child) in wanted:
-                visit(child)
-        order.append(module)
-
-    visit(model)
-    return order
-
-
-def _owners(model: nn.Module) -> dict[int, Any]:
-    """For each module, the innermost transformers model that it is a part of: its scheme applies."""
+def _owners(model: nn.Module) -> dict[nn.Module, Any]:
+    """For each module, inner ones first, the innermost transformers model that it is a part of: its scheme applies."""
     from transformers import PreTrainedModel
 
-    owners: dict[int, Any] = {}
+    owners: dict[nn.Module, Any] = {}
 
     def visit(module: nn.Module, owner: nn.Module) -> None:
         owner = module if isinstance(module, PreTrainedModel) else owner
-        owners[id(module)] = owner
         for child in module.children():
             visit(child, owner)
+        owners.setdefault(module, owner)
 
     visit(model, model)
     return owners

@@ -188,20 +188,15 @@ def _on_disk(path: str, source: ModelSource, folder: str) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(path, revision=source.revision, trust_remote_code=source.trust_remote_code)
     except Exception as error:
         raise ModelLoadError(_explain(source.model, error)) from error
-    bare = skeleton(config, torch.float32, source.trust_remote_code)
-    blocks = Initialiser(bare, 0).blocks
-    _check_streams(blocks, source)
-    inner = {id(module) for block in blocks for module in block.module.modules()}
-    places = {block.path: "disk" for block in blocks}
-    for name, module in bare.named_modules():
+    pieces = Initialiser(skeleton(config, torch.float32, source.trust_remote_code), source.seed)
+    _check_streams(pieces.blocks, source)
+    places = {block.path: "disk" for block in pieces.blocks}
+    for name, module in pieces.model.named_modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        if own and id(module) not in inner:
-            places |= {name: "cpu"} if name and not any(module.children()) else {_join(name, t): "cpu" for t, _ in own}
+        if own and module in pieces.rest:
+            leaf = name and not any(module.children())
+            places |= {name: "cpu"} if leaf else {f"{name}.{tensor}".lstrip("."): "cpu" for tensor, _ in own}
     return {"device_map": places, "offload_folder": folder}
-
-
-def _join(*names: str) -> str:
-    return ".".join(filter(None, names))
 
 
 def _check_streams(blocks: Sequence[Block], source: ModelSource) -> None:

@@ -38,20 +38,6 @@ def _llama(layers: int, heads: int, kv_heads: int, width: int, inner: int, **mor
     } | more
 
 
-def _mamba2(layers: int, width: int) -> dict[str, Any]:
-    return {
-        "model_type": "mamba2",
-        "num_hidden_layers": layers,
-        "hidden_size": width,
-        "vocab_size": 50288,
-        "state_size": 128,
-        "expand": 2,
-        "head_dim": 64,
-        "num_heads": 2 * width // 64,
-        "n_groups": 1,
-    }
-
-
 def _mamba(layers: int, width: int) -> dict[str, Any]:
     return {
         "model_type": "mamba",
@@ -60,6 +46,11 @@ def _mamba(layers: int, width: int) -> dict[str, Any]:
         "vocab_size": 50280,
         "state_size": 16,
     }
+
+
+def _mamba2(layers: int, width: int) -> dict[str, Any]:
+    heads = {"expand": 2, "head_dim": 64, "num_heads": 2 * width // 64, "n_groups": 1}
+    return _mamba(layers, width) | {"model_type": "mamba2", "vocab_size": 50288, "state_size": 128} | heads
 
 
 #: name -> arguments of the configuration, ``model_type`` among them.

@@ -6,6 +6,7 @@ batches -> capture -> second moments, a set for each group of sequences -> white
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +116,8 @@ def profile_model(
     )
     if widths:
         _check_rank(rank, widths.values())
-    with tqdm(total=count, desc="profiling", unit="layer", disable=not progress, leave=False) as bar:
+    bar = tqdm(total=count, desc="profiling", unit="layer", disable=not progress, leave=False)
+    with bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
         for moments in parts:
             _check_rank(rank, [groups_of[0].dim for groups_of in moments.values()])
             solving = time.perf_counter()

@@ -241,19 +241,16 @@ def solve_layers(sums: Tensor, config: KSSConfig) -> SolvedLayers:
     sums = sums.detach()
     eigenvalues = torch.full((len(sums), config.rank), torch.nan, dtype=torch.complex128)
     penalties, gradients = sums.new_zeros(len(sums)), torch.zeros_like(sums)
-    enough = sums[:, 0] >= 2 * config.rank
-    finite = shaping_operator(sums, config).isfinite().all(-1).all(-1)
-    whole = (enough & finite).nonzero().flatten()
+    every = torch.arange(len(sums))
     # All layers at once; if LAPACK fails at one of them, each for itself.
-    for part in (whole[None], whole[:, None]) if len(whole) else ():
+    for part in (every[None], every[:, None]):
         failed = False
         for layers in part:
             try:
-                spectra, values, slopes = _differentiate(sums[layers], config)
+                spectra, values, slopes, good = _differentiate(sums[layers], config)
             except RuntimeError:  # LAPACK did not converge, or the eigenvectors are singular
                 failed = True
                 continue
-            good = (slopes.abs().amax(-1) < _LARGEST_GRADIENT) & values.isfinite()
             eigenvalues[layers[good]], penalties[layers[good]] = spectra[good], values[good]
             gradients[layers[good]] = slopes[good]
         if not failed:
@@ -261,15 +258,20 @@ def solve_layers(sums: Tensor, config: KSSConfig) -> SolvedLayers:
     return SolvedLayers(eigenvalues, penalties, gradients, int(eigenvalues.isnan().any(-1).sum()))
 
 
-def _differentiate(sums: Tensor, config: KSSConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues and penalties of layers, and the gradients of the penalties at their sums."""
+def _differentiate(sums: Tensor, config: KSSConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Eigenvalues and penalties of layers, the gradients of the penalties at their sums, and for which of them they hold."""
     penalty = shaping_penalty if config.schedule == "paper" else excess_penalty
     with torch.enable_grad():
         leaf = sums.clone().requires_grad_()
-        spectra = torch.linalg.eigvals(shaping_operator(leaf, config))
+        operators = shaping_operator(leaf, config)
+        good = (sums[:, 0] >= 2 * config.rank) & operators.isfinite().all(-1).all(-1)
+        # A place holder for what LAPACK must not be given; its gradient ends here.
+        eye = torch.eye(config.rank, dtype=sums.dtype)
+        spectra = torch.linalg.eigvals(torch.where(good[:, None, None], operators, eye))
         values = penalty(spectra, config)
         (gradients,) = torch.autograd.grad(values.sum(), leaf)
-    return spectra.detach(), values.detach(), gradients
+    good = good & (gradients.abs().amax(-1) < _LARGEST_GRADIENT) & values.isfinite()
+    return spectra.detach(), values.detach(), gradients, good
 
 
 def _random_start(layers: int, dim: int, rank: int, generator: torch.Generator) -> Tensor:

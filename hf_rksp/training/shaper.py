@@ -149,7 +149,7 @@ class SpectralShaper:
             CaptureError: a block runs several times in one forward pass.
         """
         self._surveyed, self._passes = {}, 1
-        survey = Survey(self.model, self.stacks, self.unseen)
+        survey = Survey(self.model, self.stacks)
         with survey:
             yield survey
         if not (self.active and survey.moments):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Stack, capture_transitions
-from hf_rksp.capture.hooks import model_inputs
+from hf_rksp.capture.hooks import forked_random_state, model_inputs
 from hf_rksp.errors import CaptureError, NonFiniteError
 from hf_rksp.profile.gather import Key, MomentSink
 from hf_rksp.spectral import SecondMoments
@@ -33,14 +33,15 @@ class Survey:
     Args:
         model: without DDP or DeepSpeed around it.
         stacks: from `hf_rksp.capture.find_stacks`.
-        unseen: entries of the batch that the model is not given.
 
     Attributes:
         passes: number of forward passes.
+        unseen: entries of the coming batch that the model is not given.
     """
 
-    def __init__(self, model: nn.Module, stacks: Sequence[Stack], unseen: Mapping[str, Any] | None = None) -> None:
-        self.model, self.stacks, self.unseen = getattr(model, "_orig_mod", model), stacks, unseen or {}
+    def __init__(self, model: nn.Module, stacks: Sequence[Stack]) -> None:
+        self.model, self.stacks = getattr(model, "_orig_mod", model), stacks
+        self.unseen: Mapping[str, Any] = {}
         self.passes = 0
         self._sink = MomentSink(1)
         self._seen: set[Key] = set()
@@ -56,8 +57,7 @@ class Survey:
             stack.callback(_put_back, _buffers(self.model))
             stack.callback(random.setstate, random.getstate())
             stack.callback(numpy.random.set_state, numpy.random.get_state())
-            devices = sorted({p.device.index for p in self.model.parameters() if p.device.type == "cuda"})
-            stack.enter_context(torch.random.fork_rng(devices=devices))
+            stack.enter_context(forked_random_state(self.model))
             stack.enter_context(warnings.catch_warnings())
             # Of reentrant checkpointing, which is right: there are no gradients here.
             warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")

@@ -41,19 +41,20 @@ class SlowerRamp(SpectralShaper):
 class Alarm(SpectralShaper):
     """Little weight above the threshold, and ten times as much at blocks other than the first above three."""
 
+    #: Of that little weight, what is there without alarm.
+    calm = 1.0
+
     def _strength(self, layer: Any, radius: float) -> float:
-        calm = super()._strength(layer, radius)
-        first = layer.block.index == 0
-        return calm * (1 if first or not calm else 1 + 9 * min(1.0, max(0.0, (radius / 3 - 1) / 0.5)))
+        strength = super()._strength(layer, radius)
+        if layer.block.index == 0 or not strength:
+            return strength
+        return strength * (self.calm + (10 - self.calm) * min(1.0, max(0.0, (radius / 3 - 1) / 0.5)))
 
 
-class AlarmAlone(SpectralShaper):
+class AlarmAlone(Alarm):
     """The same without the little weight at other blocks than the first."""
 
-    def _strength(self, layer: Any, radius: float) -> float:
-        calm = super()._strength(layer, radius)
-        first = layer.block.index == 0
-        return calm * (1 if first or not calm else 10 * min(1.0, max(0.0, (radius / 3 - 1) / 0.5)))
+    calm = 0.0
 
 
 class OutputsAlone(SpectralShaper):
