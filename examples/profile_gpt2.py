@@ -3,7 +3,7 @@
 import argparse
 
 from hf_rksp import profile_model, write_report
-from hf_rksp.inputs import ModelSource, TextOptions, prepare
+from hf_rksp.inputs import InputOptions, ModelSource, prepare
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--out", default="gpt2_report", help="folder of the report")
@@ -12,7 +12,7 @@ parser.add_argument("--width", type=int, default=384)
 args = parser.parse_args()
 
 source = ModelSource(init="gpt2", config_overrides=f"n_layer={args.layers},n_embd={args.width}")
-prepared = prepare(source, TextOptions(tokens=2048))
+prepared = prepare(source, InputOptions(tokens=2048))
 
 # From here on any model and any batches do: model(**batch) has to run.
 profile = profile_model(prepared.model, prepared.batches(8), source="initialised", setup_info=prepared.setup)

@@ -36,6 +36,14 @@ def add_parser(commands: Any) -> None:
     )
     add_model_options(parser)
     add_text_options(parser)
+    group = parser.add_argument_group("images")
+    group.add_argument(
+        "--images",
+        metavar="SOURCE",
+        help="for a vision model, instead of text: parquet file, folder, or a dataset on the Hub (uoft-cs/cifar10); --tokens "
+        "counts patches",
+    )
+    group.add_argument("--image-split", default="test", metavar="SPLIT", help="split of the dataset (default: test)")
     group = parser.add_argument_group("analysis and output")
     group.add_argument(
         "--rank",
@@ -66,7 +74,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Profile, write, print a short table."""
+    from hf_rksp.inputs import ImageSource
+
     source, options = replace(model_source(args), stream=args.stream), text_options(args)
+    if args.images:
+        options = replace(options, images=ImageSource(args.images, args.image_split))
     rank = args.rank if args.rank in ("auto", "full") else _whole(args.rank)
     wanted = formats(args)
     folder = Path(args.out or f"rksp_{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)}")

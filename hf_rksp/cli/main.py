@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Sequence
 
 from hf_rksp import __version__
-from hf_rksp.cli import audit, check, compare, env, exit_codes, report, timeline
+from hf_rksp.cli import audit, check, compare, env, exit_codes, report, timeline, zoo
 from hf_rksp.errors import OutputError, RkspError
 
-_COMMANDS = (audit, check, compare, report, timeline, env)
+_COMMANDS = (audit, check, compare, report, timeline, zoo, env)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -118,10 +118,10 @@ def model_source(args: argparse.Namespace) -> Any:
 
 
 def text_options(args: argparse.Namespace) -> Any:
-    """The `TextOptions` that the options say."""
-    from hf_rksp.inputs import TextOptions, TextSource
+    """The `InputOptions` that the options say."""
+    from hf_rksp.inputs import InputOptions, TextSource
 
-    return TextOptions(
+    return InputOptions(
         source=TextSource(args.text, args.text_config, args.text_split, args.text_column),
         tokens=args.tokens,
         seq_len=args.seq_len,

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 from pathlib import Path
 
 from hf_rksp.errors import ModelLoadError
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_PACKAGE = "package:"
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
 def local_folder(name: str) -> Path | None:
     """``name`` as an existing path, or ``None`` if it can only be a Hub id.
 
+    ``package:NAME/PATH`` is a folder of an installed Python package: some ship a checkpoint.
+
     Raises:
         ModelLoadError: it is written like a path, and nothing is there.
     """
-    path = Path(name).expanduser()
+    if name.startswith(_PACKAGE):
+        return _in_package(name)
+    path = Path(os.path.expandvars(name)).expanduser()
     try:
         if path.exists():
             return path
@@ -28,6 +35,21 @@ def local_folder(name: str) -> Path | None:
             f"{name!r} does not exist: pass an existing folder or file, or a Hub id such as openai-community/gpt2"
         )
     return None
+
+
+def _in_package(name: str) -> Path:
+    package, _, rest = name.removeprefix(_PACKAGE).partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        raise ModelLoadError(f"{name!r}: no Python package {package!r} is installed here; install it with pip")
+    path = Path(folders[0]) / rest
+    if not path.exists():
+        raise ModelLoadError(f"{name!r}: the package {package!r} has no {rest!r}")
+    return path
 
 
 def check_folder(folder: Path) -> None:

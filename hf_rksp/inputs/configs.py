@@ -15,6 +15,8 @@ def load_config(source: ModelSource) -> Any:
     """The configuration of ``source.init`` with its overrides; derived values are derived anew."""
     from transformers import AutoConfig, PreTrainedConfig
 
+    import hf_rksp.architectures  # noqa: F401 - registers them
+
     assert source.init is not None
     if source.init in PRESETS:
         values = dict(PRESETS[source.init])

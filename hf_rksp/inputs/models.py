@@ -54,6 +54,8 @@ def load_model(source: ModelSource) -> LoadedModel:
         ModelLoadError: the checkpoint or configuration is missing, broken or incomplete; the message names the file.
         InputError: an override names no key of the configuration.
     """
+    import hf_rksp.architectures  # noqa: F401 - registers them
+
     _check_device(source.device)
     if source.init is not None:
         return _initialise(source)

@@ -1,4 +1,4 @@
-"""Model, tokenizer and text -> batches that the model can be called with, checked before any weights are read."""
+"""Model and text (or images) -> batches that the model can be called with, checked before any weights are read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hf_rksp.errors import InputError
+from hf_rksp.inputs.images import Images, ImageSource, read_images
 from hf_rksp.inputs.models import LoadedModel, load_model
 from hf_rksp.inputs.source import ModelSource
 from hf_rksp.inputs.text import Sequences, TextSource, cut_sequences, read_text
@@ -17,14 +18,15 @@ from hf_rksp.inputs.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True)
-class TextOptions:
-    """How much text, and how it is cut.
+class InputOptions:
+    """How much text, and how it is cut; or which images.
 
     Attributes:
         source: see `TextSource`.
         tokens: at least this many tokens (2048 in the paper).
         seq_len: tokens of a sequence. batch_size: sequences of a batch. seed: of the draw of sequences.
         tokenizer: folder or Hub id, where it is not the model's own.
+        images: for a vision model; text is then not read.
     """
 
     source: TextSource = field(default_factory=TextSource)
@@ -33,6 +35,7 @@ class TextOptions:
     batch_size: int = 8
     seed: int = 42
     tokenizer: str | None = None
+    images: ImageSource | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("tokens", 4), ("seq_len", 2), ("batch_size", 1)):
@@ -42,10 +45,10 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A loaded model with its sequences of text, and what the report says of both."""
+    """A loaded model with its sequences of text or its images, and what the report says of both."""
 
     loaded: LoadedModel
-    sequences: Sequences
+    sequences: Sequences | Images
     setup: dict[str, Any]
 
     @property
@@ -58,12 +61,14 @@ class Prepared:
         return [with_decoder_inputs(self.model, batch) for batch in self.sequences.batches(size)]
 
 
-def prepare(model: ModelSource, options: TextOptions, step: Callable[[str], None] = lambda text: None) -> Prepared:
+def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], None] = lambda text: None) -> Prepared:
     """Read the text, load the model, cut the sequences. ``step`` is told what is being done.
 
     Raises:
         InputError: the text or an option does not fit; ModelLoadError: the model cannot be loaded.
     """
+    if options.images is not None:
+        return _with_images(model, options, options.images, step)
     step("reading the text")
     text = read_text(options.source, options.tokens)  # before the model: it is quick, and can be wrong
     step(f"loading {model.name}")
@@ -96,10 +101,22 @@ def prepare(model: ModelSource, options: TextOptions, step: Callable[[str], None
     return Prepared(loaded, sequences, setup)
 
 
+def _with_images(
+    model: ModelSource, options: InputOptions, source: ImageSource, step: Callable[[str], None]
+) -> Prepared:
+    step(f"loading {model.name}")
+    loaded = load_model(model)
+    if getattr(loaded.model, "main_input_name", None) != "pixel_values":
+        raise InputError(f"images={source.name!r}: model={model.name!r} takes no images; leave --images out")
+    step("reading the images")
+    images = read_images(source, loaded.model.config, options.tokens)
+    return Prepared(loaded, images, {"images": images.info, "batch_size": options.batch_size})
+
+
 def with_decoder_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Add decoder inputs (the text shifted by the start token) for an encoder-decoder; else the batch as it is."""
     config = model.config
-    if not getattr(config, "is_encoder_decoder", False):
+    if "input_ids" not in batch or not getattr(config, "is_encoder_decoder", False):
         return batch
     ids, mask = batch["input_ids"], batch["attention_mask"]
     names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
@@ -113,8 +130,9 @@ def _check_text_model(model: nn.Module, name: str) -> None:
     towers = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
     if main != "input_ids" or (towers and model.get_input_embeddings() is None):
         raise InputError(
-            f"model={name!r} takes {main}, and `rksp audit` feeds text: call hf_rksp.profile_model(model, batches) with batches of "
-            f"{main} (README, 'Images and audio')"
+            f"model={name!r} takes {main}, and `rksp audit` feeds text: "
+            + ("pass --images SOURCE, or " if main == "pixel_values" else "")
+            + f"call hf_rksp.profile_model(model, batches) with batches of {main} (README, 'Images and audio')"
         )
 
 

@@ -7,6 +7,7 @@ here is distinct. The default text is the Python installation's own language ref
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class TextSource:
     """Where the text comes from.
 
     Attributes:
-        name: "builtin", a file, a folder, or a dataset on the Hub.
+        name: "builtin", a file, a folder, or a dataset on the Hub; ``$NAME`` stands for an environment variable.
         config, split, column: of a dataset.
     """
 
@@ -35,6 +36,11 @@ class TextSource:
     config: str | None = None
     split: str = "validation"
     column: str = "text"
+
+    @property
+    def path(self) -> Path:
+        """``name`` as a path."""
+        return Path(os.path.expandvars(self.name)).expanduser()
 
 
 def read_text(source: TextSource, tokens: int) -> str:
@@ -44,7 +50,7 @@ def read_text(source: TextSource, tokens: int) -> str:
         InputError: nothing is there, it is no text, or it is empty.
     """
     limit = max(_LEAST_CHARACTERS, tokens * _CHARACTERS_PER_TOKEN)
-    path = Path(source.name).expanduser()
+    path = source.path
     if source.name == BUILTIN:
         from pydoc_data.topics import topics
 
@@ -53,7 +59,7 @@ def read_text(source: TextSource, tokens: int) -> str:
         text = _folder(path, source, limit)
     elif path.is_file():
         text = _file(path, source, limit)
-    elif source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
+    elif source.name.startswith((".", "/", "~", "$")) or source.name.count("/") > 1:
         raise InputError(
             f"text={source.name!r} does not exist: pass a file, a folder, a dataset on the Hub or 'builtin'"
         )
@@ -172,7 +178,7 @@ def cut_sequences(text: str, tokenizer: Any, length: int, tokens: int, seed: int
     info = {
         "source": "pydoc_data.topics, the language reference of this Python" if source.name == BUILTIN else source.name,
         "config": source.config,
-        "split": None if Path(source.name).is_file() or source.name == BUILTIN else source.split,
+        "split": None if source.path.is_file() or source.name == BUILTIN else source.split,
         "sequences": len(rows),
         "sequence_length": length,
         "tokens": rows.numel(),

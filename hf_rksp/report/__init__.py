@@ -7,6 +7,7 @@ from hf_rksp.report.history import History, read_history
 from hf_rksp.report.html import render_html
 from hf_rksp.report.markdown import render_markdown
 from hf_rksp.report.schema import SCHEMA_VERSION, profile_from_dict, profile_to_dict
+from hf_rksp.report.sections import Section, Table
 from hf_rksp.report.timeline import render_timeline, write_timeline
 from hf_rksp.report.write import FORMATS, check_writable, read_report, write_report
 
@@ -14,6 +15,8 @@ __all__ = [
     "FORMATS",
     "SCHEMA_VERSION",
     "History",
+    "Section",
+    "Table",
     "check_writable",
     "profile_from_dict",
     "profile_to_dict",

@@ -14,16 +14,17 @@ from markupsafe import Markup
 
 from hf_rksp.report import svg
 from hf_rksp.report.ruler import ruler
+from hf_rksp.report.sections import Sections
 from hf_rksp.report.view import view
 
 
-def render_html(data: Mapping[str, Any]) -> str:
-    """The page for a report's dict; equal input gives equal bytes.
+def render_html(data: Mapping[str, Any], sections: Sections = ()) -> str:
+    """The page for a report's dict; equal input gives equal bytes. ``sections`` are shown after the verdict.
 
     Raises:
         SchemaError: ``data`` is not a report of this schema version.
     """
-    shown = view(data)
+    shown = view(data, sections)
     style, script = svg.style() + template_text("report.css"), template_text("report.js")
     return (
         environment()

@@ -61,9 +61,9 @@ def push_report(
 def card(data: Mapping[str, Any], folder: Path) -> str:
     """Dataset card: metadata, then the Markdown report where there is one."""
     model = data["model"]
-    base = (
-        model.get("path") if model.get("source") == "pretrained" and not Path(str(model.get("path"))).exists() else None
-    )
+    path = str(model.get("path"))
+    on_hub = model.get("source") == "pretrained" and ":" not in path and not Path(path).exists()
+    base = path if on_hub else None
     lines = [
         "---",
         "tags:",

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hf_rksp.report.sections import Sections
 from hf_rksp.report.svg import Figure
 from hf_rksp.report.text import line
 from hf_rksp.report.view import view
@@ -23,17 +24,17 @@ _UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LINKS = re.compile(r"(?i)(?<=\w)(:)(?=//)|(?<=\bwww)(\.)|(?<=mailto)(:)")
 
 
-class _Ready(str):
+class Ready(str):
     """Markdown already, not to be escaped again."""
 
 
-def render_markdown(data: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+def render_markdown(data: Mapping[str, Any], sections: Sections = ()) -> tuple[str, dict[str, str]]:
     """The text of ``report.md``, and name -> text of each file in ``figures/``; equal input gives equal bytes.
 
     Raises:
         SchemaError: ``data`` is not a report of this schema version.
     """
-    shown = view(data)
+    shown = view(data, sections)
     figures: list[Figure] = [*shown["planes"], *shown["depth"]]
     tables, start = [], 0
     for group, columns in shown["groups"]:
@@ -41,13 +42,14 @@ def render_markdown(data: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
         cells = [(row["name"], row["identity"], row["cells"][start:end]) for row in shown["rows"]]
         tables.append((group, columns, cells))
         start = end
-    shown |= {"tables": tables, "command": _Ready(_command(shown["command"])), "sep": _Ready(" · ")}
-    text = _environment().get_template("report.md").render(shown)
+    shown |= {"tables": tables, "command": Ready(_command(shown["command"])), "sep": Ready(" · ")}
+    text = markdown_environment().get_template("report.md").render(shown)
     return re.sub(r"\n{3,}", "\n\n", text), {f"{figure.key}.svg": figure.document() for figure in figures}
 
 
 @cache
-def _environment() -> Environment:
+def markdown_environment() -> Environment:
+    """The templates of Markdown files: whatever is put in is escaped, `Ready` text alone is not."""
     # `finalize` sees every expression, so nothing from a report reaches the text unescaped by oversight.
     return Environment(
         loader=PackageLoader("hf_rksp.report"),
@@ -61,7 +63,7 @@ def _environment() -> Environment:
 
 
 def _escape(value: object) -> str:
-    if isinstance(value, _Ready):
+    if isinstance(value, Ready):
         return value
     # Leading and trailing blanks are the template's own, as in " (identity)".
     text = str(value)

@@ -11,6 +11,7 @@ from hf_rksp.report.definitions import PAPER, PUBLISHED, definitions
 from hf_rksp.report.figures import depth_figures, planes
 from hf_rksp.report.reading import items, layers_of, margins, section, stacks_of, threshold
 from hf_rksp.report.schema import SCHEMA_VERSION
+from hf_rksp.report.sections import Sections
 from hf_rksp.report.tables import AGGREGATE_HEADS, aggregate_rows, groups, layer_rows, setup_blocks
 from hf_rksp.report.text import (
     DASH,
@@ -33,8 +34,8 @@ _OUTCOMES = {"fail": "Fail", "warn": "Warning", "info": "Info", "pass": "Pass"}
 _PHASES = {"forward": "forward passes", "moments": "second moments", "spectra": "spectra and standard errors"}
 
 
-def view(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything a template needs.
+def view(data: Mapping[str, Any], sections: Sections = ()) -> dict[str, Any]:
+    """Everything a template needs. ``sections`` are shown after the verdict.
 
     Raises:
         SchemaError: ``data`` is not a report of this schema version.
@@ -45,6 +46,7 @@ def view(data: Mapping[str, Any]) -> dict[str, Any]:
         "name": line(model.get("name") or model.get("class") or "unnamed model"),
         "facts": _facts(model, setup, layers),
         "verdict": _verdict(data),
+        "sections": sections,
         "checks": _checks(data),
         "planes": planes(data),
         "depth": depth_figures(data),

@@ -19,9 +19,11 @@ ORDER = [
     "risk",
     "compare",
     "report",
+    "architectures",
     "inputs",
     "check",
     "training",
+    "zoo",
     "cli",
 ]
 #: risk reads layers and profile calls risk; profile/layer.py is below risk, the rest of profile above it.

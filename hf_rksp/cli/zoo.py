@@ -1,0 +1,148 @@
+"""``rksp zoo``: audit the models of a manifest, render their pages, publish them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_rksp.cli import exit_codes
+from hf_rksp.cli.options import new_parser
+from hf_rksp.cli.output import hush_libraries, number, progress, table
+
+_FOLDER = "zoo_reports"
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command, its three parts and their options."""
+    parser = new_parser(
+        commands,
+        "zoo",
+        "audit many models and publish their reports",
+        "Run the audits of a manifest, render every page from their results, or push them to the Hub.",
+        "rksp zoo run zoo_reports/manifests/gpt2.json && rksp zoo render",
+    )
+    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
+    part = new_parser(
+        parts,
+        "run",
+        "audit the models of a manifest",
+        "Audit every model and seed of a manifest that has no result yet, one process each. An audit that fails is kept in "
+        "failures/ with its error, and the next one goes on.",
+        "rksp zoo run zoo_reports/manifests/gpt2.json --dry-run",
+    )
+    part.add_argument("manifest", metavar="MANIFEST", help="a file of zoo_reports/manifests")
+    part.add_argument("--dry-run", action="store_true", help="say what would be done, with the commands, and stop")
+    part.add_argument(
+        "--memory-cap", type=float, default=0.0, metavar="GIB", help="stop an audit that takes more (default: no cap)"
+    )
+    part.add_argument("--with-hub", action="store_true", help="also models whose weights are on the Hub")
+    part.add_argument("--only", action="append", default=[], metavar="ID", help="one model; may be repeated")
+    part.add_argument("--size", default="", metavar="SIZE", help="models with that part in their id: 7b, 124m, small")
+    part.add_argument(
+        "--seeds", type=int, default=0, metavar="N", help="the first N seeds of each model (default: all)"
+    )
+    part.add_argument(
+        "--work",
+        default="out/zoo",
+        metavar="FOLDER",
+        help="where a stopped streamed audit can go on from (default: out/zoo)",
+    )
+    _common(part)
+    part.set_defaults(run=run_models)
+    part = new_parser(
+        parts,
+        "render",
+        "rebuild every page from the results",
+        "Rebuild every page, the index, the comparison with the paper and the tables from the JSON files alone.",
+        "rksp zoo render",
+    )
+    _common(part)
+    part.set_defaults(run=render)
+    part = new_parser(
+        parts,
+        "publish",
+        "push reports and tables to the Hub",
+        "Push the rendered zoo to a dataset repository, with its card.",
+        "rksp zoo publish --repo-id my-org/rksp-zoo",
+    )
+    part.add_argument("--repo-id", required=True, metavar="REPO", help="dataset repository, made if it is new")
+    part.add_argument("--private", action="store_true", help="make it private if it is new")
+    _common(part)
+    part.set_defaults(run=publish)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", default=_FOLDER, metavar="FOLDER", help=f"where the zoo lies (default: {_FOLDER})")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def run_models(args: argparse.Namespace) -> int:
+    """Run or list the audits; 1 if one failed."""
+    from hf_rksp.zoo import RunnerOptions, read_manifest, run_manifest
+    from hf_rksp.zoo.runner import plan
+
+    manifest = read_manifest(Path(args.manifest))
+    options = RunnerOptions(
+        Path(args.folder), args.memory_cap, args.with_hub, tuple(args.only), args.size, args.seeds, Path(args.work)
+    )
+    jobs = plan(manifest, options)
+    if args.dry_run:
+        rows = [
+            [job.model.id, str(job.seed), job.state, f"{job.model.memory_gib:g} GiB", job.model.command(job.seed)]
+            for job in jobs
+        ]
+        print(table(["model", "seed", "state", "memory", "command"], rows))
+        return exit_codes.OK
+    done, failed = run_manifest(manifest, options, progress(args.quiet))
+    print(_results(plan(manifest, options), options.folder))
+    before = sum(job.state == "done" for job in jobs)
+    skipped = sum(job.state == "skipped" for job in jobs)
+    print(f"{done} audits done, {before} were there, {failed} failed, {skipped} need the Hub (--with-hub)")
+    return exit_codes.FAILED if failed else exit_codes.OK
+
+
+def _results(jobs: Sequence[Any], folder: Path) -> str:
+    """What is there now, with the cost of each audit."""
+    from hf_rksp.zoo.shelf import read_result
+
+    rows = []
+    for job in jobs:
+        data = read_result(folder, job.model, job.seed) if job.state == "done" else None
+        row = [job.model.title, str(job.seed)]
+        if data is None:
+            rows.append([*row, *[""] * 4, "skipped" if job.state == "skipped" else "failed"])
+            continue
+        means, cost = data["aggregates"], data["cost"]
+        row += [number(means[name]["mean"]) for name in ("near_unit_mass", "spectral_radius")]
+        row += [f"{cost['seconds']['profile']:.0f} s", f"{cost['peak_memory_bytes'] / 2**30:.2f} GiB"]
+        rows.append([*row, data["verdict"]["band"].replace("_", " ")])
+    return table(["model", "seed", "M~1", "radius", "time", "peak memory", "risk"], rows)
+
+
+def render(args: argparse.Namespace) -> int:
+    """Render and say how much there is."""
+    from hf_rksp.zoo import render_zoo
+    from hf_rksp.zoo.render import weight
+
+    hush_libraries()
+    folder = Path(args.folder)
+    shelf = render_zoo(folder, progress(args.quiet))
+    audited = sum(bool(entry.audits) for entry in shelf.entries)
+    sizes = weight(folder)
+    print(
+        f"{audited} of {len(shelf.entries)} models audited; index.html {sizes['index.html'] / 2**20:.2f} MiB, "
+        f"{folder} {sizes['all'] / 2**20:.1f} MiB"
+    )
+    return exit_codes.OK
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Push and name the address."""
+    from hf_rksp.report.hub import check_access
+    from hf_rksp.zoo.publish import publish as push
+
+    check_access()
+    print(f"pushed to {push(Path(args.folder), args.repo_id, args.private)}")
+    return exit_codes.OK

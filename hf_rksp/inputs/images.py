@@ -1,0 +1,104 @@
+"""Real images, resized to what a vision model takes and scaled to [-1, 1]."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_rksp.errors import InputError, first_line
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the images come from.
+
+    Attributes:
+        name: parquet file, folder of images, or a dataset on the Hub; ``$NAME`` stands for an environment variable.
+        split: of a dataset. Its first column with images is taken.
+    """
+
+    name: str
+    split: str = "test"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images, shape ``(n, channels, height, width)`` float32 in [-1, 1], and what to say of them in the report."""
+
+    pixels: torch.Tensor
+    info: dict[str, Any]
+
+    def batches(self, size: int) -> list[dict[str, torch.Tensor]]:
+        """Batches of ``pixel_values``."""
+        return [{"pixel_values": part} for part in self.pixels.split(size)]
+
+
+def read_images(source: ImageSource, config: Any, tokens: int) -> Images:
+    """The first images, enough for ``tokens`` patches of the model that ``config`` describes.
+
+    Raises:
+        InputError: nothing is there, it holds no images, or too few; the model has no fixed image size.
+    """
+    side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    if not isinstance(side, int) or not isinstance(patch, int):
+        raise InputError(
+            f"images={source.name!r}: image_size={side!r} and patch_size={patch!r} of this model are no whole numbers; call "
+            "hf_rksp.profile_model(model, batches) with batches of its own"
+        )
+    count = -(-tokens // (side // patch) ** 2)
+    rows = _rows(source)
+    pixels, digest = [], hashlib.sha256()
+    for row in rows.take(count):
+        image = next((value for value in row.values() if hasattr(value, "convert")), None)
+        if image is None:
+            raise InputError(f"images={source.name!r} has no column with images, only {', '.join(map(str, row))}")
+        array = np.array(image.convert("RGB").resize((side, side), resample=3), dtype=np.uint8)  # 3: bicubic
+        digest.update(array.tobytes())
+        pixels.append(torch.from_numpy(array))
+    if len(pixels) < count:
+        raise InputError(
+            f"images={source.name!r} has {len(pixels)} images, and tokens={tokens} needs {count}: pass more, or less --tokens"
+        )
+    info = {
+        "source": source.name,
+        "split": source.split,
+        "images": count,
+        "side": side,
+        "patches": (side // patch) ** 2,
+        "scaling": "bicubic, to [-1, 1]",
+        "sha256": digest.hexdigest(),
+    }
+    return Images((torch.stack(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5, info)
+
+
+def _rows(source: ImageSource) -> Any:
+    import datasets
+
+    name = os.path.expandvars(source.name)
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+        if path.is_dir():
+            files = sorted(str(file) for file in path.rglob("*.parquet") if source.split in file.name)
+            if files:
+                return datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+            return datasets.load_dataset("imagefolder", data_dir=str(path), split=source.split, streaming=True)
+        if name.startswith((".", "/", "~", "$")) or name.count("/") > 1:
+            raise InputError(
+                f"images={source.name!r} does not exist: pass a parquet file, a folder or a dataset on the Hub"
+            )
+        return datasets.load_dataset(name, split=source.split, streaming=True)
+    except InputError:
+        raise
+    except Exception as error:  # datasets raises its own, huggingface_hub's, pyarrow's and requests' errors
+        raise InputError(
+            f"images={source.name!r} (split {source.split!r}) cannot be loaded: {first_line(error)}; pass a parquet file, a "
+            "folder, or a dataset on the Hub (which needs a network)"
+        ) from None

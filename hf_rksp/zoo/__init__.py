@@ -1,0 +1,20 @@
+"""The model zoo: which models are audited, the runner that does it, and the pages that show what came out.
+
+manifest -> runner (the only writer of results) -> shelf (reads them) -> pages, index, tables -> publish
+"""
+
+from hf_rksp.zoo.manifest import Manifest, ZooModel, read_manifest
+from hf_rksp.zoo.render import render_zoo
+from hf_rksp.zoo.runner import RunnerOptions, run_manifest
+from hf_rksp.zoo.shelf import Shelf, read_shelf
+
+__all__ = [
+    "Manifest",
+    "RunnerOptions",
+    "Shelf",
+    "ZooModel",
+    "read_manifest",
+    "read_shelf",
+    "render_zoo",
+    "run_manifest",
+]

@@ -1,0 +1,147 @@
+"""What stands above the pages of the models: README.md, index.html and comparison.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from hf_rksp.report import svg
+from hf_rksp.report.html import content_hash, environment, template_text
+from hf_rksp.report.markdown import markdown_environment
+from hf_rksp.report.reading import margins
+from hf_rksp.report.svg import Figure
+from hf_rksp.report.tables import QUANTITY_NAMES
+from hf_rksp.report.text import DASH, number
+from hf_rksp.zoo import charts, compare
+from hf_rksp.zoo.page import SEED_QUANTITIES
+from hf_rksp.zoo.rows import RADAR, Row, row_of
+from hf_rksp.zoo.shelf import Shelf
+
+#: Models on one line of the scaling figure: of one family, with random weights, in at least two sizes.
+_LEAST_SIZES = 2
+
+
+def index_files(shelf: Shelf) -> dict[str, bytes]:
+    """README.md, index.html, comparison.md and figures/; equal results give equal bytes."""
+    rows = [row_of(entry) for entry in shelf.entries]
+    audited = [row for row in rows if row.entry.audits]
+    figures = [charts.radars(_of_each_family(audited)), charts.scaling(_lines(audited))]
+    shown = _shown(shelf, rows)
+    markdown = markdown_environment()
+    files = {
+        "README.md": markdown.get_template("zoo.md").render(shown).encode(),
+        "comparison.md": markdown.get_template("zoo_comparison.md").render(shown).encode(),
+        "index.html": _page(shown, figures, rows).encode(),
+    }
+    return files | {f"figures/{figure.key}.svg": figure.document().encode() for figure in figures}
+
+
+def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
+    by_id = {row.entry.model.id: row for row in rows}
+    report = next((entry.report for entry in shelf.entries if entry.report is not None), {})
+    return {
+        "families": [(name, [by_id[e.model.id] for e in entries]) for name, entries in shelf.families.items()],
+        "rows": rows,
+        "quantities": [
+            (key, title, symbol or "reliable") for key in SEED_QUANTITIES for title, symbol, _ in [QUANTITY_NAMES[key]]
+        ],
+        "bounds": margins(report or {}),
+        "comparisons": [part for row in rows if (part := _comparison(row))],
+        "patterns": _patterns(rows),
+        "counts": _counts(rows),
+        "failures": [failure for entry in shelf.entries for failure in entry.failures],
+    }
+
+
+def _comparison(row: Row) -> dict[str, Any] | None:
+    """The paper's figures for one model beside ours."""
+    published = compare.published_of(row.entry)
+    if published is None:
+        return None
+    found = list(compare.comparisons(row.entry))
+    return {
+        "row": row,
+        "name": published.name,
+        "setting": published.setting,
+        "apart": compare.apart(row.entry),
+        "columns": compare.COLUMNS,
+        "numeric": compare.NUMERIC,
+        "cells": [comparison.cells() for comparison in found],
+        "agree": sum(comparison.agrees is True for comparison in found),
+        "of": len(found),
+        "audited": bool(row.entry.audits),
+    }
+
+
+def _patterns(rows: Sequence[Row]) -> list[tuple[Row, str, tuple[str, ...]]]:
+    """Nonlinearity ratio of the thirds, model by model."""
+    return [
+        (row, found[0], tuple(number(value) for value in found[1]))
+        for row in rows
+        if (found := compare.start_to_end(row.entry))
+    ]
+
+
+def _counts(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
+    """Source -> in how many of how many models the ratio rises with the depth."""
+    counts = []
+    for source, said in (("initialised", "random weights"), ("trained", "trained here"), ("pretrained", "pretrained")):
+        found = [row.pattern for row in rows if row.entry.model.source == source and row.pattern != DASH]
+        if found:
+            counts.append((said, found.count("rises"), len(found)))
+    return counts
+
+
+def _of_each_family(rows: Sequence[Row]) -> list[Row]:
+    """The first audited model of each family."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row.entry.model.family, row)
+    return list(first.values())
+
+
+def _lines(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    families: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.entry.model.source == "initialised":
+            families.setdefault(row.entry.model.line or row.entry.model.family, []).append(row)
+    return [(name, members) for name, members in families.items() if len(members) >= _LEAST_SIZES]
+
+
+def _page(shown: dict[str, Any], figures: Sequence[Figure], rows: Sequence[Row]) -> str:
+    style = svg.style() + template_text("report.css") + template_text("zoo.css")
+    script = template_text("zoo.js")
+    data = json.dumps(_data(rows), ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        environment()
+        .get_template("zoo.html")
+        .render(
+            shown,
+            figures=[(figure, Markup(figure.inline())) for figure in figures],
+            style=Markup(style),
+            script=Markup(script),
+            data=Markup(data),
+            policy=f"default-src 'none'; style-src '{content_hash(style)}'; script-src '{content_hash(script)}'; img-src data:; "
+            "base-uri 'none'; form-action 'none'",
+        )
+    )
+
+
+def _data(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the script compares and draws."""
+    return {
+        "radar": [{"key": k, "name": name, "low": low, "high": high, "log": log} for k, name, low, high, log in RADAR],
+        "models": [
+            {
+                "id": row.entry.model.id,
+                "means": row.means,
+                "shown": {key: row.shown(key) for key in row.means},
+                "texts": row.texts(),
+            }
+            for row in rows
+            if row.entry.audits
+        ],
+    }

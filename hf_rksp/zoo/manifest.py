@@ -1,0 +1,121 @@
+"""Which models a family of the zoo has, and with which arguments of ``rksp audit`` each is audited."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hf_rksp.errors import InputError
+from hf_rksp.zoo.published import PUBLISHED
+
+SOURCES = ("initialised", "trained", "pretrained")
+#: Arguments that the runner gives itself.
+_OWN = ("--seed", "--out", "--json", "--formats", "--push-to-hub", "--private", "--quiet", "--resume")
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """One model of the zoo.
+
+    Attributes:
+        id: name of its folder: letters, digits, points and hyphens.
+        title: name on its page. family: that it is listed under.
+        source: "initialised", "trained" (a small one, trained here), or "pretrained".
+        licence: of the weights, or of the architecture where there are none.
+        arguments: of ``rksp audit``, without seed and output.
+        seeds: of the random weights and the draw of text; the first one has the full report.
+        memory_gib: about the most that an audit takes.
+        published: key of the paper's figures for this architecture in `hf_rksp.zoo.published`.
+        note: what a reader has to know before comparing.
+        needs_hub: the weights are on the Hub alone (and may need a licence): not run unless asked for.
+        step: share of its training that a trained model has had, 0 to 1.
+        line: name of its line in the figure of sizes, where it is not the family's.
+    """
+
+    id: str
+    title: str
+    family: str
+    source: str
+    licence: str
+    arguments: tuple[str, ...]
+    seeds: tuple[int, ...] = (42,)
+    memory_gib: float = 4.0
+    published: str | None = None
+    note: str = ""
+    needs_hub: bool = False
+    step: float | None = None
+    line: str | None = None
+
+    def command(self, seed: int) -> str:
+        """The audit of one seed, as a reader would type it."""
+        return shlex.join(["rksp", "audit", *self.arguments, "--seed", str(seed)])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The models of one file, in its order."""
+
+    path: Path
+    models: tuple[ZooModel, ...]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a JSON file ``{"models": [...]}``, checked as a whole.
+
+    Raises:
+        InputError: names the file, the model, the key and the remedy.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"manifest={str(path)!r}: {error.strerror}; pass a file of zoo_reports/manifests") from None
+    except ValueError as error:
+        raise InputError(f"manifest={str(path)!r}: not JSON ({error})") from None
+    if not isinstance(data, Mapping) or not isinstance(data.get("models"), list) or not data["models"]:
+        raise InputError(f'manifest={str(path)!r}: pass {{"models": [...]}} with at least one model')
+    models = tuple(
+        _model(entry, f"manifest={str(path)!r}, model {place}") for place, entry in enumerate(data["models"])
+    )
+    ids = [model.id for model in models]
+    if twice := {name for name in ids if ids.count(name) > 1}:
+        raise InputError(
+            f"manifest={str(path)!r}: id={min(twice)!r} is there twice; each model has a folder of its own"
+        )
+    return Manifest(path, models)
+
+
+def _model(entry: Any, where: str) -> ZooModel:
+    if not isinstance(entry, Mapping):
+        raise InputError(f"{where}: not an object")
+    known = {field.name for field in fields(ZooModel)}
+    if unknown := sorted(set(entry) - known):
+        raise InputError(f"{where}: {unknown[0]!r} is none of {', '.join(sorted(known))}")
+    for name in ("id", "title", "family", "source", "licence"):
+        if not isinstance(entry.get(name), str) or not entry[name].strip():
+            raise InputError(f"{where}: {name}={entry.get(name)!r}: pass a text")
+    where = f"{where} ({entry['id']})"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", entry["id"]):
+        raise InputError(f"{where}: id={entry['id']!r}: it names a folder; use letters, digits, points and hyphens")
+    if entry["source"] not in SOURCES:
+        raise InputError(f"{where}: source={entry['source']!r} is none of {', '.join(SOURCES)}")
+    arguments, seeds = entry.get("arguments"), entry.get("seeds", [42])
+    if not isinstance(arguments, list) or not arguments or not all(isinstance(part, str) for part in arguments):
+        raise InputError(f"{where}: arguments={arguments!r}: pass the arguments of `rksp audit` as a list of texts")
+    if own := [part for part in arguments if part.split("=")[0] in _OWN]:
+        raise InputError(f"{where}: arguments: {own[0]!r} is given by the runner; leave it out")
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise InputError(f"{where}: seeds={seeds!r}: pass a list of whole numbers from 0")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"{where}: seeds={seeds!r}: one is there twice")
+    if entry.get("published") not in (None, *PUBLISHED):
+        raise InputError(f"{where}: published={entry['published']!r} is none of {', '.join(PUBLISHED)}")
+    for name in ("memory_gib", "step"):
+        value = entry.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+            raise InputError(f"{where}: {name}={value!r}: pass a number from 0")
+    return ZooModel(**{**entry, "arguments": tuple(arguments), "seeds": tuple(seeds)})

@@ -1,0 +1,150 @@
+"""The page of one model: its report, with the spread over seeds, the paper's figures and the licence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_rksp.report import Section, Table, render_html, render_markdown
+from hf_rksp.report.tables import QUANTITY_NAMES
+from hf_rksp.report.text import DASH, number, seconds, size, span
+from hf_rksp.zoo import compare
+from hf_rksp.zoo.shelf import Entry, interval
+
+#: What is compared over seeds, in this order.
+SEED_QUANTITIES = (
+    "near_unit_mass",
+    "expansive_mass",
+    "contractive_mass",
+    "spectral_radius",
+    "eigenvector_condition",
+    "nonlinearity_ratio",
+    "reliable_fraction",
+)
+SOURCE_NAMES = {
+    "initialised": "random weights",
+    "trained": "a small model, trained for the zoo",
+    "pretrained": "pretrained weights",
+}
+
+
+def page_files(entry: Entry) -> dict[str, bytes]:
+    """The files of a model's folder, from its audits alone."""
+    if entry.report is None:
+        return {"report.md": _not_yet(entry).encode()}
+    data = _titled(entry)
+    sections = [part for part in (_about(entry), _seeds(entry), _published(entry)) if part]
+    text, figures = render_markdown(data, sections)
+    files = {f"figures/{name}": figure.encode() for name, figure in figures.items()}
+    return files | {"report.md": text.encode(), "report.html": render_html(data, sections).encode()}
+
+
+def _titled(entry: Entry) -> Mapping[str, Any]:
+    report = entry.report
+    assert report is not None
+    return {**report, "model": {**report["model"], "name": entry.model.title}}
+
+
+def _about(entry: Entry) -> Section:
+    model = entry.model
+    facts = [f"{model.family}, {SOURCE_NAMES[model.source]}. Licence: {model.licence}."]
+    if model.step is not None:
+        facts.append(f"After {model.step:.0%} of its training.")
+    if model.note:
+        facts.append(model.note)
+    return Section("about", "About this model", tuple(facts))
+
+
+def _seeds(entry: Entry) -> Section | None:
+    """Each seed, their mean, and its interval."""
+    if len(entry.model.seeds) < 2:
+        return None
+    rows = []
+    for quantity in SEED_QUANTITIES:
+        title, symbol, form = QUANTITY_NAMES[quantity]
+        values = entry.values(quantity)
+        each = [form(_of(data, quantity)) for data in entry.audits.values()]
+        each += [DASH] * (len(entry.model.seeds) - len(each))
+        rows.append(
+            (
+                f"{title} ({symbol})" if symbol else title,
+                *each,
+                form(entry.mean(quantity)),
+                span(interval(values), form),
+                form(entry.deviation(quantity)),
+            )
+        )
+    cost = [seconds(data["cost"]["seconds"]["profile"]) for data in entry.audits.values()]
+    memory = [size(data["cost"]["peak_memory_bytes"]) for data in entry.audits.values()]
+    missing = [DASH] * (len(entry.model.seeds) - len(cost))
+    rows += [("time of the profile", *cost, *missing, "", "", ""), ("peak memory", *memory, *missing, "", "", "")]
+    columns = ("Mean over layers", *(f"seed {seed}" for seed in (*entry.audits, *_open_seeds(entry))))
+    columns += ("mean of seeds", "95% interval", "std. dev.")
+    lead = (
+        "Each seed draws other weights and other passages of text. The interval is Student's t over the seeds: with three of "
+        "them it is wide. The rest of this page is the first seed."
+    )
+    return Section("seeds", "Seeds", (lead,), (Table(columns, tuple(rows), tuple(range(1, len(columns)))),))
+
+
+def _open_seeds(entry: Entry) -> list[int]:
+    return [seed for seed in entry.model.seeds if seed not in entry.audits]
+
+
+def _of(data: Mapping[str, Any], quantity: str) -> Any:
+    return data["aggregates"].get(quantity, {}).get("mean")
+
+
+def _published(entry: Entry) -> Section | None:
+    published = compare.published_of(entry)
+    if published is None:
+        return None
+    rows = [comparison.cells() for comparison in compare.comparisons(entry)]
+    said = [comparison.agrees for comparison in compare.comparisons(entry)]
+    lead = (
+        f"The paper on {published.name}: {published.setting} Two figures agree here within a tenth, shares within .05. "
+        f"{sum(answer is True for answer in said)} of {len(said)} agree."
+    )
+    paragraphs = [lead, compare.apart(entry)]
+    if found := compare.start_to_end(entry):
+        word, values = found
+        shown = ", ".join(number(value) for value in values)
+        paragraphs.append(
+            f"Start linear, end nonlinear: the paper sees the nonlinearity ratio rise with the depth. Here it "
+            f"{_PATTERNS[word]} (early, middle, late: {shown})."
+        )
+    table = Table(compare.COLUMNS, tuple(rows), compare.NUMERIC)
+    return Section("published", "Beside the paper", tuple(paragraphs), (table,))
+
+
+_PATTERNS = {
+    "rises": "rises too",
+    "falls": "falls",
+    "level": "stays level, within .02",
+    "neither": "neither rises nor falls throughout",
+}
+
+
+def _not_yet(entry: Entry) -> str:
+    """The page of a model without an audit: never the numbers of another."""
+    model = entry.model
+    lines = [f"# {model.title}", "", "**Not audited yet.**", ""]
+    if model.needs_hub:
+        lines += [
+            "Its weights are on the Hub, and this audit has not been run by anybody with access to them. The command:",
+        ]
+    else:
+        lines += ["The command:"]
+    lines += ["", "```sh", model.command(model.seeds[0]), "```", "", f"Licence: {model.licence}."]
+    if model.note:
+        lines += ["", model.note]
+    for failure in entry.failures:
+        lines += ["", f"Seed {failure['seed']} was tried on {failure['date'][:10]} and failed: `{failure['error']}`"]
+    published = compare.published_of(entry)
+    if published:
+        lines += ["", f"## What the paper reports ({published.name})", "", published.setting, ""]
+        lines += ["| Quantity | Paper | Published |", "| :--- | :--- | ---: |"]
+        lines += [
+            f"| {cells[0]} | {cells[1]} | {cells[2]} |" for cells in (c.cells() for c in compare.comparisons(entry))
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,48 @@
+"""Push the zoo to a dataset repository on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_rksp.errors import InputError, OutputError, first_line
+
+#: What is pushed; the card goes as README.md, and the README of GitHub as INDEX.md.
+PATTERNS = (
+    "parquet/*.parquet",
+    "*/report.json",
+    "*/seed-*.json",
+    "*/report.md",
+    "*/report.html",
+    "*/model.json",
+    "*/model-card.yaml",
+    "*/figures/*.svg",
+    "figures/*.svg",
+    "manifests/*.json",
+    "index.html",
+    "comparison.md",
+)
+
+
+def publish(folder: Path, repo: str, private: bool = False) -> str:
+    """Upload reports, tables and cards; returns the address.
+
+    Raises:
+        InputError: the zoo has not been rendered. OutputError: the Hub refused or cannot be reached; nothing here is lost.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    card, readme = folder / "DATASET_CARD.md", folder / "README.md"
+    if not card.is_file() or not readme.is_file():
+        raise InputError(f"folder={str(folder)!r} has no DATASET_CARD.md: run `rksp zoo render` first")
+    files = {path for pattern in PATTERNS for path in folder.glob(pattern)}
+    operations = [CommitOperationAdd("README.md", card), CommitOperationAdd("INDEX.md", readme)]
+    operations += [CommitOperationAdd(str(path.relative_to(folder)), path) for path in sorted(files)]
+    api = HfApi()
+    try:
+        url = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        api.create_commit(repo, operations, commit_message="RKSP model zoo", repo_type="dataset")
+    except Exception as error:  # network, permission and validation errors of several libraries
+        raise OutputError(
+            f"repo_id={repo!r}: {first_line(error)}. Nothing is lost: push again when the Hub answers"
+        ) from None
+    return str(url)

@@ -1,0 +1,67 @@
+"""Every page of the zoo from its JSON files alone; equal files give equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hf_rksp.errors import InputError
+from hf_rksp.report.write import put_files
+from hf_rksp.zoo.index import index_files
+from hf_rksp.zoo.manifest import ZooModel, read_manifest
+from hf_rksp.zoo.page import page_files
+from hf_rksp.zoo.shelf import Shelf, read_shelf
+from hf_rksp.zoo.tables import model_card_metadata, table_files
+
+MANIFESTS = "manifests"
+#: The manifest that CI runs names models of the others.
+CI = "ci.json"
+
+
+def all_models(folder: Path) -> tuple[ZooModel, ...]:
+    """The models of every manifest in ``folder``/manifests, by the name of the file.
+
+    Raises:
+        InputError: there is none, or two name different models alike.
+    """
+    found: dict[str, ZooModel] = {}
+    paths = sorted((folder / MANIFESTS).glob("*.json"), key=lambda path: (path.name == CI, path.name))
+    if not paths:
+        raise InputError(f"folder={str(folder)!r} has no {MANIFESTS}/*.json: pass the zoo_reports of a clone")
+    for path in paths:
+        for model in read_manifest(path).models:
+            if found.setdefault(model.id, model) != model:
+                raise InputError(f"manifest={str(path)!r}: id={model.id!r} is another model in another manifest")
+    return tuple(found.values())
+
+
+def render_zoo(folder: Path, say: Callable[[str], None] = lambda text: None) -> Shelf:
+    """Write the page of every model, the index, the comparison and the tables; returns what they were made from.
+
+    Raises:
+        InputError, SchemaError: what is there cannot be read; nothing was written then.
+    """
+    shelf = read_shelf(folder, all_models(folder))
+    files: dict[str, bytes] = {}
+    for entry in shelf.entries:
+        say(f"rendering {entry.model.id}")
+        files |= {f"{entry.model.id}/{name}": content for name, content in page_files(entry).items()}
+        if entry.report is not None:
+            files[f"{entry.model.id}/model-card.yaml"] = model_card_metadata(entry).encode()
+    files |= index_files(shelf) | table_files(shelf)
+    changed = {name: content for name, content in files.items() if not _same(folder / name, content)}
+    for parent in sorted({(folder / name).parent for name in changed}):
+        parent.mkdir(parents=True, exist_ok=True)
+    put_files(changed, folder)
+    say(f"{len(changed)} of {len(files)} files changed")
+    return shelf
+
+
+def _same(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
+
+
+def weight(folder: Path) -> dict[str, int]:
+    """Bytes of the index, and of everything."""
+    everything = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {"index.html": (folder / "index.html").stat().st_size, "all": everything}

@@ -1,0 +1,111 @@
+"""What the index says of each model: one row of values and of texts, for the page, the README and the tables."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from hf_rksp.report.reading import layers_of
+from hf_rksp.report.tables import QUANTITY_NAMES
+from hf_rksp.report.text import DASH, count, large, seconds, size
+from hf_rksp.report.view import BANDS
+from hf_rksp.zoo import compare
+from hf_rksp.zoo.page import SEED_QUANTITIES, SOURCE_NAMES
+from hf_rksp.zoo.shelf import Entry
+
+#: Quantities of the radar chart: key, name, value at the centre, value at the rim, whether in powers of ten.
+RADAR: tuple[tuple[str, str, float, float, bool], ...] = (
+    ("near_unit_mass", "near-unit mass", 0.0, 1.0, False),
+    ("expansive_mass", "expansive mass", 0.0, 1.0, False),
+    ("contractive_mass", "contractive mass", 0.0, 1.0, False),
+    ("spectral_radius", "spectral radius", 1.0, 100.0, True),
+    ("eigenvector_condition", "eigenvector condition", 1.0, 1e6, True),
+    ("nonlinearity_ratio", "nonlinearity ratio", 0.0, 1.0, False),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in the index.
+
+    Attributes:
+        entry: its audits.
+        facts: model, size and cost as plain values; ``None`` where there is no audit.
+        means: quantity -> mean over layers and seeds. deviations: standard deviation over seeds.
+        pattern: of the nonlinearity ratio over the depth.
+    """
+
+    entry: Entry
+    facts: dict[str, Any]
+    means: dict[str, float | None]
+    deviations: dict[str, float | None]
+    pattern: str
+
+    def shown(self, quantity: str) -> str:
+        """Mean with the deviation over seeds."""
+        form = QUANTITY_NAMES[quantity][2]
+        if self.means[quantity] is None:
+            return DASH
+        deviation = self.deviations[quantity]
+        return form(self.means[quantity]) + ("" if deviation is None else f" ± {form(deviation)}")
+
+    def texts(self) -> dict[str, str]:
+        """The facts as a reader sees them."""
+        facts = self.facts
+        return {
+            "weights": SOURCE_NAMES[self.entry.model.source],
+            "parameters": large(facts["parameters"]),
+            "layers": count(facts["layers"]),
+            "width": count(facts["width"]),
+            "seeds": f"{len(self.entry.audits)} of {len(self.entry.model.seeds)}",
+            "tokens": count(facts["tokens"]),
+            "rank": count(facts["rank"]),
+            "band": BANDS.get(str(facts["band"]), DASH) if facts["band"] else "not audited yet",
+            "by_thresholds": BANDS.get(str(facts["band_by_thresholds"]), DASH),
+            "seconds": seconds(facts["seconds"]),
+            "peak_memory": size(facts["peak_memory_bytes"]),
+            "pattern": self.pattern,
+        }
+
+
+_FACTS = (
+    "parameters",
+    "layers",
+    "width",
+    "rank",
+    "tokens",
+    "dtype",
+    "band",
+    "band_by_thresholds",
+    "seconds",
+    "peak_memory_bytes",
+)
+
+
+def row_of(entry: Entry) -> Row:
+    """The row of a model."""
+    report = entry.report
+    facts: dict[str, Any] = dict.fromkeys(_FACTS)
+    if report is not None:
+        layers = layers_of(report)
+        facts = {
+            "parameters": report["model"].get("parameters"),
+            "layers": len(layers),
+            "width": max(layer["dim"] for layer in layers),
+            "rank": min(layer["rank"] for layer in layers),
+            "tokens": max(layer["tokens"] for layer in layers),
+            "dtype": report["model"].get("dtype"),
+            "band": report["verdict"]["band"],
+            "band_by_thresholds": report["verdict"]["band_by_thresholds"],
+            "seconds": statistics.fmean(data["cost"]["seconds"]["profile"] for data in entry.audits.values()),
+            "peak_memory_bytes": max(data["cost"]["peak_memory_bytes"] for data in entry.audits.values()),
+        }
+    found = compare.start_to_end(entry)
+    return Row(
+        entry,
+        facts,
+        {name: entry.mean(name) for name in SEED_QUANTITIES},
+        {name: entry.deviation(name) for name in SEED_QUANTITIES},
+        found[0] if found else DASH,
+    )

@@ -1,0 +1,149 @@
+"""What lies in zoo_reports, read only: models, the audits of their seeds, and the failures.
+
+zoo_reports/ID/model.json    what the manifest says of the model
+zoo_reports/ID/report.json   the audit of its first seed, whole
+zoo_reports/ID/seed-N.json   the audits of the others, without eigenvalues
+zoo_reports/failures/        audits that ended with an error
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student_t
+
+from hf_rksp.errors import InputError, SchemaError
+from hf_rksp.report.reading import layers_of, section
+from hf_rksp.report.text import finite
+from hf_rksp.zoo.manifest import ZooModel
+
+FAILURES = "failures"
+#: Most of a report's weight, and needed by its figures alone.
+_HEAVY = ("eigenvalues", "residuals", "replicates")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the zoo with the audits that are there.
+
+    Attributes:
+        model: from the manifest. audits: seed -> report's dict; the first seed's has eigenvalues.
+        failures: what went wrong with the seeds that are not there.
+    """
+
+    model: ZooModel
+    audits: Mapping[int, Mapping[str, Any]]
+    failures: tuple[Mapping[str, Any], ...]
+
+    @property
+    def report(self) -> Mapping[str, Any] | None:
+        """The whole report, where there is one."""
+        return self.audits.get(self.model.seeds[0])
+
+    def values(self, quantity: str, third: str | None = None) -> list[float]:
+        """The quantity in each seed: mean over the layers, or over a third of the depth."""
+        found = [
+            finite(
+                section(data["aggregates"], quantity).get("mean")
+                if third is None
+                else section(data["thirds"], third).get(quantity)
+            )
+            for data in self.audits.values()
+        ]
+        return [value for value in found if value is not None]
+
+    def mean(self, quantity: str, third: str | None = None) -> float | None:
+        """Mean over the seeds."""
+        values = self.values(quantity, third)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, quantity: str, third: str | None = None) -> float | None:
+        """Standard deviation over the seeds; needs two."""
+        values = self.values(quantity, third)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """All entries, by family in the order of the manifests."""
+
+    folder: Path
+    entries: tuple[Entry, ...]
+
+    @property
+    def families(self) -> dict[str, list[Entry]]:
+        """Family -> its entries."""
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.model.family, []).append(entry)
+        return found
+
+
+def result_path(folder: Path, model: ZooModel, seed: int) -> Path:
+    """Where the audit of a seed lies."""
+    return folder / model.id / ("report.json" if seed == model.seeds[0] else f"seed-{seed}.json")
+
+
+def describe_model(model: ZooModel) -> dict[str, Any]:
+    """``model.json``."""
+    return json.loads(json.dumps(asdict(model)))  # type: ignore[no-any-return]
+
+
+def without_spectrum(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A report's dict without what only figures need."""
+    layers = [{name: value for name, value in layer.items() if name not in _HEAVY} for layer in layers_of(data)]
+    return {**data, "layers": layers}
+
+
+def read_shelf(folder: Path, models: tuple[ZooModel, ...]) -> Shelf:
+    """What is there of ``models``.
+
+    Raises:
+        InputError: the folder is missing. SchemaError: a file is no report.
+    """
+    if not folder.is_dir():
+        raise InputError(f"folder={str(folder)!r} does not exist: pass the zoo_reports of a clone")
+    entries = []
+    for model in models:
+        audits = {seed: data for seed in model.seeds if (data := read_result(folder, model, seed))}
+        failures = [folder / FAILURES / f"{model.id}-{seed}.json" for seed in model.seeds]
+        kept = tuple(json.loads(path.read_text(encoding="utf-8")) for path in failures if path.is_file())
+        entries.append(Entry(model, audits, kept))
+    return Shelf(folder, tuple(entries))
+
+
+def read_result(folder: Path, model: ZooModel, seed: int) -> Mapping[str, Any] | None:
+    """The audit of a seed, where it is there.
+
+    Raises:
+        SchemaError: the file is no report.
+    """
+    path = result_path(folder, model, seed)
+    return _read(path) if path.is_file() else None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("model", "setup", "layers", "aggregates", "thirds", "verdict", "cost"):
+            data[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SchemaError(
+            f"{path}: no report of `rksp audit` ({error}); delete it and run the manifest again"
+        ) from None
+    return data  # type: ignore[no-any-return]
+
+
+def interval(values: list[float]) -> tuple[float, float] | None:
+    """95% interval of the mean over seeds, Student's t; needs two."""
+    if len(values) < 2:
+        return None
+    half = float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
