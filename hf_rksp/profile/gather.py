@@ -8,15 +8,17 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Stack, capture_transitions, lock_step, token_mask
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
-from hf_rksp.spectral import SecondMoments
+from hf_rksp.spectral.samples import GroupedMoments, GroupedSamples
 
+#: What is kept of the transitions of a layer: the first is a list of `SecondMoments`.
+Kept = GroupedMoments | GroupedSamples
 #: A layer: path of its stack, index in it.
 Key = tuple[str, int]
 
@@ -32,18 +34,19 @@ class BlockWeights(Protocol):
 
 
 class MomentSink:
-    """Takes the transitions of a forward pass and keeps, for each layer, the moments of each group of sequences.
+    """Takes the transitions of a forward pass and keeps, for each layer, what `keep` makes of each group of sequences.
 
     Sequence i of the whole run belongs to group ``i % groups``, whatever the batches are.
 
     Attributes:
-        moments: layer -> one `SecondMoments` a group.
+        moments: layer -> `GroupedMoments`, a list of one `SecondMoments` a group, or `GroupedSamples`.
         seconds: time spent here, inside the hooks.
     """
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, groups: int, keep: type[Kept] = GroupedMoments) -> None:
         self.groups = groups
-        self.moments: dict[Key, list[SecondMoments]] = {}
+        self.keep = keep
+        self.moments: dict[Key, Any] = {}
         self.seconds = 0.0
         self.batch: Mapping[str, Any] = {}
         self._done: Counter[str] = Counter()  # sequences of the batches before this one; a tower may have its own
@@ -63,14 +66,14 @@ class MomentSink:
         sets = self.moments.get((stack.path, block.index))
         if sets is None:
             device = "cpu" if x.device.type == "mps" else x.device  # MPS has no float64
-            sets = [SecondMoments(x.shape[-1], device) for _ in range(self.groups)]
+            sets = self.keep(x.shape[-1], self.groups, device)
             self.moments[stack.path, block.index] = sets
         try:
             for group in range(self.groups):
                 offset = (group - self._done[stack.path]) % self.groups
                 if offset < x.shape[0]:
                     rows = slice(offset, None, self.groups)
-                    sets[group].update(x[rows], y[rows], None if mask is None else mask[rows])
+                    sets.update(group, x[rows], y[rows], None if mask is None else mask[rows])
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"layer {block.path}: {error} (x is the input of the layer, y its output). Its weights or an earlier "
@@ -79,31 +82,37 @@ class MomentSink:
         self.seconds += time.perf_counter() - start
 
 
-def survey(model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack]) -> dict[Key, int]:
-    """One forward pass of one batch: which blocks run, and the width of their states, in the order of depth.
+class States(NamedTuple):
+    """Shape of the states that a block sees: their width, rows of one batch (padding among them), bytes of a number."""
+
+    width: int
+    rows: int
+    itemsize: int
+
+
+def survey(model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack]) -> dict[Key, States]:
+    """One forward pass of one batch: which blocks run, and what states they see, in the order of depth.
 
     Raises:
         CaptureError: no block ran, or one ran several times: its transitions are different layers (as in ALBERT, which
             shares weights) and must not be added up.
     """
-    widths: dict[Key, int] = {}
+    seen: dict[Key, States] = {}
 
     def note(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         key = (stack.path, block.index)
-        if key in widths:
+        if key in seen:
             raise _ran_twice(block)
-        widths[key] = x.shape[-1]
+        seen[key] = States(x.shape[-1], x[..., 0].numel(), x.element_size())
 
     with capture_transitions(stacks, note):
         forward(model, batch)
-    if not widths:
+    if not seen:
         raise CaptureError(
             f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs "
             "that reach them, or name the list with blocks='path.to.list'"
         )
-    return {
-        key: widths[key] for stack in stacks for block in stack.blocks if (key := (stack.path, block.index)) in widths
-    }
+    return {key: seen[key] for stack in stacks for block in stack.blocks if (key := (stack.path, block.index)) in seen}
 
 
 def gather_moments(
@@ -112,15 +121,16 @@ def gather_moments(
     stacks: Sequence[Stack],
     layers: Collection[Key],
     groups: int,
-) -> tuple[dict[Key, list[SecondMoments]], dict[str, float]]:
-    """Moments of ``layers`` over all ``batches``, and the seconds of the forward pass and of the moments.
+    keep: type[Kept] = GroupedMoments,
+) -> tuple[dict[Key, Any], dict[str, float]]:
+    """What ``keep`` makes of ``layers`` over all ``batches``, and the seconds of the forward pass and of that.
 
     Raises:
         NonFiniteError: NaN or inf; the first layer is named.
         InputError: every token is padding.
     """
     chosen = [replace(s, blocks=tuple(b for b in s.blocks if (s.path, b.index) in layers)) for s in stacks]
-    sink = MomentSink(groups)
+    sink = MomentSink(groups, keep)
     start = time.perf_counter()
     with capture_transitions(chosen, sink):
         for batch in batches:
@@ -132,8 +142,13 @@ def gather_moments(
 
 
 def stream_moments(
-    model: nn.Module, batches: Sequence[Mapping[str, Any]], stacks: Sequence[Stack], groups: int, weights: BlockWeights
-) -> Iterator[tuple[Key, list[SecondMoments], dict[str, float]]]:
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    stacks: Sequence[Stack],
+    groups: int,
+    weights: BlockWeights,
+    keep: type[Kept] = GroupedMoments,
+) -> Iterator[tuple[Key, Any, dict[str, float]]]:
     """The same as `gather_moments`, layer by layer in the order of depth, with one block in memory at a time.
 
     Raises:
@@ -149,7 +164,7 @@ def stream_moments(
             if block.path in done:
                 raise _ran_twice(block)
             done.add(block.path)
-            sink = MomentSink(groups)
+            sink = MomentSink(groups, keep)
             weights.make(block)
             advance(lambda number: sink.next_batch(batches[number]))  # noqa: B023 - of this block
             weights.drop(block)
@@ -180,9 +195,9 @@ def _ran_twice(block: Block) -> CaptureError:
     )
 
 
-def _check_counted(moments: Mapping[Key, list[SecondMoments]]) -> None:
-    for (stack, _), sets in moments.items():
-        if not any(group.count for group in sets):
+def _check_counted(moments: Mapping[Key, Kept]) -> None:
+    for (stack, _), kept in moments.items():
+        if not kept.tokens:
             raise InputError(
                 f"batches: every token that {stack} sees is padding (attention_mask is 0); pass batches with text"
             )

@@ -22,10 +22,10 @@ from hf_rksp.config import RiskConfig, SpectralConfig
 from hf_rksp.errors import InputError, RkspError
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
-from hf_rksp.profile.gather import BlockWeights, Key, forward, gather_moments, stream_moments, survey
+from hf_rksp.profile.gather import BlockWeights, Key, States, forward, gather_moments, stream_moments, survey
 from hf_rksp.profile.layer import LayerProfile, profile_layer
 from hf_rksp.risk import Verdict, assess
-from hf_rksp.spectral import SecondMoments
+from hf_rksp.spectral.samples import GroupedSamples
 
 
 @dataclass(frozen=True)
@@ -106,20 +106,20 @@ def profile_model(
     with torch.compiler.set_stance("force_eager"), untouched(model):
         probe = None if weights else lambda: forward(model, batches[0])
         stacks = find_stacks(model, blocks, probe=probe)
-        widths = {} if weights else survey(model, batches[0], stacks)
+        seen = {} if weights else survey(model, batches[0], stacks)
     seconds["forward"] += time.perf_counter() - started
-    count = len(widths) or sum(len(stack.blocks) for stack in stacks)
+    count = len(seen) or sum(len(stack.blocks) for stack in stacks)
     parts = (
         _streamed(model, batches, stacks, groups, moment_memory, weights, seconds)
         if weights
-        else _repeated(model, batches, stacks, widths, groups, moment_memory, seconds)
+        else _repeated(model, batches, stacks, seen, groups, moment_memory, seconds)
     )
-    if widths:
-        _check_rank(rank, widths.values())
+    if seen:
+        _check_rank(rank, [states.width for states in seen.values()])
     bar = tqdm(total=count, desc="profiling", unit="layer", disable=not progress, leave=False)
     with bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
         for moments in parts:
-            _check_rank(rank, [groups_of[0].dim for groups_of in moments.values()])
+            _check_rank(rank, [kept.dim for kept in moments.values()])
             solving = time.perf_counter()
             for key, layer in _solve(stacks, moments, rank, groups > 0, config):
                 layers[key] = layer
@@ -155,19 +155,20 @@ def _repeated(
     model: nn.Module,
     batches: Sequence[Mapping[str, Any]],
     stacks: Sequence[Stack],
-    widths: Mapping[Key, int],
+    seen: Mapping[Key, States],
     groups: int,
     memory: float,
     seconds: dict[str, float],
-) -> Iterator[dict[Key, list[SecondMoments]]]:
-    """Moments of as many layers as fit into memory, by a forward pass for each such part."""
-    todo = list(widths)
+) -> Iterator[dict[Key, GroupedSamples]]:
+    """Samples or moments of as many layers as fit into memory, by a forward pass for each such part."""
+    todo = list(seen)
+    batches_of_first = sum(map(_sequences, batches)) / _sequences(batches[0])
     while todo:
-        part = _fitting(todo, widths, max(groups, 1), memory)
+        part = _fitting(todo, seen, batches_of_first, max(groups, 1), memory)
         todo = todo[len(part) :]
         # Every pass starts from the same random state, so that models that draw numbers see the same ones.
         with torch.compiler.set_stance("force_eager"), untouched(model):
-            moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1))
+            moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1), GroupedSamples)
         for name, value in spent.items():
             seconds[name] += value
         # In the order of depth: blocks may be registered in another. Nothing here holds on to what is solved and dropped.
@@ -182,16 +183,16 @@ def _streamed(
     memory: float,
     weights: BlockWeights,
     seconds: dict[str, float],
-) -> Iterator[dict[Key, list[SecondMoments]]]:
+) -> Iterator[dict[Key, GroupedSamples]]:
     """The same from one forward pass, with one block in memory at a time."""
-    waiting: dict[Key, list[SecondMoments]] = {}
+    waiting: dict[Key, GroupedSamples] = {}
     with torch.compiler.set_stance("force_eager"), untouched(model):
-        for key, moments, spent in stream_moments(model, batches, stacks, max(groups, 1), weights):
+        for key, moments, spent in stream_moments(model, batches, stacks, max(groups, 1), weights, GroupedSamples):
             for name, value in spent.items():
                 seconds[name] += value
             waiting[key] = moments
             del moments  # whoever solves them lets go of them
-            used = sum(3 * 8 * group.dim**2 for sets in waiting.values() for group in sets)
+            used = sum(max(groups, 1) * 3 * 8 * min(kept.dim, kept.tokens) ** 2 for kept in waiting.values())
             if used * (len(waiting) + 1) / len(waiting) > memory or len(waiting) >= torch.get_num_threads():
                 yield waiting
                 waiting = {}
@@ -230,11 +231,17 @@ def _check_rank(rank: int | str, widths: Iterable[int]) -> None:
         raise InputError(f"rank={rank}: the states have {narrowest} dimensions; pass {narrowest} or less, or 'auto'")
 
 
-def _fitting(todo: Sequence[Key], widths: Mapping[Key, int], groups: int, memory: float) -> list[Key]:
-    """As many of the next layers as fit into ``memory`` with their moments; at least one."""
+def _sequences(batch: Mapping[str, Any]) -> int:
+    return next((len(value) for value in batch.values() if isinstance(value, Tensor) and value.ndim), 1)
+
+
+def _fitting(todo: Sequence[Key], seen: Mapping[Key, States], batches: float, groups: int, memory: float) -> list[Key]:
+    """As many of the next layers as fit into ``memory`` with their samples or moments; at least one."""
     part, used = [], 0.0
     for key in todo:
-        used += groups * 3 * widths[key] ** 2 * 8
+        width, rows, itemsize = seen[key]
+        few = rows * batches <= width
+        used += 2 * rows * batches * width * itemsize if few else groups * 3 * width**2 * 8
         if part and used > memory:
             break
         part.append(key)
@@ -243,7 +250,7 @@ def _fitting(todo: Sequence[Key], widths: Mapping[Key, int], groups: int, memory
 
 def _solve(
     stacks: Sequence[Stack],
-    moments: dict[Key, list[SecondMoments]],
+    moments: dict[Key, GroupedSamples],
     rank: int | Literal["auto", "full"],
     standard_errors: bool,
     config: SpectralConfig,
@@ -257,7 +264,7 @@ def _solve(
 
     def solve(key: Key) -> tuple[Key, LayerProfile]:
         stack, block = blocks[key]
-        groups = [group.cpu() for group in moments.pop(key) if group.count]
+        groups = moments.pop(key).moments()
         try:
             return key, profile_layer(
                 groups,

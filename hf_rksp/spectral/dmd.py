@@ -109,11 +109,12 @@ def whitened_dmd(
     """
     config = config or SpectralConfig()
     if check_tokens or isinstance(rank, str):
-        asked, reason = choose_rank(rank, moments.dim, moments.effective_count)
+        asked, reason = choose_rank(rank, moments.width, moments.effective_count)
     else:
         asked, reason = rank, f"rank {rank}: asked for, tokens not checked"
     weight = moments.weight
-    total_x, total_y = float(moments.cxx.trace()) / weight, float(moments.cyy.trace()) / weight
+    total_x = float(moments.cxx.trace()) / weight
+    total_y = (float(moments.cyy.trace()) + moments.outside_y) / weight
     if not math.isfinite(total_x + total_y):
         raise NonFiniteError(
             "the squares of the states overflow float64: the states exceed 1e150; find the layer that blows up"
@@ -138,9 +139,9 @@ def whitened_dmd(
         matrix=matrix,
         gram_y=(gram_y + gram_y.T) / 2,
         rank=kept,
-        dim=moments.dim,
+        dim=moments.width,
         samples=moments.effective_count,
-        mode="full" if asked == moments.dim else "projected",
+        mode="full" if asked == moments.width else "projected",
         reason=reason,
         dropped=asked - kept,
         condition=float((variance[0] / variance[-1]).sqrt()),

@@ -27,12 +27,18 @@ class SecondMoments:
         weight_sq: sum of the squared row weights.
         mean_x, mean_y: shape ``(d,)``.
         cxx, cyx, cyy: shape ``(d, d)``; ``cyx`` is ``sum_i w_i (y_i - mean_y)(x_i - mean_x)^T``.
+        width, outside_y: where x and y are coordinates in a subspace (`hf_rksp.spectral.samples`), the width of the states
+            and the scatter of y outside it, about the mean of the whole sample; else ``dim`` and 0.
     """
 
-    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, dim: int, device: torch.device | str = "cpu", width: int | None = None, outside_y: float = 0.0
+    ) -> None:
         if dim < 1:
             raise InputError(f"dim={dim}: the state needs at least one dimension")
         self.dim = dim
+        self.width = dim if width is None else width
+        self.outside_y = outside_y
         self.count = 0
         self.weight = 0.0
         self.weight_sq = 0.0
@@ -102,13 +108,14 @@ class SecondMoments:
             self.cxx += other.cxx.to(device)
             self.cyx += other.cyx.to(device)
             self.cyy += other.cyy.to(device)
+            self.outside_y += other.outside_y
             means = other.mean_x.to(device), other.mean_y.to(device)
             self._shift_means(other.count, other.weight, other.weight_sq, *means)
         return self
 
     def without(self, part: SecondMoments) -> SecondMoments:
         """The moments of this sample less ``part``, which must have been merged into it (for the jackknife)."""
-        rest = SecondMoments(self.dim, self.mean_x.device)
+        rest = SecondMoments(self.dim, self.mean_x.device, self.width, self.outside_y - part.outside_y)
         rest.count = self.count - part.count
         rest.weight = self.weight - part.weight
         rest.weight_sq = self.weight_sq - part.weight_sq
@@ -127,7 +134,7 @@ class SecondMoments:
         """The same moments in main memory, where LAPACK solves them; itself if they are there."""
         if self.mean_x.device.type == "cpu":
             return self
-        return SecondMoments(self.dim).merge(self)
+        return SecondMoments(self.dim, width=self.width).merge(self)
 
     def all_reduce(self, group: torch.distributed.ProcessGroup | None = None) -> SecondMoments:
         """Merge the moments of all processes of ``group`` in place; every process ends with the same numbers.
@@ -201,7 +208,7 @@ def merge_all(parts: Iterable[SecondMoments]) -> SecondMoments:
     parts = list(parts)
     if not parts:
         raise InputError("parts is empty: pass at least one SecondMoments")
-    total = SecondMoments(parts[0].dim, parts[0].mean_x.device)
+    total = SecondMoments(parts[0].dim, parts[0].mean_x.device, parts[0].width)
     for part in parts:
         total.merge(part)
     return total

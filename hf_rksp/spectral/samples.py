@@ -1,0 +1,115 @@
+"""Few tokens in many dimensions: the same second moments, in the span of the samples.
+
+With N tokens of width d > N, every x lies in a subspace of at most N dimensions, and nothing that `whitened_dmd` computes
+looks outside it but the variance of y. In coordinates of that subspace the moments have N^2 numbers in place of d^2, and the
+eigenproblem costs N^3: at d = 4096 and N = 2048 an eighth of the time and a quarter of the memory, to rounding the same numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hf_rksp.errors import InputError, NonFiniteError
+from hf_rksp.spectral.moments import SecondMoments
+
+
+class GroupedMoments(list[SecondMoments]):
+    """Second moments of each group of sequences."""
+
+    def __init__(self, dim: int, groups: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(SecondMoments(dim, device) for _ in range(groups))
+
+    def update(self, group: int, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
+        """Add a batch to a group; see `SecondMoments.update`."""
+        self[group].update(x, y, mask)
+
+    @property
+    def tokens(self) -> int:
+        """Rows that were added."""
+        return sum(part.count for part in self)
+
+
+class GroupedSamples:
+    """The pairs themselves while there are at most ``dim`` of them; beyond that, `GroupedMoments`.
+
+    Attributes:
+        dim: width of the states. groups: number of groups of sequences. tokens: rows that were added.
+    """
+
+    def __init__(self, dim: int, groups: int, device: torch.device | str = "cpu") -> None:
+        self.dim, self.groups, self.tokens, self.device = dim, groups, 0, torch.device(device)
+        self._pairs: list[list[tuple[Tensor, Tensor]]] | None = [[] for _ in range(groups)]
+        self._moments: GroupedMoments | None = None
+
+    def update(self, group: int, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
+        """Add a batch to a group.
+
+        Args:
+            group: from 0. x, y: states before and after the block, shape ``(..., d)``. mask: ``(...)``, nonzero where it counts.
+
+        Raises:
+            NonFiniteError: a counted row holds NaN or inf; nothing of it is added.
+            InputError: the widths do not fit.
+        """
+        if self._moments is not None:
+            before = self._moments[group].count
+            self._moments.update(group, x, y, mask)
+            self.tokens += self._moments[group].count - before
+            return
+        if x.shape != y.shape or x.shape[-1] != self.dim:
+            raise InputError(f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: pass states of width {self.dim}")
+        rows_x, rows_y = x.detach().reshape(-1, self.dim), y.detach().reshape(-1, self.dim)
+        if mask is not None:
+            keep = (mask != 0).reshape(-1).to(rows_x.device)
+            rows_x, rows_y = rows_x[keep], rows_y[keep]
+        for name, rows in (("x", rows_x), ("y", rows_y)):
+            if not torch.isfinite(rows.sum(0, dtype=torch.float64)).all():
+                bad = int((~torch.isfinite(rows)).any(1).sum())
+                raise NonFiniteError(
+                    f"{name} holds NaN or inf in {bad} of {rows.shape[0]} rows: find the layer that makes them, or leave "
+                    "those rows out with mask="
+                )
+        assert self._pairs is not None
+        # Copies: a later block may write into its input, and a slice would keep the whole batch alive.
+        self._pairs[group].append((rows_x.to(self.device, copy=True), rows_y.to(self.device, copy=True)))
+        self.tokens += rows_x.shape[0]
+        if self.tokens > self.dim:
+            pairs, self._pairs = self._pairs, None
+            self._moments = GroupedMoments(self.dim, self.groups, self.device)
+            for number, parts in enumerate(pairs):
+                for part_x, part_y in parts:
+                    self._moments.update(number, part_x, part_y, None)
+
+    def moments(self) -> list[SecondMoments]:
+        """The moments of each group that has rows; what was kept is let go of."""
+        if self._moments is not None:
+            return [part.cpu() for part in self._moments if part.count]
+        pairs, self._pairs = self._pairs or [], []
+        filled = [(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])) for parts in pairs if parts]
+        sizes = [len(x) for x, _ in filled if len(x)]
+        if not sizes:
+            return []
+        x = torch.cat([x for x, _ in filled]).to("cpu", torch.float64)
+        y = torch.cat([y for _, y in filled]).to("cpu", torch.float64)
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        # Rounding leaves about eps * mean in constant states: those have no span, and `whitened_dmd` says so.
+        floor = torch.finfo(torch.float64).eps * mean_x.abs().max()
+        if not (x - mean_x).square().mean(0).max() > floor**2:
+            plain = GroupedMoments(self.dim, len(sizes))
+            for number, (part_x, part_y) in enumerate(zip(torch.split(x, sizes), torch.split(y, sizes), strict=True)):
+                plain.update(number, part_x, part_y, None)
+            return plain
+        x -= mean_x
+        y -= mean_y
+        basis = torch.linalg.qr(x.T).Q  # (d, N)
+        inside_x, inside_y = x @ basis, y @ basis
+        outside = (y.square().sum(1) - inside_y.square().sum(1)).clamp_min(0)
+        reduced = []
+        for part_x, part_y, rest in zip(
+            torch.split(inside_x, sizes), torch.split(inside_y, sizes), torch.split(outside, sizes), strict=True
+        ):
+            group = SecondMoments(basis.shape[1], width=self.dim, outside_y=float(rest.sum()))
+            group.update(part_x, part_y)
+            reduced.append(group)
+        return reduced
