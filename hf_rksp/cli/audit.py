@@ -62,6 +62,11 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="keep one residual block in memory at a time, for a model larger than memory",
     )
+    group.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        help="with --stream: leave the state there after each block, and go on from it when the same command is run again",
+    )
     group.add_argument("--out", metavar="FOLDER", help="folder of the report (default: rksp_MODEL)")
     group.add_argument(
         "--formats", default="json,md,html", metavar="LIST", help="which of json,md,html to write (default: all)"
@@ -84,12 +89,15 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.out or f"rksp_{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)}")
     writes = bool(args.out) or args.json is None or bool(args.push_to_hub)
 
+    from hf_rksp.errors import InputError
     from hf_rksp.profile.model import check_options
     from hf_rksp.report import profile_to_dict, write_report
     from hf_rksp.report.hub import check_access, push_report
     from hf_rksp.report.schema import dumps
     from hf_rksp.report.write import check_writable
 
+    if args.resume and not args.stream:
+        raise InputError(f"resume={args.resume!r} (--resume) goes on at a block, so it needs --stream")
     check_options(rank, args.groups)
     check_json_target(args.json)
     made = writes and not folder.exists()
@@ -134,6 +142,7 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any) -> 
         rank=rank,
         groups=args.groups,
         weights=prepared.loaded.weights,
+        resume=args.resume,
         source=prepared.loaded.info["source"],
         model_info=prepared.loaded.info,
         setup_info=prepared.setup

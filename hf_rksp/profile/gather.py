@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import time
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Stack, capture_transitions, lock_step, token_mask
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
+from hf_rksp.profile.resume import Resume, answering
 from hf_rksp.spectral.samples import GroupedMoments, GroupedSamples
 
 #: What is kept of the transitions of a layer: the first is a list of `SecondMoments`.
@@ -148,25 +150,61 @@ def stream_moments(
     groups: int,
     weights: BlockWeights,
     keep: type[Kept] = GroupedMoments,
+    resume: Resume | None = None,
 ) -> Iterator[tuple[Key, Any, dict[str, float]]]:
     """The same as `gather_moments`, layer by layer in the order of depth, with one block in memory at a time.
+
+    Layers that ``resume`` has are passed over, and not given again.
 
     Raises:
         NonFiniteError: NaN or inf; the layer is named. CaptureError: a block ran several times in one forward pass.
     """
     done: set[str] = set()
     passes = [functools.partial(forward, model, batch) for batch in batches]
-    sink = MomentSink(groups)
+    stack_of = {block.path: stack for stack in stacks for block in stack.blocks}
+    sink: MomentSink | None = None
+    now = 0
+
+    def note(number: int) -> None:
+        nonlocal now
+        now = number
+        if sink is not None:
+            sink.next_batch(batches[number])
+
+    def see(*transition: Any) -> None:
+        if sink is not None:
+            sink(*transition)
+
     start = time.perf_counter()
-    # The hooks are there before a batch stands in front of a block: those that come later are not called for it.
-    with capture_transitions(stacks, lambda *transition: sink(*transition)):
+    with contextlib.ExitStack() as hooks:
+        # The hooks are there before a batch stands in front of a block: those that come later are not called for it.
+        hooks.enter_context(capture_transitions(stacks, see))
+        for stack in stacks if resume else ():
+            assert resume is not None
+            for block in stack.blocks:
+
+                def put_out(module: nn.Module, args: object, output: object, path: str = stack.path) -> None:
+                    assert resume is not None
+                    resume.keep(path, now, output)
+
+                hooks.callback(block.module.register_forward_hook(put_out).remove)
+                if (stack.path, block.index) in resume.layers:
+                    # Now: a module that stands in its first hook has looked its forward up already.
+                    answers = list(resume.outputs[stack.path])
+                    hooks.enter_context(answering(block.module, lambda answers=answers: answers[now]))
         for block, advance in lock_step([block for stack in stacks for block in stack.blocks], passes):
             if block.path in done:
                 raise _ran_twice(block)
             done.add(block.path)
+            path = stack_of[block.path].path
+            if resume and (path, block.index) in resume.layers:
+                sink = None
+                advance(note)
+                start = time.perf_counter()
+                continue
             sink = MomentSink(groups, keep)
             weights.make(block)
-            advance(lambda number: sink.next_batch(batches[number]))  # noqa: B023 - of this block
+            advance(note)
             weights.drop(block)
             _check_counted(sink.moments)
             seconds = {"forward": time.perf_counter() - start - sink.seconds, "moments": sink.seconds}

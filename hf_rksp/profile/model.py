@@ -7,6 +7,7 @@ batches -> capture -> second moments, a set for each group of sequences -> white
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
 from hf_rksp.profile.gather import BlockWeights, Key, States, forward, gather_moments, stream_moments, survey
 from hf_rksp.profile.layer import LayerProfile, profile_layer
+from hf_rksp.profile.resume import Resume, digest
 from hf_rksp.risk import Verdict, assess
 from hf_rksp.spectral.samples import GroupedSamples
 
@@ -62,6 +64,7 @@ def profile_model(
     risk_config: RiskConfig | None = None,
     moment_memory: float = 2**29,
     weights: BlockWeights | None = None,
+    resume: str | os.PathLike[str] | None = None,
     source: Literal["initialised", "pretrained"] | None = None,
     model_info: Mapping[str, Any] | None = None,
     setup_info: Mapping[str, Any] | None = None,
@@ -84,6 +87,8 @@ def profile_model(
             repeated for a part of the layers at a time.
         weights: for a model larger than memory: puts one block at a time in place. All batches then pass a block before any
             of them enters the next.
+        resume: with ``weights``: folder in which a profile that is stopped leaves its state, and from which the same call goes
+            on at the block where it stopped. Empty again when the profile is whole.
         source: "initialised" or "pretrained": the thresholds hold for models at initialisation.
         model_info, setup_info: more entries for ``ModelProfile.model`` and ``.setup``.
         progress: show a progress bar on stderr.
@@ -99,6 +104,8 @@ def profile_model(
         raise InputError(f"moment_memory={moment_memory!r}: pass a number of bytes above zero")
     if source not in (None, "initialised", "pretrained"):
         raise InputError(f"source={source!r}: pass 'initialised', 'pretrained' or None")
+    if resume is not None and weights is None:
+        raise InputError(f"resume={str(resume)!r} needs weights= (on the command line: --stream); leave it out")
     batches = _as_mappings(batches)
     started = time.perf_counter()
     seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
@@ -108,23 +115,35 @@ def profile_model(
         stacks = find_stacks(model, blocks, probe=probe)
         seen = {} if weights else survey(model, batches[0], stacks)
     seconds["forward"] += time.perf_counter() - started
+    kept = Resume(resume) if resume is not None else None
+    if kept:
+        described = _describe_model(model, stacks, source) | dict(model_info or {})
+        kept.open(_fingerprint(described, batches, rank, groups, config))
+        layers = kept.layers
+        for name, value in kept.seconds.items():
+            seconds[name] += value
+    earlier = sum(kept.seconds.values()) if kept else 0.0
     count = len(seen) or sum(len(stack.blocks) for stack in stacks)
     parts = (
-        _streamed(model, batches, stacks, groups, moment_memory, weights, seconds)
+        _streamed(model, batches, stacks, groups, moment_memory, weights, seconds, kept)
         if weights
         else _repeated(model, batches, stacks, seen, groups, moment_memory, seconds)
     )
     if seen:
         _check_rank(rank, [states.width for states in seen.values()])
-    bar = tqdm(total=count, desc="profiling", unit="layer", disable=not progress, leave=False)
+    bar = tqdm(total=count, initial=len(layers), desc="profiling", unit="layer", disable=not progress, leave=False)
     with bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
         for moments in parts:
-            _check_rank(rank, [kept.dim for kept in moments.values()])
+            _check_rank(rank, [found.dim for found in moments.values()])
             solving = time.perf_counter()
             for key, layer in _solve(stacks, moments, rank, groups > 0, config):
                 layers[key] = layer
                 bar.update()
             seconds["spectra"] += time.perf_counter() - solving
+            if kept:
+                kept.save(seconds)
+    if kept:
+        kept.close()
     ordered = tuple(layers.values())
     aggregates = aggregate(ordered)
     model_entry = _describe_model(model, stacks, source) | dict(model_info or {})
@@ -144,7 +163,7 @@ def profile_model(
         thirds=by_thirds(ordered),
         verdict=assess(ordered, aggregates, source, risk_config),
         cost={
-            "seconds": seconds | {"profile": time.perf_counter() - started},
+            "seconds": seconds | {"profile": time.perf_counter() - started + earlier},
             "peak_memory_bytes": peak_memory(),
             "threads": torch.get_num_threads(),
         },
@@ -183,11 +202,14 @@ def _streamed(
     memory: float,
     weights: BlockWeights,
     seconds: dict[str, float],
+    resume: Resume | None,
 ) -> Iterator[dict[Key, GroupedSamples]]:
     """The same from one forward pass, with one block in memory at a time."""
     waiting: dict[Key, GroupedSamples] = {}
     with torch.compiler.set_stance("force_eager"), untouched(model):
-        for key, moments, spent in stream_moments(model, batches, stacks, max(groups, 1), weights, GroupedSamples):
+        for key, moments, spent in stream_moments(
+            model, batches, stacks, max(groups, 1), weights, GroupedSamples, resume
+        ):
             for name, value in spent.items():
                 seconds[name] += value
             waiting[key] = moments
@@ -210,6 +232,20 @@ def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor]) -> list[Mapping[
     if all(isinstance(mask, Tensor) and not mask.any() for mask in masks):
         raise InputError("batches: attention_mask is 0 everywhere, so every token is padding; pass batches with text")
     return mappings
+
+
+def _fingerprint(
+    model: Mapping[str, Any], batches: Sequence[Mapping[str, Any]], rank: object, groups: int, config: SpectralConfig
+) -> dict[str, Any]:
+    """All that the layers of a profile depend on."""
+    return {
+        "model": dict(model),
+        "batches": digest(batches),
+        "rank": rank,
+        "groups": groups,
+        "spectral_config": asdict(config),
+        "versions": versions(),
+    }
 
 
 def check_options(rank: object, groups: object) -> None:

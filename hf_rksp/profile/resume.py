@@ -1,0 +1,142 @@
+"""Stop a streamed profile and go on at the block where it stopped.
+
+A block that is done is not run again: it answers with the states that the newest done block of its stack put out, which are
+kept on disk beside the profiles of the layers. Nothing else of the past is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.errors import InputError, OutputError, first_line
+from hf_rksp.profile.layer import LayerProfile
+from hf_rksp.spectral import KreissBracket, Masses
+
+_FILE = "state.pt"
+
+
+class Resume:
+    """What a streamed profile left in ``folder``, and where it leaves the rest.
+
+    Attributes:
+        layers: (stack, index) -> profile of each layer that is done, in the order of depth.
+        outputs: stack -> what its newest done block put out, for each batch.
+        seconds: spent on them, by phase.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.layers: dict[tuple[str, int], LayerProfile] = {}
+        self.outputs: dict[str, list[Any]] = {}
+        self.seconds: dict[str, float] = {}
+        self._fingerprint = ""
+
+    def open(self, fingerprint: Mapping[str, Any]) -> None:
+        """Read what is there.
+
+        Args:
+            fingerprint: all that the numbers depend on.
+
+        Raises:
+            InputError: it was left by another profile, or cannot be read. OutputError: the folder cannot be written to.
+        """
+        self._fingerprint = json.dumps(fingerprint, sort_keys=True, default=str)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"resume={str(self.folder)!r}: cannot be made ({error.strerror}); pass another") from None
+        path = self.folder / _FILE
+        if not path.exists():
+            return
+        try:
+            with torch.serialization.safe_globals([LayerProfile, Masses, KreissBracket]):
+                state = torch.load(path, weights_only=True)
+        except Exception as error:  # zip, pickle and system errors
+            raise InputError(
+                f"resume={str(self.folder)!r}: {_FILE} cannot be read ({first_line(error)}); delete it to begin anew"
+            ) from None
+        if state["fingerprint"] != self._fingerprint:
+            old, new = json.loads(state["fingerprint"]), json.loads(self._fingerprint)
+            differs = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+            raise InputError(
+                f"resume={str(self.folder)!r} was left by another profile (it differs in {', '.join(differs)}): pass another "
+                "folder, or delete it to begin anew"
+            )
+        self.layers, self.outputs, self.seconds = state["layers"], state["outputs"], state["seconds"]
+
+    def save(self, seconds: Mapping[str, float]) -> None:
+        """Write `layers` and `outputs` as they are now, aside and then into place.
+
+        Raises:
+            OutputError: the disk is full or the folder gone; the profile itself is not harmed.
+        """
+        state = {
+            "fingerprint": self._fingerprint,
+            "layers": self.layers,
+            "outputs": self.outputs,
+            "seconds": dict(seconds),
+        }
+        partial = self.folder / f"{_FILE}.partial"
+        try:
+            torch.save(state, partial)
+            os.replace(partial, self.folder / _FILE)
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"resume={str(self.folder)!r}: cannot be written ({first_line(error)})") from None
+
+    def close(self) -> None:
+        """The profile is whole: nothing needs to be kept."""
+        (self.folder / _FILE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def keep(self, stack: str, batch: int, output: object) -> None:
+        """What a block put out for a batch.
+
+        Raises:
+            InputError: it is nothing that can be kept.
+        """
+        if not _plain(output):
+            raise InputError(f"resume: blocks of {stack} put out a {type(output).__name__}: leave --resume out")
+        outputs = self.outputs.setdefault(stack, [])
+        outputs.extend([None] * (batch + 1 - len(outputs)))
+        outputs[batch] = output
+
+
+def digest(batches: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 of all tensors in the batches."""
+    found = hashlib.sha256()
+    for batch in batches:
+        for name, value in batch.items():
+            found.update(name.encode())
+            if isinstance(value, Tensor):
+                found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def answering(module: nn.Module, answer: Callable[[], Any]) -> Iterator[None]:
+    """While the context is open, ``module`` returns what ``answer`` does, without running; its hooks fire."""
+    own = module.__dict__.get("forward")
+    module.forward = lambda *args, **kwargs: answer()
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+def _plain(value: object) -> bool:
+    if type(value) in (tuple, list):
+        return all(map(_plain, value))  # type: ignore[call-overload]
+    return value is None or isinstance(value, (Tensor, bool, int, float))
