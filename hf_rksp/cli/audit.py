@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import os
 import re
 import shlex
 from dataclasses import replace
@@ -100,18 +101,22 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"resume={args.resume!r} (--resume) goes on at a block, so it needs --stream")
     check_options(rank, args.groups)
     check_json_target(args.json)
-    made = writes and not folder.exists()
-    if writes:
+    state = _join_processes(source.device)
+    leads = state is None or state.is_main_process
+    made = writes and leads and not folder.exists()
+    if writes and leads:
         check_writable(folder)
     try:
         if args.push_to_hub:
             check_access()
-        data = profile_to_dict(profile := _profile(args, source, options, rank))
+        data = profile_to_dict(profile := _profile(args, source, options, rank, state))
     except BaseException:
         if made:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # it is ours and empty: nothing was done
         raise
+    if not leads:
+        return exit_codes.OK
     paths = write_report(data, folder, wanted) if writes else {}
     if args.json:
         write_json(dumps(data), args.json)
@@ -126,18 +131,32 @@ def run(args: argparse.Namespace) -> int:
     return exit_codes.OK
 
 
-def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any) -> Any:
+def _join_processes(device: str) -> Any:
+    """accelerate's state where `accelerate launch` or torchrun started several of us, else ``None``."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from accelerate import PartialState
+
+    return PartialState(cpu=device == "cpu")
+
+
+def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, state: Any) -> Any:
     from hf_rksp.inputs import prepare
     from hf_rksp.machine import describe_machine
     from hf_rksp.profile import profile_model
+    from hf_rksp.profile.share import split
 
     hush_libraries()
-    step = progress(args.quiet)
+    step = progress(args.quiet or (state is not None and not state.is_main_process))
+    if state is not None and source.device == "cuda":
+        source = replace(source, device=str(state.device))  # each process has its own
     prepared = prepare(source, options, step)
+    batches = prepared.batches(options.batch_size)
     step("profiling")
     return profile_model(
         prepared.model,
-        prepared.batches(options.batch_size),
+        batches if state is None else split(batches),
+        shared=state is not None,
         blocks=args.blocks,
         rank=rank,
         groups=args.groups,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hf_rksp.capture import Block, Stack, capture_transitions, lock_step, token_mask
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.profile.resume import Resume, answering
+from hf_rksp.profile.share import Share
 from hf_rksp.spectral.samples import GroupedMoments, GroupedSamples
 
 #: What is kept of the transitions of a layer: the first is a list of `SecondMoments`.
@@ -38,15 +39,16 @@ class BlockWeights(Protocol):
 class MomentSink:
     """Takes the transitions of a forward pass and keeps, for each layer, what `keep` makes of each group of sequences.
 
-    Sequence i of the whole run belongs to group ``i % groups``, whatever the batches are.
+    Sequence i of the whole run belongs to group ``i % groups``, whatever the batches and processes are.
 
     Attributes:
         moments: layer -> `GroupedMoments`, a list of one `SecondMoments` a group, or `GroupedSamples`.
         seconds: time spent here, inside the hooks.
     """
 
-    def __init__(self, groups: int, keep: type[Kept] = GroupedMoments) -> None:
+    def __init__(self, groups: int, keep: type[Kept] = GroupedMoments, first: int = 0) -> None:
         self.groups = groups
+        self.first = first
         self.keep = keep
         self.moments: dict[Key, Any] = {}
         self.seconds = 0.0
@@ -72,7 +74,7 @@ class MomentSink:
             self.moments[stack.path, block.index] = sets
         try:
             for group in range(self.groups):
-                offset = (group - self._done[stack.path]) % self.groups
+                offset = (group - self.first - self._done[stack.path]) % self.groups
                 if offset < x.shape[0]:
                     rows = slice(offset, None, self.groups)
                     sets.update(group, x[rows], y[rows], None if mask is None else mask[rows])
@@ -124,6 +126,7 @@ def gather_moments(
     layers: Collection[Key],
     groups: int,
     keep: type[Kept] = GroupedMoments,
+    share: Share | None = None,
 ) -> tuple[dict[Key, Any], dict[str, float]]:
     """What ``keep`` makes of ``layers`` over all ``batches``, and the seconds of the forward pass and of that.
 
@@ -132,13 +135,15 @@ def gather_moments(
         InputError: every token is padding.
     """
     chosen = [replace(s, blocks=tuple(b for b in s.blocks if (s.path, b.index) in layers)) for s in stacks]
-    sink = MomentSink(groups, keep)
+    share = share or Share()
+    sink = MomentSink(groups, keep, share.first)
     start = time.perf_counter()
     with capture_transitions(chosen, sink):
         for batch in batches:
             sink.next_batch(batch)
             forward(model, batch)
     elapsed = time.perf_counter() - start
+    _merge(sink.moments, share)
     _check_counted(sink.moments)
     return sink.moments, {"forward": elapsed - sink.seconds, "moments": sink.seconds}
 
@@ -151,6 +156,7 @@ def stream_moments(
     weights: BlockWeights,
     keep: type[Kept] = GroupedMoments,
     resume: Resume | None = None,
+    share: Share | None = None,
 ) -> Iterator[tuple[Key, Any, dict[str, float]]]:
     """The same as `gather_moments`, layer by layer in the order of depth, with one block in memory at a time.
 
@@ -159,6 +165,7 @@ def stream_moments(
     Raises:
         NonFiniteError: NaN or inf; the layer is named. CaptureError: a block ran several times in one forward pass.
     """
+    share = share or Share()
     done: set[str] = set()
     passes = [functools.partial(forward, model, batch) for batch in batches]
     stack_of = {block.path: stack for stack in stacks for block in stack.blocks}
@@ -202,10 +209,11 @@ def stream_moments(
                 advance(note)
                 start = time.perf_counter()
                 continue
-            sink = MomentSink(groups, keep)
+            sink = MomentSink(groups, keep, share.first)
             weights.make(block)
             advance(note)
             weights.drop(block)
+            _merge(sink.moments, share)
             _check_counted(sink.moments)
             seconds = {"forward": time.perf_counter() - start - sink.seconds, "moments": sink.seconds}
             yield *sink.moments.popitem(), seconds
@@ -224,6 +232,12 @@ def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
     if "use_cache" in names:
         inputs.setdefault("use_cache", False)
     model(**inputs)
+
+
+def _merge(moments: Mapping[Key, Any], share: Share) -> None:
+    if share.world > 1:
+        for kept in moments.values():
+            kept.merge_processes()
 
 
 def _ran_twice(block: Block) -> CaptureError:

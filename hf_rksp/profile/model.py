@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,14 +20,16 @@ from tqdm import tqdm
 
 from hf_rksp.capture import Stack, find_stacks, untouched
 from hf_rksp.config import RiskConfig, SpectralConfig
-from hf_rksp.errors import InputError, RkspError
+from hf_rksp.errors import InputError
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
-from hf_rksp.profile.gather import BlockWeights, Key, States, forward, gather_moments, stream_moments, survey
-from hf_rksp.profile.layer import LayerProfile, profile_layer
+from hf_rksp.profile.gather import BlockWeights, Key, forward, survey
+from hf_rksp.profile.layer import LayerProfile
+from hf_rksp.profile.passes import repeated, streamed
 from hf_rksp.profile.resume import Resume, digest
+from hf_rksp.profile.share import share_of
+from hf_rksp.profile.solve import solve_layers
 from hf_rksp.risk import Verdict, assess
-from hf_rksp.spectral.samples import GroupedSamples
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def profile_model(
     moment_memory: float = 2**29,
     weights: BlockWeights | None = None,
     resume: str | os.PathLike[str] | None = None,
+    shared: bool = False,
     source: Literal["initialised", "pretrained"] | None = None,
     model_info: Mapping[str, Any] | None = None,
     setup_info: Mapping[str, Any] | None = None,
@@ -89,6 +92,8 @@ def profile_model(
             of them enters the next.
         resume: with ``weights``: folder in which a profile that is stopped leaves its state, and from which the same call goes
             on at the block where it stopped. Empty again when the profile is whole.
+        shared: the processes of `torch.distributed` work on one profile. Each calls this with the same model and its own share
+            of the batches; every one of them gets the profile of all.
         source: "initialised" or "pretrained": the thresholds hold for models at initialisation.
         model_info, setup_info: more entries for ``ModelProfile.model`` and ``.setup``.
         progress: show a progress bar on stderr.
@@ -107,6 +112,7 @@ def profile_model(
     if resume is not None and weights is None:
         raise InputError(f"resume={str(resume)!r} needs weights= (on the command line: --stream); leave it out")
     batches = _as_mappings(batches)
+    share = share_of(batches, shared)
     started = time.perf_counter()
     seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
     layers: dict[Key, LayerProfile] = {}
@@ -115,28 +121,29 @@ def profile_model(
         stacks = find_stacks(model, blocks, probe=probe)
         seen = {} if weights else survey(model, batches[0], stacks)
     seconds["forward"] += time.perf_counter() - started
-    kept = Resume(resume) if resume is not None else None
+    kept = Resume(Path(resume) / f"process-{share.rank}" if shared else resume) if resume is not None else None
     if kept:
         described = _describe_model(model, stacks, source) | dict(model_info or {})
-        kept.open(_fingerprint(described, batches, rank, groups, config))
+        kept.open(_fingerprint(described, batches, rank, groups, config) | {"processes": share.world})
         layers = kept.layers
         for name, value in kept.seconds.items():
             seconds[name] += value
     earlier = sum(kept.seconds.values()) if kept else 0.0
     count = len(seen) or sum(len(stack.blocks) for stack in stacks)
     parts = (
-        _streamed(model, batches, stacks, groups, moment_memory, weights, seconds, kept)
+        streamed(model, batches, stacks, groups, moment_memory, weights, seconds, kept, share)
         if weights
-        else _repeated(model, batches, stacks, seen, groups, moment_memory, seconds)
+        else repeated(model, batches, stacks, seen, groups, moment_memory, seconds, share)
     )
     if seen:
         _check_rank(rank, [states.width for states in seen.values()])
-    bar = tqdm(total=count, initial=len(layers), desc="profiling", unit="layer", disable=not progress, leave=False)
+    hidden = not progress or share.rank > 0
+    bar = tqdm(total=count, initial=len(layers), desc="profiling", unit="layer", disable=hidden, leave=False)
     with bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
         for moments in parts:
             _check_rank(rank, [found.dim for found in moments.values()])
             solving = time.perf_counter()
-            for key, layer in _solve(stacks, moments, rank, groups > 0, config):
+            for key, layer in solve_layers(stacks, moments, rank, groups > 0, config, share):
                 layers[key] = layer
                 bar.update()
             seconds["spectra"] += time.perf_counter() - solving
@@ -164,62 +171,11 @@ def profile_model(
         verdict=assess(ordered, aggregates, source, risk_config),
         cost={
             "seconds": seconds | {"profile": time.perf_counter() - started + earlier},
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": max(share.gather(peak_memory())),
             "threads": torch.get_num_threads(),
+            "processes": share.world,
         },
     )
-
-
-def _repeated(
-    model: nn.Module,
-    batches: Sequence[Mapping[str, Any]],
-    stacks: Sequence[Stack],
-    seen: Mapping[Key, States],
-    groups: int,
-    memory: float,
-    seconds: dict[str, float],
-) -> Iterator[dict[Key, GroupedSamples]]:
-    """Samples or moments of as many layers as fit into memory, by a forward pass for each such part."""
-    todo = list(seen)
-    batches_of_first = sum(map(_sequences, batches)) / _sequences(batches[0])
-    while todo:
-        part = _fitting(todo, seen, batches_of_first, max(groups, 1), memory)
-        todo = todo[len(part) :]
-        # Every pass starts from the same random state, so that models that draw numbers see the same ones.
-        with torch.compiler.set_stance("force_eager"), untouched(model):
-            moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1), GroupedSamples)
-        for name, value in spent.items():
-            seconds[name] += value
-        # In the order of depth: blocks may be registered in another. Nothing here holds on to what is solved and dropped.
-        yield {key: moments.pop(key) for key in part}
-
-
-def _streamed(
-    model: nn.Module,
-    batches: Sequence[Mapping[str, Any]],
-    stacks: Sequence[Stack],
-    groups: int,
-    memory: float,
-    weights: BlockWeights,
-    seconds: dict[str, float],
-    resume: Resume | None,
-) -> Iterator[dict[Key, GroupedSamples]]:
-    """The same from one forward pass, with one block in memory at a time."""
-    waiting: dict[Key, GroupedSamples] = {}
-    with torch.compiler.set_stance("force_eager"), untouched(model):
-        for key, moments, spent in stream_moments(
-            model, batches, stacks, max(groups, 1), weights, GroupedSamples, resume
-        ):
-            for name, value in spent.items():
-                seconds[name] += value
-            waiting[key] = moments
-            del moments  # whoever solves them lets go of them
-            used = sum(max(groups, 1) * 3 * 8 * min(kept.dim, kept.tokens) ** 2 for kept in waiting.values())
-            if used * (len(waiting) + 1) / len(waiting) > memory or len(waiting) >= torch.get_num_threads():
-                yield waiting
-                waiting = {}
-    if waiting:
-        yield waiting
 
 
 def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor]) -> list[Mapping[str, Any]]:
@@ -265,64 +221,6 @@ def _check_rank(rank: int | str, widths: Iterable[int]) -> None:
     narrowest = min(widths)
     if isinstance(rank, int) and rank > narrowest:
         raise InputError(f"rank={rank}: the states have {narrowest} dimensions; pass {narrowest} or less, or 'auto'")
-
-
-def _sequences(batch: Mapping[str, Any]) -> int:
-    return next((len(value) for value in batch.values() if isinstance(value, Tensor) and value.ndim), 1)
-
-
-def _fitting(todo: Sequence[Key], seen: Mapping[Key, States], batches: float, groups: int, memory: float) -> list[Key]:
-    """As many of the next layers as fit into ``memory`` with their samples or moments; at least one."""
-    part, used = [], 0.0
-    for key in todo:
-        width, rows, itemsize = seen[key]
-        few = rows * batches <= width
-        used += 2 * rows * batches * width * itemsize if few else groups * 3 * width**2 * 8
-        if part and used > memory:
-            break
-        part.append(key)
-    return part
-
-
-def _solve(
-    stacks: Sequence[Stack],
-    moments: dict[Key, GroupedSamples],
-    rank: int | Literal["auto", "full"],
-    standard_errors: bool,
-    config: SpectralConfig,
-) -> Iterator[tuple[Key, LayerProfile]]:
-    """Spectra of the layers, as many side by side as there are threads, one BLAS thread each.
-
-    LAPACK's nonsymmetric eigensolver hardly gains from a second thread; two layers at once gain almost twofold.
-    """
-    blocks = {(stack.path, block.index): (stack, block) for stack in stacks for block in stack.blocks}
-    threads = torch.get_num_threads()
-
-    def solve(key: Key) -> tuple[Key, LayerProfile]:
-        stack, block = blocks[key]
-        groups = moments.pop(key).moments()
-        try:
-            return key, profile_layer(
-                groups,
-                stack=stack.path,
-                index=block.index,
-                blocks=len(stack.blocks),
-                path=block.path,
-                rank=rank,
-                standard_errors=standard_errors,
-                config=config,
-            )
-        except RkspError as error:
-            raise type(error)(f"layer {block.path}: {error}") from None
-
-    keys = list(moments)
-    pool = ThreadPoolExecutor(min(threads, len(keys)), initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield from pool.map(solve, keys)
-    finally:
-        # Nothing is left to wait for but after an exception or Ctrl-C: then the layers at work are left to themselves.
-        pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(threads)
 
 
 def model_identity(model: nn.Module) -> dict[str, Any]:

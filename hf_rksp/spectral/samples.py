@@ -7,8 +7,10 @@ eigenproblem costs N^3: at d = 4096 and N = 2048 an eighth of the time and a qua
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from hf_rksp.errors import InputError, NonFiniteError
 from hf_rksp.spectral.moments import SecondMoments
@@ -75,11 +77,31 @@ class GroupedSamples:
         self._pairs[group].append((rows_x.to(self.device, copy=True), rows_y.to(self.device, copy=True)))
         self.tokens += rows_x.shape[0]
         if self.tokens > self.dim:
-            pairs, self._pairs = self._pairs, None
+            self._sum_up()
+
+    def merge_processes(self) -> None:
+        """Add what the other processes of `torch.distributed` have, in their order; every process has to call it."""
+        tokens: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(tokens, self.tokens)
+        if sum(tokens) <= self.dim:
+            kept: list[Any] = [None] * len(tokens)
+            distributed.all_gather_object(kept, self._pairs)
+            self._pairs = [[pair for part in kept for pair in part[group]] for group in range(self.groups)]
+        else:
+            self._sum_up()
+            assert self._moments is not None
+            for part in self._moments:
+                part.all_reduce()
+        self.tokens = sum(tokens)
+
+    def _sum_up(self) -> None:
+        """Moments in place of the pairs."""
+        if self._moments is None:
+            pairs, self._pairs = self._pairs or [], None
             self._moments = GroupedMoments(self.dim, self.groups, self.device)
             for number, parts in enumerate(pairs):
-                for part_x, part_y in parts:
-                    self._moments.update(number, part_x, part_y, None)
+                for x, y in parts:
+                    self._moments.update(number, x, y, None)
 
     def moments(self) -> list[SecondMoments]:
         """The moments of each group that has rows; what was kept is let go of."""

@@ -63,7 +63,7 @@ def test_chunks_of_a_random_model_see_the_same_draws():
 
 def test_memory_bounds_the_layers_of_one_pass(monkeypatch):
     """Also for a module without a configuration; each layer takes groups * 3 * width^2 * 8 bytes."""
-    from hf_rksp.profile import model as module
+    from hf_rksp.profile import passes as module
 
     parts, gather = [], module.gather_moments
     monkeypatch.setattr(

@@ -1,0 +1,88 @@
+"""Passes of the batches through the model that leave a few layers at a time to be solved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_rksp.capture import Stack, untouched
+from hf_rksp.profile.gather import BlockWeights, Key, States, gather_moments, stream_moments
+from hf_rksp.profile.resume import Resume
+from hf_rksp.profile.share import Share, sequences
+from hf_rksp.spectral.samples import GroupedSamples
+
+
+def repeated(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    stacks: Sequence[Stack],
+    seen: Mapping[Key, States],
+    groups: int,
+    moment_memory: float,
+    seconds: dict[str, float],
+    share: Share,
+) -> Iterator[dict[Key, GroupedSamples]]:
+    """Samples or moments of as many layers as fit into memory, by a forward pass for each such part."""
+    todo = list(seen)
+    first = sequences(batches[0])
+    batches_of_first = max(share.gather(sum(map(sequences, batches)) / first)) * share.world
+    while todo:
+        part = _fitting(todo, seen, batches_of_first, max(groups, 1), moment_memory)
+        todo = todo[len(part) :]
+        # Every pass starts from the same random state, so that models that draw numbers see the same ones.
+        with torch.compiler.set_stance("force_eager"), untouched(model):
+            moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1), GroupedSamples, share)
+        for name, value in spent.items():
+            seconds[name] += value
+        # In the order of depth: blocks may be registered in another. Nothing here holds on to what is solved and dropped.
+        yield {key: moments.pop(key) for key in part}
+
+
+def streamed(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    stacks: Sequence[Stack],
+    groups: int,
+    moment_memory: float,
+    weights: BlockWeights,
+    seconds: dict[str, float],
+    resume: Resume | None,
+    share: Share,
+) -> Iterator[dict[Key, GroupedSamples]]:
+    """The same from one forward pass, with one block in memory at a time."""
+    waiting: dict[Key, GroupedSamples] = {}
+    with torch.compiler.set_stance("force_eager"), untouched(model):
+        for key, moments, spent in stream_moments(
+            model, batches, stacks, max(groups, 1), weights, GroupedSamples, resume, share
+        ):
+            for name, value in spent.items():
+                seconds[name] += value
+            waiting[key] = moments
+            del moments  # whoever solves them lets go of them
+            used = sum(max(groups, 1) * 3 * 8 * min(kept.dim, kept.tokens) ** 2 for kept in waiting.values())
+            if (
+                used * (len(waiting) + 1) / len(waiting) > moment_memory
+                or len(waiting) >= torch.get_num_threads() * share.world
+            ):
+                yield waiting
+                waiting = {}
+    if waiting:
+        yield waiting
+
+
+def _fitting(
+    todo: Sequence[Key], seen: Mapping[Key, States], batches: float, groups: int, moment_memory: float
+) -> list[Key]:
+    """As many of the next layers as fit into ``moment_memory`` with their samples or moments; at least one."""
+    part, used = [], 0.0
+    for key in todo:
+        width, rows, itemsize = seen[key]
+        few = rows * batches <= width
+        used += 2 * rows * batches * width * itemsize if few else groups * 3 * width**2 * 8
+        if part and used > moment_memory:
+            break
+        part.append(key)
+    return part

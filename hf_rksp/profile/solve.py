@@ -1,0 +1,77 @@
+"""The spectra of layers from what was kept of them, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import torch
+
+from hf_rksp.capture import Stack
+from hf_rksp.config import SpectralConfig
+from hf_rksp.errors import RkspError
+from hf_rksp.profile.gather import Key
+from hf_rksp.profile.layer import LayerProfile, profile_layer
+from hf_rksp.profile.share import Share
+from hf_rksp.spectral.samples import GroupedSamples
+
+Solved = tuple[Key, LayerProfile]
+
+
+def solve_layers(
+    stacks: Sequence[Stack],
+    moments: dict[Key, GroupedSamples],
+    rank: int | Literal["auto", "full"],
+    standard_errors: bool,
+    config: SpectralConfig,
+    share: Share,
+) -> Iterator[Solved]:
+    """Profiles of all layers in ``moments``, in their order; what was kept of a layer is let go of when it is solved.
+
+    Every process solves its share of them, and gets all.
+    """
+    blocks = {(stack.path, block.index): (stack, block) for stack in stacks for block in stack.blocks}
+    keys = list(moments)
+
+    def solve(key: Key) -> Solved:
+        stack, block = blocks[key]
+        groups = moments.pop(key).moments()
+        try:
+            return key, profile_layer(
+                groups,
+                stack=stack.path,
+                index=block.index,
+                blocks=len(stack.blocks),
+                path=block.path,
+                rank=rank,
+                standard_errors=standard_errors,
+                config=config,
+            )
+        except RkspError as error:
+            raise type(error)(f"layer {block.path}: {error}") from None
+
+    if share.world == 1:
+        yield from _side_by_side(solve, keys)
+        return
+    own = list(_side_by_side(solve, keys[share.rank :: share.world]))
+    moments.clear()
+    solved = dict(pair for part in share.gather(own) for pair in part)
+    yield from ((key, solved[key]) for key in keys)
+
+
+def _side_by_side(solve: Callable[[Key], Solved], keys: Sequence[Key]) -> Iterator[Solved]:
+    """As many at once as there are threads, one BLAS thread each.
+
+    LAPACK's nonsymmetric eigensolver hardly gains from a second thread; two layers at once gain almost twofold.
+    """
+    if not keys:
+        return
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(min(threads, len(keys)), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(solve, keys)
+    finally:
+        # Nothing is left to wait for but after an exception or Ctrl-C: then the layers at work are left to themselves.
+        pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(threads)

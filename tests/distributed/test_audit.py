@@ -1,0 +1,52 @@
+"""One audit by two processes: the report of one process."""
+
+import json
+
+import pytest
+
+from tests.distributed.launch import TORCHRUN, start
+
+#: Few tokens: the samples are gathered, and the numbers are equal to the bit. Many: moments are all-reduced.
+RUNS = {
+    "samples": (["--tokens", "64"], 0.0),
+    "moments": (["--tokens", "1024"], 1e-9),
+    "streamed": (["--tokens", "64", "--stream"], 0.0),
+}
+MODEL = ["audit", "--init", "gpt2", "--config-overrides", "n_layer=3,n_embd=64,n_head=2,vocab_size=512"]
+TEXT = ["--seq-len", "8", "--batch-size", "2", "--groups", "4", "--quiet"]
+
+
+def close(one, other, tolerance):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[name], other[name], tolerance) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(close(a, b, tolerance) for a, b in zip(one, other, strict=True))
+    if isinstance(one, float):
+        return one == pytest.approx(other, rel=tolerance, abs=tolerance)
+    return one == other
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_two_processes_give_the_report_of_one(tmp_path, run):
+    more, tolerance = RUNS[run]
+    for processes in (1, 2):
+        script = ["hf_rksp.cli.main", *MODEL, *TEXT, *more, "--json", str(tmp_path / f"{processes}.json")]
+        command = ["-m", *TORCHRUN, "--nproc_per_node", "2", "-m", *script] if processes == 2 else ["-m", *script]
+        start(command, timeout=200)
+    one, two = (json.loads((tmp_path / f"{processes}.json").read_text()) for processes in (1, 2))
+    assert (one["cost"]["processes"], two["cost"]["processes"]) == (1, 2)
+    for layer in (*one["layers"], *two["layers"]):
+        assert layer["tokens"] == one["layers"][0]["tokens"]
+        # A bracket that a search found; its last digits depend on the last digits of the operator.
+        layer.pop("kreiss_constant")
+        # Six digits, in the order of LAPACK, which rounding may change.
+        layer.pop("eigenvalues"), layer.pop("residuals")
+    assert one["layers"][0]["standard_errors"]
+    for section in ("layers", "verdict", "thirds"):
+        assert close(one[section], two[section], tolerance), section
+
+
+def test_fewer_batches_than_processes_are_refused(tmp_path):
+    script = ["hf_rksp.cli.main", *MODEL, "--tokens", "16", "--seq-len", "8", "--batch-size", "8", "--json", "-"]
+    with pytest.raises(AssertionError, match="1 batches for 2 processes: pass a smaller --batch-size"):
+        start(["-m", *TORCHRUN, "--nproc_per_node", "2", "-m", *script], timeout=200)
