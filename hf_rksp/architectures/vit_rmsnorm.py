@@ -46,5 +46,5 @@ class ViTRMSNormForImageClassification(_Initialised, ViTForImageClassification):
 
     def __init__(self, config: ViTRMSNormConfig) -> None:
         super().__init__(config)
-        _exchange(self, config.hidden_size, config.layer_norm_eps)
+        self.vit = ViTRMSNormModel(config, add_pooling_layer=False)
         self.post_init()

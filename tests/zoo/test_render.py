@@ -1,0 +1,139 @@
+"""Pages, index and tables come from the JSON files alone, byte for byte, and say what is not there."""
+
+import json
+
+import datasets
+import pytest
+import yaml
+
+from hf_rksp.errors import SchemaError
+from hf_rksp.zoo import compare, read_shelf, render_zoo
+from hf_rksp.zoo.published import PUBLISHED
+from hf_rksp.zoo.render import all_models
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_rendered_again_nothing_changes(zoo):
+    before = contents(zoo)
+    render_zoo(zoo)
+    assert contents(zoo) == before
+
+
+def test_from_json_alone(zoo, tmp_path):
+    for path in [*zoo.glob("manifests/*.json"), *zoo.glob("*/*.json"), *zoo.glob("failures/*.json")]:
+        target = tmp_path / path.relative_to(zoo)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    render_zoo(tmp_path)
+    assert contents(tmp_path) == contents(zoo)
+
+
+def test_page_of_a_model(zoo):
+    text = (zoo / "tiny-gpt2-init" / "report.md").read_text()
+    assert text.startswith("# Tiny GPT-2 (init): spectral profile")
+    assert "| Mean over layers | seed 1 | seed 2 | mean of seeds | 95% interval | std. dev. |" in text
+    assert "The paper's figures are of the pretrained model, these are of random weights" in text
+    assert text.count("| Table 15 |") == 12
+    assert "Licence: none." in text
+    page = (zoo / "tiny-gpt2-init" / "report.html").read_text()
+    assert 'id="seeds"' in page and 'id="published"' in page and 'href="#seeds"' in page
+
+
+def test_not_audited_is_said_and_shows_no_numbers(zoo):
+    text = (zoo / "gpt2" / "report.md").read_text()
+    assert "**Not audited yet.**" in text and "rksp audit openai-community/gpt2 --seed 1" in text
+    assert "| spectral radius, early (ρ) | Table 15 | 1.15 |" in text
+    assert sorted(path.name for path in (zoo / "gpt2").iterdir()) == ["model.json", "report.md"]
+    broken = (zoo / "broken-init" / "report.md").read_text()
+    assert "Not audited yet" in broken and "n_layer" in broken
+
+
+def test_readme_and_comparison(zoo):
+    text = (zoo / "README.md").read_text()
+    assert "[Tiny GPT-2 (init)](tiny-gpt2-init/report.md)" in text and "2 of 2" in text
+    assert "not audited yet" in text and "broken-init, seed 1" in text
+    assert "<b>" not in text  # a title is text
+    links = [part.split(")")[0] for part in text.split("](")[1:]]
+    assert links and all((zoo / link).is_file() for link in links)
+    comparison = (zoo / "comparison.md").read_text()
+    assert comparison.count("| Table 15 |") == 24
+
+
+def test_the_page_of_the_index_holds_no_request(zoo):
+    page = (zoo / "index.html").read_text()
+    assert "://" not in page.replace("http://www.w3.org", "")
+    assert len(page) < 1.5 * 2**20
+
+
+def test_tables_load(zoo):
+    layers = datasets.load_dataset("parquet", data_files=str(zoo / "parquet" / "layers.parquet"), split="train")
+    models = datasets.load_dataset("parquet", data_files=str(zoo / "parquet" / "models.parquet"), split="train")
+    assert len(models) == 3 and len(layers) == 9
+    whole = json.loads((zoo / "tiny-gpt2-init" / "report.json").read_text())
+    row = next(row for row in layers if row["id"] == "tiny-gpt2-init" and row["seed"] == 1 and row["index"] == 1)
+    for name in ("near_unit_mass", "spectral_radius", "nonlinearity_ratio"):
+        assert row[name] == whole["layers"][1][name]
+        assert row[f"{name}_standard_error"] == whole["layers"][1]["standard_errors"][name]
+    card = (zoo / "DATASET_CARD.md").read_text().split("---")[1]
+    files = [config["data_files"] for config in yaml.safe_load(card)["configs"]]
+    assert all((zoo / file).is_file() for file in files) and len(files) == 2
+    metadata = yaml.safe_load((zoo / "tiny-gpt2-init" / "model-card.yaml").read_text())
+    metrics = {m["type"]: m["value"] for m in metadata["model-index"][0]["results"][0]["metrics"]}
+    assert metrics["near_unit_mass"] == pytest.approx(whole["aggregates"]["near_unit_mass"]["mean"], abs=1e-6)
+
+
+def test_a_result_that_was_cut_short_is_named(zoo, tmp_path):
+    for path in [*zoo.glob("manifests/*.json"), *zoo.glob("*/*.json")]:
+        target = tmp_path / path.relative_to(zoo)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (tmp_path / "tiny-gpt2-init" / "report.json").write_text("{")
+    with pytest.raises(SchemaError, match=r"tiny-gpt2-init/report.json: no report .* delete it"):
+        render_zoo(tmp_path)
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_means_over_seeds(zoo):
+    entry = read_shelf(zoo, all_models(zoo)).entries[0]
+    files = [zoo / "tiny-gpt2-init" / name for name in ("report.json", "seed-2.json")]
+    each = [json.loads(file.read_text())["aggregates"]["spectral_radius"]["mean"] for file in files]
+    assert entry.mean("spectral_radius") == pytest.approx(sum(each) / 2)
+    assert entry.deviation("spectral_radius") == pytest.approx(abs(each[0] - each[1]) / 2**0.5)
+
+
+class Fake:
+    """An entry with given thirds."""
+
+    def __init__(self, values):
+        self.thirds = dict(zip(("early", "middle", "late"), values, strict=True))
+
+    def mean(self, quantity, third=None):
+        return self.thirds[third]
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [((0.1, 0.2, 0.3), "rises"), ((0.3, 0.2, 0.1), "falls"), ((0.2, 0.3, 0.2), "neither"), ((0.2, 0.21, 0.2), "level")],
+)
+def test_pattern_over_the_depth(values, word):
+    assert compare.start_to_end(Fake(values))[0] == word
+
+
+@pytest.mark.parametrize(
+    ("ours", "agrees", "said"),
+    [
+        (1.16, True, "agrees"),
+        (1.30, False, "differs: ours is 0.15 higher"),
+        (0.90, False, "differs: ours is 0.25 lower"),
+        (11.5, False, "differs: ours is 10.0 times as large"),
+        (None, None, "not audited yet"),
+    ],
+)
+def test_agreement_in_words(ours, agrees, said):
+    figure = PUBLISHED["gpt2-124m"].figures[0]
+    assert (figure.quantity, figure.value) == ("spectral_radius", 1.15)
+    comparison = compare.Comparison(figure, ours)
+    assert (comparison.agrees, comparison.verdict) == (agrees, said)

@@ -1,0 +1,92 @@
+"""The runner keeps results and failures, skips what is there, and stops what takes too much memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hf_rksp.cli.main import main
+from hf_rksp.errors import InputError
+from hf_rksp.zoo import RunnerOptions, read_manifest, run_manifest
+from hf_rksp.zoo.runner import plan
+from tests.zoo.conftest import MODELS
+
+
+def manifest_of(zoo):
+    return read_manifest(zoo / "manifests" / "tiny.json")
+
+
+def test_results_failures_and_exit_code(run_zoo):
+    zoo, codes = run_zoo
+    assert codes == [1, 0]  # one of the models is broken
+    whole = json.loads((zoo / "tiny-gpt2-init" / "report.json").read_text())
+    assert len(whole["layers"]) == 3 and whole["layers"][0]["eigenvalues"]
+    assert whole["setup"]["command"].endswith("--seed 1") and "json" not in whole["setup"]["command"]
+    slim = json.loads((zoo / "tiny-gpt2-init" / "seed-2.json").read_text())
+    assert "eigenvalues" not in slim["layers"][0] and slim["aggregates"] != whole["aggregates"]
+    assert not (zoo / "tiny-gpt2-init" / "seed-1.json").exists()
+    failure = json.loads((zoo / "failures" / "broken-init-1.json").read_text())
+    assert failure["exit_code"] == 2 and "n_layer" in failure["error"] and failure["command"].startswith("rksp audit")
+    assert not (zoo / "gpt2" / "report.json").exists()
+    assert not list((zoo.parent / "zoo-work").rglob("*.pt"))  # a streamed audit that is whole leaves no state
+
+
+def test_the_same_as_the_command_that_the_page_gives(zoo, tmp_path):
+    """Whatever the runner does, a reader who types the command gets the same layers."""
+    whole = json.loads((zoo / "wide-gpt2-init" / "report.json").read_text())
+    command = manifest_of(zoo).models[1].command(1).split()[1:]
+    assert main([*command, "--quiet", "--json", str(tmp_path / "r.json")]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["layers"] == whole["layers"]
+
+
+def test_done_is_skipped_and_the_hub_is_asked_for(zoo, capsys):
+    states = [(job.model.id, job.seed, job.state) for job in plan(manifest_of(zoo), RunnerOptions(zoo))]
+    assert states == [
+        ("tiny-gpt2-init", 1, "done"),
+        ("tiny-gpt2-init", 2, "done"),
+        ("wide-gpt2-init", 1, "done"),
+        ("broken-init", 1, "to run"),
+        ("gpt2", 1, "skipped"),
+    ]
+    assert plan(manifest_of(zoo), RunnerOptions(zoo, with_hub=True))[-1].state == "to run"
+    before = {path: path.stat().st_mtime_ns for path in zoo.rglob("*")}
+    assert main(["zoo", "run", str(zoo / "manifests" / "tiny.json"), "--folder", str(zoo), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "to run" in out and "rksp audit openai-community/gpt2 --seed 1" in out
+    assert before == {path: path.stat().st_mtime_ns for path in zoo.rglob("*")}
+
+
+def test_only_size_and_seeds(zoo):
+    manifest = manifest_of(zoo)
+    chosen = lambda **options: [(j.model.id, j.seed) for j in plan(manifest, RunnerOptions(zoo, **options))]  # noqa: E731
+    assert chosen(only=("gpt2",)) == [("gpt2", 1)]
+    assert chosen(size="tiny") == [("tiny-gpt2-init", 1), ("tiny-gpt2-init", 2)]
+    assert chosen(size="tiny", seeds=1) == [("tiny-gpt2-init", 1)]
+    with pytest.raises(InputError, match=r"only='gpt9' is not in .*choose among tiny-gpt2-init"):
+        chosen(only=("gpt9",))
+    with pytest.raises(InputError, match="size='9t' is part of no id"):
+        chosen(size="9t")
+    with pytest.raises(InputError, match="memory_cap_gib=-1"):
+        RunnerOptions(zoo, memory_cap_gib=-1)
+
+
+def test_memory_cap(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"models": [MODELS[0] | {"seeds": [1]}]}))
+    options = RunnerOptions(tmp_path, memory_cap_gib=0.05)
+    said = []
+    assert run_manifest(read_manifest(path), options, said.append) == (0, 1)
+    failure = json.loads((tmp_path / "failures" / "tiny-gpt2-init-1.json").read_text())
+    assert failure["error"] == "stopped: it took more than memory_cap_gib=0.05"
+    assert failure["exit_code"] == -9 and not (tmp_path / "tiny-gpt2-init" / "report.json").exists()
+    # Without the cap it goes through, and the failure is gone.
+    assert run_manifest(read_manifest(path), RunnerOptions(tmp_path), said.append) == (1, 0)
+    assert not list((tmp_path / "failures").iterdir())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama2", "moe", "mamba", "kan", "vit"])
+def test_scripts(family):
+    script = [sys.executable, f"scripts/audit_{family}.py", "--dry-run"]
+    out = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    assert out.count("rksp audit --init") >= 6
