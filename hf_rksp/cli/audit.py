@@ -144,7 +144,9 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
     from hf_rksp.inputs import prepare
     from hf_rksp.machine import describe_machine
     from hf_rksp.profile import profile_model
+    from hf_rksp.profile.estimate import estimate_seconds
     from hf_rksp.profile.share import split
+    from hf_rksp.report.text import seconds
 
     hush_libraries()
     step = progress(args.quiet or (state is not None and not state.is_main_process))
@@ -152,7 +154,8 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
         source = replace(source, device=str(state.device))  # each process has its own
     prepared = prepare(source, options, step)
     batches = prepared.batches(options.batch_size)
-    step("profiling")
+    told = estimate_seconds(prepared.model, batches, rank, args.groups) if prepared.loaded.weights else None
+    step("profiling" + (f" {told[1]} blocks, about {seconds(told[0])} if none is done yet" if told else ""))
     return profile_model(
         prepared.model,
         batches if state is None else split(batches),

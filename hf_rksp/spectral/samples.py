@@ -109,29 +109,43 @@ class GroupedSamples:
             return [part.cpu() for part in self._moments if part.count]
         pairs, self._pairs = self._pairs or [], []
         filled = [(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])) for parts in pairs if parts]
-        sizes = [len(x) for x, _ in filled if len(x)]
-        if not sizes:
+        filled = [(x, y) for x, y in filled if len(x)]
+        if not filled:
             return []
-        x = torch.cat([x for x, _ in filled]).to("cpu", torch.float64)
-        y = torch.cat([y for _, y in filled]).to("cpu", torch.float64)
-        mean_x, mean_y = x.mean(0), y.mean(0)
-        # Rounding leaves about eps * mean in constant states: those have no span, and `whitened_dmd` says so.
-        floor = torch.finfo(torch.float64).eps * mean_x.abs().max()
-        if not (x - mean_x).square().mean(0).max() > floor**2:
+        del pairs
+        sizes = [len(x) for x, _ in filled]
+        # One after the other: at d = 4096 each of these is 67 MB.
+        x = _centred([x for x, _ in filled])
+        if x is None:  # constant states have no span; `whitened_dmd` says so
             plain = GroupedMoments(self.dim, len(sizes))
-            for number, (part_x, part_y) in enumerate(zip(torch.split(x, sizes), torch.split(y, sizes), strict=True)):
-                plain.update(number, part_x, part_y, None)
+            for number, (part_x, part_y) in enumerate(filled):
+                plain.update(number, part_x.cpu(), part_y.cpu(), None)
             return plain
-        x -= mean_x
-        y -= mean_y
-        basis = torch.linalg.qr(x.T).Q  # (d, N)
-        inside_x, inside_y = x @ basis, y @ basis
-        outside = (y.square().sum(1) - inside_y.square().sum(1)).clamp_min(0)
+        rows_y = [y for _, y in filled]
+        del filled
+        basis, triangle = torch.linalg.qr(x.T)  # (d, N) and (N, N)
+        del x
+        y = _centred(rows_y, always=True)
+        assert y is not None
+        del rows_y
+        inside_x, inside_y = triangle.T, y @ basis
+        outside = (y.square_().sum(1) - inside_y.square().sum(1)).clamp_min(0)
+        width, span = basis.shape
+        del basis, y
         reduced = []
-        for part_x, part_y, rest in zip(
-            torch.split(inside_x, sizes), torch.split(inside_y, sizes), torch.split(outside, sizes), strict=True
-        ):
-            group = SecondMoments(basis.shape[1], width=self.dim, outside_y=float(rest.sum()))
+        parts = zip(*(torch.split(part, sizes) for part in (inside_x, inside_y, outside)), strict=True)
+        for part_x, part_y, rest in parts:
+            group = SecondMoments(span, width=width, outside_y=float(rest.sum()))
             group.update(part_x, part_y)
             reduced.append(group)
         return reduced
+
+
+def _centred(parts: list[Tensor], always: bool = False) -> Tensor | None:
+    """All rows in float64, less their mean; ``None`` if they are all equal but for rounding."""
+    rows = torch.cat(parts).to("cpu", torch.float64, copy=True)
+    mean = rows.mean(0)
+    rows -= mean
+    floor = torch.finfo(torch.float64).eps * mean.abs().max()  # what rounding leaves of a mean
+    varies = max(float(part.square().mean(0).max()) for part in torch.split(rows, 256)) > float(floor) ** 2
+    return rows if varies or always else None
