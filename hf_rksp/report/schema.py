@@ -76,8 +76,24 @@ def profile_from_dict(data: object) -> ModelProfile:
 
 
 def dumps(data: Mapping[str, Any]) -> str:
-    """Strict JSON, one layer's array a line, so that files stay small and diffs readable."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    """Strict JSON, one key and one array a line, so that files stay small and diffs readable."""
+    return _lines(data, "\n") + "\n"
+
+
+def _lines(value: Any, start: str) -> str:
+    """``value`` where a line starts with ``start``; arrays without objects in them stay on one line."""
+    if isinstance(value, dict) and value:
+        inner = start + " "
+        rows = (f"{inner}{_compact(name)}: {_lines(item, inner)}" for name, item in value.items())
+        return "{" + ",".join(rows) + start + "}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        inner = start + " "
+        return "[" + ",".join(inner + _lines(item, inner) for item in value) + start + "]"
+    return _compact(value)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _layer_to_dict(layer: LayerProfile) -> dict[str, Any]:

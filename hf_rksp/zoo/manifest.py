@@ -28,7 +28,8 @@ class ZooModel:
         source: "initialised", "trained" (a small one, trained here), or "pretrained".
         licence: of the weights, or of the architecture where there are none.
         arguments: of ``rksp audit``, without seed and output.
-        seeds: of the random weights and the draw of text; the first one has the full report.
+        seeds: of the random weights and the draw of text. The first one has the full report; the others are there for their
+            spread, and go without the jackknife, which costs eight times as much as all the rest.
         memory_gib: about the most that an audit takes.
         published: key of the paper's figures for this architecture in `hf_rksp.zoo.published`.
         note: what a reader has to know before comparing.
@@ -51,9 +52,14 @@ class ZooModel:
     step: float | None = None
     line: str | None = None
 
+    def arguments_of(self, seed: int) -> list[str]:
+        """All arguments of the audit of one seed, but where its output goes."""
+        alone = seed == self.seeds[0] or "--groups" in self.arguments
+        return [*self.arguments, *([] if alone else ["--groups", "0"]), "--seed", str(seed)]
+
     def command(self, seed: int) -> str:
         """The audit of one seed, as a reader would type it."""
-        return shlex.join(["rksp", "audit", *self.arguments, "--seed", str(seed)])
+        return shlex.join(["rksp", "audit", *self.arguments_of(seed)])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from hf_rksp.machine import versions
 from hf_rksp.report.schema import dumps
 from hf_rksp.report.write import check_writable, put_files
 from hf_rksp.zoo.manifest import Manifest, ZooModel
-from hf_rksp.zoo.shelf import FAILURES, describe_model, result_path, without_spectrum
+from hf_rksp.zoo.shelf import FAILURES, describe_model, result_path, shortened, without_spectrum
 
 #: Lines of a failed audit that are kept.
 _TAIL = 20
@@ -131,7 +130,7 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
 def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:
     """Run one audit and keep its result; ``None``, or what went wrong."""
     model = job.model
-    arguments = [*model.arguments, "--seed", str(job.seed)]
+    arguments = model.arguments_of(job.seed)
     if "--stream" in arguments:
         arguments += ["--resume", str(options.work / f"{model.id}-{job.seed}")]
     with tempfile.TemporaryDirectory(prefix="rksp-zoo-") as folder:
@@ -142,7 +141,7 @@ def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:
             data = json.loads(result.read_text(encoding="utf-8"))
             data["setup"]["command"] = model.command(job.seed)
             target = result_path(options.folder, model, job.seed)
-            _write(target, data if job.seed == model.seeds[0] else without_spectrum(data))
+            _write(target, shortened(data) if job.seed == model.seeds[0] else without_spectrum(data))
             return None
     error = next(
         (text for text in reversed(tail) if text.startswith("rksp: error:")), tail[-1] if tail else "no output"
@@ -152,7 +151,7 @@ def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:
     return {
         "id": model.id,
         "seed": job.seed,
-        "command": shlex.join(["rksp", "audit", *model.arguments, "--seed", str(job.seed)]),
+        "command": model.command(job.seed),
         "exit_code": code,
         "error": error,
         "output": list(tail),

@@ -1,7 +1,7 @@
 """What lies in zoo_reports, read only: models, the audits of their seeds, and the failures.
 
 zoo_reports/ID/model.json    what the manifest says of the model
-zoo_reports/ID/report.json   the audit of its first seed, whole
+zoo_reports/ID/report.json   the audit of its first seed, eigenvalues to four digits
 zoo_reports/ID/seed-N.json   the audits of the others, without eigenvalues
 zoo_reports/failures/        audits that ended with an error
 """
@@ -93,6 +93,25 @@ def result_path(folder: Path, model: ZooModel, seed: int) -> Path:
 def describe_model(model: ZooModel) -> dict[str, Any]:
     """``model.json``."""
     return json.loads(json.dumps(asdict(model)))  # type: ignore[no-any-return]
+
+
+def shortened(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A report's dict with eigenvalues to four digits and residuals to three: enough to draw, and half as heavy."""
+
+    def rounded(value: Any, digits: int) -> Any:
+        if isinstance(value, list):
+            return [rounded(item, digits) for item in value]
+        return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+    layers = [
+        {
+            **layer,
+            "eigenvalues": rounded(layer["eigenvalues"], 4),
+            "residuals": rounded(layer["residuals"], 3),
+        }
+        for layer in layers_of(data)
+    ]
+    return {**data, "layers": layers}
 
 
 def without_spectrum(data: Mapping[str, Any]) -> dict[str, Any]:
