@@ -49,5 +49,7 @@ class KanLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``."""
-        basis = b_splines(x, self.intervals, self.order, self.reach).flatten(-2)
+        # In float32 at least: the recursion takes differences, and bfloat16 leaves two digits of them.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        basis = b_splines(wide, self.intervals, self.order, self.reach).to(x.dtype).flatten(-2)
         return functional.linear(functional.silu(x), self.base_weight) + functional.linear(basis, self.spline_weight)

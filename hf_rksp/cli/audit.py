@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
     from hf_rksp.errors import InputError
     from hf_rksp.profile.model import check_options
+    from hf_rksp.profile.resume import discard
     from hf_rksp.report import profile_to_dict, write_report
     from hf_rksp.report.hub import check_access, push_report
     from hf_rksp.report.schema import dumps
@@ -120,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
     paths = write_report(data, folder, wanted) if writes else {}
     if args.json:
         write_json(dumps(data), args.json)
+    if args.resume:
+        discard(args.resume)
     if args.json != "-":
         print(summary(profile))
         for path in paths.values():

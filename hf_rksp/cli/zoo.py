@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,17 @@ def run_models(args: argparse.Namespace) -> int:
 
     manifest = read_manifest(Path(args.manifest))
     options = RunnerOptions(
-        Path(args.folder), args.memory_cap, args.with_hub, tuple(args.only), args.size, args.seeds, Path(args.work)
+        Path(args.folder),
+        args.memory_cap,
+        args.with_hub,
+        tuple(args.only),
+        args.size,
+        args.seeds,
+        Path(args.work),
+        args.quiet,
     )
+    # So that an audit that is running is ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     jobs = plan(manifest, options)
     if args.dry_run:
         rows = [
@@ -143,6 +153,6 @@ def publish(args: argparse.Namespace) -> int:
     from hf_rksp.report.hub import check_access
     from hf_rksp.zoo.publish import publish as push
 
-    check_access()
+    check_access("repo_id")
     print(f"pushed to {push(Path(args.folder), args.repo_id, args.private)}")
     return exit_codes.OK

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ import numpy as np
 import torch
 
 from hf_rksp.errors import InputError, first_line
+
+#: Images that a draw is from.
+_DRAWN_FROM = 1000
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Images:
         return [{"pixel_values": part} for part in self.pixels.split(size)]
 
 
-def read_images(source: ImageSource, config: Any, tokens: int) -> Images:
-    """The first images, enough for ``tokens`` patches of the model that ``config`` describes.
+def read_images(source: ImageSource, config: Any, tokens: int, seed: int) -> Images:
+    """Images drawn from the first thousand, enough for ``tokens`` patches of the model that ``config`` describes.
 
     Raises:
         InputError: nothing is there, it holds no images, or too few; the model has no fixed image size.
@@ -51,10 +56,19 @@ def read_images(source: ImageSource, config: Any, tokens: int) -> Images:
             f"images={source.name!r}: image_size={side!r} and patch_size={patch!r} of this model are no whole numbers; call "
             "hf_rksp.profile_model(model, batches) with batches of its own"
         )
+    if not 0 < patch <= side:
+        raise InputError(
+            f"images={source.name!r}: patches of {patch} pixels do not fit images of {side}; see patch_size"
+        )
+    if getattr(config, "num_channels", 3) != 3:
+        raise InputError(
+            f"images={source.name!r}: this model takes {config.num_channels} channels, and these are images in colour; call "
+            "hf_rksp.profile_model(model, batches) with batches of its own"
+        )
     count = -(-tokens // (side // patch) ** 2)
     rows = _rows(source)
     pixels, digest = [], hashlib.sha256()
-    for row in rows.take(count):
+    for row in _read(rows.shuffle(seed=seed, buffer_size=_DRAWN_FROM).take(count), source):
         image = next((value for value in row.values() if hasattr(value, "convert")), None)
         if image is None:
             raise InputError(f"images={source.name!r} has no column with images, only {', '.join(map(str, row))}")
@@ -72,9 +86,19 @@ def read_images(source: ImageSource, config: Any, tokens: int) -> Images:
         "side": side,
         "patches": (side // patch) ** 2,
         "scaling": "bicubic, to [-1, 1]",
+        "seed": seed,
         "sha256": digest.hexdigest(),
     }
     return Images((torch.stack(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5, info)
+
+
+def _read(rows: Iterable[Any], source: ImageSource) -> Iterator[Any]:
+    try:
+        yield from rows
+    except Exception as error:  # of datasets, pyarrow, PIL and the network
+        raise InputError(
+            f"images={source.name!r}: an image cannot be read ({first_line(error)}); take it out, or pass others"
+        ) from None
 
 
 def _rows(source: ImageSource) -> Any:
@@ -86,7 +110,11 @@ def _rows(source: ImageSource) -> Any:
         if path.is_file():
             return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
         if path.is_dir():
-            files = sorted(str(file) for file in path.rglob("*.parquet") if source.split in file.name)
+            files = sorted(
+                str(file)
+                for file in path.rglob("*.parquet")
+                if re.search(rf"(?<![a-z]){re.escape(source.split)}(?![a-z])", file.name)
+            )
             if files:
                 return datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
             return datasets.load_dataset("imagefolder", data_dir=str(path), split=source.split, streaming=True)

@@ -46,6 +46,10 @@ class Initialiser:
         #: The modules outside the blocks.
         self.rest = {module for module in model.modules() if module not in inner}
 
+    def identity(self) -> object:
+        """The seed; the configuration is the model's."""
+        return [self.seed, self.double]
+
     def make_all(self) -> nn.Module:
         """The whole model, in evaluation mode."""
         self.make_rest()

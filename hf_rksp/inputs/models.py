@@ -7,6 +7,7 @@ random numbers and the report would describe those.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from hf_rksp.inputs.presets import PRESETS
 from hf_rksp.inputs.source import DTYPES, ModelSource
 from hf_rksp.profile.gather import BlockWeights
 
+#: Bytes at either end of a file that are looked at to tell it from another.
+_END = 2**20
 _PEFT_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
@@ -140,7 +143,7 @@ def _from_pretrained(source: ModelSource, path: str, more: dict[str, Any]) -> Lo
     dtype = DTYPES.get(source.dtype, "auto")
     if source.device == "auto":
         more = more | {"device_map": "auto"}
-    weights = _ReadFromDisk() if source.stream else None
+    weights = _ReadFromDisk(_weight_files(path, more)) if source.stream else None
     if weights:
         more = more | _on_disk(path, source, weights.folder.name)
     try:
@@ -172,14 +175,37 @@ class _ReadFromDisk:
     What does not lie in safetensors files is copied into a folder, which goes when this does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = sorted(files)
         self.folder = tempfile.TemporaryDirectory(prefix="rksp-")
+
+    def identity(self) -> object:
+        """Name, size, time and a digest of both ends of every file; those of the Hub are named by their commit."""
+        return [_identity(file) for file in self.files]
 
     def make(self, block: Block) -> None:
         """Nothing."""
 
     def drop(self, block: Block) -> None:
         """Nothing."""
+
+
+def _weight_files(path: str, more: dict[str, Any]) -> list[Path]:
+    folder = Path(path)
+    if not folder.is_dir():
+        return []
+    if "gguf_file" in more:
+        return [folder / more["gguf_file"]]
+    return [file for suffix in ("safetensors", "bin") for file in folder.glob(f"*.{suffix}")]
+
+
+def _identity(file: Path) -> list[object]:
+    status, ends = file.stat(), hashlib.sha256()
+    with file.open("rb") as stream:
+        ends.update(stream.read(_END))
+        stream.seek(max(0, status.st_size - _END))
+        ends.update(stream.read())
+    return [file.name, status.st_size, status.st_mtime_ns, ends.hexdigest()]
 
 
 def _on_disk(path: str, source: ModelSource, folder: str) -> dict[str, Any]:

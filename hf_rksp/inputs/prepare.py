@@ -109,7 +109,7 @@ def _with_images(
     if getattr(loaded.model, "main_input_name", None) != "pixel_values":
         raise InputError(f"images={source.name!r}: model={model.name!r} takes no images; leave --images out")
     step("reading the images")
-    images = read_images(source, loaded.model.config, options.tokens)
+    images = read_images(source, loaded.model.config, options.tokens, options.seed)
     return Prepared(loaded, images, {"images": images.info, "batch_size": options.batch_size})
 
 

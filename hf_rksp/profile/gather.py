@@ -29,6 +29,9 @@ Key = tuple[str, int]
 class BlockWeights(Protocol):
     """Puts the weights of one block at a time in place."""
 
+    def identity(self) -> object:
+        """What tells these weights from others: plain JSON types. A resumed profile has to have the same."""
+
     def make(self, block: Block) -> None:
         """Called before any batch enters ``block``."""
 

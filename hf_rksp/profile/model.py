@@ -91,7 +91,8 @@ def profile_model(
         weights: for a model larger than memory: puts one block at a time in place. All batches then pass a block before any
             of them enters the next.
         resume: with ``weights``: folder in which a profile that is stopped leaves its state, and from which the same call goes
-            on at the block where it stopped. Empty again when the profile is whole.
+            on at the block where it stopped. It stays until `hf_rksp.profile.resume.discard` is called: when the profile is
+            safe elsewhere.
         shared: the processes of `torch.distributed` work on one profile. Each calls this with the same model and its own share
             of the batches; every one of them gets the profile of all.
         source: "initialised" or "pretrained": the thresholds hold for models at initialisation.
@@ -124,7 +125,13 @@ def profile_model(
     kept = Resume(Path(resume) / f"process-{share.rank}" if shared else resume) if resume is not None else None
     if kept:
         described = _describe_model(model, stacks, source) | dict(model_info or {})
-        kept.open(_fingerprint(described, batches, rank, groups, config) | {"processes": share.world})
+        assert weights is not None
+        own = {"weights": weights.identity(), "processes": share.world}
+        kept.open(_fingerprint(described, batches, rank, groups, config) | own)
+        if any(done != list(kept.layers) for done in share.gather(list(kept.layers))):
+            raise InputError(
+                f"resume={str(resume)!r}: its processes were stopped at different blocks; delete it to begin anew"
+            )
         layers = kept.layers
         for name, value in kept.seconds.items():
             seconds[name] += value
@@ -148,9 +155,7 @@ def profile_model(
                 bar.update()
             seconds["spectra"] += time.perf_counter() - solving
             if kept:
-                kept.save(seconds)
-    if kept:
-        kept.close()
+                kept.save(seconds, share)
     ordered = tuple(layers.values())
     aggregates = aggregate(ordered)
     model_entry = _describe_model(model, stacks, source) | dict(model_info or {})

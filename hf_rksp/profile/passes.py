@@ -27,10 +27,12 @@ def repeated(
 ) -> Iterator[dict[Key, GroupedSamples]]:
     """Samples or moments of as many layers as fit into memory, by a forward pass for each such part."""
     todo = list(seen)
-    first = sequences(batches[0])
-    batches_of_first = max(share.gather(sum(map(sequences, batches)) / first)) * share.world
+    # Of all processes: they have to part the layers alike.
+    own = sum(map(sequences, batches)) / sequences(batches[0])
+    rows = [sum(parts) for parts in zip(*share.gather([states.rows * own for states in seen.values()]), strict=True)]
+    tokens = dict(zip(seen, rows, strict=True))
     while todo:
-        part = _fitting(todo, seen, batches_of_first, max(groups, 1), moment_memory)
+        part = _fitting(todo, seen, tokens, max(groups, 1), moment_memory)
         todo = todo[len(part) :]
         # Every pass starts from the same random state, so that models that draw numbers see the same ones.
         with torch.compiler.set_stance("force_eager"), untouched(model):
@@ -74,14 +76,14 @@ def streamed(
 
 
 def _fitting(
-    todo: Sequence[Key], seen: Mapping[Key, States], batches: float, groups: int, moment_memory: float
+    todo: Sequence[Key], seen: Mapping[Key, States], tokens: Mapping[Key, float], groups: int, moment_memory: float
 ) -> list[Key]:
     """As many of the next layers as fit into ``moment_memory`` with their samples or moments; at least one."""
     part, used = [], 0.0
     for key in todo:
-        width, rows, itemsize = seen[key]
-        few = rows * batches <= width
-        used += 2 * rows * batches * width * itemsize if few else groups * 3 * width**2 * 8
+        width, _, itemsize = seen[key]
+        few = tokens[key] <= width
+        used += 2 * tokens[key] * width * itemsize if few else groups * 3 * width**2 * 8
         if part and used > moment_memory:
             break
         part.append(key)

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from hf_rksp.errors import InputError, OutputError, first_line
 from hf_rksp.profile.layer import LayerProfile
+from hf_rksp.profile.share import Share
 from hf_rksp.spectral import KreissBracket, Masses
 
 _FILE = "state.pt"
@@ -73,8 +75,8 @@ class Resume:
             )
         self.layers, self.outputs, self.seconds = state["layers"], state["outputs"], state["seconds"]
 
-    def save(self, seconds: Mapping[str, float]) -> None:
-        """Write `layers` and `outputs` as they are now, aside and then into place.
+    def save(self, seconds: Mapping[str, float], share: Share) -> None:
+        """Write `layers` and `outputs` as they are now, aside and then, when every process has, into place.
 
         Raises:
             OutputError: the disk is full or the folder gone; the profile itself is not harmed.
@@ -85,18 +87,18 @@ class Resume:
             "outputs": self.outputs,
             "seconds": dict(seconds),
         }
-        partial = self.folder / f"{_FILE}.partial"
+        name = ""
         try:
-            torch.save(state, partial)
-            os.replace(partial, self.folder / _FILE)
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".rksp-", suffix=".partial")
+            with os.fdopen(handle, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            share.gather(None)
+            os.replace(name, self.folder / _FILE)
         except (OSError, RuntimeError) as error:
+            Path(name).unlink(missing_ok=True)
             raise OutputError(f"resume={str(self.folder)!r}: cannot be written ({first_line(error)})") from None
-
-    def close(self) -> None:
-        """The profile is whole: nothing needs to be kept."""
-        (self.folder / _FILE).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
 
     def keep(self, stack: str, batch: int, output: object) -> None:
         """What a block put out for a batch.
@@ -109,6 +111,17 @@ class Resume:
         outputs = self.outputs.setdefault(stack, [])
         outputs.extend([None] * (batch + 1 - len(outputs)))
         outputs[batch] = output
+
+
+def discard(folder: str | os.PathLike[str]) -> None:
+    """Delete what a profile left in ``folder``: it is whole, and its report is written."""
+    path = Path(folder)
+    for file in [path / _FILE, *path.glob(f"process-*/{_FILE}")]:
+        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.parent.rmdir()
+    with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def digest(batches: Sequence[Mapping[str, Any]]) -> str:

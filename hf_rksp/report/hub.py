@@ -9,8 +9,8 @@ from typing import Any
 from hf_rksp.errors import OutputError, first_line
 
 
-def check_access() -> None:
-    """Refuse before the work starts if there is no token to push with.
+def check_access(option: str = "push_to_hub") -> None:
+    """Refuse before the work starts if there is no token to push with; ``option`` asked for it.
 
     Raises:
         OutputError: nobody is logged in.
@@ -18,9 +18,7 @@ def check_access() -> None:
     from huggingface_hub import get_token
 
     if get_token() is None:
-        raise OutputError(
-            "push_to_hub: not logged in to the Hub; run `hf auth login`, or set HF_TOKEN, or leave --push-to-hub out"
-        )
+        raise OutputError(f"{option}: not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
 
 
 def push_report(

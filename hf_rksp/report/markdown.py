@@ -75,8 +75,10 @@ def _escape(value: object) -> str:
 
 
 def _command(command: str) -> str:
+    return command_block(command) if command else "No command was recorded: this profile was made from Python."
+
+
+def command_block(command: str, language: str = "sh") -> str:
     """A fenced block whose fence is longer than any run of backticks inside."""
-    if not command:
-        return "No command was recorded: this profile was made from Python."
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", command)), default=0))
-    return f"{fence}sh\n{command}\n{fence}"
+    return f"{fence}{language}\n{command}\n{fence}"

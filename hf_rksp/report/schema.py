@@ -45,6 +45,10 @@ def profile_from_dict(data: object) -> ModelProfile:
             f"schema_version={data['schema_version']!r}: this release reads {SCHEMA_VERSION}; run `rksp audit` again, or "
             "install the release of hf_rksp that the report names under setup.versions"
         )
+    if data.get("kind"):
+        raise SchemaError(
+            f"this is a report {data['kind']}, as the zoo keeps of further seeds: pass the report.json beside it"
+        )
     missing = [name for name in _SECTIONS if name not in data]
     if missing:
         raise SchemaError(

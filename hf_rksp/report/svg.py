@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from xml.sax.saxutils import escape as _escape
 
-from hf_rksp.report.text import line, power_of_ten
+from hf_rksp.report.text import LONGEST, line, power_of_ten
 
 #: Height of the title line that stand-alone files carry above the drawing.
 _TITLE = 34
@@ -57,7 +57,7 @@ class Figure:
         )
 
     def _names(self) -> str:
-        return f'<title id="{self.key}-t">{escape(self.title)}</title><desc id="{self.key}-d">{escape(self.alt)}</desc>'
+        return f'<title id="{self.key}-t">{escape(self.title)}</title><desc id="{self.key}-d">{escape(self.alt, 10_000)}</desc>'
 
 
 @cache
@@ -67,9 +67,9 @@ def style() -> str:
     return "".join(part.partition("*/")[2] if place else part for place, part in enumerate(text.split("/*")))
 
 
-def escape(text: object) -> str:
+def escape(text: object, longest: int = LONGEST) -> str:
     """Text for XML, on one line."""
-    return _escape(line(text), {'"': "&quot;", "'": "&#39;"})
+    return _escape(line(text, longest), {'"': "&quot;", "'": "&#39;"})
 
 
 def short(value: float) -> str:

@@ -47,6 +47,7 @@ def view(data: Mapping[str, Any], sections: Sections = ()) -> dict[str, Any]:
         "facts": _facts(model, setup, layers),
         "verdict": _verdict(data),
         "sections": sections,
+        "digits": {4: "four", 6: "six"}.get(setup.get("eigenvalue_digits", 6), "fewer"),
         "checks": _checks(data),
         "planes": planes(data),
         "depth": depth_figures(data),

@@ -66,7 +66,7 @@ class GroupedSamples:
             keep = (mask != 0).reshape(-1).to(rows_x.device)
             rows_x, rows_y = rows_x[keep], rows_y[keep]
         for name, rows in (("x", rows_x), ("y", rows_y)):
-            if not torch.isfinite(rows.sum(0, dtype=torch.float64)).all():
+            if not torch.isfinite(rows).all():
                 bad = int((~torch.isfinite(rows)).any(1).sum())
                 raise NonFiniteError(
                     f"{name} holds NaN or inf in {bad} of {rows.shape[0]} rows: find the layer that makes them, or leave "
@@ -85,7 +85,9 @@ class GroupedSamples:
         distributed.all_gather_object(tokens, self.tokens)
         if sum(tokens) <= self.dim:
             kept: list[Any] = [None] * len(tokens)
-            distributed.all_gather_object(kept, self._pairs)
+            # On the processor: a tensor arrives on the device that it left.
+            own = [[(x.cpu(), y.cpu()) for x, y in parts] for parts in self._pairs or []]
+            distributed.all_gather_object(kept, own)
             self._pairs = [[pair for part in kept for pair in part[group]] for group in range(self.groups)]
         else:
             self._sum_up()

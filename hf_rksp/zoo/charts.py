@@ -83,10 +83,13 @@ MOST_LINES = 8
 
 def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
     """Near-unit mass of random weights against the number of parameters, a line a family, with each seed's value."""
-    known = [
-        (name, sorted((r for r in rows if r.facts["parameters"]), key=lambda r: float(r.facts["parameters"])))
-        for name, rows in lines
-    ][:MOST_LINES]
+    known = []
+    for name, members in lines:
+        found = [row for row in members if row.facts["parameters"] and row.means["near_unit_mass"] is not None]
+        if len({row.facts["parameters"] for row in found}) > 1:
+            known.append((name, sorted(found, key=lambda row: float(row.facts["parameters"]))))
+    left_out = [name for name, _ in known[MOST_LINES:]]
+    known = known[:MOST_LINES]
     sizes = [float(row.facts["parameters"]) for _, rows in known for row in rows] or [1e7, 1e9]
     across = Scale(math.log10(min(sizes)) - 0.15, math.log10(max(sizes)) + 0.15, _LEFT, _WIDTH - _RIGHT, log=True)
     up = Scale(0, 1, _BASE, 24)
@@ -104,11 +107,7 @@ def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
     body.append(svg.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "parameters", anchor="m"))
     ends = []
     for place, (name, rows) in enumerate(known):
-        points = [
-            (across(float(row.facts["parameters"])), up(value))
-            for row in rows
-            if (value := row.means["near_unit_mass"]) is not None
-        ]
+        points = [(across(float(row.facts["parameters"])), up(float(row.means["near_unit_mass"] or 0))) for row in rows]
         for row in rows:
             x = across(float(row.facts["parameters"]))
             body += [
@@ -119,9 +118,9 @@ def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
             body.append(f'<path class="k{place}" d="M{"L".join(f"{short(x)} {short(y)}" for x, y in points)}"/>')
         for (x, y), row in zip(points, rows, strict=True):
             told = f"{line(row.entry.model.title, 60)}: {row.shown('near_unit_mass')}"
-            body.append(
-                f'<g><title>{svg.escape(told)}</title><circle class="k{place} dot" cx="{short(x)}" cy="{short(y)}" r="4"/></g>'
-            )
+            hollow = " hollow" if row.projected else ""
+            dot = f'<circle class="k{place} dot{hollow}" cx="{short(x)}" cy="{short(y)}" r="4"/>'
+            body.append(f"<g><title>{svg.escape(told)}</title>{dot}</g>")
         if points:
             ends.append([points[-1][1], points[-1][0], name, place])
     for y, at, name, place in _spread(ends):
@@ -134,7 +133,9 @@ def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
     return Figure(
         "scaling",
         "Near-unit mass and size",
-        "Random weights. Large dots: mean over the seeds; small ones: each seed.",
+        "Random weights. Large dots: mean over the seeds; small ones: each seed. Hollow: seen through a projection on the "
+        "directions that the tokens carry; modes outside are not counted, so these do not compare with the filled ones."
+        + (f" Left out: {', '.join(left_out)}." if left_out else ""),
         f"Near-unit mass against parameters. {said}.",
         _WIDTH,
         _HEIGHT,

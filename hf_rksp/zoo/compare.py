@@ -22,6 +22,7 @@ class Comparison:
 
     published: Published
     ours: float | None
+    audited: bool = True
 
     @property
     def name(self) -> str:
@@ -43,7 +44,7 @@ class Comparison:
     def verdict(self) -> str:
         """In words."""
         if self.ours is None:
-            return "not audited yet"
+            return "not defined here" if self.audited else "not audited yet"
         if self.agrees:
             return "agrees"
         theirs = self.published.value
@@ -71,7 +72,7 @@ def comparisons(entry: Entry) -> Iterator[Comparison]:
     """Every figure that the paper gives for this architecture, beside the mean over our seeds."""
     published = published_of(entry)
     for figure in published.figures if published else ():
-        yield Comparison(figure, entry.mean(figure.quantity, figure.third) if entry.audits else None)
+        yield Comparison(figure, entry.mean(figure.quantity, figure.third), bool(entry.audits))
 
 
 def apart(entry: Entry) -> str:

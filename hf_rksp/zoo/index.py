@@ -16,12 +16,10 @@ from hf_rksp.report.svg import Figure
 from hf_rksp.report.tables import QUANTITY_NAMES
 from hf_rksp.report.text import DASH, number
 from hf_rksp.zoo import charts, compare
+from hf_rksp.zoo.manifest import SOURCES
 from hf_rksp.zoo.page import SEED_QUANTITIES
 from hf_rksp.zoo.rows import RADAR, Row, row_of
 from hf_rksp.zoo.shelf import Shelf
-
-#: Models on one line of the scaling figure: of one family, with random weights, in at least two sizes.
-_LEAST_SIZES = 2
 
 
 def index_files(shelf: Shelf) -> dict[str, bytes]:
@@ -71,7 +69,7 @@ def _comparison(row: Row) -> dict[str, Any] | None:
         "numeric": compare.NUMERIC,
         "cells": [comparison.cells() for comparison in found],
         "agree": sum(comparison.agrees is True for comparison in found),
-        "of": len(found),
+        "of": sum(comparison.agrees is not None for comparison in found),
         "audited": bool(row.entry.audits),
     }
 
@@ -86,19 +84,20 @@ def _patterns(rows: Sequence[Row]) -> list[tuple[Row, str, tuple[str, ...]]]:
 
 
 def _counts(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
-    """Source -> in how many of how many models the ratio rises with the depth."""
+    """Source -> in how many of how many models the ratio rises throughout; of a model that was trained here, at the end alone."""
     counts = []
     for source, said in (("initialised", "random weights"), ("trained", "trained here"), ("pretrained", "pretrained")):
-        found = [row.pattern for row in rows if row.entry.model.source == source and row.pattern != DASH]
+        models = [row for row in rows if row.entry.model.source == source and row.entry.model.step in (None, 1.0)]
+        found = [row.pattern for row in models if row.pattern != DASH]
         if found:
             counts.append((said, found.count("rises"), len(found)))
     return counts
 
 
 def _of_each_family(rows: Sequence[Row]) -> list[Row]:
-    """The first audited model of each family."""
+    """The first audited model of each family, one with random weights where there is one."""
     first: dict[str, Row] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: SOURCES.index(row.entry.model.source)):
         first.setdefault(row.entry.model.family, row)
     return list(first.values())
 
@@ -106,9 +105,9 @@ def _of_each_family(rows: Sequence[Row]) -> list[Row]:
 def _lines(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     families: dict[str, list[Row]] = {}
     for row in rows:
-        if row.entry.model.source == "initialised":
-            families.setdefault(row.entry.model.line or row.entry.model.family, []).append(row)
-    return [(name, members) for name, members in families.items() if len(members) >= _LEAST_SIZES]
+        if row.entry.model.source == "initialised" and row.entry.model.line:
+            families.setdefault(row.entry.model.line, []).append(row)
+    return list(families.items())
 
 
 def _page(shown: dict[str, Any], figures: Sequence[Figure], rows: Sequence[Row]) -> str:

@@ -18,6 +18,20 @@ SOURCES = ("initialised", "trained", "pretrained")
 _OWN = ("--seed", "--out", "--json", "--formats", "--push-to-hub", "--private", "--quiet", "--resume")
 
 
+#: Folders of the zoo that are no models.
+_RESERVED = ("manifests", "failures", "figures", "parquet")
+_TYPES: tuple[tuple[str, Any, str], ...] = (
+    ("memory_gib", (int, float), "a number"),
+    ("step", (int, float), "a number"),
+    ("note", str, "a text"),
+    ("line", str, "a text"),
+    ("published", str, "a text"),
+    ("needs_hub", bool, "true or false"),
+)
+#: Those that may be null.
+_OPTIONAL = ("step", "line", "published")
+
+
 @dataclass(frozen=True)
 class ZooModel:
     """One model of the zoo.
@@ -35,7 +49,7 @@ class ZooModel:
         note: what a reader has to know before comparing.
         needs_hub: the weights are on the Hub alone (and may need a licence): not run unless asked for.
         step: share of its training that a trained model has had, 0 to 1.
-        line: name of its line in the figure of sizes, where it is not the family's.
+        line: that it stands on in the figure of sizes, if any.
     """
 
     id: str
@@ -54,7 +68,7 @@ class ZooModel:
 
     def arguments_of(self, seed: int) -> list[str]:
         """All arguments of the audit of one seed, but where its output goes."""
-        alone = seed == self.seeds[0] or "--groups" in self.arguments
+        alone = seed == self.seeds[0] or any(part.split("=")[0] == "--groups" for part in self.arguments)
         return [*self.arguments, *([] if alone else ["--groups", "0"]), "--seed", str(seed)]
 
     def command(self, seed: int) -> str:
@@ -105,8 +119,11 @@ def _model(entry: Any, where: str) -> ZooModel:
         if not isinstance(entry.get(name), str) or not entry[name].strip():
             raise InputError(f"{where}: {name}={entry.get(name)!r}: pass a text")
     where = f"{where} ({entry['id']})"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", entry["id"]):
-        raise InputError(f"{where}: id={entry['id']!r}: it names a folder; use letters, digits, points and hyphens")
+    if entry["id"] in _RESERVED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", entry["id"]):
+        raise InputError(
+            f"{where}: id={entry['id']!r}: it names a folder; use letters, digits, points and hyphens, and none of "
+            f"{', '.join(_RESERVED)}"
+        )
     if entry["source"] not in SOURCES:
         raise InputError(f"{where}: source={entry['source']!r} is none of {', '.join(SOURCES)}")
     arguments, seeds = entry.get("arguments"), entry.get("seeds", [42])
@@ -120,8 +137,11 @@ def _model(entry: Any, where: str) -> ZooModel:
         raise InputError(f"{where}: seeds={seeds!r}: one is there twice")
     if entry.get("published") not in (None, *PUBLISHED):
         raise InputError(f"{where}: published={entry['published']!r} is none of {', '.join(PUBLISHED)}")
-    for name in ("memory_gib", "step"):
-        value = entry.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
-            raise InputError(f"{where}: {name}={value!r}: pass a number from 0")
+    for name, kind, said in _TYPES:
+        if name not in entry or (entry[name] is None and name in _OPTIONAL):
+            continue
+        if not (isinstance(entry[name], kind) and isinstance(entry[name], bool) == (kind is bool)):
+            raise InputError(f"{where}: {name}={entry[name]!r}: pass {said}, or leave it out")
+    if entry.get("memory_gib", 0) < 0 or not 0 <= (entry.get("step") or 0) <= 1:
+        raise InputError(f"{where}: memory_gib is a number from 0, and step a share from 0 to 1")
     return ZooModel(**{**entry, "arguments": tuple(arguments), "seeds": tuple(seeds)})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_rksp.report import Section, Table, render_html, render_markdown
+from hf_rksp.report.markdown import Ready, command_block, markdown_environment
 from hf_rksp.report.tables import QUANTITY_NAMES
 from hf_rksp.report.text import DASH, number, seconds, size, span
 from hf_rksp.zoo import compare
@@ -57,12 +58,14 @@ def _about(entry: Entry) -> Section:
 
 def _seeds(entry: Entry) -> Section | None:
     """Each seed, their mean, and its interval."""
-    if len(entry.model.seeds) < 2:
+    data = entry.report
+    if len(entry.model.seeds) < 2 or data is None:
         return None
     rows = []
     for quantity in SEED_QUANTITIES:
         title, symbol, form = QUANTITY_NAMES[quantity]
         values = entry.values(quantity)
+        values = values if len(values) == len(entry.audits) else []
         each = [form(_of(data, quantity)) for data in entry.audits.values()]
         each += [DASH] * (len(entry.model.seeds) - len(each))
         rows.append(
@@ -70,7 +73,7 @@ def _seeds(entry: Entry) -> Section | None:
                 f"{title} ({symbol})" if symbol else title,
                 *each,
                 form(entry.mean(quantity)),
-                span(interval(values), form),
+                span(interval(values, quantity), form),
                 form(entry.deviation(quantity)),
             )
         )
@@ -80,9 +83,14 @@ def _seeds(entry: Entry) -> Section | None:
     rows += [("time of the profile", *cost, *missing, "", "", ""), ("peak memory", *memory, *missing, "", "", "")]
     columns = ("Mean over layers", *(f"seed {seed}" for seed in (*entry.audits, *_open_seeds(entry))))
     columns += ("mean of seeds", "95% interval", "std. dev.")
+    inputs = "images" if "images" in data["setup"] else "passages of text"
+    drawn = f"other {inputs}; the weights are the same"
+    if entry.model.source == "initialised":
+        drawn = f"other weights and other {inputs}"
     lead = (
-        "Each seed draws other weights and other passages of text. The interval is Student's t over the seeds: with three of "
-        "them it is wide. The rest of this page is the first seed."
+        f"Each seed draws {drawn}. The interval is Student's t over the seeds: with three of them it is wide. The comparison with "
+        "the paper is of the mean of the seeds; the rest of this page is the first seed. The others may have been run without the "
+        "jackknife, which is most of the time."
     )
     return Section("seeds", "Seeds", (lead,), (Table(columns, tuple(rows), tuple(range(1, len(columns)))),))
 
@@ -103,7 +111,7 @@ def _published(entry: Entry) -> Section | None:
     said = [comparison.agrees for comparison in compare.comparisons(entry)]
     lead = (
         f"The paper on {published.name}: {published.setting} Two figures agree here within a tenth, shares within .05. "
-        f"{sum(answer is True for answer in said)} of {len(said)} agree."
+        f"{sum(answer is True for answer in said)} of {sum(answer is not None for answer in said)} agree."
     )
     paragraphs = [lead, compare.apart(entry)]
     if found := compare.start_to_end(entry):
@@ -127,24 +135,15 @@ _PATTERNS = {
 
 def _not_yet(entry: Entry) -> str:
     """The page of a model without an audit: never the numbers of another."""
-    model = entry.model
-    lines = [f"# {model.title}", "", "**Not audited yet.**", ""]
-    if model.needs_hub:
-        lines += [
-            "Its weights are on the Hub, and this audit has not been run by anybody with access to them. The command:",
-        ]
-    else:
-        lines += ["The command:"]
-    lines += ["", "```sh", model.command(model.seeds[0]), "```", "", f"Licence: {model.licence}."]
-    if model.note:
-        lines += ["", model.note]
-    for failure in entry.failures:
-        lines += ["", f"Seed {failure['seed']} was tried on {failure['date'][:10]} and failed: `{failure['error']}`"]
     published = compare.published_of(entry)
-    if published:
-        lines += ["", f"## What the paper reports ({published.name})", "", published.setting, ""]
-        lines += ["| Quantity | Paper | Published |", "| :--- | :--- | ---: |"]
-        lines += [
-            f"| {cells[0]} | {cells[1]} | {cells[2]} |" for cells in (c.cells() for c in compare.comparisons(entry))
-        ]
-    return "\n".join(lines) + "\n"
+    return (
+        markdown_environment()
+        .get_template("zoo_not_yet.md")
+        .render(
+            model=entry.model,
+            command=Ready(command_block(entry.model.command(entry.model.seeds[0]))),
+            failures=[(failure, Ready(command_block(str(failure["error"]), "text"))) for failure in entry.failures],
+            published=published,
+            cells=[comparison.cells() for comparison in compare.comparisons(entry)],
+        )
+    )

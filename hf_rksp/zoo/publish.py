@@ -5,22 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_rksp.errors import InputError, OutputError, first_line
+from hf_rksp.zoo.render import all_models, rendered
+from hf_rksp.zoo.shelf import read_shelf, result_path
 
-#: What is pushed; the card goes as README.md, and the README of GitHub as INDEX.md.
-PATTERNS = (
-    "parquet/*.parquet",
-    "*/report.json",
-    "*/seed-*.json",
-    "*/report.md",
-    "*/report.html",
-    "*/model.json",
-    "*/model-card.yaml",
-    "*/figures/*.svg",
-    "figures/*.svg",
-    "manifests/*.json",
-    "index.html",
-    "comparison.md",
-)
+#: What is pushed besides the folders of the models; the card goes as README.md, and the README of GitHub as INDEX.md.
+_TOP = ("parquet/*.parquet", "figures/*.svg", "manifests/*.json", "index.html", "comparison.md")
 
 
 def publish(folder: Path, repo: str, private: bool = False) -> str:
@@ -34,7 +23,12 @@ def publish(folder: Path, repo: str, private: bool = False) -> str:
     card, readme = folder / "DATASET_CARD.md", folder / "README.md"
     if not card.is_file() or not readme.is_file():
         raise InputError(f"folder={str(folder)!r} has no DATASET_CARD.md: run `rksp zoo render` first")
-    files = {path for pattern in PATTERNS for path in folder.glob(pattern)}
+    files = {path for pattern in _TOP for path in folder.glob(pattern)}
+    for entry in read_shelf(folder, all_models(folder)).entries:
+        own = folder / entry.model.id
+        names = {"model.json", *rendered(entry)}
+        files |= {own / name for name in names if (own / name).is_file()}
+        files |= {result_path(folder, entry.model, seed) for seed in entry.audits}
     operations = [CommitOperationAdd("README.md", card), CommitOperationAdd("INDEX.md", readme)]
     operations += [CommitOperationAdd(str(path.relative_to(folder)), path) for path in sorted(files)]
     api = HfApi()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hf_rksp.errors import InputError
@@ -10,7 +10,7 @@ from hf_rksp.report.write import put_files
 from hf_rksp.zoo.index import index_files
 from hf_rksp.zoo.manifest import ZooModel, read_manifest
 from hf_rksp.zoo.page import page_files
-from hf_rksp.zoo.shelf import Shelf, read_shelf
+from hf_rksp.zoo.shelf import Entry, Shelf, read_shelf
 from hf_rksp.zoo.tables import model_card_metadata, table_files
 
 MANIFESTS = "manifests"
@@ -45,16 +45,31 @@ def render_zoo(folder: Path, say: Callable[[str], None] = lambda text: None) -> 
     files: dict[str, bytes] = {}
     for entry in shelf.entries:
         say(f"rendering {entry.model.id}")
-        files |= {f"{entry.model.id}/{name}": content for name, content in page_files(entry).items()}
-        if entry.report is not None:
-            files[f"{entry.model.id}/model-card.yaml"] = model_card_metadata(entry).encode()
+        files |= {f"{entry.model.id}/{name}": content for name, content in rendered(entry).items()}
     files |= index_files(shelf) | table_files(shelf)
     changed = {name: content for name, content in files.items() if not _same(folder / name, content)}
     for parent in sorted({(folder / name).parent for name in changed}):
         parent.mkdir(parents=True, exist_ok=True)
     put_files(changed, folder)
+    for entry in shelf.entries:
+        _clear(folder / entry.model.id, rendered(entry))
     say(f"{len(changed)} of {len(files)} files changed")
     return shelf
+
+
+def rendered(entry: Entry) -> dict[str, bytes]:
+    """The files of a model's folder that are made from its audits."""
+    files = page_files(entry)
+    if entry.report is not None:
+        files["model-card.yaml"] = model_card_metadata(entry).encode()
+    return files
+
+
+def _clear(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Pages and figures of an audit that is no more."""
+    for path in [*folder.glob("report.*"), *folder.glob("model-card.yaml"), *folder.glob("figures/*.svg")]:
+        if str(path.relative_to(folder)) not in files and path.suffix not in (".json", ".png"):
+            path.unlink()
 
 
 def _same(path: Path, content: bytes) -> bool:

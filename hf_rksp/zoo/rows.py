@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,11 @@ class Row:
         deviation = self.deviations[quantity]
         return form(self.means[quantity]) + ("" if deviation is None else f" ± {form(deviation)}")
 
+    @property
+    def projected(self) -> bool:
+        """Whether only some of the directions of the stream were seen."""
+        return self.facts["rank"] is not None and self.facts["rank"] < self.facts["width"]
+
     def texts(self) -> dict[str, str]:
         """The facts as a reader sees them."""
         facts = self.facts
@@ -60,13 +65,20 @@ class Row:
             "width": count(facts["width"]),
             "seeds": f"{len(self.entry.audits)} of {len(self.entry.model.seeds)}",
             "tokens": count(facts["tokens"]),
-            "rank": count(facts["rank"]),
-            "band": BANDS.get(str(facts["band"]), DASH) if facts["band"] else "not audited yet",
-            "by_thresholds": BANDS.get(str(facts["band_by_thresholds"]), DASH),
+            "rank": count(facts["rank"]) + (f" of {count(facts['width'])}" if self.projected else ""),
+            "band": _bands(facts["bands"] or []),
             "seconds": seconds(facts["seconds"]),
             "peak_memory": size(facts["peak_memory_bytes"]),
             "pattern": self.pattern,
         }
+
+
+def _bands(bands: Sequence[str]) -> str:
+    """The first seed's band, and in how many it is the same."""
+    if not bands:
+        return "not audited yet"
+    same = bands.count(bands[0])
+    return BANDS.get(bands[0], DASH) + ("" if same == len(bands) else f" ({same} of {len(bands)} seeds)")
 
 
 _FACTS = (
@@ -76,8 +88,7 @@ _FACTS = (
     "rank",
     "tokens",
     "dtype",
-    "band",
-    "band_by_thresholds",
+    "bands",
     "seconds",
     "peak_memory_bytes",
 )
@@ -96,9 +107,8 @@ def row_of(entry: Entry) -> Row:
             "rank": min(layer["rank"] for layer in layers),
             "tokens": max(layer["tokens"] for layer in layers),
             "dtype": report["model"].get("dtype"),
-            "band": report["verdict"]["band"],
-            "band_by_thresholds": report["verdict"]["band_by_thresholds"],
-            "seconds": statistics.fmean(data["cost"]["seconds"]["profile"] for data in entry.audits.values()),
+            "bands": [data["verdict"]["band"] for data in entry.audits.values()],
+            "seconds": report["cost"]["seconds"]["profile"],
             "peak_memory_bytes": max(data["cost"]["peak_memory_bytes"] for data in entry.audits.values()),
         }
     found = compare.start_to_end(entry)

@@ -10,13 +10,13 @@ import contextlib
 import datetime
 import json
 import os
+import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,7 +26,7 @@ from hf_rksp.machine import versions
 from hf_rksp.report.schema import dumps
 from hf_rksp.report.write import check_writable, put_files
 from hf_rksp.zoo.manifest import Manifest, ZooModel
-from hf_rksp.zoo.shelf import FAILURES, describe_model, result_path, shortened, without_spectrum
+from hf_rksp.zoo.shelf import FAILURES, describe_model, read_result, result_path, shortened, without_spectrum
 
 #: Lines of a failed audit that are kept.
 _TAIL = 20
@@ -43,7 +43,8 @@ class RunnerOptions:
         with_hub: also run what needs the Hub.
         only: ids of the models to run; empty: all. size: a part of their ids, such as "7b"; empty: all.
         seeds: at most that many of each model's seeds; 0: all.
-        work: where a stopped audit of a streamed model leaves what it needs to go on.
+        work: where audits keep what they need to go on, and results that are not on the shelf yet.
+        quiet: no progress of the audits.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class RunnerOptions:
     size: str = ""
     seeds: int = 0
     work: Path = Path("out/zoo")
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.memory_cap_gib < 0 or self.seeds < 0:
@@ -63,7 +65,8 @@ class RunnerOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """One audit: a model with a seed, and whether it is ``done``, has ``failed`` before, is ``skipped`` or is ``to run``."""
+    """One audit: a model with a seed, and its state: "to run", "done", "stale" (done by another command: to run again), or
+    "skipped" (it needs the Hub)."""
 
     model: ZooModel
     seed: int
@@ -89,8 +92,8 @@ def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
     jobs = []
     for model in chosen:
         for seed in model.seeds[: options.seeds or None]:
-            if result_path(options.folder, model, seed).exists():
-                state = "done"
+            if (data := read_result(options.folder, model, seed)) is not None:
+                state = "done" if data["setup"].get("command") == model.command(seed) else "stale"
             elif model.needs_hub and not options.with_hub:
                 state = "skipped"
             else:
@@ -109,7 +112,7 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
     jobs = plan(manifest, options)
     for model in {job.model.id: job.model for job in jobs}.values():
         _write(options.folder / model.id / "model.json", describe_model(model))
-    waiting = [job for job in jobs if job.state == "to run"]
+    waiting = [job for job in jobs if job.state in ("to run", "stale")]
     done = failed = 0
     for number, job in enumerate(waiting, 1):
         say(f"[{number}/{len(waiting)}] {job.model.title}, seed {job.seed}: {job.model.command(job.seed)}")
@@ -129,35 +132,44 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
 
 def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:
     """Run one audit and keep its result; ``None``, or what went wrong."""
-    model = job.model
+    model, place = job.model, options.work / f"{job.model.id}-{job.seed}"
     arguments = model.arguments_of(job.seed)
     if "--stream" in arguments:
-        arguments += ["--resume", str(options.work / f"{model.id}-{job.seed}")]
-    with tempfile.TemporaryDirectory(prefix="rksp-zoo-") as folder:
-        result = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "hf_rksp.cli.main", "audit", *arguments, "--json", str(result)]
-        code, tail, capped = _watched(command, options.memory_cap_gib)
-        if code == 0:
-            data = json.loads(result.read_text(encoding="utf-8"))
-            data["setup"]["command"] = model.command(job.seed)
-            target = result_path(options.folder, model, job.seed)
-            _write(target, shortened(data) if job.seed == model.seeds[0] else without_spectrum(data))
-            return None
-    error = next(
-        (text for text in reversed(tail) if text.startswith("rksp: error:")), tail[-1] if tail else "no output"
-    )
-    if capped:
-        error = f"stopped: it took more than memory_cap_gib={options.memory_cap_gib:g}"
+        arguments += ["--resume", str(place)]
+    # Not a temporary file: an audit of hours is not lost if this process ends before it has put it on the shelf.
+    result = place.with_suffix(".json")
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "hf_rksp.cli.main", "audit", *arguments, "--json", str(result)]
+    code, tail, capped = _watched([*command, *(["--quiet"] if options.quiet else [])], options.memory_cap_gib)
+    if code == 0:
+        data = json.loads(result.read_text(encoding="utf-8"))
+        data["setup"]["command"] = model.command(job.seed)
+        target = result_path(options.folder, model, job.seed)
+        _write(target, shortened(data) if job.seed == model.seeds[0] else without_spectrum(data))
+        result.unlink()
+        return None
     return {
         "id": model.id,
         "seed": job.seed,
         "command": model.command(job.seed),
         "exit_code": code,
-        "error": error,
+        "error": _reason(code, tail, capped, options.memory_cap_gib),
         "output": list(tail),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": versions(),
     }
+
+
+def _reason(code: int, tail: Sequence[str], capped: bool, cap_gib: float) -> str:
+    """Why an audit ended, and what may help."""
+    if capped:
+        return f"stopped: it took more than memory_cap_gib={cap_gib:g}; raise --memory-cap, or add --stream to its arguments"
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}; if memory ran out, free some, or add --stream to its arguments"
+    own = [text for text in tail if text.startswith("rksp: error:")]
+    others = [text for text in tail if not text.endswith(" ...")]
+    return (own or others or [f"it ended with exit code {code} and said nothing"])[-1]
 
 
 def _watched(command: list[str], cap_gib: float) -> tuple[int, deque[str], bool]:

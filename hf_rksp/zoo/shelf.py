@@ -19,11 +19,14 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from hf_rksp.errors import InputError, SchemaError
+from hf_rksp.profile.layer import SHARES
 from hf_rksp.report.reading import layers_of, section
 from hf_rksp.report.text import finite
 from hf_rksp.zoo.manifest import ZooModel
 
 FAILURES = "failures"
+#: Of the eigenvalues on the shelf.
+DIGITS = 4
 #: Most of a report's weight, and needed by its figures alone.
 _HEAVY = ("eigenvalues", "residuals", "replicates")
 
@@ -33,7 +36,7 @@ class Entry:
     """A model of the zoo with the audits that are there.
 
     Attributes:
-        model: from the manifest. audits: seed -> report's dict; the first seed's has eigenvalues.
+        model: from the manifest. audits: seed -> report's dict; the first seed's has eigenvalues, and without it there are none.
         failures: what went wrong with the seeds that are not there.
     """
 
@@ -59,14 +62,14 @@ class Entry:
         return [value for value in found if value is not None]
 
     def mean(self, quantity: str, third: str | None = None) -> float | None:
-        """Mean over the seeds."""
+        """Mean over the seeds; ``None`` if one has none."""
         values = self.values(quantity, third)
-        return statistics.fmean(values) if values else None
+        return statistics.fmean(values) if values and len(values) == len(self.audits) else None
 
     def deviation(self, quantity: str, third: str | None = None) -> float | None:
-        """Standard deviation over the seeds; needs two."""
+        """Standard deviation over the seeds; needs two, and that each has a value."""
         values = self.values(quantity, third)
-        return statistics.stdev(values) if len(values) > 1 else None
+        return statistics.stdev(values) if len(values) == len(self.audits) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def describe_model(model: ZooModel) -> dict[str, Any]:
 
 
 def shortened(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A report's dict with eigenvalues to four digits and residuals to three: enough to draw, and half as heavy."""
+    """A report's dict with eigenvalues and residuals to four digits: enough to draw, and a third less heavy."""
 
     def rounded(value: Any, digits: int) -> Any:
         if isinstance(value, list):
@@ -106,18 +109,18 @@ def shortened(data: Mapping[str, Any]) -> dict[str, Any]:
     layers = [
         {
             **layer,
-            "eigenvalues": rounded(layer["eigenvalues"], 4),
-            "residuals": rounded(layer["residuals"], 3),
+            "eigenvalues": rounded(layer["eigenvalues"], DIGITS),
+            "residuals": rounded(layer["residuals"], DIGITS),
         }
         for layer in layers_of(data)
     ]
-    return {**data, "layers": layers}
+    return {**data, "setup": {**data["setup"], "eigenvalue_digits": DIGITS}, "layers": layers}
 
 
 def without_spectrum(data: Mapping[str, Any]) -> dict[str, Any]:
     """A report's dict without what only figures need."""
     layers = [{name: value for name, value in layer.items() if name not in _HEAVY} for layer in layers_of(data)]
-    return {**data, "layers": layers}
+    return {**data, "kind": "without eigenvalues", "layers": layers}
 
 
 def read_shelf(folder: Path, models: tuple[ZooModel, ...]) -> Shelf:
@@ -131,8 +134,10 @@ def read_shelf(folder: Path, models: tuple[ZooModel, ...]) -> Shelf:
     entries = []
     for model in models:
         audits = {seed: data for seed in model.seeds if (data := read_result(folder, model, seed))}
+        if model.seeds[0] not in audits:
+            audits = {}  # without its report there is no page for the others to stand on
         failures = [folder / FAILURES / f"{model.id}-{seed}.json" for seed in model.seeds]
-        kept = tuple(json.loads(path.read_text(encoding="utf-8")) for path in failures if path.is_file())
+        kept = tuple(_failure(path) for path in failures if path.is_file())
         entries.append(Entry(model, audits, kept))
     return Shelf(folder, tuple(entries))
 
@@ -147,6 +152,16 @@ def read_result(folder: Path, model: ZooModel, seed: int) -> Mapping[str, Any] |
     return _read(path) if path.is_file() else None
 
 
+def _failure(path: Path) -> Mapping[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {name: str(data[name]) for name in ("id", "seed", "error", "date")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SchemaError(
+            f"{path}: not what the runner writes ({error}); delete it and run the manifest again"
+        ) from None
+
+
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -159,10 +174,10 @@ def _read(path: Path) -> Mapping[str, Any]:
     return data  # type: ignore[no-any-return]
 
 
-def interval(values: list[float]) -> tuple[float, float] | None:
-    """95% interval of the mean over seeds, Student's t; needs two."""
+def interval(values: list[float], quantity: str) -> tuple[float, float] | None:
+    """95% interval of the mean over seeds, Student's t, within what is possible for the quantity; needs two."""
     if len(values) < 2:
         return None
     half = float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
-    return mean - half, mean + half
+    return max(mean - half, 0.0), min(mean + half, 1.0) if quantity in SHARES else mean + half

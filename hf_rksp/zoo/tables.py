@@ -58,8 +58,7 @@ def _model(entry: Entry, data: Any) -> dict[str, Any]:
 def _layer(layer: Any) -> dict[str, Any]:
     values = {name: layer.get(name) for name in _LAYER}
     for name in QUANTITIES:
-        value = layer.get(name)
-        values[name] = finite(value.get("lower") if isinstance(value, dict) else value)
+        values[name] = finite(layer.get(name))
         if name in section(layer, "standard_errors"):
             values[f"{name}_standard_error"] = finite(section(layer, "standard_errors").get(name))
     return values
@@ -81,6 +80,7 @@ def _card(shelf: Shelf) -> str:
     from huggingface_hub import DatasetCard, DatasetCardData
 
     audited = [entry for entry in shelf.entries if entry.audits]
+    families = dict.fromkeys(entry.model.family for entry in audited)
     data = DatasetCardData(
         pretty_name="RKSP model zoo: spectral profiles of residual streams",
         license="apache-2.0",
@@ -93,7 +93,7 @@ def _card(shelf: Shelf) -> str:
     body = [
         "# RKSP model zoo",
         "",
-        f"Spectral profiles of {len(audited)} models ({', '.join(shelf.families)}), made by `rksp zoo run`. Configuration "
+        f"Spectral profiles of {len(audited)} models ({', '.join(families)}), made by `rksp zoo run`. Configuration "
         "`models` has a row for each audited model and seed, `layers` one for each residual block of each.",
         "",
         "Columns are named as in a report: masses are shares of eigenvalues, `spectral_radius` and `eigenvector_condition` "

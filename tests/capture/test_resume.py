@@ -1,13 +1,16 @@
 """A streamed profile that was stopped goes on at the block where it stopped, and ends with the same numbers to the bit."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from hf_rksp.errors import InputError
+from hf_rksp.inputs import ModelSource, load_model
 from hf_rksp.inputs.initialise import Initialiser, skeleton
 from hf_rksp.profile import profile_model
+from hf_rksp.profile.resume import discard
 from hf_rksp.report import profile_to_dict
 from tests.capture import models
 
@@ -69,7 +72,10 @@ def test_goes_on_where_it_stopped(name, tmp_path):
         second, report = run(name, folder)
         assert second.made == blocks[before:]
         assert numbers(report) == numbers(whole)
-        assert not folder.exists()  # nothing is left when it is whole
+        third, again = run(name, folder)  # its report was not written: the state is still there
+        assert third.made == [] and numbers(again) == numbers(whole)
+        discard(folder)
+        assert not folder.exists()
 
 
 def test_stopped_again_and_again(tmp_path):
@@ -83,7 +89,9 @@ def test_stopped_again_and_again(tmp_path):
 
 def test_another_model_is_refused(tmp_path):
     run("gpt2", tmp_path / "work", before=1)
-    with pytest.raises(InputError, match=r"left by another profile .it differs in model.: pass another folder"):
+    with pytest.raises(
+        InputError, match=r"left by another profile .it differs in model, weights.: pass another folder"
+    ):
         run("gpt2", tmp_path / "work", seed=6)
 
 
@@ -97,3 +105,14 @@ def test_a_broken_state_is_refused(tmp_path):
 def test_needs_streaming(tmp_path):
     with pytest.raises(InputError, match=r"resume=.* needs weights="):
         profile_model(models.CASES["gpt2"].build(), [models.CASES["gpt2"].batch(4, 0)], resume=tmp_path)
+
+
+def test_a_checkpoint_that_was_replaced_is_refused(tmp_path):
+    """The same folder, other weights: the states of the old ones must not go into the new ones."""
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.CASES["llama"].build().save_pretrained(tmp_path / "model")
+        loaded = load_model(ModelSource(model=str(tmp_path / "model"), stream=True))
+        found.append(json.dumps(loaded.weights.identity()))
+    assert found[0] != found[1] and "model.safetensors" in found[0]

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from tests.distributed.launch import TORCHRUN, start
+from tests.distributed.launch import TORCHRUN, WORKERS, start
 
 #: Few tokens: the samples are gathered, and the numbers are equal to the bit. Many: moments are all-reduced.
 RUNS = {
@@ -44,6 +45,39 @@ def test_two_processes_give_the_report_of_one(tmp_path, run):
     assert one["layers"][0]["standard_errors"]
     for section in ("layers", "verdict", "thirds"):
         assert close(one[section], two[section], tolerance), section
+
+
+def profile(mode, folder, processes):
+    script = [str(WORKERS / "shared_profile.py"), mode, str(folder)]
+    start(script if processes == 1 else ["-m", *TORCHRUN, "--nproc_per_node", "2", *script], timeout=200)
+    return [torch.load(path) for path in sorted(folder.glob(f"{mode}-*.pt"))]
+
+
+def test_processes_part_the_layers_alike(tmp_path):
+    """The last batch is shorter than the others, so one process sees fewer rows than the other."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    want, got = profile("parts", one, 1), profile("parts", two, 2)
+    assert got[0] == got[1] and len(got[0]) == 4
+    assert torch.allclose(torch.tensor(got[0]), torch.tensor(want[0]), rtol=1e-6)
+
+
+def test_shared_audit_resumes(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    want = profile("whole", one, 1)
+    assert profile("stop", two, 2) == []
+    assert {path.read_text() for path in two.glob("stop-*.txt")} == {"KeyboardInterrupt: "}
+    got = profile("whole", two, 2)
+    assert got[0] == got[1]
+    assert torch.allclose(torch.tensor(got[0]), torch.tensor(want[0]), rtol=1e-6)
+    # One process's state is older than the other's: refused by both, not mixed.
+    (two / "state" / "process-1" / "state.pt").unlink()
+    for path in two.glob("whole-*.pt"):
+        path.unlink()
+    assert profile("whole", two, 2) == []
+    said = [path.read_text() for path in sorted(two.glob("whole-*.txt"))]
+    assert len(said) == 2 and all("stopped at different blocks; delete it to begin anew" in text for text in said)
 
 
 def test_fewer_batches_than_processes_are_refused(tmp_path):

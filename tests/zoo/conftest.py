@@ -28,7 +28,14 @@ MODELS = [
     model(),
     model(id="wide-gpt2-init", title="Wide <b>GPT-2</b> | (init)", seeds=[1], published=None)
     | {"arguments": ["--init", "gpt2", "--config-overrides", TINY.replace("=32", "=48"), *FAST, "--stream"]},
-    model(id="broken-init", title="Broken", family="Broken", seeds=[1], published=None)
+    model(
+        id="broken-init",
+        title="Broken <b>x</b>",
+        note="see <script>alert(1)</script>",
+        family="Broken",
+        seeds=[1],
+        published=None,
+    )
     | {"arguments": ["--init", "gpt2", "--config-overrides", "n_layer=none_such"]},
     model(id="gpt2", title="GPT-2, pretrained", source="pretrained", licence="MIT", seeds=[1], needs_hub=True)
     | {"arguments": ["openai-community/gpt2"]},

@@ -42,7 +42,12 @@ def test_further_seeds_go_without_the_jackknife(tmp_path):
         ({"arguments": "gpt2"}, "arguments='gpt2': pass the arguments of `rksp audit` as a list"),
         ({"arguments": ["gpt2", "--seed", "1"]}, "'--seed' is given by the runner"),
         ({"published": "gpt5"}, "published='gpt5' is none of llama-2-7b"),
-        ({"memory_gib": -1}, "memory_gib=-1: pass a number from 0"),
+        ({"memory_gib": -1}, "memory_gib is a number from 0"),
+        ({"memory_gib": None}, "memory_gib=None: pass a number"),
+        ({"step": 7}, "step a share from 0 to 1"),
+        ({"note": 5}, "note=5: pass a text"),
+        ({"needs_hub": "false"}, "needs_hub='false': pass true or false"),
+        ({"id": "manifests"}, "id='manifests': it names a folder"),
         ({"tier": 1}, "'tier' is none of arguments"),
     ],
 )

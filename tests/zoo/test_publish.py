@@ -87,6 +87,7 @@ def test_reports_tables_and_cards_arrive(hub, zoo):
     ):
         assert hub.files[name] == (zoo / name).read_bytes(), name
     assert not any("failures" in name for name in hub.files)
+    assert "gpt2/report.html" not in hub.files
     assert all(token == "Bearer hf_secret" for _, token in hub.asked)
 
 
@@ -99,7 +100,12 @@ def test_a_refusal_is_said_and_nothing_is_lost(hub, zoo):
 
 def test_not_logged_in(hub, zoo, tmp_path):
     done = publish(hub, zoo, HF_TOKEN="", HF_HOME=str(tmp_path))
-    assert done.returncode == 1 and "hf auth login" in done.stderr and not hub.asked
+    assert (
+        done.returncode == 1
+        and "repo_id: not logged in" in done.stderr
+        and "hf auth login" in done.stderr
+        and not hub.asked
+    )
 
 
 def test_not_rendered(hub, tmp_path):

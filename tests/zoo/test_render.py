@@ -6,8 +6,9 @@ import datasets
 import pytest
 import yaml
 
+from hf_rksp.cli.main import main
 from hf_rksp.errors import SchemaError
-from hf_rksp.zoo import compare, read_shelf, render_zoo
+from hf_rksp.zoo import compare, read_shelf, render_zoo, shelf
 from hf_rksp.zoo.published import PUBLISHED
 from hf_rksp.zoo.render import all_models
 
@@ -48,7 +49,8 @@ def test_not_audited_is_said_and_shows_no_numbers(zoo):
     assert "| spectral radius, early (ρ) | Table 15 | 1.15 |" in text
     assert sorted(path.name for path in (zoo / "gpt2").iterdir()) == ["model.json", "report.md"]
     broken = (zoo / "broken-init" / "report.md").read_text()
-    assert "Not audited yet" in broken and "n_layer" in broken
+    assert "Not audited yet" in broken and "```text\nrksp: error: config_overrides: n_layer" in broken
+    assert "<b>" not in broken and "<script>" not in broken
 
 
 def test_readme_and_comparison(zoo):
@@ -96,6 +98,50 @@ def test_a_result_that_was_cut_short_is_named(zoo, tmp_path):
     assert not (tmp_path / "README.md").exists()
 
 
+def copied(zoo, folder):
+    for path in [*zoo.glob("manifests/*.json"), *zoo.glob("*/*"), *zoo.glob("*/figures/*")]:
+        if path.is_file():
+            target = folder / path.relative_to(zoo)
+            target.parent.mkdir(exist_ok=True, parents=True)
+            target.write_bytes(path.read_bytes())
+    return folder
+
+
+def test_without_its_first_seed_a_model_is_not_audited_and_its_old_pages_go(zoo, tmp_path):
+    folder = copied(zoo, tmp_path)
+    (folder / "tiny-gpt2-init" / "report.json").unlink()
+    render_zoo(folder)
+    left = {path.name for path in (folder / "tiny-gpt2-init").rglob("*") if path.is_file()}
+    assert left == {"model.json", "seed-2.json", "report.md"}
+    assert "Not audited yet" in (folder / "tiny-gpt2-init" / "report.md").read_text()
+    assert "0 of 2" in (folder / "README.md").read_text()
+
+
+def test_a_quantity_that_is_not_defined_is_no_disagreement(zoo, tmp_path):
+    folder = copied(zoo, tmp_path)
+    for name in ("report.json", "seed-2.json"):
+        path = folder / "tiny-gpt2-init" / name
+        data = json.loads(path.read_text())
+        data["aggregates"]["near_unit_mass"]["mean"] = None
+        data["thirds"]["early"]["eigenvector_condition"] = None
+        path.write_text(json.dumps(data))
+    render_zoo(folder)
+    text = (folder / "tiny-gpt2-init" / "report.md").read_text()
+    assert "| Table 15 | 8.3 | – | not defined here |" in text and " of 11 agree" in text
+
+
+def test_a_report_without_eigenvalues_says_so(zoo, capsys):
+    assert main(["report", str(zoo / "tiny-gpt2-init" / "seed-2.json")]) == 2
+    assert "without eigenvalues" in capsys.readouterr().err
+
+
+def test_interval_of_a_share_stays_within_0_and_1():
+    low, high = shelf.interval([0.0, 0.0, 0.02], "near_unit_mass")
+    assert low == 0.0 and high == pytest.approx(0.0067 + 4.303 * 0.0067, rel=0.01)
+    assert shelf.interval([1.0, 1.0, 0.98], "near_unit_mass")[1] == 1.0
+    assert shelf.interval([1.0], "near_unit_mass") is None
+
+
 def test_means_over_seeds(zoo):
     entry = read_shelf(zoo, all_models(zoo)).entries[0]
     files = [zoo / "tiny-gpt2-init" / name for name in ("report.json", "seed-2.json")]
@@ -135,5 +181,5 @@ def test_pattern_over_the_depth(values, word):
 def test_agreement_in_words(ours, agrees, said):
     figure = PUBLISHED["gpt2-124m"].figures[0]
     assert (figure.quantity, figure.value) == ("spectral_radius", 1.15)
-    comparison = compare.Comparison(figure, ours)
+    comparison = compare.Comparison(figure, ours, audited=ours is not None)
     assert (comparison.agrees, comparison.verdict) == (agrees, said)

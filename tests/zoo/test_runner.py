@@ -8,7 +8,7 @@ import pytest
 
 from hf_rksp.cli.main import main
 from hf_rksp.errors import InputError
-from hf_rksp.zoo import RunnerOptions, read_manifest, run_manifest
+from hf_rksp.zoo import RunnerOptions, read_manifest, run_manifest, runner
 from hf_rksp.zoo.runner import plan
 from hf_rksp.zoo.shelf import shortened
 from tests.zoo.conftest import MODELS
@@ -30,7 +30,7 @@ def test_results_failures_and_exit_code(run_zoo):
     failure = json.loads((zoo / "failures" / "broken-init-1.json").read_text())
     assert failure["exit_code"] == 2 and "n_layer" in failure["error"] and failure["command"].startswith("rksp audit")
     assert not (zoo / "gpt2" / "report.json").exists()
-    assert not list((zoo.parent / "zoo-work").rglob("*.pt"))  # a streamed audit that is whole leaves no state
+    assert not list((zoo.parent / "zoo-work").rglob("*"))  # a streamed audit that is whole leaves no state
 
 
 def test_the_same_as_the_command_that_the_page_gives(zoo, tmp_path):
@@ -75,15 +75,43 @@ def test_only_size_and_seeds(zoo):
 def test_memory_cap(tmp_path):
     path = tmp_path / "m.json"
     path.write_text(json.dumps({"models": [MODELS[0] | {"seeds": [1]}]}))
-    options = RunnerOptions(tmp_path, memory_cap_gib=0.05)
+    options = RunnerOptions(tmp_path, memory_cap_gib=0.05, work=tmp_path / "work", quiet=True)
     said = []
     assert run_manifest(read_manifest(path), options, said.append) == (0, 1)
     failure = json.loads((tmp_path / "failures" / "tiny-gpt2-init-1.json").read_text())
-    assert failure["error"] == "stopped: it took more than memory_cap_gib=0.05"
+    assert failure["error"] == (
+        "stopped: it took more than memory_cap_gib=0.05; raise --memory-cap, or add --stream to its arguments"
+    )
     assert failure["exit_code"] == -9 and not (tmp_path / "tiny-gpt2-init" / "report.json").exists()
     # Without the cap it goes through, and the failure is gone.
-    assert run_manifest(read_manifest(path), RunnerOptions(tmp_path), said.append) == (1, 0)
+    assert run_manifest(read_manifest(path), RunnerOptions(tmp_path, work=tmp_path / "work"), said.append) == (1, 0)
     assert not list((tmp_path / "failures").iterdir())
+
+
+def test_another_command_makes_a_result_stale(zoo, tmp_path):
+    (tmp_path / "tiny-gpt2-init").mkdir()
+    for name in ("report.json", "seed-2.json"):
+        (tmp_path / "tiny-gpt2-init" / name).write_bytes((zoo / "tiny-gpt2-init" / name).read_bytes())
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"models": [MODELS[0] | {"arguments": [*MODELS[0]["arguments"], "--rank", "4"]}]}))
+    assert [job.state for job in plan(read_manifest(path), RunnerOptions(tmp_path))] == ["stale", "stale"]
+
+
+@pytest.mark.parametrize(
+    ("code", "tail", "said"),
+    [
+        (2, ["rksp: cutting ...", "rksp: error: rank='x'", "later"], "rksp: error: rank='x'"),
+        (1, ["Traceback", "KeyError: 'h'", "rksp: profiling ..."], "KeyError: 'h'"),
+        (
+            -9,
+            ["rksp: profiling ..."],
+            "killed by SIGKILL; if memory ran out, free some, or add --stream to its arguments",
+        ),
+        (3, [], "it ended with exit code 3 and said nothing"),
+    ],
+)
+def test_why_an_audit_ended(code, tail, said):
+    assert runner._reason(code, tail, False, 0.0) == said
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama2", "moe", "mamba", "kan", "vit"])

@@ -33,6 +33,7 @@
     var button = document.createElement("button");
     button.type = "button";
     button.textContent = head.textContent;
+    if (head.title) button.setAttribute("aria-label", head.title);
     head.textContent = "";
     head.append(button);
     button.addEventListener("click", function () {
