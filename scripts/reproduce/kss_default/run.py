@@ -38,6 +38,7 @@ ARMS: dict[str, tuple[float | None, dict[str, Any] | None]] = {
     "kss + clip": (1.0, {}),
     "kss": (None, {}),
     "kss, weight 0.3 + clip": (1.0, {"weight": 0.3, "first_block_weight": 1.0}),
+    "kss, threshold 3 + clip": (1.0, {"weight": 3.0, "first_block_weight": 1.0, "upper_threshold": 3.0}),
     "paper": (None, {"schedule": "paper"}),
     "paper + clip": (1.0, {"schedule": "paper"}),
     "paper, every step + clip": (1.0, {"schedule": "paper", "every": 1}),
