@@ -49,7 +49,7 @@ class KanLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``."""
-        # In float32 at least: the recursion takes differences, and bfloat16 leaves two digits of them.
+        # In float32 at least: the recursion takes differences, for which bfloat16 has too few digits.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         basis = b_splines(wide, self.intervals, self.order, self.reach).to(x.dtype).flatten(-2)
         return functional.linear(functional.silu(x), self.base_weight) + functional.linear(basis, self.spline_weight)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import os
 import re
 import shlex
@@ -116,6 +115,9 @@ def run(args: argparse.Namespace) -> int:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # it is ours and empty: nothing was done
         raise
+    finally:
+        if state is not None:
+            state.destroy_process_group()  # whose threads abort a process that ends before them
     if not leads:
         return exit_codes.OK
     paths = write_report(data, folder, wanted) if writes else {}
@@ -145,19 +147,21 @@ def _join_processes(device: str) -> Any:
 
 def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, state: Any) -> Any:
     from hf_rksp.inputs import prepare
-    from hf_rksp.machine import describe_machine
+    from hf_rksp.machine import describe_machine, now
     from hf_rksp.profile import profile_model
     from hf_rksp.profile.estimate import estimate_seconds
     from hf_rksp.profile.share import split
     from hf_rksp.report.text import seconds
 
     hush_libraries()
-    step = progress(args.quiet or (state is not None and not state.is_main_process))
+    quiet = args.quiet or (state is not None and not state.is_main_process)
+    step = progress(quiet)
     if state is not None and source.device == "cuda":
         source = replace(source, device=str(state.device))  # each process has its own
     prepared = prepare(source, options, step)
     batches = prepared.batches(options.batch_size)
-    told = estimate_seconds(prepared.model, batches, rank, args.groups) if prepared.loaded.weights else None
+    tells = prepared.loaded.weights is not None and not quiet
+    told = estimate_seconds(prepared.model, batches, rank, args.groups) if tells else None
     step("profiling" + (f" {told[1]} blocks, about {seconds(told[0])} if none is done yet" if told else ""))
     return profile_model(
         prepared.model,
@@ -173,7 +177,7 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
         setup_info=prepared.setup
         | {
             "command": shlex.join(["rksp", *args.argv]),
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "date": now(),
             "machine": describe_machine(),
         },
         progress=not args.quiet,

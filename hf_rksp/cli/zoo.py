@@ -106,22 +106,19 @@ def run_models(args: argparse.Namespace) -> int:
         print(table(["model", "seed", "state", "memory", "command"], rows))
         return exit_codes.OK
     done, failed = run_manifest(manifest, options, progress(args.quiet))
-    print(_results(plan(manifest, options), options.folder))
+    print(_results(plan(manifest, options)))
     before = sum(job.state == "done" for job in jobs)
     skipped = sum(job.state == "skipped" for job in jobs)
     print(f"{done} audits done, {before} were there, {failed} failed, {skipped} need the Hub (--with-hub)")
     return exit_codes.FAILED if failed else exit_codes.OK
 
 
-def _results(jobs: Sequence[Any], folder: Path) -> str:
+def _results(jobs: Sequence[Any]) -> str:
     """What is there now, with the cost of each audit."""
-    from hf_rksp.zoo.shelf import read_result
-
     rows = []
     for job in jobs:
-        data = read_result(folder, job.model, job.seed) if job.state == "done" else None
-        row = [job.model.title, str(job.seed)]
-        if data is None:
+        data, row = job.audit, [job.model.title, str(job.seed)]
+        if job.state != "done":
             rows.append([*row, *[""] * 4, "skipped" if job.state == "skipped" else "failed"])
             continue
         means, cost = data["aggregates"], data["cost"]

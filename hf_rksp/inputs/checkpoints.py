@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 from hf_rksp.errors import ModelLoadError
+from hf_rksp.inputs.paths import as_path, written_like_a_path
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PACKAGE = "package:"
@@ -24,13 +24,13 @@ def local_folder(name: str) -> Path | None:
     """
     if name.startswith(_PACKAGE):
         return _in_package(name)
-    path = Path(os.path.expandvars(name)).expanduser()
+    path = as_path(name)
     try:
         if path.exists():
             return path
     except OSError:  # a name too long for a file is no Hub id either
         pass
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith((".json", ".gguf")) or not name.strip():
+    if written_like_a_path(name) or name.endswith((".json", ".gguf")) or not name.strip():
         raise ModelLoadError(
             f"{name!r} does not exist: pass an existing folder or file, or a Hub id such as openai-community/gpt2"
         )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from hf_rksp.errors import InputError, first_line
+from hf_rksp.inputs.paths import as_path, written_like_a_path
 
 #: Images that a draw is from.
 _DRAWN_FROM = 1000
@@ -104,8 +103,7 @@ def _read(rows: Iterable[Any], source: ImageSource) -> Iterator[Any]:
 def _rows(source: ImageSource) -> Any:
     import datasets
 
-    name = os.path.expandvars(source.name)
-    path = Path(name).expanduser()
+    path = as_path(source.name)
     try:
         if path.is_file():
             return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
@@ -118,11 +116,11 @@ def _rows(source: ImageSource) -> Any:
             if files:
                 return datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
             return datasets.load_dataset("imagefolder", data_dir=str(path), split=source.split, streaming=True)
-        if name.startswith((".", "/", "~", "$")) or name.count("/") > 1:
+        if written_like_a_path(source.name):
             raise InputError(
                 f"images={source.name!r} does not exist: pass a parquet file, a folder or a dataset on the Hub"
             )
-        return datasets.load_dataset(name, split=source.split, streaming=True)
+        return datasets.load_dataset(source.name, split=source.split, streaming=True)
     except InputError:
         raise
     except Exception as error:  # datasets raises its own, huggingface_hub's, pyarrow's and requests' errors

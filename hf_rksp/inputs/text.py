@@ -7,7 +7,6 @@ here is distinct. The default text is the Python installation's own language ref
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from hf_rksp.errors import InputError, first_line
+from hf_rksp.inputs.paths import as_path, written_like_a_path
 
 BUILTIN = "builtin"
 _TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
@@ -40,7 +40,7 @@ class TextSource:
     @property
     def path(self) -> Path:
         """``name`` as a path."""
-        return Path(os.path.expandvars(self.name)).expanduser()
+        return as_path(self.name)
 
 
 def read_text(source: TextSource, tokens: int) -> str:
@@ -59,7 +59,7 @@ def read_text(source: TextSource, tokens: int) -> str:
         text = _folder(path, source, limit)
     elif path.is_file():
         text = _file(path, source, limit)
-    elif source.name.startswith((".", "/", "~", "$")) or source.name.count("/") > 1:
+    elif written_like_a_path(source.name):
         raise InputError(
             f"text={source.name!r} does not exist: pass a file, a folder, a dataset on the Hub or 'builtin'"
         )

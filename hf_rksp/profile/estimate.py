@@ -1,6 +1,7 @@
 """How long a streamed profile will take, told before it starts: small problems of its kinds are timed and scaled up.
 
-Rough, within a factor of two or so; the progress bar knows better after the first blocks.
+Rough, and rather too long: directions that fall to the cutoff are not known beforehand. The progress bar knows better after the
+first blocks.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Stack, capture_transitions, lock_step, token_mask
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
-from hf_rksp.profile.resume import Resume, answering
-from hf_rksp.profile.share import Share
+from hf_rksp.profile.resume import Resume
+from hf_rksp.profile.share import ALONE, Share
 from hf_rksp.spectral.samples import GroupedMoments, GroupedSamples
 
 #: What is kept of the transitions of a layer: the first is a list of `SecondMoments`.
@@ -129,7 +129,7 @@ def gather_moments(
     layers: Collection[Key],
     groups: int,
     keep: type[Kept] = GroupedMoments,
-    share: Share | None = None,
+    share: Share = ALONE,
 ) -> tuple[dict[Key, Any], dict[str, float]]:
     """What ``keep`` makes of ``layers`` over all ``batches``, and the seconds of the forward pass and of that.
 
@@ -138,7 +138,6 @@ def gather_moments(
         InputError: every token is padding.
     """
     chosen = [replace(s, blocks=tuple(b for b in s.blocks if (s.path, b.index) in layers)) for s in stacks]
-    share = share or Share()
     sink = MomentSink(groups, keep, share.first)
     start = time.perf_counter()
     with capture_transitions(chosen, sink):
@@ -159,7 +158,7 @@ def stream_moments(
     weights: BlockWeights,
     keep: type[Kept] = GroupedMoments,
     resume: Resume | None = None,
-    share: Share | None = None,
+    share: Share = ALONE,
 ) -> Iterator[tuple[Key, Any, dict[str, float]]]:
     """The same as `gather_moments`, layer by layer in the order of depth, with one block in memory at a time.
 
@@ -168,7 +167,6 @@ def stream_moments(
     Raises:
         NonFiniteError: NaN or inf; the layer is named. CaptureError: a block ran several times in one forward pass.
     """
-    share = share or Share()
     done: set[str] = set()
     passes = [functools.partial(forward, model, batch) for batch in batches]
     stack_of = {block.path: stack for stack in stacks for block in stack.blocks}
@@ -186,22 +184,9 @@ def stream_moments(
             sink(*transition)
 
     start = time.perf_counter()
-    with contextlib.ExitStack() as hooks:
-        # The hooks are there before a batch stands in front of a block: those that come later are not called for it.
-        hooks.enter_context(capture_transitions(stacks, see))
-        for stack in stacks if resume else ():
-            assert resume is not None
-            for block in stack.blocks:
-
-                def put_out(module: nn.Module, args: object, output: object, path: str = stack.path) -> None:
-                    assert resume is not None
-                    resume.keep(path, now, output)
-
-                hooks.callback(block.module.register_forward_hook(put_out).remove)
-                if (stack.path, block.index) in resume.layers:
-                    # Now: a module that stands in its first hook has looked its forward up already.
-                    answers = list(resume.outputs[stack.path])
-                    hooks.enter_context(answering(block.module, lambda answers=answers: answers[now]))
+    # The hooks are there before a batch stands in front of a block: those that come later are not called for it.
+    watched = resume.watching(stacks, lambda: now) if resume else contextlib.nullcontext()
+    with capture_transitions(stacks, see), watched:
         for block, advance in lock_step([block for stack in stacks for block in stack.blocks], passes):
             if block.path in done:
                 raise _ran_twice(block)
@@ -240,7 +225,7 @@ def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
 def _merge(moments: Mapping[Key, Any], share: Share) -> None:
     if share.world > 1:
         for kept in moments.values():
-            kept.merge_processes()
+            kept.merge_processes(share.gather)
 
 
 def _ran_twice(block: Block) -> CaptureError:

@@ -122,9 +122,9 @@ def profile_model(
         stacks = find_stacks(model, blocks, probe=probe)
         seen = {} if weights else survey(model, batches[0], stacks)
     seconds["forward"] += time.perf_counter() - started
+    described = _describe_model(model, stacks, source) | dict(model_info or {})
     kept = Resume(Path(resume) / f"process-{share.rank}" if shared else resume) if resume is not None else None
     if kept:
-        described = _describe_model(model, stacks, source) | dict(model_info or {})
         assert weights is not None
         own = {"weights": weights.identity(), "processes": share.world}
         kept.open(_fingerprint(described, batches, rank, groups, config) | own)
@@ -158,9 +158,8 @@ def profile_model(
                 kept.save(seconds, share)
     ordered = tuple(layers.values())
     aggregates = aggregate(ordered)
-    model_entry = _describe_model(model, stacks, source) | dict(model_info or {})
     return ModelProfile(
-        model=model_entry,
+        model=described,
         setup={
             "rank": rank,
             "groups": groups,

@@ -7,6 +7,7 @@ kept on disk beside the profiles of the layers. Nothing else of the past is need
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_rksp.capture import Stack
 from hf_rksp.errors import InputError, OutputError, first_line
 from hf_rksp.profile.layer import LayerProfile
 from hf_rksp.profile.share import Share
@@ -100,17 +102,36 @@ class Resume:
             Path(name).unlink(missing_ok=True)
             raise OutputError(f"resume={str(self.folder)!r}: cannot be written ({first_line(error)})") from None
 
-    def keep(self, stack: str, batch: int, output: object) -> None:
-        """What a block put out for a batch.
+    @contextlib.contextmanager
+    def watching(self, stacks: Sequence[Stack], batch: Callable[[], int]) -> Iterator[None]:
+        """While the context is open, what blocks put out is kept, and those that are done answer without running.
+
+        Open it before a batch stands in front of a block: a module looks up what it will run before its hooks are called.
+
+        Args:
+            stacks: of the model. batch: number of the batch that is passing.
+        """
+        with contextlib.ExitStack() as undo:
+            for stack in stacks:
+                answers = list(self.outputs.get(stack.path, ()))
+                for block in stack.blocks:
+                    keep = functools.partial(self._keep, stack.path, batch)
+                    undo.callback(block.module.register_forward_hook(keep).remove)
+                    if (stack.path, block.index) in self.layers:
+                        undo.enter_context(_answering(block.module, lambda answers=answers: answers[batch()]))
+            yield
+
+    def _keep(self, stack: str, batch: Callable[[], int], module: nn.Module, args: object, output: object) -> None:
+        """A forward hook.
 
         Raises:
-            InputError: it is nothing that can be kept.
+            InputError: the output is nothing that can be kept.
         """
         if not _plain(output):
             raise InputError(f"resume: blocks of {stack} put out a {type(output).__name__}: leave --resume out")
         outputs = self.outputs.setdefault(stack, [])
-        outputs.extend([None] * (batch + 1 - len(outputs)))
-        outputs[batch] = output
+        outputs.extend([None] * (batch() + 1 - len(outputs)))
+        outputs[batch()] = output
 
 
 def discard(folder: str | os.PathLike[str]) -> None:
@@ -136,7 +157,7 @@ def digest(batches: Sequence[Mapping[str, Any]]) -> str:
 
 
 @contextlib.contextmanager
-def answering(module: nn.Module, answer: Callable[[], Any]) -> Iterator[None]:
+def _answering(module: nn.Module, answer: Callable[[], Any]) -> Iterator[None]:
     """While the context is open, ``module`` returns what ``answer`` does, without running; its hooks fire."""
     own = module.__dict__.get("forward")
     module.forward = lambda *args, **kwargs: answer()

@@ -34,6 +34,10 @@ class Share:
         return values
 
 
+#: A process that works alone.
+ALONE = Share()
+
+
 def share_of(batches: Sequence[Mapping[str, Any]], shared: bool) -> Share:
     """The share of this process, from the batches that it was given.
 
@@ -41,7 +45,7 @@ def share_of(batches: Sequence[Mapping[str, Any]], shared: bool) -> Share:
         InputError: ``shared`` without `torch.distributed`, or a process has no batch. All processes raise.
     """
     if not shared:
-        return Share()
+        return ALONE
     if not (distributed.is_available() and distributed.is_initialized()):
         raise InputError(
             "shared=True needs processes that know each other: start with `accelerate launch`, or leave it out"

@@ -104,8 +104,8 @@ def _layer_to_dict(layer: LayerProfile) -> dict[str, Any]:
     fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
     fields["filtered_masses"] = asdict(layer.filtered_masses)
     fields["kreiss_constant"] = asdict(layer.kreiss_constant)
-    fields["eigenvalues"] = [[_short(value.real), _short(value.imag)] for value in layer.eigenvalues.tolist()]
-    fields["residuals"] = [_short(value) for value in layer.residuals.tolist()]
+    fields["eigenvalues"] = [[short(value.real), short(value.imag)] for value in layer.eigenvalues.tolist()]
+    fields["residuals"] = [short(value) for value in layer.residuals.tolist()]
     return fields
 
 
@@ -133,8 +133,9 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     return numbers
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+def short(value: float, digits: int = 6) -> float:
+    """``value`` to so many significant digits."""
+    return float(f"{value:.{digits}g}")
 
 
 def plain(value: Any) -> Any:

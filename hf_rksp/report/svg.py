@@ -24,6 +24,7 @@ class Figure:
         title, caption: what is drawn, and what to know when reading it. alt: what a reader sees in it, in words.
         width, height: of the drawing, in SVG units.
         body: the drawing.
+        sheet: its own style sheet, besides the one of all figures.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Figure:
     width: int
     height: int
     body: str
+    sheet: str = ""
 
     def inline(self) -> str:
         """The ``<svg>`` for a page that carries ``figure.css`` itself."""
@@ -51,7 +53,7 @@ class Figure:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="fig" viewBox="-10 {top} {width} {height}" '
             f'width="{width * 1.25:g}" height="{height * 1.25:g}" role="img" aria-labelledby="{self.key}-t {self.key}-d">'
-            f"{self._names()}<style>{style()}</style>"
+            f"{self._names()}<style>{style(self.sheet)}</style>"
             f'<rect class="ground" x="-10" y="{top}" width="{width}" height="{height}" rx="8"/>'
             f'<text class="title" x="4" y="-12">{escape(self.title)}</text>{self.body}</svg>\n'
         )
@@ -61,9 +63,11 @@ class Figure:
 
 
 @cache
-def style() -> str:
-    """The style of all figures, without its comments."""
-    text = files("hf_rksp.report").joinpath("templates/figure.css").read_text(encoding="utf-8")
+def style(sheet: str = "") -> str:
+    """The style of all figures, and of those that have a ``sheet`` of their own, without comments."""
+    names = ["figure.css", *([sheet] if sheet else [])]
+    folder = files("hf_rksp.report").joinpath("templates")
+    text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
     return "".join(part.partition("*/")[2] if place else part for place, part in enumerate(text.split("/*")))
 
 

@@ -85,11 +85,7 @@ class SecondMoments:
         # One NaN or inf makes a mean non-finite, so looking at the means checks every row for the price of d numbers.
         for name, mean, rows in (("x", mean_x, rows_x), ("y", mean_y, rows_y)):
             if not torch.isfinite(mean).all():
-                bad = int((~torch.isfinite(rows)).any(1).sum())
-                raise NonFiniteError(
-                    f"{name} holds NaN or inf in {bad} of {rows.shape[0]} rows: find the layer that makes them, "
-                    "or leave those rows out with mask="
-                )
+                raise not_finite(name, rows)
         centred_x, centred_y = rows_x - mean_x, rows_y - mean_y
         left_x, left_y = centred_x, centred_y
         if row_weights is not None:
@@ -201,6 +197,15 @@ class SecondMoments:
         if not torch.isfinite(rows).all() or (rows < 0).any():
             raise InputError("weights holds a negative or non-finite value: pass weights of zero or more")
         return rows if mask is None else rows * (mask != 0).reshape(-1).to(x.device)
+
+
+def not_finite(name: str, rows: Tensor) -> NonFiniteError:
+    """The error for ``rows``, shape ``(n, d)``, some of which hold NaN or inf."""
+    bad = int((~torch.isfinite(rows)).any(1).sum())
+    return NonFiniteError(
+        f"{name} holds NaN or inf in {bad} of {rows.shape[0]} rows: find the layer that makes them, "
+        "or leave those rows out with mask="
+    )
 
 
 def merge_all(parts: Iterable[SecondMoments]) -> SecondMoments:

@@ -7,13 +7,14 @@ eigenproblem costs N^3: at d = 4096 and N = 2048 an eighth of the time and a qua
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
-from hf_rksp.errors import InputError, NonFiniteError
-from hf_rksp.spectral.moments import SecondMoments
+from hf_rksp.errors import InputError
+from hf_rksp.spectral.moments import SecondMoments, not_finite
 
 
 class GroupedMoments(list[SecondMoments]):
@@ -67,11 +68,7 @@ class GroupedSamples:
             rows_x, rows_y = rows_x[keep], rows_y[keep]
         for name, rows in (("x", rows_x), ("y", rows_y)):
             if not torch.isfinite(rows).all():
-                bad = int((~torch.isfinite(rows)).any(1).sum())
-                raise NonFiniteError(
-                    f"{name} holds NaN or inf in {bad} of {rows.shape[0]} rows: find the layer that makes them, or leave "
-                    "those rows out with mask="
-                )
+                raise not_finite(name, rows)
         assert self._pairs is not None
         # Copies: a later block may write into its input, and a slice would keep the whole batch alive.
         self._pairs[group].append((rows_x.to(self.device, copy=True), rows_y.to(self.device, copy=True)))
@@ -79,22 +76,23 @@ class GroupedSamples:
         if self.tokens > self.dim:
             self._sum_up()
 
-    def merge_processes(self) -> None:
-        """Add what the other processes of `torch.distributed` have, in their order; every process has to call it."""
-        tokens: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(tokens, self.tokens)
-        if sum(tokens) <= self.dim:
-            kept: list[Any] = [None] * len(tokens)
+    def merge_processes(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Add what the other processes of `torch.distributed` have, in their order; every process has to call it.
+
+        Args:
+            gather: gives what every process passes to it, in order.
+        """
+        tokens = sum(gather(self.tokens))
+        if tokens <= self.dim:
             # On the processor: a tensor arrives on the device that it left.
-            own = [[(x.cpu(), y.cpu()) for x, y in parts] for parts in self._pairs or []]
-            distributed.all_gather_object(kept, own)
+            kept = gather([[(x.cpu(), y.cpu()) for x, y in parts] for parts in self._pairs or []])
             self._pairs = [[pair for part in kept for pair in part[group]] for group in range(self.groups)]
         else:
             self._sum_up()
             assert self._moments is not None
             for part in self._moments:
                 part.all_reduce()
-        self.tokens = sum(tokens)
+        self.tokens = tokens
 
     def _sum_up(self) -> None:
         """Moments in place of the pairs."""

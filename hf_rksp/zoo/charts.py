@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from hf_rksp.report import svg
 from hf_rksp.report.svg import Figure, Scale, short
 from hf_rksp.report.text import large, line, number, share
-from hf_rksp.zoo.rows import RADAR, Row
+from hf_rksp.zoo.rows import RADAR, Row, radar_axes
 
+#: Style sheet of both figures, and of the page that shows them.
+SHEET = "zoo_figure.css"
 _CELL, _RADIUS, _COLUMNS = 284, 66, 4
 _LINE = 218
 _TOP = 34
@@ -61,12 +64,12 @@ def radars(rows: Sequence[Row]) -> Figure:
     return Figure(
         "architectures",
         "Architectures",
-        "From the centre: masses and nonlinearity ratio 0 to 1, spectral radius 1 to 100 and eigenvector condition 1 to 10⁶ in "
-        "powers of ten. Mean over layers and seeds.",
+        f"From centre to rim: {radar_axes()}. Mean over layers and seeds.",
         f"Radar charts of {len(rows)} models. {said}.",
         _CELL * min(len(rows), _COLUMNS),
         lines * _LINE + _TOP - 8,
         "".join(body),
+        SHEET,
     )
 
 
@@ -107,25 +110,22 @@ def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
     body.append(svg.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, "parameters", anchor="m"))
     ends = []
     for place, (name, rows) in enumerate(known):
-        points = [(across(float(row.facts["parameters"])), up(float(row.means["near_unit_mass"] or 0))) for row in rows]
-        for row in rows:
-            x = across(float(row.facts["parameters"]))
+        points = [(across(float(row.facts["parameters"])), up(float(row.means["near_unit_mass"]))) for row in rows]
+        for (x, _), row in zip(points, rows, strict=True):
+            each = row.entry.values("near_unit_mass")
             body += [
-                f'<circle class="k{place} faint" cx="{short(x)}" cy="{short(up(value))}" r="2"/>'
-                for value in row.entry.values("near_unit_mass")
+                f'<circle class="fam{place} faint" cx="{short(x)}" cy="{short(up(value))}" r="2"/>' for value in each
             ]
-        if len(points) > 1:
-            body.append(f'<path class="k{place}" d="M{"L".join(f"{short(x)} {short(y)}" for x, y in points)}"/>')
+        body.append(f'<path class="fam{place}" d="M{"L".join(f"{short(x)} {short(y)}" for x, y in points)}"/>')
         for (x, y), row in zip(points, rows, strict=True):
             told = f"{line(row.entry.model.title, 60)}: {row.shown('near_unit_mass')}"
             hollow = " hollow" if row.projected else ""
-            dot = f'<circle class="k{place} dot{hollow}" cx="{short(x)}" cy="{short(y)}" r="4"/>'
+            dot = f'<circle class="fam{place} dot{hollow}" cx="{short(x)}" cy="{short(y)}" r="4"/>'
             body.append(f"<g><title>{svg.escape(told)}</title>{dot}</g>")
-        if points:
-            ends.append([points[-1][1], points[-1][0], name, place])
-    for y, at, name, place in _spread(ends):
-        body.append(svg.segment(at + 6, up_of(ends, name), _WIDTH - _RIGHT + 6, y, f"k{place} lead"))
-        body.append(svg.text(_WIDTH - _RIGHT + 10, y + 4, name, f"k{place} name"))
+        ends.append(_End(points[-1][1], name, points[-1][0], place))
+    for end, y in _spread(ends):
+        body.append(svg.segment(end.x + 6, end.y, _WIDTH - _RIGHT + 6, y, f"fam{end.place} lead"))
+        body.append(svg.text(_WIDTH - _RIGHT + 10, y + 4, end.name, f"fam{end.place} name"))
     said = "; ".join(
         f"{name}: " + ", ".join(f"{row.entry.model.title} {share(row.means['near_unit_mass'])}" for row in rows)
         for name, rows in known
@@ -140,19 +140,22 @@ def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
         _WIDTH,
         _HEIGHT,
         "".join(body),
+        SHEET,
     )
 
 
-def up_of(ends: Sequence[Sequence[object]], name: object) -> float:
-    """Height of the end of a line."""
-    return float(next(end[0] for end in ends if end[2] == name))  # type: ignore[arg-type]
+class _End(NamedTuple):
+    """Where the line of a family ends; sorted by height."""
+
+    y: float
+    name: str
+    x: float
+    place: int
 
 
-def _spread(ends: Sequence[Sequence[object]]) -> list[tuple[float, float, str, int]]:
-    """Names beside the ends of their lines, moved apart where they would lie on each other."""
-    placed: list[tuple[float, float, str, int]] = []
+def _spread(ends: Sequence[_End]) -> Iterator[tuple[_End, float]]:
+    """Heights for the names beside the ends of their lines, moved apart where they would lie on each other."""
     lowest = -math.inf
-    for y, x, name, place in sorted(ends, key=lambda end: (float(end[0]), str(end[2]))):  # type: ignore[arg-type]
-        lowest = max(float(y), lowest + 15)  # type: ignore[arg-type]
-        placed.append((lowest, float(x), str(name), int(place)))  # type: ignore[arg-type,call-overload]
-    return placed
+    for end in sorted(ends):
+        lowest = max(end.y, lowest + 15)
+        yield end, lowest

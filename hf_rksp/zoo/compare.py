@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hf_rksp.profile.layer import SHARES
+from hf_rksp.report import Table
 from hf_rksp.report.tables import QUANTITY_NAMES
-from hf_rksp.report.text import DASH, share
+from hf_rksp.report.text import DASH
 from hf_rksp.zoo.published import PUBLISHED, THIRDS, Published, PublishedModel
 from hf_rksp.zoo.shelf import Entry
 
@@ -36,8 +37,7 @@ class Comparison:
         """Whether the two agree; ``None`` where ours is not there."""
         if self.ours is None:
             return None
-        of_share = QUANTITY_NAMES[self.published.quantity][2] is share
-        allowed = SHARE_TOLERANCE if of_share else TOLERANCE * self.published.value
+        allowed = SHARE_TOLERANCE if self.published.quantity in SHARES else TOLERANCE * self.published.value
         return abs(self.ours - self.published.value) <= allowed
 
     @property
@@ -48,7 +48,7 @@ class Comparison:
         if self.agrees:
             return "agrees"
         theirs = self.published.value
-        if QUANTITY_NAMES[self.published.quantity][2] is share or abs(self.ours - theirs) < theirs:
+        if self.published.quantity in SHARES or abs(self.ours - theirs) < theirs:
             return f"differs: ours is {abs(self.ours - theirs):.2f} {'higher' if self.ours > theirs else 'lower'}"
         return f"differs: ours is {self.ours / theirs:,.1f} times as large"
 
@@ -59,33 +59,50 @@ class Comparison:
         return (self.name, f"Table {self.published.table}", f"{self.published.value:g}", ours, self.verdict)
 
 
-COLUMNS = ("Quantity", "Paper", "Published", "Ours", "In words")
-NUMERIC = (2, 3)
+@dataclass(frozen=True)
+class Beside:
+    """All of the paper's figures for one architecture, beside the mean over our seeds.
+
+    Attributes:
+        published: the paper's. comparisons: each figure. apart: why ours may differ, whatever came out.
+    """
+
+    published: PublishedModel
+    comparisons: tuple[Comparison, ...]
+    apart: str
+
+    @property
+    def agree(self) -> int:
+        """How many agree."""
+        return sum(comparison.agrees is True for comparison in self.comparisons)
+
+    @property
+    def of(self) -> int:
+        """How many can be compared."""
+        return sum(comparison.agrees is not None for comparison in self.comparisons)
+
+    def table(self) -> Table:
+        """One row a figure."""
+        columns = ("Quantity", "Paper", "Published", "Ours", "In words")
+        return Table(columns, tuple(comparison.cells() for comparison in self.comparisons), numeric=(2, 3))
 
 
-def published_of(entry: Entry) -> PublishedModel | None:
-    """The paper's figures for this architecture."""
-    return PUBLISHED[entry.model.published] if entry.model.published else None
-
-
-def comparisons(entry: Entry) -> Iterator[Comparison]:
-    """Every figure that the paper gives for this architecture, beside the mean over our seeds."""
-    published = published_of(entry)
-    for figure in published.figures if published else ():
-        yield Comparison(figure, entry.mean(figure.quantity, figure.third), bool(entry.audits))
-
-
-def apart(entry: Entry) -> str:
-    """Why ours may differ from the paper's, whatever came out."""
-    published = published_of(entry)
-    if published is None:
-        return ""
-    if published.setting.startswith("Pretrained") and entry.model.source != "pretrained":
-        return (
+def beside(entry: Entry) -> Beside | None:
+    """The paper's figures for this architecture beside ours; ``None`` where it gives none."""
+    if entry.model.published is None:
+        return None
+    published = PUBLISHED[entry.model.published]
+    comparisons = tuple(
+        Comparison(figure, entry.mean(figure.quantity, figure.third), bool(entry.audits))
+        for figure in published.figures
+    )
+    apart = published.apart
+    if published.pretrained and entry.model.source != "pretrained":
+        apart = (
             "The paper's figures are of the pretrained model, these are of random weights: they say what training adds, and "
-            f"cannot confirm or refute it. {published.apart}"
+            f"cannot confirm or refute it. {apart}"
         )
-    return published.apart
+    return Beside(published, comparisons, apart)
 
 
 def start_to_end(entry: Entry) -> tuple[str, tuple[float, ...]] | None:

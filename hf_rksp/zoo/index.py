@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hf_rksp.report import svg
+from hf_rksp.report import Table, svg
 from hf_rksp.report.html import content_hash, environment, template_text
 from hf_rksp.report.markdown import markdown_environment
 from hf_rksp.report.reading import margins
@@ -18,7 +18,8 @@ from hf_rksp.report.text import DASH, number
 from hf_rksp.zoo import charts, compare
 from hf_rksp.zoo.manifest import SOURCES
 from hf_rksp.zoo.page import SEED_QUANTITIES
-from hf_rksp.zoo.rows import RADAR, Row, row_of
+from hf_rksp.zoo.published import THIRDS
+from hf_rksp.zoo.rows import RADAR, Row, radar_axes, row_of
 from hf_rksp.zoo.shelf import Shelf
 
 
@@ -47,40 +48,24 @@ def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
             (key, title, symbol or "reliable") for key in SEED_QUANTITIES for title, symbol, _ in [QUANTITY_NAMES[key]]
         ],
         "bounds": margins(report or {}),
-        "comparisons": [part for row in rows if (part := _comparison(row))],
+        "comparisons": [(row, beside) for row in rows if (beside := compare.beside(row.entry))],
         "patterns": _patterns(rows),
         "counts": _counts(rows),
         "failures": [failure for entry in shelf.entries for failure in entry.failures],
     }
 
 
-def _comparison(row: Row) -> dict[str, Any] | None:
-    """The paper's figures for one model beside ours."""
-    published = compare.published_of(row.entry)
-    if published is None:
-        return None
-    found = list(compare.comparisons(row.entry))
-    return {
-        "row": row,
-        "name": published.name,
-        "setting": published.setting,
-        "apart": compare.apart(row.entry),
-        "columns": compare.COLUMNS,
-        "numeric": compare.NUMERIC,
-        "cells": [comparison.cells() for comparison in found],
-        "agree": sum(comparison.agrees is True for comparison in found),
-        "of": sum(comparison.agrees is not None for comparison in found),
-        "audited": bool(row.entry.audits),
-    }
-
-
-def _patterns(rows: Sequence[Row]) -> list[tuple[Row, str, tuple[str, ...]]]:
+def _patterns(rows: Sequence[Row]) -> Table:
     """Nonlinearity ratio of the thirds, model by model."""
-    return [
-        (row, found[0], tuple(number(value) for value in found[1]))
-        for row in rows
-        if (found := compare.start_to_end(row.entry))
-    ]
+    found = [(row, pattern) for row in rows if (pattern := compare.start_to_end(row.entry))]
+    return Table(
+        ("Model", "Weights", *THIRDS, "From early to late"),
+        tuple(
+            (row.entry.model.title, row.texts()["weights"], *(number(value) for value in values), word)
+            for row, (word, values) in found
+        ),
+        numeric=(2, 3, 4),
+    )
 
 
 def _counts(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
@@ -111,7 +96,7 @@ def _lines(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _page(shown: dict[str, Any], figures: Sequence[Figure], rows: Sequence[Row]) -> str:
-    style = svg.style() + template_text("report.css") + template_text("zoo.css")
+    style = svg.style(charts.SHEET) + template_text("report.css") + template_text("zoo.css")
     script = template_text("zoo.js")
     data = json.dumps(_data(rows), ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return (
@@ -133,6 +118,7 @@ def _data(rows: Sequence[Row]) -> dict[str, Any]:
     """What the script compares and draws."""
     return {
         "radar": [{"key": k, "name": name, "low": low, "high": high, "log": log} for k, name, low, high, log in RADAR],
+        "axes": radar_axes(),
         "models": [
             {
                 "id": row.entry.model.id,

@@ -10,7 +10,7 @@ from hf_rksp.report.markdown import Ready, command_block, markdown_environment
 from hf_rksp.report.tables import QUANTITY_NAMES
 from hf_rksp.report.text import DASH, number, seconds, size, span
 from hf_rksp.zoo import compare
-from hf_rksp.zoo.shelf import Entry, interval
+from hf_rksp.zoo.shelf import Entry
 
 #: What is compared over seeds, in this order.
 SEED_QUANTITIES = (
@@ -64,8 +64,6 @@ def _seeds(entry: Entry) -> Section | None:
     rows = []
     for quantity in SEED_QUANTITIES:
         title, symbol, form = QUANTITY_NAMES[quantity]
-        values = entry.values(quantity)
-        values = values if len(values) == len(entry.audits) else []
         each = [form(_of(data, quantity)) for data in entry.audits.values()]
         each += [DASH] * (len(entry.model.seeds) - len(each))
         rows.append(
@@ -73,7 +71,7 @@ def _seeds(entry: Entry) -> Section | None:
                 f"{title} ({symbol})" if symbol else title,
                 *each,
                 form(entry.mean(quantity)),
-                span(interval(values, quantity), form),
+                span(entry.interval(quantity), form),
                 form(entry.deviation(quantity)),
             )
         )
@@ -104,16 +102,14 @@ def _of(data: Mapping[str, Any], quantity: str) -> Any:
 
 
 def _published(entry: Entry) -> Section | None:
-    published = compare.published_of(entry)
-    if published is None:
+    beside = compare.beside(entry)
+    if beside is None:
         return None
-    rows = [comparison.cells() for comparison in compare.comparisons(entry)]
-    said = [comparison.agrees for comparison in compare.comparisons(entry)]
     lead = (
-        f"The paper on {published.name}: {published.setting} Two figures agree here within a tenth, shares within .05. "
-        f"{sum(answer is True for answer in said)} of {sum(answer is not None for answer in said)} agree."
+        f"The paper on {beside.published.name}: {beside.published.setting} Two figures agree here within a tenth, shares within "
+        f".05. {beside.agree} of {beside.of} agree."
     )
-    paragraphs = [lead, compare.apart(entry)]
+    paragraphs = [lead, beside.apart]
     if found := compare.start_to_end(entry):
         word, values = found
         shown = ", ".join(number(value) for value in values)
@@ -121,8 +117,7 @@ def _published(entry: Entry) -> Section | None:
             f"Start linear, end nonlinear: the paper sees the nonlinearity ratio rise with the depth. Here it "
             f"{_PATTERNS[word]} (early, middle, late: {shown})."
         )
-    table = Table(compare.COLUMNS, tuple(rows), compare.NUMERIC)
-    return Section("published", "Beside the paper", tuple(paragraphs), (table,))
+    return Section("published", "Beside the paper", tuple(paragraphs), (beside.table(),))
 
 
 _PATTERNS = {
@@ -135,7 +130,6 @@ _PATTERNS = {
 
 def _not_yet(entry: Entry) -> str:
     """The page of a model without an audit: never the numbers of another."""
-    published = compare.published_of(entry)
     return (
         markdown_environment()
         .get_template("zoo_not_yet.md")
@@ -143,7 +137,6 @@ def _not_yet(entry: Entry) -> str:
             model=entry.model,
             command=Ready(command_block(entry.model.command(entry.model.seeds[0]))),
             failures=[(failure, Ready(command_block(str(failure["error"]), "text"))) for failure in entry.failures],
-            published=published,
-            cells=[comparison.cells() for comparison in compare.comparisons(entry)],
+            beside=compare.beside(entry),
         )
     )

@@ -33,12 +33,14 @@ class PublishedModel:
         figures: see `Published`.
         setting: what the paper measured, as far as it says.
         apart: why ours may differ, in words, whatever came out.
+        pretrained: its figures are of pretrained weights.
     """
 
     name: str
     figures: tuple[Published, ...]
     setting: str
     apart: str
+    pretrained: bool = False
 
 
 def _thirds(table: int, quantity: str, *values: float) -> tuple[Published, ...]:
@@ -61,6 +63,7 @@ PUBLISHED: dict[str, PublishedModel] = {
         + _thirds(10, "eigenvector_condition", 8.2, 9.5, 10.8),
         _PRETRAINED,
         _PROMPTS,
+        pretrained=True,
     ),
     "gpt2-124m": PublishedModel(
         "GPT-2 124M",
@@ -70,6 +73,7 @@ PUBLISHED: dict[str, PublishedModel] = {
         + _thirds(15, "near_unit_mass", 0.68, 0.62, 0.58),
         _PRETRAINED,
         _PROMPTS,
+        pretrained=True,
     ),
     "gpt2-355m": PublishedModel(
         "GPT-2 355M",
@@ -79,6 +83,7 @@ PUBLISHED: dict[str, PublishedModel] = {
         + _thirds(15, "near_unit_mass", 0.72, 0.65, 0.60),
         _PRETRAINED,
         _PROMPTS,
+        pretrained=True,
     ),
     "moe-k1": PublishedModel(
         "MoE, top-1 of 8",

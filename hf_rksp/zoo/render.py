@@ -42,17 +42,18 @@ def render_zoo(folder: Path, say: Callable[[str], None] = lambda text: None) -> 
         InputError, SchemaError: what is there cannot be read; nothing was written then.
     """
     shelf = read_shelf(folder, all_models(folder))
-    files: dict[str, bytes] = {}
+    pages: dict[str, dict[str, bytes]] = {}
     for entry in shelf.entries:
         say(f"rendering {entry.model.id}")
-        files |= {f"{entry.model.id}/{name}": content for name, content in rendered(entry).items()}
+        pages[entry.model.id] = rendered(entry)
+    files = {f"{name}/{file}": content for name, own in pages.items() for file, content in own.items()}
     files |= index_files(shelf) | table_files(shelf)
     changed = {name: content for name, content in files.items() if not _same(folder / name, content)}
     for parent in sorted({(folder / name).parent for name in changed}):
         parent.mkdir(parents=True, exist_ok=True)
     put_files(changed, folder)
-    for entry in shelf.entries:
-        _clear(folder / entry.model.id, rendered(entry))
+    for name, own in pages.items():
+        _clear(folder / name, own)
     say(f"{len(changed)} of {len(files)} files changed")
     return shelf
 

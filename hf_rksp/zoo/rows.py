@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hf_rksp.report.reading import layers_of
 from hf_rksp.report.tables import QUANTITY_NAMES
-from hf_rksp.report.text import DASH, count, large, seconds, size
+from hf_rksp.report.text import DASH, count, large, power_of_ten, seconds, size
 from hf_rksp.report.view import BANDS
 from hf_rksp.zoo import compare
 from hf_rksp.zoo.page import SEED_QUANTITIES, SOURCE_NAMES
@@ -23,6 +24,18 @@ RADAR: tuple[tuple[str, str, float, float, bool], ...] = (
     ("eigenvector_condition", "eigenvector condition", 1.0, 1e6, True),
     ("nonlinearity_ratio", "nonlinearity ratio", 0.0, 1.0, False),
 )
+
+
+def radar_axes() -> str:
+    """The ends of the axes of `RADAR`, in words."""
+    ends: dict[tuple[float, float, bool], list[str]] = {}
+    for _, name, low, high, log in RADAR:
+        ends.setdefault((low, high, log), []).append(name)
+    return "; ".join(
+        f"{', '.join(names)} {low:g} to {power_of_ten(round(math.log10(high))) if log else f'{high:g}'}"
+        + (" in powers of ten" if log else "")
+        for (low, high, log), names in ends.items()
+    )
 
 
 @dataclass(frozen=True)

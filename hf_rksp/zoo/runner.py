@@ -7,7 +7,6 @@ stopped, and its peak memory is its own.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import signal
@@ -16,13 +15,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from hf_rksp.errors import InputError
-from hf_rksp.machine import versions
+from hf_rksp.machine import now, versions
 from hf_rksp.report.schema import dumps
 from hf_rksp.report.write import check_writable, put_files
 from hf_rksp.zoo.manifest import Manifest, ZooModel
@@ -66,11 +65,12 @@ class RunnerOptions:
 @dataclass(frozen=True)
 class Job:
     """One audit: a model with a seed, and its state: "to run", "done", "stale" (done by another command: to run again), or
-    "skipped" (it needs the Hub)."""
+    "skipped" (it needs the Hub). ``audit``: the report that is there."""
 
     model: ZooModel
     seed: int
     state: str
+    audit: Mapping[str, Any] | None = None
 
 
 def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
@@ -92,13 +92,14 @@ def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
     jobs = []
     for model in chosen:
         for seed in model.seeds[: options.seeds or None]:
-            if (data := read_result(options.folder, model, seed)) is not None:
-                state = "done" if data["setup"].get("command") == model.command(seed) else "stale"
+            audit = read_result(options.folder, model, seed)
+            if audit is not None:
+                state = "done" if audit["setup"].get("command") == model.command(seed) else "stale"
             elif model.needs_hub and not options.with_hub:
                 state = "skipped"
             else:
                 state = "to run"
-            jobs.append(Job(model, seed, state))
+            jobs.append(Job(model, seed, state, audit))
     return jobs
 
 
@@ -156,7 +157,7 @@ def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:
         "exit_code": code,
         "error": _reason(code, tail, capped, options.memory_cap_gib),
         "output": list(tail),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": now(),
         "versions": versions(),
     }
 

@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student_t
-
 from hf_rksp.errors import InputError, SchemaError
-from hf_rksp.profile.layer import SHARES
+from hf_rksp.profile.layer import interval as student_interval
 from hf_rksp.report.reading import layers_of, section
+from hf_rksp.report.schema import plain, short
 from hf_rksp.report.text import finite
 from hf_rksp.zoo.manifest import ZooModel
 
@@ -61,15 +60,24 @@ class Entry:
         ]
         return [value for value in found if value is not None]
 
-    def mean(self, quantity: str, third: str | None = None) -> float | None:
-        """Mean over the seeds; ``None`` if one has none."""
+    def _complete(self, quantity: str, third: str | None) -> list[float]:
+        """The values, or none of them if a seed has none: the mean of the others would be of the well-behaved ones."""
         values = self.values(quantity, third)
-        return statistics.fmean(values) if values and len(values) == len(self.audits) else None
+        return values if len(values) == len(self.audits) else []
+
+    def mean(self, quantity: str, third: str | None = None) -> float | None:
+        """Mean over the seeds; ``None`` if one has no value."""
+        values = self._complete(quantity, third)
+        return statistics.fmean(values) if values else None
 
     def deviation(self, quantity: str, third: str | None = None) -> float | None:
         """Standard deviation over the seeds; needs two, and that each has a value."""
-        values = self.values(quantity, third)
-        return statistics.stdev(values) if len(values) == len(self.audits) > 1 else None
+        values = self._complete(quantity, third)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def interval(self, quantity: str) -> tuple[float, float] | None:
+        """95% interval of the mean over seeds; needs two, and that each has a value."""
+        return interval(self._complete(quantity, None), quantity)
 
 
 @dataclass(frozen=True)
@@ -95,22 +103,17 @@ def result_path(folder: Path, model: ZooModel, seed: int) -> Path:
 
 def describe_model(model: ZooModel) -> dict[str, Any]:
     """``model.json``."""
-    return json.loads(json.dumps(asdict(model)))  # type: ignore[no-any-return]
+    return plain(asdict(model))  # type: ignore[no-any-return]
 
 
 def shortened(data: Mapping[str, Any]) -> dict[str, Any]:
     """A report's dict with eigenvalues and residuals to four digits: enough to draw, and a third less heavy."""
 
-    def rounded(value: Any, digits: int) -> Any:
-        if isinstance(value, list):
-            return [rounded(item, digits) for item in value]
-        return float(f"{value:.{digits}g}") if isinstance(value, float) else value
-
     layers = [
         {
             **layer,
-            "eigenvalues": rounded(layer["eigenvalues"], DIGITS),
-            "residuals": rounded(layer["residuals"], DIGITS),
+            "eigenvalues": [[short(part, DIGITS) for part in pair] for pair in layer["eigenvalues"]],
+            "residuals": [None if value is None else short(value, DIGITS) for value in layer["residuals"]],
         }
         for layer in layers_of(data)
     ]
@@ -178,6 +181,5 @@ def interval(values: list[float], quantity: str) -> tuple[float, float] | None:
     """95% interval of the mean over seeds, Student's t, within what is possible for the quantity; needs two."""
     if len(values) < 2:
         return None
-    half = float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return max(mean - half, 0.0), min(mean + half, 1.0) if quantity in SHARES else mean + half
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return student_interval(quantity, statistics.fmean(values), error, len(values))

@@ -17,6 +17,14 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def copied(zoo, folder, patterns):
+    for path in (path for pattern in patterns for path in zoo.glob(pattern) if path.is_file()):
+        target = folder / path.relative_to(zoo)
+        target.parent.mkdir(exist_ok=True, parents=True)
+        target.write_bytes(path.read_bytes())
+    return folder
+
+
 def test_rendered_again_nothing_changes(zoo):
     before = contents(zoo)
     render_zoo(zoo)
@@ -24,10 +32,7 @@ def test_rendered_again_nothing_changes(zoo):
 
 
 def test_from_json_alone(zoo, tmp_path):
-    for path in [*zoo.glob("manifests/*.json"), *zoo.glob("*/*.json"), *zoo.glob("failures/*.json")]:
-        target = tmp_path / path.relative_to(zoo)
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(path.read_bytes())
+    copied(zoo, tmp_path, ["*/*.json"])
     render_zoo(tmp_path)
     assert contents(tmp_path) == contents(zoo)
 
@@ -88,27 +93,15 @@ def test_tables_load(zoo):
 
 
 def test_a_result_that_was_cut_short_is_named(zoo, tmp_path):
-    for path in [*zoo.glob("manifests/*.json"), *zoo.glob("*/*.json")]:
-        target = tmp_path / path.relative_to(zoo)
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(path.read_bytes())
+    copied(zoo, tmp_path, ["*/*.json"])
     (tmp_path / "tiny-gpt2-init" / "report.json").write_text("{")
     with pytest.raises(SchemaError, match=r"tiny-gpt2-init/report.json: no report .* delete it"):
         render_zoo(tmp_path)
     assert not (tmp_path / "README.md").exists()
 
 
-def copied(zoo, folder):
-    for path in [*zoo.glob("manifests/*.json"), *zoo.glob("*/*"), *zoo.glob("*/figures/*")]:
-        if path.is_file():
-            target = folder / path.relative_to(zoo)
-            target.parent.mkdir(exist_ok=True, parents=True)
-            target.write_bytes(path.read_bytes())
-    return folder
-
-
 def test_without_its_first_seed_a_model_is_not_audited_and_its_old_pages_go(zoo, tmp_path):
-    folder = copied(zoo, tmp_path)
+    folder = copied(zoo, tmp_path, ["*/*", "*/figures/*"])
     (folder / "tiny-gpt2-init" / "report.json").unlink()
     render_zoo(folder)
     left = {path.name for path in (folder / "tiny-gpt2-init").rglob("*") if path.is_file()}
@@ -118,7 +111,7 @@ def test_without_its_first_seed_a_model_is_not_audited_and_its_old_pages_go(zoo,
 
 
 def test_a_quantity_that_is_not_defined_is_no_disagreement(zoo, tmp_path):
-    folder = copied(zoo, tmp_path)
+    folder = copied(zoo, tmp_path, ["*/*", "*/figures/*"])
     for name in ("report.json", "seed-2.json"):
         path = folder / "tiny-gpt2-init" / name
         data = json.loads(path.read_text())

@@ -122,7 +122,7 @@
     second.selectedIndex = 1;
     document.querySelectorAll(".pick").forEach(function (cell) { cell.hidden = false; });
     document.getElementById("versus").hidden = false;
-    document.getElementById("compare-hint").textContent = "Choose here, or tick two models in the table. Centre to rim: masses and nonlinearity ratio 0 to 1, spectral radius 1 to 100 and eigenvector condition 1 to 10⁶ in powers of ten.";
+    document.getElementById("compare-hint").textContent = "Choose here, or tick two models in the table. From centre to rim: " + data.axes + ".";
     // A third tick replaces the older of the two.
     boxes.forEach(function (box) {
       box.addEventListener("change", function () {

@@ -62,4 +62,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
