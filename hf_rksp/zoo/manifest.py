@@ -68,8 +68,7 @@ class ZooModel:
 
     def arguments_of(self, seed: int) -> list[str]:
         """All arguments of the audit of one seed, but where its output goes."""
-        alone = seed == self.seeds[0] or any(part.split("=")[0] == "--groups" for part in self.arguments)
-        return [*self.arguments, *([] if alone else ["--groups", "0"]), "--seed", str(seed)]
+        return [*(self.arguments if seed == self.seeds[0] else _without_jackknife(self.arguments)), "--seed", str(seed)]
 
     def command(self, seed: int) -> str:
         """The audit of one seed, as a reader would type it."""
@@ -107,6 +106,16 @@ def read_manifest(path: Path) -> Manifest:
             f"manifest={str(path)!r}: id={min(twice)!r} is there twice; each model has a folder of its own"
         )
     return Manifest(path, models)
+
+
+def _without_jackknife(arguments: tuple[str, ...]) -> list[str]:
+    """``arguments`` with ``--groups 0``, in place of what it was."""
+    kept = [
+        part
+        for before, part in zip(("", *arguments), arguments, strict=False)
+        if before != "--groups" and part.split("=")[0] != "--groups"
+    ]
+    return [*kept, "--groups", "0"]
 
 
 def _model(entry: Any, where: str) -> ZooModel:

@@ -105,6 +105,7 @@ def _card(shelf: Shelf) -> str:
         "",
         "```python",
         "import datasets",
+        "",
         'datasets.load_dataset("parquet", data_files="parquet/layers.parquet", split="train")',
         "```",
         "",

@@ -22,7 +22,7 @@ def test_read(tmp_path):
     found = read_manifest(write(tmp_path / "m.json", model())).models[0]
     assert found.seeds == (1, 2)
     assert found.command(2).startswith("rksp audit --init gpt2 --config-overrides ")
-    assert found.command(2).endswith("--groups 4 --tokens 256 --seq-len 32 --seed 2")
+    assert found.command(2).endswith("--tokens 256 --seq-len 32 --groups 0 --seed 2")
 
 
 def test_further_seeds_go_without_the_jackknife(tmp_path):
