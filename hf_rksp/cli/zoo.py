@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def add_parser(commands: Any) -> None:
     part.add_argument(
         "--seeds", type=int, default=0, metavar="N", help="the first N seeds of each model (default: all)"
     )
+    part.add_argument("--again", action="store_true", help="also what is done, to measure time and memory anew")
     part.add_argument(
         "--work",
         default="out/zoo",
@@ -92,6 +94,7 @@ def run_models(args: argparse.Namespace) -> int:
         tuple(args.only),
         args.size,
         args.seeds,
+        args.again,
         Path(args.work),
         args.quiet,
     )
@@ -106,7 +109,7 @@ def run_models(args: argparse.Namespace) -> int:
         print(table(["model", "seed", "state", "memory", "command"], rows))
         return exit_codes.OK
     done, failed = run_manifest(manifest, options, progress(args.quiet))
-    print(_results(plan(manifest, options)))
+    print(_results(plan(manifest, replace(options, again=False))))
     before = sum(job.state == "done" for job in jobs)
     skipped = sum(job.state == "skipped" for job in jobs)
     print(f"{done} audits done, {before} were there, {failed} failed, {skipped} need the Hub (--with-hub)")

@@ -1,4 +1,4 @@
-"""Real images, resized to what a vision model takes and scaled to [-1, 1]."""
+"""Real images, as the model's own image processor prepares them; resized and scaled to [-1, 1] for a model without one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class Images:
-    """Images, shape ``(n, channels, height, width)`` float32 in [-1, 1], and what to say of them in the report."""
+    """Images, shape ``(n, channels, height, width)`` float32, and what to say of them in the report."""
 
     pixels: torch.Tensor
     info: dict[str, Any]
@@ -43,11 +43,27 @@ class Images:
         return [{"pixel_values": part} for part in self.pixels.split(size)]
 
 
-def read_images(source: ImageSource, config: Any, tokens: int, seed: int) -> Images:
+def load_image_processor(model: str | None, **kwargs: Any) -> Any | None:
+    """The image processor that a checkpoint comes with, or ``None``. ``kwargs`` go to ``AutoImageProcessor``."""
+    if model is None:
+        return None
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(model, **kwargs)
+    except (OSError, ValueError):  # no preprocessor_config.json, or none of a kind that is known
+        return None
+
+
+def read_images(source: ImageSource, config: Any, tokens: int, seed: int, processor: Any | None = None) -> Images:
     """Images drawn from the first thousand, enough for ``tokens`` patches of the model that ``config`` describes.
 
+    Args:
+        processor: of the model (``load_image_processor``); ``None``: resized by bicubic interpolation, scaled to [-1, 1].
+
     Raises:
-        InputError: nothing is there, it holds no images, or too few; the model has no fixed image size.
+        InputError: nothing is there, it holds no images, or too few; the model has no fixed image size, or its processor
+            makes another one.
     """
     side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     if not isinstance(side, int) or not isinstance(patch, int):
@@ -71,9 +87,9 @@ def read_images(source: ImageSource, config: Any, tokens: int, seed: int) -> Ima
         image = next((value for value in row.values() if hasattr(value, "convert")), None)
         if image is None:
             raise InputError(f"images={source.name!r} has no column with images, only {', '.join(map(str, row))}")
-        array = np.array(image.convert("RGB").resize((side, side), resample=3), dtype=np.uint8)  # 3: bicubic
+        array, values = _resized(image, side) if processor is None else _processed(image, side, processor, source)
         digest.update(array.tobytes())
-        pixels.append(torch.from_numpy(array))
+        pixels.append(values)
     if len(pixels) < count:
         raise InputError(
             f"images={source.name!r} has {len(pixels)} images, and tokens={tokens} needs {count}: pass more, or less --tokens"
@@ -84,11 +100,27 @@ def read_images(source: ImageSource, config: Any, tokens: int, seed: int) -> Ima
         "images": count,
         "side": side,
         "patches": (side // patch) ** 2,
-        "scaling": "bicubic, to [-1, 1]",
+        "scaling": "bicubic, to [-1, 1]" if processor is None else f"{type(processor).__name__} of the model",
         "seed": seed,
         "sha256": digest.hexdigest(),
     }
-    return Images((torch.stack(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5, info)
+    return Images(torch.stack(pixels), info)
+
+
+def _resized(image: Any, side: int) -> tuple[np.ndarray, torch.Tensor]:
+    """Bytes of an image, shape ``(side, side, 3)``, and its pixels."""
+    array = np.array(image.convert("RGB").resize((side, side), resample=3), dtype=np.uint8)  # 3: bicubic
+    return array, (torch.from_numpy(array).permute(2, 0, 1) / 255 - 0.5) / 0.5
+
+
+def _processed(image: Any, side: int, processor: Any, source: ImageSource) -> tuple[np.ndarray, torch.Tensor]:
+    values = processor(images=[image.convert("RGB")], return_tensors="pt")["pixel_values"][0].float()
+    if values.shape != (3, side, side):
+        raise InputError(
+            f"images={source.name!r}: {type(processor).__name__} of this model makes pixels of shape {tuple(values.shape)}, and "
+            f"its configuration says image_size={side}: correct preprocessor_config.json, or take it out"
+        )
+    return values.numpy(), values
 
 
 def _read(rows: Iterable[Any], source: ImageSource) -> Iterator[Any]:

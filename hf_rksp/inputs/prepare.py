@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hf_rksp.errors import InputError
-from hf_rksp.inputs.images import Images, ImageSource, read_images
+from hf_rksp.inputs.images import Images, ImageSource, load_image_processor, read_images
 from hf_rksp.inputs.models import LoadedModel, load_model
 from hf_rksp.inputs.source import ModelSource
 from hf_rksp.inputs.text import Sequences, TextSource, cut_sequences, read_text
@@ -109,7 +109,10 @@ def _with_images(
     if getattr(loaded.model, "main_input_name", None) != "pixel_values":
         raise InputError(f"images={source.name!r}: model={model.name!r} takes no images; leave --images out")
     step("reading the images")
-    images = read_images(source, loaded.model.config, options.tokens, options.seed)
+    processor = load_image_processor(
+        loaded.tokenizer_source, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    images = read_images(source, loaded.model.config, options.tokens, options.seed, processor)
     return Prepared(loaded, images, {"images": images.info, "batch_size": options.batch_size})
 
 

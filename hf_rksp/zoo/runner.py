@@ -42,6 +42,7 @@ class RunnerOptions:
         with_hub: also run what needs the Hub.
         only: ids of the models to run; empty: all. size: a part of their ids, such as "7b"; empty: all.
         seeds: at most that many of each model's seeds; 0: all.
+        again: also what is done, to measure it anew; a result is replaced when the new one is there.
         work: where audits keep what they need to go on, and results that are not on the shelf yet.
         quiet: no progress of the audits.
     """
@@ -52,6 +53,7 @@ class RunnerOptions:
     only: tuple[str, ...] = ()
     size: str = ""
     seeds: int = 0
+    again: bool = False
     work: Path = Path("out/zoo")
     quiet: bool = False
 
@@ -64,8 +66,8 @@ class RunnerOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """One audit: a model with a seed, and its state: "to run", "done", "stale" (done by another command: to run again), or
-    "skipped" (it needs the Hub). ``audit``: the report that is there."""
+    """One audit: a model with a seed, and its state: "to run", "done", "stale" (done by another command, or to be done
+    again all the same), or "skipped" (it needs the Hub). ``audit``: the report that is there."""
 
     model: ZooModel
     seed: int
@@ -94,7 +96,8 @@ def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
         for seed in model.seeds[: options.seeds or None]:
             audit = read_result(options.folder, model, seed)
             if audit is not None:
-                state = "done" if audit["setup"].get("command") == model.command(seed) else "stale"
+                same = audit["setup"].get("command") == model.command(seed)
+                state = "done" if same and not options.again else "stale"
             elif model.needs_hub and not options.with_hub:
                 state = "skipped"
             else:

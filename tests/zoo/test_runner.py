@@ -97,6 +97,23 @@ def test_another_command_makes_a_result_stale(zoo, tmp_path):
     assert [job.state for job in plan(read_manifest(path), RunnerOptions(tmp_path))] == ["stale", "stale"]
 
 
+def test_again_measures_anew(zoo, tmp_path, capsys):
+    place = tmp_path / "tiny-gpt2-init"
+    place.mkdir()
+    for name in ("report.json", "seed-2.json"):
+        (place / name).write_bytes((zoo / "tiny-gpt2-init" / name).read_bytes())
+    old = json.loads((place / "report.json").read_text())
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"models": [MODELS[0]]}))
+    command = f"zoo run {path} --folder {tmp_path} --work {tmp_path / 'w'} --seeds 1 --quiet".split()
+    assert main(command) == 0 and "0 audits done, 1 were there" in capsys.readouterr().out
+    assert main([*command, "--again"]) == 0
+    out = capsys.readouterr().out
+    assert "1 audits done, 0 were there" in out and "  high" in out
+    new = json.loads((place / "report.json").read_text())
+    assert new["layers"] == old["layers"] and new["cost"]["seconds"] != old["cost"]["seconds"]
+
+
 @pytest.mark.parametrize(
     ("code", "tail", "said"),
     [
