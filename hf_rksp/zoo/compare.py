@@ -50,7 +50,7 @@ class Comparison:
         theirs = self.published.value
         if self.published.quantity in SHARES or abs(self.ours - theirs) < theirs:
             return f"differs: ours is {abs(self.ours - theirs):.2f} {'higher' if self.ours > theirs else 'lower'}"
-        return f"differs: ours is {self.ours / theirs:,.1f} times as large"
+        return f"differs: ours is {self.ours / theirs:,.{1 if self.ours < 10 * theirs else 0}f} times as large"
 
     def cells(self) -> tuple[str, ...]:
         """Table, quantity, the paper's, ours, verdict."""

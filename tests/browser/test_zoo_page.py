@@ -71,6 +71,13 @@ def test_compare_two(page):
     assert ["width", "48"] in cells
 
 
+def test_a_tick_can_be_taken_away(page):
+    page.uncheck('tr[data-id="tiny-gpt2-init"] input')
+    assert [page.input_value("#first"), page.input_value("#second")] == ["wide-gpt2-init"] * 2
+    page.check('tr[data-id="tiny-gpt2-init"] input')
+    assert [page.input_value("#first"), page.input_value("#second")] == ["wide-gpt2-init", "tiny-gpt2-init"]
+
+
 def test_links_lead_to_pages(page, zoo):  # noqa: F811
     links = page.eval_on_selector_all("#zoo-table a", "all => all.map(a => a.getAttribute('href'))")
     assert len(links) == 4 and all((zoo / link).is_file() for link in links)

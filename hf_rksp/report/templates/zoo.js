@@ -123,11 +123,13 @@
     document.querySelectorAll(".pick").forEach(function (cell) { cell.hidden = false; });
     document.getElementById("versus").hidden = false;
     document.getElementById("compare-hint").textContent = "Choose here, or tick two models in the table. From centre to rim: " + data.axes + ".";
-    // A third tick replaces the older of the two.
+    // A third tick replaces the older of the two; without a tick, the other model stands alone.
     boxes.forEach(function (box) {
       box.addEventListener("change", function () {
         var id = box.closest("tr").dataset.id;
         if (box.checked) { first.value = second.value; second.value = id; }
+        else if (id === first.value) first.value = second.value;
+        else second.value = first.value;
         draw();
       });
     });
