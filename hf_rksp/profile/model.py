@@ -146,7 +146,8 @@ def profile_model(
         _check_rank(rank, [states.width for states in seen.values()])
     hidden = not progress or share.rank > 0
     bar = tqdm(total=count, initial=len(layers), desc="profiling", unit="layer", disable=hidden, leave=False)
-    with bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
+    held = contextlib.closing(kept) if kept else contextlib.nullcontext()
+    with held, bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
         for moments in parts:
             _check_rank(rank, [found.dim for found in moments.values()])
             solving = time.perf_counter()

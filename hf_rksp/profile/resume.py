@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from hf_rksp.capture import Stack
@@ -25,7 +26,7 @@ from hf_rksp.profile.layer import LayerProfile
 from hf_rksp.profile.share import Share
 from hf_rksp.spectral import KreissBracket, Masses
 
-_FILE = "state.pt"
+_FILE, _LOCK = "state.pt", "lock"
 
 
 class Resume:
@@ -43,19 +44,25 @@ class Resume:
         self.outputs: dict[str, list[Any]] = {}
         self.seconds: dict[str, float] = {}
         self._fingerprint = ""
+        self._lock = FileLock(self.folder / _LOCK, timeout=0)
 
     def open(self, fingerprint: Mapping[str, Any]) -> None:
-        """Read what is there.
+        """Read what is there, and keep the folder from other profiles until `close` is called.
 
         Args:
             fingerprint: all that the numbers depend on.
 
         Raises:
-            InputError: it was left by another profile, or cannot be read. OutputError: the folder cannot be written to.
+            InputError: it was left by another profile, cannot be read, or is in use. OutputError: the folder cannot be written to.
         """
         self._fingerprint = json.dumps(fingerprint, sort_keys=True, default=str)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"resume={str(self.folder)!r}: another profile is at work in it; wait for it, or pass another folder"
+            ) from None
         except OSError as error:
             raise OutputError(f"resume={str(self.folder)!r}: cannot be made ({error.strerror}); pass another") from None
         path = self.folder / _FILE
@@ -76,6 +83,10 @@ class Resume:
                 "folder, or delete it to begin anew"
             )
         self.layers, self.outputs, self.seconds = state["layers"], state["outputs"], state["seconds"]
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        self._lock.release()
 
     def save(self, seconds: Mapping[str, float], share: Share) -> None:
         """Write `layers` and `outputs` as they are now, aside and then, when every process has, into place.
@@ -137,10 +148,12 @@ class Resume:
 def discard(folder: str | os.PathLike[str]) -> None:
     """Delete what a profile left in ``folder``: it is whole, and its report is written."""
     path = Path(folder)
-    for file in [path / _FILE, *path.glob(f"process-*/{_FILE}")]:
-        file.unlink(missing_ok=True)
+    for place in [path, *path.glob("process-*")]:
+        for name in (_FILE, _LOCK):
+            (place / name).unlink(missing_ok=True)
+    for place in path.glob("process-*"):
         with contextlib.suppress(OSError):
-            file.parent.rmdir()
+            place.rmdir()
     with contextlib.suppress(OSError):
         path.rmdir()
 

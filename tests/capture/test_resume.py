@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from filelock import FileLock
 
 from hf_rksp.errors import InputError
 from hf_rksp.inputs import ModelSource, load_model
@@ -100,6 +101,13 @@ def test_a_broken_state_is_refused(tmp_path):
     (tmp_path / "work" / "state.pt").write_bytes(b"half")
     with pytest.raises(InputError, match=r"state.pt cannot be read .* delete it to begin anew"):
         run("gpt2", tmp_path / "work")
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    run("gpt2", tmp_path / "work", before=1)
+    with FileLock(tmp_path / "work" / "lock"), pytest.raises(InputError, match=r"another profile is at work in it"):
+        run("gpt2", tmp_path / "work")
+    assert run("gpt2", tmp_path / "work")[1] is not None
 
 
 def test_needs_streaming(tmp_path):
