@@ -15,7 +15,7 @@ from hf_rksp.report.reading import margins
 from hf_rksp.report.svg import Figure
 from hf_rksp.report.tables import QUANTITY_NAMES
 from hf_rksp.report.text import DASH, number
-from hf_rksp.zoo import charts, compare
+from hf_rksp.zoo import charts, compare, training
 from hf_rksp.zoo.manifest import SOURCES
 from hf_rksp.zoo.page import SEED_QUANTITIES
 from hf_rksp.zoo.published import THIRDS
@@ -28,6 +28,8 @@ def index_files(shelf: Shelf) -> dict[str, bytes]:
     rows = [row_of(entry) for entry in shelf.entries]
     audited = [row for row in rows if row.entry.audits]
     figures = [charts.radars(_of_each_family(audited)), charts.scaling(_lines(audited))]
+    if known := training.courses(rows):
+        figures.append(training.movement(known))
     shown = _shown(shelf, rows)
     markdown = markdown_environment()
     files = {
@@ -49,6 +51,7 @@ def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
         ],
         "bounds": margins(report or {}),
         "comparisons": [(row, beside) for row in rows if (beside := compare.beside(row.entry))],
+        "training": training.movement_table(known) if (known := training.courses(rows)) else None,
         "patterns": _patterns(rows),
         "counts": _counts(rows),
         "failures": [failure for entry in shelf.entries for failure in entry.failures],

@@ -167,7 +167,7 @@ def test_pattern_over_the_depth(values, word):
         (1.16, True, "agrees"),
         (1.30, False, "differs: ours is 0.15 higher"),
         (0.90, False, "differs: ours is 0.25 lower"),
-        (11.5, False, "differs: ours is 10.0 times as large"),
+        (11.5, False, "differs: ours is 10 times as large"),
         (None, None, "not audited yet"),
     ],
 )
@@ -176,3 +176,25 @@ def test_agreement_in_words(ours, agrees, said):
     assert (figure.quantity, figure.value) == ("spectral_radius", 1.15)
     comparison = compare.Comparison(figure, ours, audited=ours is not None)
     assert (comparison.agrees, comparison.verdict) == (agrees, said)
+
+
+def test_training_is_drawn_where_there_are_two_points_of_it(zoo, tmp_path):
+    assert "What training moves" not in (zoo / "README.md").read_text()
+    copied(zoo, tmp_path, ["*/*.json"])
+    path = tmp_path / "manifests" / "tiny.json"
+    data = json.loads(path.read_text())
+    # The wide model stands for the tiny one after its training: later in time, earlier in the manifest.
+    data["models"] = [data["models"][1] | {"step": 1.0}, data["models"][0] | {"step": 0.1}]
+    path.write_text(json.dumps(data))
+    shelf = render_zoo(tmp_path)
+    readme = (tmp_path / "README.md").read_text()
+    shown = [f"{entry.mean('near_unit_mass'):.3f}" for entry in shelf.entries]
+    table = readme.split("## What training moves")[1].split("## ")[0]
+    assert "figures/training.svg" in table
+    lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| GPT-2")]
+    assert [cells[1] for cells in lines] == ["10%", "100%"]
+    assert lines[1][2] == shown[0] and lines[0][2].startswith(f"{shown[1]} ±")
+    drawing = (tmp_path / "figures" / "training.svg").read_text()
+    assert drawing.count("<circle") == 12 and 'class="fam0"' in drawing
+    page = (tmp_path / "index.html").read_text()
+    assert 'id="training"' in page and 'href="#training"' in page
