@@ -135,6 +135,12 @@ def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
         "Near-unit mass and size",
         "Random weights. Large dots: mean over the seeds; small ones: each seed. Hollow: seen through a projection on the "
         "directions that the tokens carry; modes outside are not counted, so these do not compare with the filled ones."
+        + (
+            " All read the same number of tokens, so that a wider model has fewer for each direction, which widens a spectrum "
+            "by itself."
+            if len({row.facts["tokens"] for _, rows in known for row in rows}) == 1
+            else ""
+        )
         + (f" Left out: {', '.join(left_out)}." if left_out else ""),
         f"Near-unit mass against parameters. {said}.",
         _WIDTH,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_rksp.profile.layer import SHARES
 from hf_rksp.report import Table
 from hf_rksp.report.tables import QUANTITY_NAMES
 from hf_rksp.report.text import DASH
-from hf_rksp.zoo.published import PUBLISHED, THIRDS, Published, PublishedModel
+from hf_rksp.zoo.published import PUBLISHED, THIRDS, TRENDS, Published, PublishedModel
 from hf_rksp.zoo.shelf import Entry
 
 #: Two figures agree within a tenth of the paper's, or, for shares, within .05: it prints two digits and no interval.
 TOLERANCE, SHARE_TOLERANCE = 0.10, 0.05
-#: A ratio that changes by less over the depth is level.
+#: A quantity that changes by less, of its largest value where that is above 1, is level.
 LEVEL = 0.02
 
 
@@ -114,9 +115,39 @@ def start_to_end(entry: Entry) -> tuple[str, tuple[float, ...]] | None:
     values = tuple(value for third in THIRDS if (value := entry.mean("nonlinearity_ratio", third)) is not None)
     if len(values) < len(THIRDS):
         return None
-    early, middle, late = values
-    if max(values) - min(values) < LEVEL:
-        return "level", values
-    if early <= middle <= late:
-        return "rises", values
-    return ("falls" if early >= middle >= late else "neither"), values
+    return course(values), values
+
+
+def course(values: Sequence[float]) -> str:
+    """ "rises" or "falls" throughout, "level" (see `LEVEL`), or "neither"."""
+    if max(values) - min(values) < LEVEL * max(1.0, max(values)):
+        return "level"
+    if list(values) == sorted(values):
+        return "rises"
+    return "falls" if list(values) == sorted(values, reverse=True) else "neither"
+
+
+def trends(entries: Sequence[Entry]) -> Table | None:
+    """What the paper follows from one architecture to the next, and whether ours goes the same way; ``None`` without audits."""
+    by_key = {entry.model.published: entry for entry in entries if entry.audits and entry.model.published}
+    rows = []
+    for trend in TRENDS:
+        title, symbol, form = QUANTITY_NAMES[trend.quantity]
+        ours = [by_key[key].mean(trend.quantity) for key in trend.models if key in by_key]
+        known = [value for value in ours if value is not None]
+        if len(known) < len(trend.models):
+            continue
+        theirs, own = course(trend.values), course(known)
+        rows.append(
+            (
+                trend.said,
+                f"{title} ({symbol})" if symbol else title,
+                ", ".join(f"{value:g}" for value in trend.values),
+                ", ".join(form(value) for value in known),
+                f"{theirs} in both" if theirs == own else f"the paper's {theirs}, ours {_COURSES[own]}",
+            )
+        )
+    return Table(("What changes", "Quantity", "Paper", "Ours", "In words"), tuple(rows)) if rows else None
+
+
+_COURSES = {"rises": "rises", "falls": "falls", "level": "is level", "neither": "goes up and down"}

@@ -52,6 +52,7 @@ def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
         "bounds": margins(report or {}),
         "comparisons": [(row, beside) for row in rows if (beside := compare.beside(row.entry))],
         "training": training.movement_table(known) if (known := training.courses(rows)) else None,
+        "trends": compare.trends(shelf.entries),
         "patterns": _patterns(rows),
         "counts": _counts(rows),
         "failures": [failure for entry in shelf.entries for failure in entry.failures],

@@ -43,6 +43,27 @@ class PublishedModel:
     pretrained: bool = False
 
 
+@dataclass(frozen=True)
+class Trend:
+    """A quantity that the paper follows from one architecture to the next.
+
+    Attributes:
+        said: what changes on the way. models: keys of `PUBLISHED`, in order. quantity: that is followed.
+    """
+
+    said: str
+    models: tuple[str, ...]
+    quantity: str
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The paper's."""
+        return tuple(
+            next(figure.value for figure in PUBLISHED[key].figures if figure.quantity == self.quantity)
+            for key in self.models
+        )
+
+
 def _thirds(table: int, quantity: str, *values: float) -> tuple[Published, ...]:
     return tuple(Published(table, quantity, value, third) for value, third in zip(values, THIRDS, strict=True))
 
@@ -54,6 +75,7 @@ _PROMPTS = (
 )
 _SMALL = "The paper does not say at which size, on which text or at which point of training."
 _OURS = "Size and text are ours. The paper's may be other ones."
+_SPLINES = "Size, text and the initialisation of the splines are ours. The paper's may be other ones."
 
 PUBLISHED: dict[str, PublishedModel] = {
     "llama-2-7b": PublishedModel(
@@ -128,12 +150,20 @@ PUBLISHED: dict[str, PublishedModel] = {
             Published(11, "spectral_radius", 2.15),
         ),
         _SMALL,
-        _OURS,
+        _SPLINES,
     ),
     "kan-b8": PublishedModel(
         "KAN, B-splines of order 8",
         (Published(18, "nonlinearity_ratio", 0.82), Published(18, "reliable_fraction", 0.52)),
         _SMALL,
-        _OURS,
+        _SPLINES,
     ),
 }
+
+_MOE, _KAN = ("moe-k1", "moe-k2", "moe-k4"), ("kan-b4", "kan-b8")
+TRENDS = (
+    Trend("1, 2, 4 experts of 8 a token", _MOE, "near_unit_mass"),
+    Trend("1, 2, 4 experts of 8 a token", _MOE, "spectral_radius"),
+    Trend("B-splines of order 4, 8", _KAN, "nonlinearity_ratio"),
+    Trend("B-splines of order 4, 8", _KAN, "reliable_fraction"),
+)

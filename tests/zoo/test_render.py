@@ -1,6 +1,7 @@
 """Pages, index and tables come from the JSON files alone, byte for byte, and say what is not there."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -176,6 +177,33 @@ def test_agreement_in_words(ours, agrees, said):
     assert (figure.quantity, figure.value) == ("spectral_radius", 1.15)
     comparison = compare.Comparison(figure, ours, audited=ours is not None)
     assert (comparison.agrees, comparison.verdict) == (agrees, said)
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ((1.0, 1.5, 2.0), "rises"),
+        ((2.0, 1.5, 1.0), "falls"),
+        ((1.66, 1.63, 1.65), "level"),
+        ((1.0, 2.0, 1.0), "neither"),
+    ],
+)
+def test_course(values, word):
+    assert compare.course(values) == word
+
+
+def test_trends_need_all_their_models(zoo):
+    found = {entry.model.id: entry for entry in read_shelf(zoo, all_models(zoo)).entries}
+    tiny, wide = found["tiny-gpt2-init"], found["wide-gpt2-init"]
+    as_key = lambda entry, key: replace(entry, model=replace(entry.model, published=key))  # noqa: E731
+    assert compare.trends([as_key(tiny, "kan-b4")]) is None
+    rows = compare.trends([as_key(wide, "kan-b8"), as_key(tiny, "kan-b4")]).rows
+    assert [row[1] for row in rows] == ["nonlinearity ratio (η_nl)", "reliable share of modes"]
+    assert rows[0][2] == "0.78, 0.82"
+    first, second = (float(part) for part in rows[0][3].split(", "))
+    assert first == pytest.approx(tiny.mean("nonlinearity_ratio"), abs=1e-3)
+    word = compare.course((first, second))
+    assert rows[0][4] == ("rises in both" if word == "rises" else f"the paper's rises, ours {compare._COURSES[word]}")
 
 
 def test_training_is_drawn_where_there_are_two_points_of_it(zoo, tmp_path):
