@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import datetime
 import importlib.metadata
 import os
@@ -37,6 +39,20 @@ def peak_memory() -> int:
         return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+#: Of glibc's malloc.h.
+_M_MMAP_THRESHOLD, _MMAP_FROM = -3, 1 << 20
+
+
+def return_freed_memory() -> None:
+    """From now on, tensors above 1 MiB go back to the operating system when they are freed.
+
+    glibc keeps what it thinks will be asked for again, in a heap for each thread. Blocks that come and go in several threads
+    leave holes there: a streamed audit of 32 blocks took half as much again. Does nothing where there is no glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM)
 
 
 def describe_machine() -> dict[str, object]:

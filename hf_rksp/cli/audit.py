@@ -147,13 +147,15 @@ def _join_processes(device: str) -> Any:
 
 def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, state: Any) -> Any:
     from hf_rksp.inputs import prepare
-    from hf_rksp.machine import describe_machine, now
+    from hf_rksp.machine import describe_machine, now, return_freed_memory
     from hf_rksp.profile import profile_model
     from hf_rksp.profile.estimate import estimate_seconds
     from hf_rksp.profile.share import split
     from hf_rksp.report.text import seconds
 
     hush_libraries()
+    if args.stream:
+        return_freed_memory()
     quiet = args.quiet or (state is not None and not state.is_main_process)
     step = progress(quiet)
     if state is not None and source.device == "cuda":
