@@ -41,6 +41,7 @@ def index_files(shelf: Shelf) -> dict[str, bytes]:
 
 
 def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
+    courses = training.courses(rows)
     by_id = {row.entry.model.id: row for row in rows}
     report = next((entry.report for entry in shelf.entries if entry.report is not None), {})
     return {
@@ -51,7 +52,8 @@ def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
         ],
         "bounds": margins(report or {}),
         "comparisons": [(row, beside) for row in rows if (beside := compare.beside(row.entry))],
-        "training": training.movement_table(known) if (known := training.courses(rows)) else None,
+        "training": training.movement_table(courses) if courses else None,
+        "gains": training.late_gains(courses),
         "trends": compare.trends(shelf.entries),
         "patterns": _patterns(rows),
         "counts": _counts(rows),

@@ -114,6 +114,22 @@ def _panel(
     return body
 
 
+def late_gains(known: Sequence[tuple[str, Sequence[Row]]]) -> tuple[list[str], int]:
+    """Families whose late third gains on the early one in nonlinearity ratio, from the first to the last point, and of how many."""
+    gaining, of = [], 0
+    for name, rows in known:
+        first, last = (_late_over_early(row) for row in (rows[0], rows[-1]))
+        if first is not None and last is not None:
+            of += 1
+            gaining += [name] if last > first else []
+    return gaining, of
+
+
+def _late_over_early(row: Row) -> float | None:
+    early, late = (row.entry.mean("nonlinearity_ratio", third) for third in ("early", "late"))
+    return late / early if early and late is not None else None
+
+
 def movement_table(known: Sequence[tuple[str, Sequence[Row]]]) -> Table:
     """The same in numbers, with the nonlinearity ratio of the thirds."""
     quantities = [quantity for quantity, *_ in _PANELS]

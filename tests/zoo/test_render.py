@@ -222,6 +222,11 @@ def test_training_is_drawn_where_there_are_two_points_of_it(zoo, tmp_path):
     lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| GPT-2")]
     assert [cells[1] for cells in lines] == ["10%", "100%"]
     assert lines[1][2] == shown[0] and lines[0][2].startswith(f"{shown[1]} ±")
+    late_over_early = [
+        entry.mean("nonlinearity_ratio", "late") / entry.mean("nonlinearity_ratio", "early") for entry in shelf.entries
+    ]
+    gains = late_over_early[0] > late_over_early[1]  # the last point stands first in the manifest
+    assert f"Training moves it that way in {int(gains)} of 1 families" in readme
     drawing = (tmp_path / "figures" / "training.svg").read_text()
     assert drawing.count("<circle") == 12 and 'class="fam0"' in drawing
     page = (tmp_path / "index.html").read_text()
