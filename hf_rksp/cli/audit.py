@@ -46,6 +46,11 @@ def add_parser(commands: Any) -> None:
     group.add_argument("--image-split", default="test", metavar="SPLIT", help="split of the dataset (default: test)")
     group = parser.add_argument_group("analysis and output")
     group.add_argument(
+        "--untrained",
+        action="store_true",
+        help="MODEL was saved before its first step: judge it as random weights (default: a checkpoint is taken to be trained)",
+    )
+    group.add_argument(
         "--rank",
         default="auto",
         metavar="R",
@@ -99,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resume and not args.stream:
         raise InputError(f"resume={args.resume!r} (--resume) goes on at a block, so it needs --stream")
+    if args.untrained and args.init:
+        raise InputError(f"init={args.init!r} is untrained already: leave --untrained out")
     check_options(rank, args.groups)
     check_json_target(args.json)
     state = _join_processes(source.device)
@@ -165,6 +172,7 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
     tells = prepared.loaded.weights is not None and not quiet
     told = estimate_seconds(prepared.model, batches, rank, args.groups) if tells else None
     step("profiling" + (f" {told[1]} blocks, about {seconds(told[0])} if none is done yet" if told else ""))
+    info = prepared.loaded.info | ({"source": "initialised"} if args.untrained else {})
     return profile_model(
         prepared.model,
         batches if state is None else split(batches),
@@ -174,8 +182,8 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
         groups=args.groups,
         weights=prepared.loaded.weights,
         resume=args.resume,
-        source=prepared.loaded.info["source"],
-        model_info=prepared.loaded.info,
+        source=info["source"],
+        model_info=info,
         setup_info=prepared.setup
         | {
             "command": shlex.join(["rksp", *args.argv]),

@@ -43,14 +43,17 @@ def page_files(entry: Entry) -> dict[str, bytes]:
 def _titled(entry: Entry) -> Mapping[str, Any]:
     report = entry.report
     assert report is not None
-    return {**report, "model": {**report["model"], "name": entry.model.title}}
+    weights = {"source": f"trained for the zoo, {entry.model.step:.0%}"} if entry.model.step is not None else {}
+    return {**report, "model": {**report["model"], "name": entry.model.title, **weights}}
 
 
 def _about(entry: Entry) -> Section:
     model = entry.model
     facts = [f"{model.family}, {SOURCE_NAMES[model.source]}. Licence: {model.licence}."]
-    if model.step is not None:
+    if model.step:
         facts.append(f"After {model.step:.0%} of its training.")
+    elif model.step is not None:
+        facts.append("Before the first step of its training: random weights.")
     if model.note:
         facts.append(model.note)
     return Section("about", "About this model", tuple(facts))

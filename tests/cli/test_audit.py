@@ -34,6 +34,18 @@ def test_writes_a_report_and_prints_a_table(rksp, tmp_path):
         assert total == pytest.approx(1)
 
 
+def test_a_checkpoint_of_before_the_first_step_is_judged(rksp, tmp_path, llama):
+    verdicts = []
+    for flag in ([], ["--untrained"]):
+        assert rksp("audit", llama, *flag, "--json", "r.json", *FAST)[0] == 0
+        report = json.loads((tmp_path / "r.json").read_text())
+        verdicts.append((report["model"]["source"], report["verdict"]["band"]))
+    assert verdicts[0] == ("pretrained", "not_assessable")
+    assert verdicts[1][0] == "initialised" and verdicts[1][1] in ("low", "elevated", "high")
+    code, _, err = rksp("audit", "--init", "gpt2", "--untrained", *FAST)
+    assert code == 2 and "init='gpt2' is untrained already" in err
+
+
 def test_default_folder_is_named_after_the_model(rksp, tmp_path):
     assert rksp("audit", "--init", "gpt2", "--config-overrides", TINY, *FAST)[0] == 0
     assert (tmp_path / "rksp_gpt2/report.html").is_file()

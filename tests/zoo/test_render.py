@@ -229,5 +229,7 @@ def test_training_is_drawn_where_there_are_two_points_of_it(zoo, tmp_path):
     assert f"Training moves it that way in {int(gains)} of 1 families" in readme
     drawing = (tmp_path / "figures" / "training.svg").read_text()
     assert drawing.count("<circle") == 12 and 'class="fam0"' in drawing
+    early = (tmp_path / "tiny-gpt2-init" / "report.md").read_text()
+    assert "weights **trained for the zoo, 10%**" in early and "After 10% of its training." in early
     page = (tmp_path / "index.html").read_text()
     assert 'id="training"' in page and 'href="#training"' in page
