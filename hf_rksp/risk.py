@@ -104,8 +104,8 @@ def assess(
         )
     if reasons and any(layer.mode == "projected" for layer in informative):
         reasons.append(
-            f"Seen through a projection: {fewest} of {max(layer.dim for layer in layers)} directions. Modes outside are "
-            "not counted."
+            f"Seen through a projection: {_span(fewest, max(layer.rank for layer in layers))} of "
+            f"{max(layer.dim for layer in layers)} directions. Modes outside are not counted."
         )
     if refusals and reasons:
         reasons[0] = f"By the thresholds alone: {reasons[0][0].lower()}{reasons[0][1:]}"
@@ -125,6 +125,10 @@ def assess(
         },
         checks=_checks(layers, informative, score, condition, config),
     )
+
+
+def _span(fewest: int, most: int) -> str:
+    return str(most) if fewest == most else f"{fewest} to {most}"
 
 
 def _band(
@@ -176,7 +180,7 @@ def _checks(
             tuple(near),
             ""
             if score is None or score < safe
-            else "Normalise the input of every block, or lower the learning rate and watch the run.",
+            else "Normalise the input of blocks that have none. A lower learning rate is the safe choice whatever this number is.",
         ),
         Check(
             "eigenvector_condition",

@@ -172,7 +172,9 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
     tells = prepared.loaded.weights is not None and not quiet
     told = estimate_seconds(prepared.model, batches, rank, args.groups) if tells else None
     step("profiling" + (f" {told[1]} blocks, about {seconds(told[0])} if none is done yet" if told else ""))
-    info = prepared.loaded.info | ({"source": "initialised"} if args.untrained else {})
+    info = prepared.loaded.info
+    if args.untrained:
+        info = info | {"source": "initialised", "declared": "--untrained"}
     return profile_model(
         prepared.model,
         batches if state is None else split(batches),

@@ -109,19 +109,21 @@ def run_models(args: argparse.Namespace) -> int:
         print(table(["model", "seed", "state", "memory", "command"], rows))
         return exit_codes.OK
     done, failed = run_manifest(manifest, options, progress(args.quiet))
-    print(_results(plan(manifest, replace(options, again=False))))
+    print(_results(plan(manifest, replace(options, again=False)), options.folder))
     before = sum(job.state == "done" for job in jobs)
     skipped = sum(job.state == "skipped" for job in jobs)
     print(f"{done} audits done, {before} were there, {failed} failed, {skipped} need the Hub (--with-hub)")
     return exit_codes.FAILED if failed else exit_codes.OK
 
 
-def _results(jobs: Sequence[Any]) -> str:
-    """What is there now, with the cost of each audit."""
+def _results(jobs: Sequence[Any], folder: Path) -> str:
+    """What is there now, with the cost of each audit; nothing of one whose last attempt failed."""
+    from hf_rksp.zoo.runner import failure_path
+
     rows = []
     for job in jobs:
         data, row = job.audit, [job.model.title, str(job.seed)]
-        if job.state != "done":
+        if job.state != "done" or failure_path(folder, job).is_file():
             rows.append([*row, *[""] * 4, "skipped" if job.state == "skipped" else "failed"])
             continue
         means, cost = data["aggregates"], data["cost"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_rksp.errors import InputError, first_line
+from hf_rksp.errors import InputError, ModelLoadError, first_line
 from hf_rksp.inputs.paths import as_path, written_like_a_path
 
 #: Images that a draw is from.
@@ -44,15 +45,31 @@ class Images:
 
 
 def load_image_processor(model: str | None, **kwargs: Any) -> Any | None:
-    """The image processor that a checkpoint comes with, or ``None``. ``kwargs`` go to ``AutoImageProcessor``."""
-    if model is None:
+    """The image processor that a checkpoint comes with, or ``None`` if it has none. ``kwargs`` go to ``AutoImageProcessor``.
+
+    Raises:
+        ModelLoadError: it has one that cannot be loaded: other pixels than the model was trained on would be no substitute.
+    """
+    if model is None or not _has_image_processor(model, kwargs.get("revision")):
         return None
     from transformers import AutoImageProcessor
 
     try:
         return AutoImageProcessor.from_pretrained(model, **kwargs)
-    except (OSError, ValueError):  # no preprocessor_config.json, or none of a kind that is known
-        return None
+    except Exception as error:  # of json, of transformers, of code from the repository
+        raise ModelLoadError(
+            f"the image processor of model={model!r} cannot be loaded: {first_line(error)}; correct its "
+            "preprocessor_config.json, or audit a copy without it"
+        ) from None
+
+
+def _has_image_processor(model: str, revision: str | None) -> bool:
+    from transformers.utils import cached_file
+
+    with contextlib.suppress(OSError):  # nobody can be asked: the model itself came from the cache
+        name = "preprocessor_config.json"
+        return cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False) is not None
+    return False
 
 
 def read_images(source: ImageSource, config: Any, tokens: int, seed: int, processor: Any | None = None) -> Images:

@@ -124,39 +124,39 @@ def profile_model(
     seconds["forward"] += time.perf_counter() - started
     described = _describe_model(model, stacks, source) | dict(model_info or {})
     kept = Resume(Path(resume) / f"process-{share.rank}" if shared else resume) if resume is not None else None
-    if kept:
-        assert weights is not None
-        own = {"weights": weights.identity(), "processes": share.world}
-        kept.open(_fingerprint(described, batches, rank, groups, config) | own)
-        if any(done != list(kept.layers) for done in share.gather(list(kept.layers))):
-            raise InputError(
-                f"resume={str(resume)!r}: its processes were stopped at different blocks; delete it to begin anew"
-            )
-        layers = kept.layers
-        for name, value in kept.seconds.items():
-            seconds[name] += value
-    earlier = sum(kept.seconds.values()) if kept else 0.0
-    count = len(seen) or sum(len(stack.blocks) for stack in stacks)
-    parts = (
-        streamed(model, batches, stacks, groups, moment_memory, weights, seconds, kept, share)
-        if weights
-        else repeated(model, batches, stacks, seen, groups, moment_memory, seconds, share)
-    )
-    if seen:
-        _check_rank(rank, [states.width for states in seen.values()])
-    hidden = not progress or share.rank > 0
-    bar = tqdm(total=count, initial=len(layers), desc="profiling", unit="layer", disable=hidden, leave=False)
-    held = contextlib.closing(kept) if kept else contextlib.nullcontext()
-    with held, bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
-        for moments in parts:
-            _check_rank(rank, [found.dim for found in moments.values()])
-            solving = time.perf_counter()
-            for key, layer in solve_layers(stacks, moments, rank, groups > 0, config, share):
-                layers[key] = layer
-                bar.update()
-            seconds["spectra"] += time.perf_counter() - solving
-            if kept:
-                kept.save(seconds, share)
+    with contextlib.closing(kept) if kept else contextlib.nullcontext():
+        if kept:
+            assert weights is not None
+            own = {"weights": weights.identity(), "processes": share.world}
+            kept.open(_fingerprint(described, batches, rank, groups, config) | own)
+            if any(done != list(kept.layers) for done in share.gather(list(kept.layers))):
+                raise InputError(
+                    f"resume={str(resume)!r}: its processes were stopped at different blocks; delete it to begin anew"
+                )
+            layers = kept.layers
+            for name, value in kept.seconds.items():
+                seconds[name] += value
+        earlier = sum(kept.seconds.values()) if kept else 0.0
+        count = len(seen) or sum(len(stack.blocks) for stack in stacks)
+        parts = (
+            streamed(model, batches, stacks, groups, moment_memory, weights, seconds, kept, share)
+            if weights
+            else repeated(model, batches, stacks, seen, groups, moment_memory, seconds, share)
+        )
+        if seen:
+            _check_rank(rank, [states.width for states in seen.values()])
+        hidden = not progress or share.rank > 0
+        bar = tqdm(total=count, initial=len(layers), desc="profiling", unit="layer", disable=hidden, leave=False)
+        with bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
+            for moments in parts:
+                _check_rank(rank, [found.dim for found in moments.values()])
+                solving = time.perf_counter()
+                for key, layer in solve_layers(stacks, moments, rank, groups > 0, config, share):
+                    layers[key] = layer
+                    bar.update()
+                seconds["spectra"] += time.perf_counter() - solving
+                if kept:
+                    kept.save(seconds, share)
     ordered = tuple(layers.values())
     aggregates = aggregate(ordered)
     return ModelProfile(

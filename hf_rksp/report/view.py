@@ -83,13 +83,17 @@ def _facts(
     facts = [
         ("class", line(model.get("class") or "", 80)),
         ("parameters", large(model.get("parameters"))),
-        ("weights", line(model.get("source") or "not stated", 80)),
+        ("weights", line(model.get("source") or "not stated", 80) + _declared(model)),
         ("blocks", " + ".join(stacks or ["0"]) + (f" in {len(stacks)} stacks" if len(stacks) > 1 else "")),
         ("tokens", count(max(tokens)) if tokens else DASH),  # type: ignore[type-var]
         ("dtype", line(setup.get("dtype") or model.get("dtype") or "", 40)),
         ("revision", line(model.get("revision") or "", 60)),
     ]
     return [(name, value) for name, value in facts if value and value != DASH]
+
+
+def _declared(model: Mapping[str, Any]) -> str:
+    return f" (declared with {line(model['declared'], 40)})" if model.get("declared") else ""
 
 
 def _verdict(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from hf_rksp.report import svg
@@ -116,7 +117,9 @@ def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
             body += [
                 f'<circle class="fam{place} faint" cx="{short(x)}" cy="{short(up(value))}" r="2"/>' for value in each
             ]
-        body.append(f'<path class="fam{place}" d="M{"L".join(f"{short(x)} {short(y)}" for x, y in points)}"/>')
+        for (start, end), (row, after) in zip(pairwise(points), pairwise(rows), strict=True):
+            if row.projected == after.projected:
+                body.append(svg.segment(*start, *end, f"fam{place}"))
         for (x, y), row in zip(points, rows, strict=True):
             told = f"{line(row.entry.model.title, 60)}: {row.shown('near_unit_mass')}"
             hollow = " hollow" if row.projected else ""
@@ -134,7 +137,8 @@ def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
         "scaling",
         "Near-unit mass and size",
         "Random weights. Large dots: mean over the seeds; small ones: each seed. Hollow: seen through a projection on the "
-        "directions that the tokens carry; modes outside are not counted, so these do not compare with the filled ones."
+        "directions that the tokens carry; modes outside are not counted, so these do not compare with the filled "
+        "ones, and no line joins them."
         + (
             " All read the same number of tokens, so that a wider model has fewer for each direction, which widens a spectrum "
             "by itself."

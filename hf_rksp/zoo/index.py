@@ -78,7 +78,7 @@ def _counts(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
     """Source -> in how many of how many models the ratio rises throughout; of a model that was trained here, at the end alone."""
     counts = []
     for source, said in (("initialised", "random weights"), ("trained", "trained here"), ("pretrained", "pretrained")):
-        models = [row for row in rows if row.entry.model.source == source and row.entry.model.step in (None, 1.0)]
+        models = [row for row in rows if row.entry.model.weights == source and row.entry.model.step in (None, 0.0, 1.0)]
         found = [row.pattern for row in models if row.pattern != DASH]
         if found:
             counts.append((said, found.count("rises"), len(found)))

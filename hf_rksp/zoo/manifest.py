@@ -49,7 +49,7 @@ class ZooModel:
         note: what a reader has to know before comparing.
         needs_hub: the weights are on the Hub alone (and may need a licence): not run unless asked for.
         step: share of its training that a trained model has had, 0 to 1.
-        line: that it stands on in the figure of sizes, if any.
+        line: that it stands on in the figure of sizes, if any; in that of training, where it is not its family's.
     """
 
     id: str
@@ -65,6 +65,11 @@ class ZooModel:
     needs_hub: bool = False
     step: float | None = None
     line: str | None = None
+
+    @property
+    def weights(self) -> str:
+        """`source`; "initialised" for a model that was saved before the first step of its training."""
+        return "initialised" if self.step == 0 else self.source
 
     def arguments_of(self, seed: int) -> list[str]:
         """All arguments of the audit of one seed, but where its output goes."""

@@ -43,17 +43,18 @@ def page_files(entry: Entry) -> dict[str, bytes]:
 def _titled(entry: Entry) -> Mapping[str, Any]:
     report = entry.report
     assert report is not None
-    weights = {"source": f"trained for the zoo, {entry.model.step:.0%}"} if entry.model.step is not None else {}
+    step = entry.model.step
+    weights = {} if step is None else {"source": f"trained for the zoo, {step:.0%}", "declared": None}
     return {**report, "model": {**report["model"], "name": entry.model.title, **weights}}
 
 
 def _about(entry: Entry) -> Section:
     model = entry.model
     facts = [f"{model.family}, {SOURCE_NAMES[model.source]}. Licence: {model.licence}."]
-    if model.step:
-        facts.append(f"After {model.step:.0%} of its training.")
-    elif model.step is not None:
-        facts.append("Before the first step of its training: random weights.")
+    if model.step is not None:
+        facts.append(
+            f"After {model.step:.0%} of its training." if model.step else "Before its first step: random weights."
+        )
     if model.note:
         facts.append(model.note)
     return Section("about", "About this model", tuple(facts))
@@ -88,10 +89,12 @@ def _seeds(entry: Entry) -> Section | None:
     drawn = f"other {inputs}; the weights are the same"
     if entry.model.source == "initialised":
         drawn = f"other weights and other {inputs}"
+    rest = (
+        "The comparison with the paper is of the mean of the seeds; the rest" if entry.model.published else "The rest"
+    )
     lead = (
-        f"Each seed draws {drawn}. The interval is Student's t over the seeds: with three of them it is wide. The comparison with "
-        "the paper is of the mean of the seeds; the rest of this page is the first seed. The others may have been run without the "
-        "jackknife, which is most of the time."
+        f"Each seed draws {drawn}. The interval is Student's t over the seeds: with three of them it is wide. {rest} of this page "
+        "is the first seed. The others were run without the jackknife, which takes most of the time where there is one."
     )
     return Section("seeds", "Seeds", (lead,), (Table(columns, tuple(rows), tuple(range(1, len(columns)))),))
 

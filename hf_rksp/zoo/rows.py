@@ -65,20 +65,28 @@ class Row:
 
     @property
     def projected(self) -> bool:
-        """Whether only some of the directions of the stream were seen."""
-        return self.facts["rank"] is not None and self.facts["rank"] < self.facts["width"]
+        """Whether a layer was seen through a projection on fewer directions than its width, for want of tokens."""
+        return bool(self.facts["projected"])
+
+    def _ranks(self) -> str:
+        """The fewest and the most directions of a layer, in any seed."""
+        if not self.entry.audits:
+            return DASH
+        fewest, most, width = self.facts["fewest"], self.facts["rank"], self.facts["width"]
+        shown = count(most) if fewest == most else f"{count(fewest)} to {count(most)}"
+        return shown + (f" of {count(width)}" if most < width else "") + (", projected" if self.projected else "")
 
     def texts(self) -> dict[str, str]:
         """The facts as a reader sees them."""
         facts = self.facts
         return {
-            "weights": SOURCE_NAMES[self.entry.model.source],
+            "weights": SOURCE_NAMES[self.entry.model.weights],
             "parameters": large(facts["parameters"]),
             "layers": count(facts["layers"]),
             "width": count(facts["width"]),
             "seeds": f"{len(self.entry.audits)} of {len(self.entry.model.seeds)}",
             "tokens": count(facts["tokens"]),
-            "rank": count(facts["rank"]) + (f" of {count(facts['width'])}" if self.projected else ""),
+            "rank": self._ranks(),
             "band": _bands(facts["bands"] or []),
             "seconds": seconds(facts["seconds"]),
             "peak_memory": size(facts["peak_memory_bytes"]),
@@ -99,6 +107,8 @@ _FACTS = (
     "layers",
     "width",
     "rank",
+    "fewest",
+    "projected",
     "tokens",
     "dtype",
     "bands",
@@ -113,11 +123,15 @@ def row_of(entry: Entry) -> Row:
     facts: dict[str, Any] = dict.fromkeys(_FACTS)
     if report is not None:
         layers = layers_of(report)
+        every = [layer for data in entry.audits.values() for layer in layers_of(data)]
+        ranks = [layer["rank"] for layer in every]
         facts = {
             "parameters": report["model"].get("parameters"),
             "layers": len(layers),
             "width": max(layer["dim"] for layer in layers),
-            "rank": min(layer["rank"] for layer in layers),
+            "rank": max(ranks),
+            "fewest": min(ranks),
+            "projected": any(layer["mode"] == "projected" for layer in every),
             "tokens": max(layer["tokens"] for layer in layers),
             "dtype": report["model"].get("dtype"),
             "bands": [data["verdict"]["band"] for data in entry.audits.values()],

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from hf_rksp.errors import InputError
 from hf_rksp.machine import now, versions
+from hf_rksp.profile.resume import discard
 from hf_rksp.report.schema import dumps
 from hf_rksp.report.write import check_writable, put_files
 from hf_rksp.zoo.manifest import Manifest, ZooModel
@@ -95,13 +96,13 @@ def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
     for model in chosen:
         for seed in model.seeds[: options.seeds or None]:
             audit = read_result(options.folder, model, seed)
-            if audit is not None:
-                same = audit["setup"].get("command") == model.command(seed)
-                state = "done" if same and not options.again else "stale"
+            same = audit is not None and audit["setup"].get("command") == model.command(seed)
+            if same and not options.again:
+                state = "done"
             elif model.needs_hub and not options.with_hub:
                 state = "skipped"
             else:
-                state = "to run"
+                state = "to run" if audit is None else "stale"
             jobs.append(Job(model, seed, state, audit))
     return jobs
 
@@ -122,7 +123,7 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
         say(f"[{number}/{len(waiting)}] {job.model.title}, seed {job.seed}: {job.model.command(job.seed)}")
         started = time.monotonic()
         problem = _audit(job, options)
-        failure = options.folder / FAILURES / f"{job.model.id}-{job.seed}.json"
+        failure = failure_path(options.folder, job)
         if problem is None:
             done += 1
             failure.unlink(missing_ok=True)
@@ -134,12 +135,19 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
     return done, failed
 
 
+def failure_path(folder: Path, job: Job) -> Path:
+    """Where the failure of an audit is kept until it succeeds."""
+    return folder / FAILURES / f"{job.model.id}-{job.seed}.json"
+
+
 def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:
     """Run one audit and keep its result; ``None``, or what went wrong."""
     model, place = job.model, options.work / f"{job.model.id}-{job.seed}"
     arguments = model.arguments_of(job.seed)
     if "--stream" in arguments:
         arguments += ["--resume", str(place)]
+        if options.again:
+            discard(place)
     # Not a temporary file: an audit of hours is not lost if this process ends before it has put it on the shelf.
     result = place.with_suffix(".json")
     result.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,13 @@ def table_files(shelf: Shelf) -> dict[str, bytes]:
     models, layers = [], []
     for entry in shelf.entries:
         for seed, data in entry.audits.items():
-            key = {"id": entry.model.id, "family": entry.model.family, "source": entry.model.source, "seed": seed}
+            key: dict[str, Any] = {
+                "id": entry.model.id,
+                "family": entry.model.family,
+                "source": entry.model.weights,
+                "seed": seed,
+            }
+            key["training_share"] = entry.model.step
             models.append(key | _model(entry, data))
             layers += [key | _layer(layer) for layer in layers_of(data)]
     return {
@@ -39,7 +45,6 @@ def _model(entry: Entry, data: Any) -> dict[str, Any]:
     return {
         "title": entry.model.title,
         "licence": entry.model.licence,
-        "training_share": entry.model.step,
         "parameters": data["model"].get("parameters"),
         "layers": len(data["layers"]),
         "band": data["verdict"]["band"],
@@ -101,7 +106,8 @@ def _card(shelf: Shelf) -> str:
         "`*_standard_error` is a jackknife over groups of sequences. Empty: not defined for that model.",
         "",
         "`source` says whether weights are random (`initialised`), of a small model trained for the zoo (`trained`) or "
-        "`pretrained`. The near-unit mass is not calibrated and does not rank models.",
+        "`pretrained`; `training_share` how much of its training a model of the zoo has had. "
+        "The near-unit mass is not calibrated and does not rank models.",
         "",
         "```python",
         "import datasets",
@@ -129,9 +135,6 @@ def model_card_metadata(entry: Entry) -> str:
             metric_type=name,
             metric_name=name.replace("_", " "),
             metric_value=round(value, 6),
-            metric_config=None,
-            source_name="hf_rksp",
-            source_url="https://arxiv.org/abs/2602.22988",
         )
         for name in QUANTITIES
         if (value := finite(section(data["aggregates"], name).get("mean"))) is not None

@@ -28,11 +28,12 @@ _NAME = 20
 
 
 def courses(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Family -> its audits in the order of training; at least two points make a course."""
+    """Line of the manifest, or family -> its audits in the order of training; at least two points make a course."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        if row.entry.audits and row.entry.model.step is not None:
-            found.setdefault(row.entry.model.family, []).append(row)
+        model = row.entry.model
+        if row.entry.audits and model.step is not None:
+            found.setdefault(model.line or model.family, []).append(row)
     return [
         (name, sorted(members, key=lambda row: float(row.entry.model.step or 0)))
         for name, members in found.items()
@@ -61,9 +62,9 @@ def movement(known: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
     return Figure(
         "training",
         "What training moves",
-        "Small models of each family, trained for the zoo and audited on text or images that they were not trained on: means over "
-        "the layers. Bars: 95% jackknife interval over groups of sequences, of one training run each. Points of training are not "
-        "to scale.",
+        f"Small models of {len(known)} families, trained for the zoo and audited on text or images that they were not trained "
+        "on: means over the layers. Bars: 95% jackknife interval over groups of sequences, of one training run each. Points of "
+        "training are not to scale.",
         f"Six quantities against the share of training done. {said}.",
         _COLUMNS * _CELL,
         -(-len(_PANELS) // _COLUMNS) * _LINE + legend,

@@ -101,6 +101,14 @@ def test_a_broken_state_is_refused(tmp_path):
     (tmp_path / "work" / "state.pt").write_bytes(b"half")
     with pytest.raises(InputError, match=r"state.pt cannot be read .* delete it to begin anew"):
         run("gpt2", tmp_path / "work")
+    error = None
+    try:
+        run("gpt2", tmp_path / "work")
+    except InputError as caught:
+        error = caught
+    (tmp_path / "work" / "state.pt").unlink()
+    # What it says helps at once, also where the traceback is still held, as a notebook does.
+    assert error is not None and run("gpt2", tmp_path / "work")[1] is not None
 
 
 def test_a_folder_in_use_is_refused(tmp_path):

@@ -40,6 +40,7 @@ def test_a_checkpoint_of_before_the_first_step_is_judged(rksp, tmp_path, llama):
         assert rksp("audit", llama, *flag, "--json", "r.json", *FAST)[0] == 0
         report = json.loads((tmp_path / "r.json").read_text())
         verdicts.append((report["model"]["source"], report["verdict"]["band"]))
+        assert report["model"].get("declared") == (flag[0] if flag else None)
     assert verdicts[0] == ("pretrained", "not_assessable")
     assert verdicts[1][0] == "initialised" and verdicts[1][1] in ("low", "elevated", "high")
     code, _, err = rksp("audit", "--init", "gpt2", "--untrained", *FAST)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_rksp.errors import InputError
+from hf_rksp.errors import InputError, ModelLoadError
 from hf_rksp.inputs.images import ImageSource, load_image_processor, read_images
 
 from .conftest import FAST, TINY
@@ -74,6 +74,13 @@ def test_checkpoint_without_an_image_processor(tmp_path, config):
     config.save_pretrained(tmp_path)
     assert load_image_processor(str(tmp_path)) is None
     assert load_image_processor(None) is None
+
+
+def test_broken_image_processor_is_no_missing_one(tmp_path, config):
+    config.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{half")
+    with pytest.raises(ModelLoadError, match=r"the image processor of model=.* cannot be loaded"):
+        load_image_processor(str(tmp_path))
 
 
 def test_processor_for_another_size_is_refused(folder, config):

@@ -184,7 +184,8 @@ def test_agreement_in_words(ours, agrees, said):
     [
         ((1.0, 1.5, 2.0), "rises"),
         ((2.0, 1.5, 1.0), "falls"),
-        ((1.66, 1.63, 1.65), "level"),
+        ((1.66, 1.64, 1.65), "level"),
+        ((0.40, 0.43), "rises"),
         ((1.0, 2.0, 1.0), "neither"),
     ],
 )
@@ -192,18 +193,64 @@ def test_course(values, word):
     assert compare.course(values) == word
 
 
-def test_trends_need_all_their_models(zoo):
+def test_trends_need_all_their_models_in_one_size(zoo):
     found = {entry.model.id: entry for entry in read_shelf(zoo, all_models(zoo)).entries}
     tiny, wide = found["tiny-gpt2-init"], found["wide-gpt2-init"]
     as_key = lambda entry, key: replace(entry, model=replace(entry.model, published=key))  # noqa: E731
-    assert compare.trends([as_key(tiny, "kan-b4")]) is None
-    rows = compare.trends([as_key(wide, "kan-b8"), as_key(tiny, "kan-b4")]).rows
-    assert [row[1] for row in rows] == ["nonlinearity ratio (η_nl)", "reliable share of modes"]
-    assert rows[0][2] == "0.78, 0.82"
-    first, second = (float(part) for part in rows[0][3].split(", "))
-    assert first == pytest.approx(tiny.mean("nonlinearity_ratio"), abs=1e-3)
-    word = compare.course((first, second))
-    assert rows[0][4] == ("rises in both" if word == "rises" else f"the paper's rises, ours {compare._COURSES[word]}")
+    raised = json.loads(json.dumps(tiny.report))
+    raised["aggregates"]["nonlinearity_ratio"]["mean"] += 0.1
+    more = replace(tiny, audits={1: raised, 2: raised})
+    assert compare.trends([as_key(tiny, "kan-b4"), as_key(wide, "kan-b8")]) is None
+    rows = compare.trends([as_key(more, "kan-b8"), as_key(wide, "kan-b8"), as_key(tiny, "kan-b4")]).rows
+    assert [row[1:3] for row in rows] == [
+        ("3 blocks of 32", "nonlinearity ratio (η_nl)"),
+        ("3 blocks of 32", "reliable share of modes"),
+    ]
+    assert rows[0][3] == "0.78, 0.82" and rows[0][5] == "rises in both"
+    assert rows[1][5] == "the paper's falls, ours is level"
+
+
+@pytest.mark.parametrize(
+    ("ours", "low", "agrees", "said"),
+    [
+        (0.60, 0.0, True, "agrees"),
+        (0.60, 0.3, None, "not comparable: with so few tokens ours comes out about 30% too low"),
+        (0.50, 0.3, None, "not comparable: with so few tokens ours comes out about 30% too low"),
+        (0.30, 0.3, False, "differs: ours is 0.28 lower"),
+        (0.90, 0.3, False, "differs: ours is 0.32 higher"),
+    ],
+)
+def test_agreement_where_tokens_are_few(ours, low, agrees, said):
+    figure = next(
+        part for part in PUBLISHED["llama-2-7b"].figures if part.quantity == "nonlinearity_ratio" and part.value == 0.58
+    )
+    comparison = compare.Comparison(figure, ours, low=low)
+    assert (comparison.agrees, comparison.verdict) == (agrees, said)
+
+
+def test_how_much_too_low_is_what_the_check_says(zoo):
+    entry = next(entry for entry in read_shelf(zoo, all_models(zoo)).entries if entry.model.id == "tiny-gpt2-init")
+    assert compare._fit_error_too_low(entry) == 0.0  # eight tokens a direction
+    few = json.loads(json.dumps(entry.report))
+    check = next(check for check in few["verdict"]["checks"] if check["id"] == "tokens_per_direction")
+    check["outcome"] = "warn"
+    for layer in few["layers"]:
+        layer["tokens"] = 2 * layer["rank"]
+    low = compare._fit_error_too_low(replace(entry, audits={1: few}))
+    assert low == pytest.approx(1 - 0.5**0.5)
+
+
+def test_step_zero_counts_as_random_weights(zoo, tmp_path):
+    copied(zoo, tmp_path, ["*/*.json"])
+    path = tmp_path / "manifests" / "tiny.json"
+    data = json.loads(path.read_text())
+    data["models"] = [data["models"][0] | {"source": "trained", "step": 0}]
+    path.write_text(json.dumps(data))
+    render_zoo(tmp_path)
+    rows = datasets.load_dataset("parquet", data_files=str(tmp_path / "parquet" / "layers.parquet"), split="train")
+    assert set(rows["source"]) == {"initialised"} and set(rows["training_share"]) == {0.0}
+    readme = (tmp_path / "README.md").read_text()
+    assert "| random weights |" in readme and "of 1 models (random weights)" in readme
 
 
 def test_training_is_drawn_where_there_are_two_points_of_it(zoo, tmp_path):

@@ -114,6 +114,35 @@ def test_again_measures_anew(zoo, tmp_path, capsys):
     assert new["layers"] == old["layers"] and new["cost"]["seconds"] != old["cost"]["seconds"]
 
 
+def test_again_that_fails_keeps_the_result_and_says_so(zoo, tmp_path, capsys):
+    place = tmp_path / "tiny-gpt2-init"
+    place.mkdir()
+    report = json.loads((zoo / "tiny-gpt2-init" / "report.json").read_text())
+    broken = MODELS[0] | {"arguments": ["--init", "gpt2", "--config-overrides", "n_layer=none_such"], "seeds": [1]}
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"models": [broken]}))
+    report["setup"]["command"] = read_manifest(path).models[0].command(1)  # as if it had been done
+    (place / "report.json").write_text(json.dumps(report))
+    command = f"zoo run {path} --folder {tmp_path} --work {tmp_path / 'w'} --quiet --again".split()
+    assert main(command) == 1
+    out = capsys.readouterr().out
+    assert "0 audits done, 0 were there, 1 failed" in out
+    assert "failed" in out.splitlines()[2] and "GiB" not in out
+    assert json.loads((place / "report.json").read_text()) == report
+
+
+def test_again_asks_for_the_hub_too(zoo, tmp_path):
+    (tmp_path / "gpt2").mkdir()
+    report = json.loads((zoo / "tiny-gpt2-init" / "report.json").read_text())
+    (tmp_path / "gpt2" / "report.json").write_text(json.dumps(report))
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"models": [MODELS[-1]]}))
+    states = [
+        plan(read_manifest(path), RunnerOptions(tmp_path, again=True, with_hub=hub))[0].state for hub in (False, True)
+    ]
+    assert states == ["skipped", "stale"]
+
+
 @pytest.mark.parametrize(
     ("code", "tail", "said"),
     [
