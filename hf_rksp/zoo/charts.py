@@ -128,7 +128,7 @@ def scaling(lines: Sequence[tuple[str, Sequence[Row]]]) -> Figure:
         ends.append(_End(points[-1][1], name, points[-1][0], place))
     for end, y in _spread(ends):
         body.append(svg.segment(end.x + 6, end.y, _WIDTH - _RIGHT + 6, y, f"fam{end.place} lead"))
-        body.append(svg.text(_WIDTH - _RIGHT + 10, y + 4, end.name, f"fam{end.place} name"))
+        body.append(svg.text(_WIDTH - _RIGHT + 10, y + 4, line(end.name, 16), f"fam{end.place} name"))
     said = "; ".join(
         f"{name}: " + ", ".join(f"{row.entry.model.title} {share(row.means['near_unit_mass'])}" for row in rows)
         for name, rows in known
