@@ -118,12 +118,12 @@ def run_models(args: argparse.Namespace) -> int:
 
 def _results(jobs: Sequence[Any], folder: Path) -> str:
     """What is there now, with the cost of each audit; nothing of one whose last attempt failed."""
-    from hf_rksp.zoo.runner import failure_path
+    from hf_rksp.zoo.shelf import failure_path
 
     rows = []
     for job in jobs:
         data, row = job.audit, [job.model.title, str(job.seed)]
-        if job.state != "done" or failure_path(folder, job).is_file():
+        if job.state != "done" or failure_path(folder, job.model, job.seed).is_file():
             rows.append([*row, *[""] * 4, "skipped" if job.state == "skipped" else "failed"])
             continue
         means, cost = data["aggregates"], data["cost"]

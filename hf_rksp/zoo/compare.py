@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from hf_rksp.report import Table
 from hf_rksp.report.reading import layers_of
 from hf_rksp.report.tables import QUANTITY_NAMES
 from hf_rksp.report.text import DASH
+from hf_rksp.risk import fit_error_too_low
 from hf_rksp.zoo.published import PUBLISHED, THIRDS, TRENDS, Published, PublishedModel
 from hf_rksp.zoo.shelf import Entry
 
@@ -18,6 +18,10 @@ from hf_rksp.zoo.shelf import Entry
 TOLERANCE, SHARE_TOLERANCE = 0.10, 0.05
 #: A quantity that changes by less, of its largest value where that is above 1, is level.
 LEVEL = 0.02
+TRENDS_LEAD = (
+    "Single figures depend on size and text, which the paper does not give. Which way a quantity goes when one thing changes says "
+    "more, where it is the same in every size (level: within .02, or 2% above 1)"
+)
 
 
 @dataclass(frozen=True)
@@ -126,19 +130,11 @@ def beside(entry: Entry) -> Beside | None:
 
 
 def _fit_error_too_low(entry: Entry) -> float:
-    """By which share the error of the fit, and with it the nonlinearity ratio, is too low because tokens are few a direction.
-
-    A fit of ``r`` directions to ``n`` tokens leaves ``1 - r / n`` of the noise's variance. 0 where a report's own check of the
-    tokens passes.
-    """
-    if entry.report is None:
-        return 0.0
-    warned = any(
-        check["id"] == "tokens_per_direction" and check["outcome"] != "pass"
-        for check in entry.report["verdict"]["checks"]
-    )
-    most = max(layer["rank"] / layer["tokens"] for layer in layers_of(entry.report))
-    return 1 - math.sqrt(1 - most) if warned else 0.0
+    """What the report's own check of the tokens says of it; 0 where that passes, or there is no report."""
+    for check in entry.report["verdict"]["checks"] if entry.report else ():
+        if check["id"] == "tokens_per_direction" and check["outcome"] != "pass":
+            return fit_error_too_low(check["value"])
+    return 0.0
 
 
 def start_to_end(entry: Entry) -> tuple[str, tuple[float, ...]] | None:

@@ -53,10 +53,10 @@ def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
         "bounds": margins(report or {}),
         "comparisons": [(row, beside) for row in rows if (beside := compare.beside(row.entry))],
         "training": training.movement_table(courses) if courses else None,
-        "gains": training.late_gains(courses),
         "trends": compare.trends(shelf.entries),
         "patterns": _patterns(rows),
-        "counts": _counts(rows),
+        "depth_lead": _depth_lead(rows, courses),
+        "trends_lead": compare.TRENDS_LEAD,
         "failures": [failure for entry in shelf.entries for failure in entry.failures],
     }
 
@@ -74,15 +74,26 @@ def _patterns(rows: Sequence[Row]) -> Table:
     )
 
 
-def _counts(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
-    """Source -> in how many of how many models the ratio rises throughout; of a model that was trained here, at the end alone."""
+def _depth_lead(rows: Sequence[Row], courses: Sequence[tuple[str, Sequence[Row]]]) -> str:
+    """Does the nonlinearity rise with the depth? In words; of a model that was trained here, at the end alone."""
     counts = []
     for source, said in (("initialised", "random weights"), ("trained", "trained here"), ("pretrained", "pretrained")):
         models = [row for row in rows if row.entry.model.weights == source and row.entry.model.step in (None, 0.0, 1.0)]
         found = [row.pattern for row in models if row.pattern != DASH]
         if found:
-            counts.append((said, found.count("rises"), len(found)))
-    return counts
+            counts.append(f"{found.count('rises')} of {len(found)} models ({said})")
+    lead = (
+        "The paper: transformers start linear and end nonlinear. Here the nonlinearity ratio rises throughout, from the early "
+        f"over the middle to the late third, in {', '.join(counts)}."
+    )
+    gaining, of = training.late_gains(courses)
+    if not of:
+        return lead
+    names = f" ({', '.join(gaining)})" if gaining else ""
+    return (
+        f"{lead} Training moves it that way in {len(gaining)} of {of} families{names}: there the late third gains on the early one "
+        "from the first to the last point."
+    )
 
 
 def _of_each_family(rows: Sequence[Row]) -> list[Row]:

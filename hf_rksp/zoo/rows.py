@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_rksp.report.reading import layers_of
 from hf_rksp.report.tables import QUANTITY_NAMES
-from hf_rksp.report.text import DASH, count, large, power_of_ten, seconds, size
+from hf_rksp.report.text import DASH, count, large, power_of_ten, seconds, size, span
 from hf_rksp.report.view import BANDS
 from hf_rksp.zoo import compare
 from hf_rksp.zoo.page import SEED_QUANTITIES, SOURCE_NAMES
@@ -73,7 +73,7 @@ class Row:
         if not self.entry.audits:
             return DASH
         fewest, most, width = self.facts["fewest"], self.facts["rank"], self.facts["width"]
-        shown = count(most) if fewest == most else f"{count(fewest)} to {count(most)}"
+        shown = count(most) if fewest == most else span((fewest, most), count)
         return shown + (f" of {count(width)}" if most < width else "") + (", projected" if self.projected else "")
 
     def texts(self) -> dict[str, str]:

@@ -26,7 +26,7 @@ from hf_rksp.profile.resume import discard
 from hf_rksp.report.schema import dumps
 from hf_rksp.report.write import check_writable, put_files
 from hf_rksp.zoo.manifest import Manifest, ZooModel
-from hf_rksp.zoo.shelf import FAILURES, describe_model, read_result, result_path, shortened, without_spectrum
+from hf_rksp.zoo.shelf import describe_model, failure_path, read_result, result_path, shortened, without_spectrum
 
 #: Lines of a failed audit that are kept.
 _TAIL = 20
@@ -123,7 +123,7 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
         say(f"[{number}/{len(waiting)}] {job.model.title}, seed {job.seed}: {job.model.command(job.seed)}")
         started = time.monotonic()
         problem = _audit(job, options)
-        failure = failure_path(options.folder, job)
+        failure = failure_path(options.folder, job.model, job.seed)
         if problem is None:
             done += 1
             failure.unlink(missing_ok=True)
@@ -133,11 +133,6 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
             _write(failure, problem)
             say(f"    failed: {problem['error']} (kept in {failure})")
     return done, failed
-
-
-def failure_path(folder: Path, job: Job) -> Path:
-    """Where the failure of an audit is kept until it succeeds."""
-    return folder / FAILURES / f"{job.model.id}-{job.seed}.json"
 
 
 def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:

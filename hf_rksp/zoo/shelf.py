@@ -101,6 +101,11 @@ def result_path(folder: Path, model: ZooModel, seed: int) -> Path:
     return folder / model.id / ("report.json" if seed == model.seeds[0] else f"seed-{seed}.json")
 
 
+def failure_path(folder: Path, model: ZooModel, seed: int) -> Path:
+    """Where the failure of an audit is kept until one succeeds."""
+    return folder / FAILURES / f"{model.id}-{seed}.json"
+
+
 def describe_model(model: ZooModel) -> dict[str, Any]:
     """``model.json``."""
     return plain(asdict(model))  # type: ignore[no-any-return]
@@ -139,7 +144,7 @@ def read_shelf(folder: Path, models: tuple[ZooModel, ...]) -> Shelf:
         audits = {seed: data for seed in model.seeds if (data := read_result(folder, model, seed))}
         if model.seeds[0] not in audits:
             audits = {}  # without its report there is no page for the others to stand on
-        failures = [folder / FAILURES / f"{model.id}-{seed}.json" for seed in model.seeds]
+        failures = [failure_path(folder, model, seed) for seed in model.seeds]
         kept = tuple(_failure(path) for path in failures if path.is_file())
         entries.append(Entry(model, audits, kept))
     return Shelf(folder, tuple(entries))

@@ -24,8 +24,8 @@ def table_files(shelf: Shelf) -> dict[str, bytes]:
                 "family": entry.model.family,
                 "source": entry.model.weights,
                 "seed": seed,
+                "training_share": entry.model.step,
             }
-            key["training_share"] = entry.model.step
             models.append(key | _model(entry, data))
             layers += [key | _layer(layer) for layer in layers_of(data)]
     return {

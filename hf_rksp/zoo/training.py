@@ -9,7 +9,7 @@ from hf_rksp.report import Table, svg
 from hf_rksp.report.reading import section
 from hf_rksp.report.svg import Figure, Scale, short
 from hf_rksp.report.tables import QUANTITY_NAMES
-from hf_rksp.report.text import finite, line, number, power_of_ten
+from hf_rksp.report.text import finite, line, number
 from hf_rksp.zoo.charts import MOST_LINES, SHEET
 from hf_rksp.zoo.rows import Row
 
@@ -86,8 +86,7 @@ def _panel(
     first, last = left + _LEFT, left + _CELL - _RIGHT
     title, symbol, _ = QUANTITY_NAMES[quantity]
     body = [svg.text(first, top + 22, f"{title} {symbol}".strip(), "stack")]
-    ticks = [(up(10.0**power), power_of_ten(power)) for power in range(3)] if log else up.ticks(2)
-    for y, tick in ticks:
+    for y, tick in up.ticks(2):
         body += [svg.segment(first, y, last, y, "grid"), svg.text(first - 5, y + 4, tick, anchor="e")]
     across = {
         share: first + 12 + (last - first - 24) * place / max(1, len(shares) - 1) for place, share in enumerate(shares)

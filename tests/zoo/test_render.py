@@ -26,6 +26,15 @@ def copied(zoo, folder, patterns):
     return folder
 
 
+def rendered_with(zoo, folder, change):
+    """The zoo rendered in ``folder`` with ``change(models)`` for the models of its manifest."""
+    copied(zoo, folder, ["*/*.json"])
+    path = folder / "manifests" / "tiny.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"models": change(data["models"])}))
+    return render_zoo(folder)
+
+
 def test_rendered_again_nothing_changes(zoo):
     before = contents(zoo)
     render_zoo(zoo)
@@ -233,20 +242,13 @@ def test_how_much_too_low_is_what_the_check_says(zoo):
     assert compare._fit_error_too_low(entry) == 0.0  # eight tokens a direction
     few = json.loads(json.dumps(entry.report))
     check = next(check for check in few["verdict"]["checks"] if check["id"] == "tokens_per_direction")
-    check["outcome"] = "warn"
-    for layer in few["layers"]:
-        layer["tokens"] = 2 * layer["rank"]
+    check |= {"outcome": "warn", "value": 2.0}
     low = compare._fit_error_too_low(replace(entry, audits={1: few}))
     assert low == pytest.approx(1 - 0.5**0.5)
 
 
 def test_step_zero_counts_as_random_weights(zoo, tmp_path):
-    copied(zoo, tmp_path, ["*/*.json"])
-    path = tmp_path / "manifests" / "tiny.json"
-    data = json.loads(path.read_text())
-    data["models"] = [data["models"][0] | {"source": "trained", "step": 0}]
-    path.write_text(json.dumps(data))
-    render_zoo(tmp_path)
+    rendered_with(zoo, tmp_path, lambda models: [models[0] | {"source": "trained", "step": 0}])
     rows = datasets.load_dataset("parquet", data_files=str(tmp_path / "parquet" / "layers.parquet"), split="train")
     assert set(rows["source"]) == {"initialised"} and set(rows["training_share"]) == {0.0}
     readme = (tmp_path / "README.md").read_text()
@@ -255,13 +257,8 @@ def test_step_zero_counts_as_random_weights(zoo, tmp_path):
 
 def test_training_is_drawn_where_there_are_two_points_of_it(zoo, tmp_path):
     assert "What training moves" not in (zoo / "README.md").read_text()
-    copied(zoo, tmp_path, ["*/*.json"])
-    path = tmp_path / "manifests" / "tiny.json"
-    data = json.loads(path.read_text())
     # The wide model stands for the tiny one after its training: later in time, earlier in the manifest.
-    data["models"] = [data["models"][1] | {"step": 1.0}, data["models"][0] | {"step": 0.1}]
-    path.write_text(json.dumps(data))
-    shelf = render_zoo(tmp_path)
+    shelf = rendered_with(zoo, tmp_path, lambda models: [models[1] | {"step": 1.0}, models[0] | {"step": 0.1}])
     readme = (tmp_path / "README.md").read_text()
     shown = [f"{entry.mean('near_unit_mass'):.3f}" for entry in shelf.entries]
     table = readme.split("## What training moves")[1].split("## ")[0]
