@@ -65,13 +65,6 @@ class Resume:
             ) from None
         except OSError as error:
             raise OutputError(f"resume={str(self.folder)!r}: cannot be made ({error.strerror}); pass another") from None
-        try:
-            self._read()
-        except BaseException:
-            self.close()
-            raise
-
-    def _read(self) -> None:
         path = self.folder / _FILE
         if not path.exists():
             return

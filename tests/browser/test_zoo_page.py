@@ -76,6 +76,8 @@ def test_a_tick_can_be_taken_away(page):
     assert [page.input_value("#first"), page.input_value("#second")] == ["wide-gpt2-init"] * 2
     page.check('tr[data-id="tiny-gpt2-init"] input')
     assert [page.input_value("#first"), page.input_value("#second")] == ["wide-gpt2-init", "tiny-gpt2-init"]
+    page.uncheck('tr[data-id="tiny-gpt2-init"] input')  # the second now
+    assert [page.input_value("#first"), page.input_value("#second")] == ["wide-gpt2-init"] * 2
 
 
 def test_links_lead_to_pages(page, zoo):  # noqa: F811
