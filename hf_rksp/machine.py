@@ -49,7 +49,7 @@ def return_freed_memory() -> None:
     """From now on, tensors above 1 MiB go back to the operating system when they are freed.
 
     glibc keeps what it thinks will be asked for again, in a heap for each thread. Blocks that come and go in several threads
-    leave holes there: a streamed audit of 32 blocks took half as much again. Does nothing where there is no glibc.
+    leave holes there, and more of them with every block. Does nothing where there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_FROM)
