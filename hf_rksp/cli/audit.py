@@ -63,6 +63,13 @@ def add_parser(commands: Any) -> None:
         help="groups of sequences for the jackknife; 0: no standard errors, about 8 times faster (default: 8)",
     )
     group.add_argument(
+        "--moment-memory",
+        type=float,
+        metavar="GIB",
+        help="memory for the moments; where all layers need more, the forward pass is repeated for a part of them at a time "
+        "(default: 2; with --stream 0.5)",
+    )
+    group.add_argument(
         "--stream",
         action="store_true",
         help="keep one residual block in memory at a time, for a model larger than memory",
@@ -106,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"resume={args.resume!r} (--resume) goes on at a block, so it needs --stream")
     if args.untrained and args.init:
         raise InputError(f"init={args.init!r} is untrained already: leave --untrained out")
-    check_options(rank, args.groups)
+    check_options(rank, args.groups, _bytes(args.moment_memory))
     check_json_target(args.json)
     state = _join_processes(source.device)
     leads = state is None or state.is_main_process
@@ -182,6 +189,7 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
         blocks=args.blocks,
         rank=rank,
         groups=args.groups,
+        moment_memory=_bytes(args.moment_memory),
         weights=prepared.loaded.weights,
         resume=args.resume,
         source=info["source"],
@@ -234,6 +242,10 @@ def summary(profile: Any) -> str:
 
 def _plus_minus(error: float | None) -> str:
     return "" if error is None or error != error else f" ±{error:.2g}"
+
+
+def _bytes(gib: float | None) -> float | None:
+    return None if gib is None else gib * 2**30
 
 
 def _whole(text: str) -> int:

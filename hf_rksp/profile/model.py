@@ -64,7 +64,7 @@ def profile_model(
     groups: int = 8,
     config: SpectralConfig | None = None,
     risk_config: RiskConfig | None = None,
-    moment_memory: float = 2**29,
+    moment_memory: float | None = None,
     weights: BlockWeights | None = None,
     resume: str | os.PathLike[str] | None = None,
     shared: bool = False,
@@ -87,7 +87,7 @@ def profile_model(
             given. 0 switches it off and is about ``groups`` times faster.
         config, risk_config: bands and thresholds.
         moment_memory: bytes that the moments may take at once. Where all layers need more, the forward pass is
-            repeated for a part of the layers at a time.
+            repeated for a part of the layers at a time. Default: 2 GiB, with ``weights`` half a GiB.
         weights: for a model larger than memory: puts one block at a time in place. All batches then pass a block before any
             of them enters the next.
         resume: with ``weights``: folder in which a profile that is stopped leaves its state, and from which the same call goes
@@ -105,13 +105,13 @@ def profile_model(
         TooFewTokensError, InputError: see `hf_rksp.spectral.choose_rank`; nothing to profile.
     """
     config, risk_config = config or SpectralConfig(), risk_config or RiskConfig()
-    check_options(rank, groups)
-    if not moment_memory > 0:
-        raise InputError(f"moment_memory={moment_memory!r}: pass a number of bytes above zero")
+    check_options(rank, groups, moment_memory)
     if source not in (None, "initialised", "pretrained"):
         raise InputError(f"source={source!r}: pass 'initialised', 'pretrained' or None")
     if resume is not None and weights is None:
         raise InputError(f"resume={str(resume)!r} needs weights= (on the command line: --stream); leave it out")
+    if moment_memory is None:
+        moment_memory = 2**29 if weights else 2**31
     batches = _as_mappings(batches)
     share = share_of(batches, shared)
     started = time.perf_counter()
@@ -209,8 +209,8 @@ def _fingerprint(
     }
 
 
-def check_options(rank: object, groups: object) -> None:
-    """Refuse a rank or a number of groups that no model could meet.
+def check_options(rank: object, groups: object, moment_memory: float | None = None) -> None:
+    """Refuse a rank, a number of groups or of bytes that no model could meet.
 
     Raises:
         InputError: names the argument and what it may be.
@@ -220,6 +220,8 @@ def check_options(rank: object, groups: object) -> None:
         raise InputError(f"rank={rank!r}: pass 'auto', 'full' or a whole number of at least 1")
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 0 or groups == 1:
         raise InputError(f"groups={groups!r}: pass a whole number of at least 2, or 0 for no standard errors")
+    if moment_memory is not None and not moment_memory > 0:
+        raise InputError(f"moment_memory={moment_memory!r}: pass a number above zero")
 
 
 def _check_rank(rank: int | str, widths: Iterable[int]) -> None:

@@ -47,6 +47,21 @@ def test_a_checkpoint_of_before_the_first_step_is_judged(rksp, tmp_path, llama):
     assert code == 2 and "init='gpt2' is untrained already" in err
 
 
+def test_less_memory_for_the_moments_takes_more_passes_to_the_same_numbers(rksp, tmp_path, monkeypatch):
+    from hf_rksp.profile import passes
+
+    parts, gather = [], passes.gather_moments
+    monkeypatch.setattr(
+        passes, "gather_moments", lambda m, b, s, part, *more: parts.append(len(part)) or gather(m, b, s, part, *more)
+    )
+    layers = []
+    for option in ([], ["--moment-memory", "1e-6"]):
+        model = ["--init", "gpt2", "--config-overrides", TINY]
+        assert rksp("audit", *model, "--json", "r.json", *FAST, *option)[0] == 0
+        layers.append(json.loads((tmp_path / "r.json").read_text())["layers"])
+    assert parts == [2, 1, 1] and layers[0] == layers[1]
+
+
 def test_default_folder_is_named_after_the_model(rksp, tmp_path):
     assert rksp("audit", "--init", "gpt2", "--config-overrides", TINY, *FAST)[0] == 0
     assert (tmp_path / "rksp_gpt2/report.html").is_file()

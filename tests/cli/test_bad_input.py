@@ -185,6 +185,7 @@ def test_text_with_too_few_distinct_sequences(rksp, tmp_path):
         (["--seq-len", "100"], "64 positions"),
         (["--batch-size", "0"], "batch_size=0"),
         (["--groups", "1"], "groups=1"),
+        (["--moment-memory", "0"], "moment_memory=0"),
         (["--formats", "pdf"], "formats='pdf'"),
         (["--device", "cuda:77"], "device='cuda:77'"),
         (["--blocks", "wte.no"], "blocks='wte.no'"),
