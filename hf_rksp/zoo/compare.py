@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 from hf_rksp.profile.layer import SHARES
 from hf_rksp.report import Table
-from hf_rksp.report.reading import layers_of
+from hf_rksp.report.reading import layers_of, margins
 from hf_rksp.report.tables import QUANTITY_NAMES
 from hf_rksp.report.text import DASH
 from hf_rksp.risk import fit_error_too_low
@@ -30,13 +32,14 @@ class Comparison:
 
     Attributes:
         ours: mean over the seeds; ``None``: not defined, or no audit. audited: whether there is one.
-        low: share by which ours comes out too low for want of tokens.
+        low: share by which ours comes out too low for want of tokens. alone: ours of f alone, see `without_residual`.
     """
 
     published: Published
     ours: float | None
     audited: bool = True
     low: float = 0.0
+    alone: float | None = None
 
     @property
     def name(self) -> str:
@@ -71,10 +74,10 @@ class Comparison:
         return f"differs: ours is {self.ours / theirs:,.{1 if self.ours < 10 * theirs else 0}f} times as large"
 
     def cells(self) -> tuple[str, ...]:
-        """Table, quantity, the paper's, ours, verdict."""
+        """Quantity, table, the paper's, ours, ours of f alone, verdict."""
         form = QUANTITY_NAMES[self.published.quantity][2]
-        ours = DASH if self.ours is None else form(self.ours)
-        return (self.name, f"Table {self.published.table}", f"{self.published.value:g}", ours, self.verdict)
+        ours, alone = (DASH if value is None else form(value) for value in (self.ours, self.alone))
+        return (self.name, f"Table {self.published.table}", f"{self.published.value:g}", ours, alone, self.verdict)
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,11 @@ class Beside:
 
     def table(self) -> Table:
         """One row a figure."""
-        columns = ("Quantity", "Paper", "Published", "Ours", "In words")
-        return Table(columns, tuple(comparison.cells() for comparison in self.comparisons), numeric=(2, 3))
+        columns = ("Quantity", "Paper", "Published", "Ours", "Ours, of f alone", "In words")
+        rows = [comparison.cells() for comparison in self.comparisons]
+        if self.published.residual:
+            columns, rows = columns[:4] + columns[5:], [row[:4] + row[5:] for row in rows]
+        return Table(columns, tuple(rows), numeric=tuple(range(2, len(columns) - 1)))
 
 
 def beside(entry: Entry) -> Beside | None:
@@ -117,6 +123,7 @@ def beside(entry: Entry) -> Beside | None:
             entry.mean(figure.quantity, figure.third),
             bool(entry.audits),
             low if figure.quantity == "nonlinearity_ratio" else 0.0,
+            None if published.residual or entry.report is None else without_residual(entry.report, figure.quantity),
         )
         for figure in published.figures
     )
@@ -127,6 +134,23 @@ def beside(entry: Entry) -> Beside | None:
             f"cannot confirm or refute it. {apart}"
         )
     return Beside(published, comparisons, apart)
+
+
+def without_residual(report: Mapping[str, Any], quantity: str) -> float | None:
+    """A mass or the spectral radius of f alone, in y = x + f(x): mean over the layers.
+
+    The least-squares map of f is A - I, so each of its eigenvalues is one of A less 1.
+    """
+    lower, upper, contractive, _ = margins(report)
+    shares: dict[str, Callable[[float], bool]] = {
+        "near_unit_mass": lambda modulus: lower <= modulus <= upper,
+        "expansive_mass": lambda modulus: modulus > upper,
+        "contractive_mass": lambda modulus: modulus < contractive,
+    }
+    layers = [[abs(complex(*pair) - 1) for pair in layer["eigenvalues"]] for layer in layers_of(report)]
+    if quantity in shares:
+        return fmean(fmean(map(shares[quantity], moduli)) for moduli in layers)
+    return fmean(map(max, layers)) if quantity == "spectral_radius" else None
 
 
 def _fit_error_too_low(entry: Entry) -> float:
