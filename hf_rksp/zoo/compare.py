@@ -86,11 +86,13 @@ class Beside:
 
     Attributes:
         published: the paper's. comparisons: each figure. apart: why ours may differ, whatever came out.
+        untrained: the paper's are of pretrained weights, ours of random ones.
     """
 
     published: PublishedModel
     comparisons: tuple[Comparison, ...]
     apart: str
+    untrained: bool
 
     @property
     def agree(self) -> int:
@@ -128,12 +130,13 @@ def beside(entry: Entry) -> Beside | None:
         for figure in published.figures
     )
     apart = published.apart
-    if published.pretrained and entry.model.source != "pretrained":
+    untrained = published.pretrained and entry.model.source != "pretrained"
+    if untrained:
         apart = (
             "The paper's figures are of the pretrained model, these are of random weights: they say what training adds, and "
             f"cannot confirm or refute it. {apart}"
         )
-    return Beside(published, comparisons, apart)
+    return Beside(published, comparisons, apart, untrained)
 
 
 def without_residual(report: Mapping[str, Any], quantity: str) -> float | None:

@@ -14,12 +14,12 @@ from hf_rksp.report.markdown import markdown_environment
 from hf_rksp.report.reading import margins
 from hf_rksp.report.svg import Figure
 from hf_rksp.report.tables import QUANTITY_NAMES
-from hf_rksp.report.text import DASH, number
-from hf_rksp.zoo import charts, compare, training
+from hf_rksp.report.text import number
+from hf_rksp.zoo import charts, compare, findings, training
 from hf_rksp.zoo.manifest import SOURCES
 from hf_rksp.zoo.page import SEED_QUANTITIES
 from hf_rksp.zoo.published import THIRDS
-from hf_rksp.zoo.rows import RADAR, Row, radar_axes, row_of
+from hf_rksp.zoo.rows import RADAR, TEXT_NAMES, Row, radar_axes, row_of
 from hf_rksp.zoo.shelf import Shelf
 
 
@@ -42,6 +42,8 @@ def index_files(shelf: Shelf) -> dict[str, bytes]:
 
 def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
     courses = training.courses(rows)
+    comparisons = [(row, beside) for row in rows if (beside := compare.beside(row.entry))]
+    trends = compare.trends(shelf.entries)
     by_id = {row.entry.model.id: row for row in rows}
     report = next((entry.report for entry in shelf.entries if entry.report is not None), {})
     return {
@@ -51,11 +53,12 @@ def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
             (key, title, symbol or "reliable") for key in SEED_QUANTITIES for title, symbol, _ in [QUANTITY_NAMES[key]]
         ],
         "bounds": margins(report or {}),
-        "comparisons": [(row, beside) for row in rows if (beside := compare.beside(row.entry))],
+        "findings": findings.in_short(rows, [beside for _, beside in comparisons], trends),
+        "comparisons": comparisons,
         "training": training.movement_table(courses) if courses else None,
-        "trends": compare.trends(shelf.entries),
+        "trends": trends,
         "patterns": _patterns(rows),
-        "depth_lead": _depth_lead(rows, courses),
+        "depth_lead": findings.over_depth(rows, courses),
         "trends_lead": compare.TRENDS_LEAD,
         "failures": [failure for entry in shelf.entries for failure in entry.failures],
     }
@@ -71,28 +74,6 @@ def _patterns(rows: Sequence[Row]) -> Table:
             for row, (word, values) in found
         ),
         numeric=(2, 3, 4),
-    )
-
-
-def _depth_lead(rows: Sequence[Row], courses: Sequence[tuple[str, Sequence[Row]]]) -> str:
-    """Does the nonlinearity rise with the depth? In words; of a model that was trained here, at the end alone."""
-    counts = []
-    for source, said in (("initialised", "random weights"), ("trained", "trained here"), ("pretrained", "pretrained")):
-        models = [row for row in rows if row.entry.model.weights == source and row.entry.model.step in (None, 0.0, 1.0)]
-        found = [row.pattern for row in models if row.pattern != DASH]
-        if found:
-            counts.append(f"{found.count('rises')} of {len(found)} models ({said})")
-    lead = (
-        "The paper: transformers start linear and end nonlinear. Here the nonlinearity ratio rises throughout, from the early "
-        f"over the middle to the late third, in {', '.join(counts)}."
-    )
-    gaining, of = training.late_gains(courses)
-    if not of:
-        return lead
-    names = f" ({', '.join(gaining)})" if gaining else ""
-    return (
-        f"{lead} Training moves it that way in {len(gaining)} of {of} families{names}: there the late third gains on the early one "
-        "from the first to the last point."
     )
 
 
@@ -136,6 +117,7 @@ def _data(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "radar": [{"key": k, "name": name, "low": low, "high": high, "log": log} for k, name, low, high, log in RADAR],
         "axes": radar_axes(),
+        "labels": {key: QUANTITY_NAMES[key][0] for key in SEED_QUANTITIES} | TEXT_NAMES,
         "models": [
             {
                 "id": row.entry.model.id,

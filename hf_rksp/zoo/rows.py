@@ -38,6 +38,22 @@ def radar_axes() -> str:
     )
 
 
+#: What `Row.texts` are called beside each other.
+TEXT_NAMES = {
+    "weights": "weights",
+    "parameters": "parameters",
+    "layers": "layers",
+    "width": "width",
+    "seeds": "seeds",
+    "tokens": "tokens",
+    "rank": "directions seen (rank)",
+    "band": "risk band",
+    "seconds": "time of the profile",
+    "peak_memory": "peak memory",
+    "pattern": "nonlinearity over the depth",
+}
+
+
 @dataclass(frozen=True)
 class Row:
     """One model in the index.

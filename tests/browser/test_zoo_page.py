@@ -69,6 +69,8 @@ def test_compare_two(page):
         "#versus-table tbody tr", "all => all.map(row => [row.cells[0].textContent, row.cells[1].textContent])"
     )
     assert ["width", "48"] in cells
+    assert {"near-unit mass", "time of the profile", "risk band"} < {name for name, _ in cells}
+    assert not any(text in ("", "undefined") for row in cells for text in row)
 
 
 def test_a_tick_can_be_taken_away(page):

@@ -102,11 +102,10 @@
       line.append(head);
       values.forEach(function (value) { line.insertCell().textContent = value; });
     }
-    Object.keys(pair[0].shown).forEach(function (key) {
-      add(key.replace(/_/g, " "), pair.map(function (model) { return model.shown[key]; }));
-    });
-    Object.keys(pair[0].texts).forEach(function (key) {
-      add(key.replace(/_/g, " "), pair.map(function (model) { return model.texts[key]; }));
+    ["shown", "texts"].forEach(function (part) {
+      Object.keys(pair[0][part]).forEach(function (key) {
+        add(data.labels[key], pair.map(function (model) { return model[part][key]; }));
+      });
     });
     boxes.forEach(function (box) {
       var id = box.closest("tr").dataset.id;

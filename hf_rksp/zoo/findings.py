@@ -1,0 +1,72 @@
+"""What the zoo says so far, in a few sentences that are made from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hf_rksp.report import Table
+from hf_rksp.report.text import DASH
+from hf_rksp.zoo import training
+from hf_rksp.zoo.compare import Beside
+from hf_rksp.zoo.rows import Row
+
+
+def in_short(rows: Sequence[Row], besides: Sequence[Beside], trends: Table | None) -> list[str]:
+    """The findings that a reader should meet first."""
+    found = []
+    if counts := _rising(rows):
+        found.append(
+            "Start linear, end nonlinear: the nonlinearity ratio rises from the early over the middle to the late third in "
+            f"{counts}."
+        )
+    for (what, quantity), said in _by_trend(trends).items():
+        sizes = f", in {len(said)} sizes" if len(said) > 1 else ""
+        told = (
+            said[0][1] + sizes
+            if len({words for _, words in said}) == 1
+            else "; ".join(": ".join(pair) for pair in said)
+        )
+        found.append(f"{quantity[0].upper()}{quantity[1:]} with {what}: {told}.")
+    if of := sum(beside.of for beside in besides):
+        agree = sum(beside.agree for beside in besides)
+        trained = sum(beside.of for beside in besides if beside.untrained)
+        found.append(
+            f"Of {of} figures of the paper that stand beside one of ours, {agree} agree; {trained} of them are of pretrained "
+            "models, and ours of random weights. Why they may differ is said beside each."
+        )
+    return found
+
+
+def over_depth(rows: Sequence[Row], courses: Sequence[tuple[str, Sequence[Row]]]) -> str:
+    """Does the nonlinearity rise with the depth, and does training move it that way?"""
+    lead = (
+        "The paper: transformers start linear and end nonlinear. Here the nonlinearity ratio rises throughout, from the early "
+        f"over the middle to the late third, in {_rising(rows)}."
+    )
+    gaining, of = training.late_gains(courses)
+    if not of:
+        return lead
+    names = f" ({', '.join(gaining)})" if gaining else ""
+    return (
+        f"{lead} Training moves it that way in {len(gaining)} of {of} families{names}: there the late third gains on the early one "
+        "from the first to the last point."
+    )
+
+
+def _rising(rows: Sequence[Row]) -> str:
+    """In how many models the nonlinearity rises throughout; of one that was trained here, at the end alone."""
+    counts = []
+    for source, said in (("initialised", "random weights"), ("trained", "trained here"), ("pretrained", "pretrained")):
+        models = [row for row in rows if row.entry.model.weights == source and row.entry.model.step in (None, 0.0, 1.0)]
+        found = [row.pattern for row in models if row.pattern != DASH]
+        if found:
+            counts.append(f"{found.count('rises')} of {len(found)} models ({said})")
+    return ", ".join(counts)
+
+
+def _by_trend(trends: Table | None) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """What changes and the quantity -> for each size, which it is and what came out."""
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for what, size, quantity, _, _, words in trends.rows if trends else ():
+        found.setdefault((what, quantity), []).append((size, words))
+    return found
