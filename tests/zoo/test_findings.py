@@ -45,7 +45,9 @@ def test_models_are_counted_once_and_apart():
 def test_figures_of_pretrained_models_beside_random_weights_are_told():
     besides = [SimpleNamespace(of=4, agree=1, untrained=True), SimpleNamespace(of=3, agree=2, untrained=False)]
     (said,) = in_short([], besides, None)
-    assert said.startswith("Of 7 figures of the paper that stand beside one of ours, 3 agree; 4 of them are of pretrained models")
+    assert said.startswith(
+        "Of 7 figures of the paper that stand beside one of ours, 3 agree; 4 of them are of pretrained models"
+    )
 
 
 def test_nothing_is_said_without_numbers():
