@@ -58,11 +58,7 @@ class Resume:
         self._fingerprint = json.dumps(fingerprint, sort_keys=True, default=str)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"resume={str(self.folder)!r}: another profile is at work in it; wait for it, or pass another folder"
-            ) from None
+            _acquire(self._lock, self.folder)
         except OSError as error:
             raise OutputError(f"resume={str(self.folder)!r}: cannot be made ({error.strerror}); pass another") from None
         path = self.folder / _FILE
@@ -146,16 +142,35 @@ class Resume:
 
 
 def discard(folder: str | os.PathLike[str]) -> None:
-    """Delete what a profile left in ``folder``: it is whole, and its report is written."""
+    """Delete what a profile left in ``folder``: it is whole, and its report is written; or it is to be done anew.
+
+    Raises:
+        InputError: a profile is at work in it.
+    """
     path = Path(folder)
     for place in [path, *path.glob("process-*")]:
-        for name in (_FILE, _LOCK):
-            (place / name).unlink(missing_ok=True)
+        if not place.is_dir():
+            continue
+        # The other processes of a shared profile let go of theirs when this one does: a moment earlier or later.
+        lock = FileLock(place / _LOCK, timeout=2)
+        _acquire(lock, place)
+        (place / _FILE).unlink(missing_ok=True)
+        lock.release()
+        (place / _LOCK).unlink(missing_ok=True)
     for place in path.glob("process-*"):
         with contextlib.suppress(OSError):
             place.rmdir()
     with contextlib.suppress(OSError):
         path.rmdir()
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"resume={str(folder)!r}: another profile is at work in it; wait for it, or pass another folder"
+        ) from None
 
 
 def digest(batches: Sequence[Mapping[str, Any]]) -> str:

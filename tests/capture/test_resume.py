@@ -115,7 +115,13 @@ def test_a_folder_in_use_is_refused(tmp_path):
     run("gpt2", tmp_path / "work", before=1)
     with FileLock(tmp_path / "work" / "lock"), pytest.raises(InputError, match=r"another profile is at work in it"):
         run("gpt2", tmp_path / "work")
+    with FileLock(tmp_path / "work" / "lock"), pytest.raises(InputError, match=r"another profile is at work in it"):
+        discard(tmp_path / "work")
+    assert (tmp_path / "work" / "state.pt").is_file()
     assert run("gpt2", tmp_path / "work")[1] is not None
+    discard(tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+    discard(tmp_path / "work")  # nothing there
 
 
 def test_needs_streaming(tmp_path):
