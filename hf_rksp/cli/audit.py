@@ -67,7 +67,7 @@ def add_parser(commands: Any) -> None:
         type=float,
         metavar="GIB",
         help="memory for the moments; where all layers need more, the forward pass is repeated for a part of them at a time "
-        "(default: 2; with --stream 0.5)",
+        "(default: half of what the weights take, at least 0.5)",
     )
     group.add_argument(
         "--stream",

@@ -87,7 +87,8 @@ def profile_model(
             given. 0 switches it off and is about ``groups`` times faster.
         config, risk_config: bands and thresholds.
         moment_memory: bytes that the moments may take at once. Where all layers need more, the forward pass is
-            repeated for a part of the layers at a time. Default: 2 GiB, with ``weights`` half a GiB.
+            repeated for a part of the layers at a time. Default: half of what the model's weights take, at least half a GiB;
+            with ``weights`` half a GiB.
         weights: for a model larger than memory: puts one block at a time in place. All batches then pass a block before any
             of them enters the next.
         resume: with ``weights``: folder in which a profile that is stopped leaves its state, and from which the same call goes
@@ -111,7 +112,7 @@ def profile_model(
     if resume is not None and weights is None:
         raise InputError(f"resume={str(resume)!r} needs weights= (on the command line: --stream); leave it out")
     if moment_memory is None:
-        moment_memory = 2**29 if weights else 2**31
+        moment_memory = 2**29 if weights else default_moment_memory(model)
     batches = _as_mappings(batches)
     share = share_of(batches, shared)
     started = time.perf_counter()
@@ -222,6 +223,11 @@ def check_options(rank: object, groups: object, moment_memory: float | None = No
         raise InputError(f"groups={groups!r}: pass a whole number of at least 2, or 0 for no standard errors")
     if moment_memory is not None and not moment_memory > 0:
         raise InputError(f"moment_memory={moment_memory!r}: pass a number above zero")
+
+
+def default_moment_memory(model: nn.Module) -> float:
+    """Bytes: half of what the weights take, at least half a GiB. Who has room for a model has room for half of it."""
+    return max(2**29, sum(weight.nbytes for weight in model.parameters()) / 2)
 
 
 def _check_rank(rank: int | str, widths: Iterable[int]) -> None:

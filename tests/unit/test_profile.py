@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_rksp import check_model, profile_model
 from hf_rksp.errors import CaptureError, InputError
+from hf_rksp.profile.model import default_moment_memory
 from hf_rksp.report import profile_from_dict, profile_to_dict
 from hf_rksp.report.schema import SchemaError
 
@@ -75,6 +76,12 @@ def test_memory_bounds_the_layers_of_one_pass(monkeypatch):
         Noisy(), [{"x": torch.randn(8, 20, 8)}], blocks="blocks", groups=4, moment_memory=memory, progress=False
     )
     assert parts == [2, 1]
+
+
+@pytest.mark.parametrize(("weights", "gib"), [(2**20, 0.5), (2**30, 2.0)])
+def test_memory_for_moments_grows_with_the_model(weights, gib):
+    model = nn.ParameterList([torch.empty(weights, device="meta")])  # float32
+    assert default_moment_memory(model) == gib * 2**30
 
 
 def test_blocks_that_the_input_does_not_reach_are_left_out():
