@@ -83,6 +83,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def run_models(args: argparse.Namespace) -> int:
     """Run or list the audits; 1 if one failed."""
+    from hf_rksp.report.text import seconds
     from hf_rksp.zoo import RunnerOptions, read_manifest, run_manifest
     from hf_rksp.zoo.runner import plan
 
@@ -103,10 +104,17 @@ def run_models(args: argparse.Namespace) -> int:
     jobs = plan(manifest, options)
     if args.dry_run:
         rows = [
-            [job.model.id, str(job.seed), job.state, f"{job.model.memory_gib:g} GiB", job.model.command(job.seed)]
+            [
+                job.model.id,
+                str(job.seed),
+                job.state,
+                f"{job.model.memory_gib:g} GiB",
+                seconds(job.audit["cost"]["seconds"]["profile"] if job.audit else None),
+                job.model.command(job.seed),
+            ]
             for job in jobs
         ]
-        print(table(["model", "seed", "state", "memory", "command"], rows))
+        print(table(["model", "seed", "state", "memory", "took", "command"], rows))
         return exit_codes.OK
     done, failed = run_manifest(manifest, options, progress(args.quiet))
     print(_results(plan(manifest, replace(options, again=False)), options.folder))

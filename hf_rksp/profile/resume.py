@@ -56,11 +56,7 @@ class Resume:
             InputError: it was left by another profile, cannot be read, or is in use. OutputError: the folder cannot be written to.
         """
         self._fingerprint = json.dumps(fingerprint, sort_keys=True, default=str)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _acquire(self._lock, self.folder)
-        except OSError as error:
-            raise OutputError(f"resume={str(self.folder)!r}: cannot be made ({error.strerror}); pass another") from None
+        _acquire(self._lock, self.folder)
         path = self.folder / _FILE
         if not path.exists():
             return
@@ -96,18 +92,26 @@ class Resume:
             "outputs": self.outputs,
             "seconds": dict(seconds),
         }
-        name = ""
+        name, problem = "", None
         try:
             handle, name = tempfile.mkstemp(dir=self.folder, prefix=".rksp-", suffix=".partial")
             with os.fdopen(handle, "wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            share.gather(None)
-            os.replace(name, self.folder / _FILE)
         except (OSError, RuntimeError) as error:
-            Path(name).unlink(missing_ok=True)
-            raise OutputError(f"resume={str(self.folder)!r}: cannot be written ({first_line(error)})") from None
+            problem = first_line(error)
+        # Into place when it is written everywhere: processes that stand at different blocks cannot go on.
+        problem = next((each for each in share.gather(problem) if each), None)
+        try:
+            if problem is None:
+                os.replace(name, self.folder / _FILE)
+        except OSError as error:
+            problem = first_line(error)
+        if problem is not None:
+            if name:
+                Path(name).unlink(missing_ok=True)
+            raise OutputError(f"resume={str(self.folder)!r}: cannot be written ({problem})")
 
     @contextlib.contextmanager
     def watching(self, stacks: Sequence[Stack], batch: Callable[[], int]) -> Iterator[None]:
@@ -154,9 +158,12 @@ def discard(folder: str | os.PathLike[str]) -> None:
         # The other processes of a shared profile let go of theirs when this one does: a moment earlier or later.
         lock = FileLock(place / _LOCK, timeout=2)
         _acquire(lock, place)
-        (place / _FILE).unlink(missing_ok=True)
-        lock.release()
-        (place / _LOCK).unlink(missing_ok=True)
+        try:
+            (place / _FILE).unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # Windows keeps a file that is open
+                (place / _LOCK).unlink()
+        finally:
+            lock.release()
     for place in path.glob("process-*"):
         with contextlib.suppress(OSError):
             place.rmdir()
@@ -166,11 +173,14 @@ def discard(folder: str | os.PathLike[str]) -> None:
 
 def _acquire(lock: FileLock, folder: Path) -> None:
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise InputError(
             f"resume={str(folder)!r}: another profile is at work in it; wait for it, or pass another folder"
         ) from None
+    except OSError as error:
+        raise OutputError(f"resume={str(folder)!r}: cannot be made ({error.strerror}); pass another") from None
 
 
 def digest(batches: Sequence[Mapping[str, Any]]) -> str:

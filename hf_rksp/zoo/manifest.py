@@ -16,8 +16,6 @@ from hf_rksp.zoo.published import PUBLISHED
 SOURCES = ("initialised", "trained", "pretrained")
 #: Arguments that the runner gives itself.
 _OWN = ("--seed", "--out", "--json", "--formats", "--push-to-hub", "--private", "--quiet", "--resume")
-
-
 #: Folders of the zoo that are no models.
 _RESERVED = ("manifests", "failures", "figures", "parquet")
 _TYPES: tuple[tuple[str, Any, str], ...] = (
@@ -47,7 +45,8 @@ class ZooModel:
         memory_gib: about the most that an audit takes.
         published: key of the paper's figures for this architecture in `hf_rksp.zoo.published`.
         note: what a reader has to know before comparing.
-        needs_hub: the weights are on the Hub alone (and may need a licence): not run unless asked for.
+        needs_hub: the weights are on the Hub alone (and may need a licence): not run unless asked for. The arguments then
+            name their commit.
         step: share of its training that a trained model has had, 0 to 1.
         line: that it stands on in the figure of sizes, if any; in that of training, where it is not its family's.
     """
@@ -149,6 +148,8 @@ def _model(entry: Any, where: str) -> ZooModel:
         raise InputError(f"{where}: seeds={seeds!r}: pass a list of whole numbers from 0")
     if len(set(seeds)) < len(seeds):
         raise InputError(f"{where}: seeds={seeds!r}: one is there twice")
+    if entry.get("needs_hub") is True and not re.search(r"--revision[ =][0-9a-f]{40}(?: |$)", " ".join(arguments)):
+        raise InputError(f"{where}: arguments: add --revision with the commit on the Hub, 40 digits: a branch moves")
     if entry.get("published") not in (None, *PUBLISHED):
         raise InputError(f"{where}: published={entry['published']!r} is none of {', '.join(PUBLISHED)}")
     for name, kind, said in _TYPES:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -138,31 +138,49 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
 def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:
     """Run one audit and keep its result; ``None``, or what went wrong."""
     model, place = job.model, options.work / f"{job.model.id}-{job.seed}"
-    arguments = model.arguments_of(job.seed)
-    if "--stream" in arguments:
-        arguments += ["--resume", str(place)]
-        if options.again:
-            discard(place)
+    arguments, own = model.arguments_of(job.seed), model.command(job.seed)
     # Not a temporary file: an audit of hours is not lost if this process ends before it has put it on the shelf.
-    result = place.with_suffix(".json")
-    result.parent.mkdir(parents=True, exist_ok=True)
-    result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "hf_rksp.cli.main", "audit", *arguments, "--json", str(result)]
-    code, tail, capped = _watched([*command, *(["--quiet"] if options.quiet else [])], options.memory_cap_gib)
-    if code == 0:
+    result = Path(f"{place}.json")
+    data = None if options.again else _left(result, own)
+    if data is None:
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.unlink(missing_ok=True)
+        if "--stream" in arguments:
+            arguments += ["--resume", str(place)]
+        if options.again:
+            try:
+                discard(place)
+            except InputError as error:  # another run is at work on it
+                return _failure(job, None, str(error), ())
+        command = [sys.executable, "-m", "hf_rksp.cli.main", "audit", *arguments, "--json", str(result)]
+        code, tail, capped = _watched([*command, *(["--quiet"] if options.quiet else [])], options.memory_cap_gib)
+        data = _left(result, own) if code == 0 else None
+        if data is None:
+            return _failure(job, code, _reason(code, tail, capped, options.memory_cap_gib), tail)
+    data["setup"]["command"] = own
+    target = result_path(options.folder, model, job.seed)
+    _write(target, shortened(data) if job.seed == model.seeds[0] else without_spectrum(data))
+    result.unlink()
+    return None
+
+
+def _left(result: Path, command: str) -> dict[str, Any] | None:
+    """The audit that lies in ``result``, where it is of ``command``."""
+    try:
         data = json.loads(result.read_text(encoding="utf-8"))
-        data["setup"]["command"] = model.command(job.seed)
-        target = result_path(options.folder, model, job.seed)
-        _write(target, shortened(data) if job.seed == model.seeds[0] else without_spectrum(data))
-        result.unlink()
+        return data if data["setup"]["command"].startswith(f"{command} ") else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _failure(job: Job, code: int | None, error: str, output: Iterable[str]) -> dict[str, Any]:
     return {
-        "id": model.id,
+        "id": job.model.id,
         "seed": job.seed,
-        "command": model.command(job.seed),
+        "command": job.model.command(job.seed),
         "exit_code": code,
-        "error": _reason(code, tail, capped, options.memory_cap_gib),
-        "output": list(tail),
+        "error": error,
+        "output": list(output),
         "date": now(),
         "versions": versions(),
     }

@@ -38,7 +38,7 @@ MODELS = [
     )
     | {"arguments": ["--init", "gpt2", "--config-overrides", "n_layer=none_such"]},
     model(id="gpt2", title="GPT-2, pretrained", source="pretrained", licence="MIT", seeds=[1], needs_hub=True)
-    | {"arguments": ["openai-community/gpt2"]},
+    | {"arguments": ["openai-community/gpt2", "--revision", "0" * 40]},
 ]
 
 

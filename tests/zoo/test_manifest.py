@@ -47,6 +47,8 @@ def test_further_seeds_go_without_the_jackknife(tmp_path):
         ({"step": 7}, "step a share from 0 to 1"),
         ({"note": 5}, "note=5: pass a text"),
         ({"needs_hub": "false"}, "needs_hub='false': pass true or false"),
+        ({"needs_hub": True}, "add --revision with the commit on the Hub"),
+        ({"needs_hub": True, "arguments": ["a/b", "--revision", "main"]}, "add --revision with the commit on the Hub"),
         ({"id": "manifests"}, "id='manifests': it names a folder"),
         ({"tier": 1}, "'tier' is none of arguments"),
     ],

@@ -60,7 +60,7 @@ def test_page_of_a_model(zoo):
 
 def test_not_audited_is_said_and_shows_no_numbers(zoo):
     text = (zoo / "gpt2" / "report.md").read_text()
-    assert "**Not audited yet.**" in text and "rksp audit openai-community/gpt2 --seed 1" in text
+    assert "**Not audited yet.**" in text and f"rksp audit openai-community/gpt2 --revision {'0' * 40} --seed 1" in text
     assert "| spectral radius, early (ρ) | Table 15 | 1.15 |" in text
     assert sorted(path.name for path in (zoo / "gpt2").iterdir()) == ["model.json", "report.md"]
     broken = (zoo / "broken-init" / "report.md").read_text()

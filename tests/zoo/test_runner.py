@@ -1,10 +1,12 @@
 """The runner keeps results and failures, skips what is there, and stops what takes too much memory."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 
 from hf_rksp.cli.main import main
 from hf_rksp.errors import InputError
@@ -54,7 +56,8 @@ def test_done_is_skipped_and_the_hub_is_asked_for(zoo, capsys):
     before = {path: path.stat().st_mtime_ns for path in zoo.rglob("*")}
     assert main(["zoo", "run", str(zoo / "manifests" / "tiny.json"), "--folder", str(zoo), "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "to run" in out and "rksp audit openai-community/gpt2 --seed 1" in out
+    assert re.search(r"tiny-gpt2-init +1 +done +4 GiB +[\d.]+ s ", out)
+    assert "to run" in out and f"rksp audit openai-community/gpt2 --revision {'0' * 40} --seed 1" in out
     assert before == {path: path.stat().st_mtime_ns for path in zoo.rglob("*")}
 
 
@@ -129,6 +132,39 @@ def test_again_that_fails_keeps_the_result_and_says_so(zoo, tmp_path, capsys):
     assert "0 audits done, 0 were there, 1 failed" in out
     assert "failed" in out.splitlines()[2] and "GiB" not in out
     assert json.loads((place / "report.json").read_text()) == report
+
+
+def test_a_result_that_did_not_reach_the_shelf_is_put_there(zoo, tmp_path, monkeypatch):
+    """Its run ended between the audit and the shelf; one of another command does not count."""
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"models": [MODELS[0] | {"seeds": [1]}]}))
+    manifest = read_manifest(path)
+    left = json.loads((zoo / "tiny-gpt2-init" / "report.json").read_text())
+    place = tmp_path / "w" / "tiny-gpt2-init-1.json"
+    place.parent.mkdir()
+    audits = []
+    monkeypatch.setattr(runner, "_watched", lambda *args: audits.append(args) or (1, ["no"], False))
+    options = RunnerOptions(tmp_path, work=place.parent)
+    own = manifest.models[0].command(1)
+    for command, audited in ((f"{own}0 --json x", 1), (f"{own} --json x", 0)):
+        left["setup"]["command"] = command
+        place.write_text(json.dumps(left))
+        assert run_manifest(manifest, options, print) == (1 - audited, audited)
+    shelved = json.loads((tmp_path / "tiny-gpt2-init" / "report.json").read_text())
+    assert shelved["layers"] == left["layers"] and shelved["setup"]["command"] == own
+    assert len(audits) == 1 and not place.exists() and not list((tmp_path / "failures").iterdir())
+
+
+def test_again_leaves_alone_what_another_run_is_at_work_on(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"models": [MODELS[1], MODELS[0] | {"seeds": [1]}]}))
+    work = tmp_path / "w" / "wide-gpt2-init-1"
+    work.mkdir(parents=True)
+    options = RunnerOptions(tmp_path, again=True, work=work.parent, quiet=True)
+    with FileLock(work / "lock"):
+        assert run_manifest(read_manifest(path), options, print) == (1, 1)  # the next one goes on
+    failure = json.loads((tmp_path / "failures" / "wide-gpt2-init-1.json").read_text())
+    assert "another profile is at work in it" in failure["error"]
 
 
 def test_again_asks_for_the_hub_too(zoo, tmp_path):
