@@ -17,6 +17,9 @@ from hf_rksp.profile.layer import LayerProfile
 Band = Literal["low", "elevated", "high", "not_assessable"]
 Outcome = Literal["pass", "warn", "fail", "info"]
 
+#: The reason that stands in a verdict without an interval.
+NO_INTERVAL = "No interval: fewer than four groups of sequences, or standard errors were switched off."
+
 
 @dataclass(frozen=True)
 class Check:
@@ -160,7 +163,7 @@ def _band(
                 "change on other text; more tokens narrow it."
             )
     if interval is None:
-        reasons.append("No interval: fewer than four groups of sequences, or standard errors were switched off.")
+        reasons.append(NO_INTERVAL)
     return band, reasons
 
 

@@ -87,8 +87,7 @@ def profile_model(
             given. 0 switches it off and is about ``groups`` times faster.
         config, risk_config: bands and thresholds.
         moment_memory: bytes that the moments may take at once. Where all layers need more, the forward pass is
-            repeated for a part of the layers at a time. Default: half of what the model's weights take, at least half a GiB;
-            with ``weights`` half a GiB.
+            repeated for a part of the layers at a time. Default: see `default_moment_memory`; with ``weights`` half a GiB.
         weights: for a model larger than memory: puts one block at a time in place. All batches then pass a block before any
             of them enters the next.
         resume: with ``weights``: folder in which a profile that is stopped leaves its state, and from which the same call goes
@@ -178,6 +177,7 @@ def profile_model(
         cost={
             "seconds": seconds | {"profile": time.perf_counter() - started + earlier},
             "peak_memory_bytes": max(share.gather(peak_memory())),
+            "moment_memory_bytes": moment_memory,
             "threads": torch.get_num_threads(),
             "processes": share.world,
         },
@@ -226,8 +226,11 @@ def check_options(rank: object, groups: object, moment_memory: float | None = No
 
 
 def default_moment_memory(model: nn.Module) -> float:
-    """Bytes: half of what the weights take, at least half a GiB. Who has room for a model has room for half of it."""
-    return max(2**29, sum(weight.nbytes for weight in model.parameters()) / 2)
+    """Bytes: half of what the weights in main memory take, at least half a GiB.
+
+    Weights on disk need no memory, and an accelerator is filled by its model more often than main memory is.
+    """
+    return max(2**29, sum(weight.nbytes for weight in model.parameters() if weight.device.type == "cpu") / 2)
 
 
 def _check_rank(rank: int | str, widths: Iterable[int]) -> None:

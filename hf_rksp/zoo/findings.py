@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hf_rksp.report import Table
 from hf_rksp.report.text import DASH
 from hf_rksp.zoo import training
-from hf_rksp.zoo.compare import Beside
+from hf_rksp.zoo.compare import LEVEL, Beside
 from hf_rksp.zoo.rows import Row
 
 
@@ -16,8 +16,8 @@ def in_short(rows: Sequence[Row], besides: Sequence[Beside], trends: Table | Non
     found = []
     if counts := _rising(rows):
         found.append(
-            "Start linear, end nonlinear: the nonlinearity ratio rises from the early over the middle to the late third in "
-            f"{counts}."
+            "Start linear, end nonlinear: the nonlinearity ratio rises from the early over the middle to the late third, but for "
+            f"steps back of less than {LEVEL}, in {counts}."
         )
     for (what, quantity), said in _by_trend(trends).items():
         sizes = f", in {len(said)} sizes" if len(said) > 1 else ""
@@ -27,29 +27,44 @@ def in_short(rows: Sequence[Row], besides: Sequence[Beside], trends: Table | Non
             else "; ".join(": ".join(pair) for pair in said)
         )
         found.append(f"{quantity[0].upper()}{quantity[1:]} with {what}: {told}.")
-    if of := sum(beside.of for beside in besides):
-        agree = sum(beside.agree for beside in besides)
-        trained = sum(beside.of for beside in besides if beside.untrained)
+    if trends:
         found.append(
-            f"Of {of} figures of the paper that stand beside one of ours, {agree} agree; {trained} of them are of pretrained "
-            "models, and ours of random weights. Why they may differ is said beside each."
+            "The directions of change are those at the zoo's number of tokens; more text changes some (scripts/reproduce/tokens)."
         )
-    return found
+    return found + _agreement(besides)
+
+
+def _agreement(besides: Sequence[Beside]) -> list[str]:
+    """How many of the paper's figures agree with ours; each counts once, whatever the number of our models beside it."""
+    comparable, agree = set(), set()
+    for beside in besides:
+        for comparison in beside.comparisons:
+            figure = (beside.published.name, comparison.published)
+            if comparison.agrees is not None and not beside.untrained:
+                comparable.add(figure)
+            if comparison.agrees and not beside.untrained:
+                agree.add(figure)
+    if not comparable:
+        return []
+    return [
+        f"{len(agree)} of {len(comparable)} figures of the paper agree with ours in one size at least. Those of pretrained models "
+        "do not count: ours have random weights."
+    ]
 
 
 def over_depth(rows: Sequence[Row], courses: Sequence[tuple[str, Sequence[Row]]]) -> str:
     """Does the nonlinearity rise with the depth, and does training move it that way?"""
     lead = (
-        "The paper: transformers start linear and end nonlinear. Here the nonlinearity ratio rises throughout, from the early "
-        f"over the middle to the late third, in {_rising(rows)}."
+        "The paper: transformers start linear and end nonlinear. Here the nonlinearity ratio rises from the early over the "
+        f"middle to the late third, but for steps back of less than {LEVEL}, in {_rising(rows)}."
     )
     gaining, of = training.late_gains(courses)
     if not of:
         return lead
     names = f" ({', '.join(gaining)})" if gaining else ""
     return (
-        f"{lead} Training moves it that way in {len(gaining)} of {of} families{names}: there the late third gains on the early one "
-        "from the first to the last point."
+        f"{lead} Training moves it that way in {len(gaining)} of {of} families{names}, one run each: there the late third over "
+        f"the early one grows by more than {LEVEL} from the first to the last point."
     )
 
 

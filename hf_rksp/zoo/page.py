@@ -8,7 +8,8 @@ from typing import Any
 from hf_rksp.report import Section, Table, render_html, render_markdown
 from hf_rksp.report.markdown import Ready, command_block, markdown_environment
 from hf_rksp.report.tables import QUANTITY_NAMES
-from hf_rksp.report.text import DASH, number, seconds, size, span
+from hf_rksp.report.text import DASH, number, seconds, share, size, span
+from hf_rksp.risk import NO_INTERVAL
 from hf_rksp.zoo import compare
 from hf_rksp.zoo.shelf import Entry
 
@@ -45,7 +46,20 @@ def _titled(entry: Entry) -> Mapping[str, Any]:
     assert report is not None
     step = entry.model.step
     weights = {} if step is None else {"source": f"trained for the zoo, {step:.0%}", "declared": None}
-    return {**report, "model": {**report["model"], "name": entry.model.title, **weights}}
+    model = {**report["model"], "name": entry.model.title, **weights}
+    return {**report, "model": model, "verdict": _with_interval(entry, report["verdict"])}
+
+
+def _with_interval(entry: Entry, verdict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A verdict without an interval gets that of the seeds, and says so."""
+    ends = entry.interval("near_unit_mass")
+    if NO_INTERVAL not in verdict["reasons"] or ends is None:
+        return verdict
+    said = (
+        f"The interval is that of the mean of {len(entry.audits)} seeds, {share(entry.mean('near_unit_mass'))}: this audit ran "
+        "without the jackknife, and has none of its own."
+    )
+    return {**verdict, "interval": list(ends), "reasons": [said if r == NO_INTERVAL else r for r in verdict["reasons"]]}
 
 
 def _about(entry: Entry) -> Section:
@@ -57,6 +71,10 @@ def _about(entry: Entry) -> Section:
         )
     if model.note:
         facts.append(model.note)
+    if "$HF_RKSP_DATA" in model.command(model.seeds[0]):
+        facts.append("The command reads the text or the images of the folder that the variable HF_RKSP_DATA names.")
+    if any("out/zoo/trained" in part for part in model.arguments):
+        facts.append("`python scripts/train_zoo.py` makes the weights, which are not kept here.")
     return Section("about", "About this model", tuple(facts))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,11 +112,11 @@ class Row:
 
 
 def _bands(bands: Sequence[str]) -> str:
-    """The first seed's band, and in how many it is the same."""
+    """The band of most seeds, and of how many."""
     if not bands:
         return "not audited yet"
-    same = bands.count(bands[0])
-    return BANDS.get(bands[0], DASH) + ("" if same == len(bands) else f" ({same} of {len(bands)} seeds)")
+    band, same = Counter(bands).most_common(1)[0]
+    return BANDS.get(band, DASH) + ("" if same == len(bands) else f" ({same} of {len(bands)} seeds)")
 
 
 _FACTS = (

@@ -11,6 +11,7 @@ from hf_rksp.report.svg import Figure, Scale, short
 from hf_rksp.report.tables import QUANTITY_NAMES
 from hf_rksp.report.text import finite, line, number
 from hf_rksp.zoo.charts import MOST_LINES, SHEET
+from hf_rksp.zoo.compare import LEVEL
 from hf_rksp.zoo.rows import Row
 
 #: Panels: quantity, lowest and highest value, whether in powers of ten.
@@ -115,13 +116,16 @@ def _panel(
 
 
 def late_gains(known: Sequence[tuple[str, Sequence[Row]]]) -> tuple[list[str], int]:
-    """Families whose late third gains on the early one in nonlinearity ratio, from the first to the last point, and of how many."""
+    """Families whose late third gains on the early one in nonlinearity ratio, from the first to the last point, and of how many.
+
+    Gains of less than `LEVEL` in late over early do not count.
+    """
     gaining, of = [], 0
     for name, rows in known:
         first, last = (_late_over_early(row) for row in (rows[0], rows[-1]))
         if first is not None and last is not None:
             of += 1
-            gaining += [name] if last > first else []
+            gaining += [name] if last - first > LEVEL else []
     return gaining, of
 
 

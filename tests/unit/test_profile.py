@@ -80,8 +80,11 @@ def test_memory_bounds_the_layers_of_one_pass(monkeypatch):
 
 @pytest.mark.parametrize(("weights", "gib"), [(2**20, 0.5), (2**30, 2.0)])
 def test_memory_for_moments_grows_with_the_model(weights, gib):
-    model = nn.ParameterList([torch.empty(weights, device="meta")])  # float32
+    model = nn.ParameterList([torch.empty(weights), torch.empty(2**40, device="meta")])  # float32; one that is on disk
     assert default_moment_memory(model) == gib * 2**30
+    x = torch.randn(8, 20, 8)
+    profile = profile_model(Noisy(), [{"x": x}], blocks="blocks", progress=False)
+    assert profile.cost["moment_memory_bytes"] == 2**29
 
 
 def test_blocks_that_the_input_does_not_reach_are_left_out():

@@ -19,6 +19,7 @@ import torch
 
 from hf_rksp import profile_model
 from hf_rksp.inputs import InputOptions, ModelSource, Prepared, prepare
+from hf_rksp.machine import now, versions
 from hf_rksp.report.text import number, share
 from hf_rksp.zoo.published import PUBLISHED, THIRDS
 
@@ -71,22 +72,24 @@ def main() -> None:
         for setting in SETTINGS:
             for seed in SEEDS:
                 rows.append(
-                    {"model": title, "setting": setting.said, "seed": seed, "thirds": thirds(source, setting, seed)}
+                    {"model": title, "setting": setting.said, "seed": seed, "thirds": measured(source, setting, seed)}
                 )
                 print(title, "|", setting.said, "|", seed, flush=True)
-    (HERE / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (HERE / "results.json").write_text(
+        json.dumps({"date": now(), "versions": versions(), "rows": rows}, indent=1) + "\n"
+    )
     (HERE / "results.md").write_text(tables(rows))
 
 
-def thirds(source: dict[str, str], setting: Setting, seed: int) -> dict[str, list[float]]:
+def measured(source: dict[str, str], setting: Setting, seed: int) -> dict[str, list[float]]:
     """Each quantity over the early, middle and late third of the depth."""
     options = InputOptions(tokens=setting.tokens, seq_len=setting.seq_len, seed=seed)
     prepared = prepare(ModelSource(**source, seed=seed), options)
-    profile = profile_model(prepared.model, [repeated(prepared, setting)], rank=setting.rank, groups=0, progress=False)
+    profile = profile_model(prepared.model, [chosen(prepared, setting)], rank=setting.rank, groups=0, progress=False)
     return {name: [profile.thirds[third][name] for third in THIRDS] for name in QUANTITIES}
 
 
-def repeated(prepared: Prepared, setting: Setting) -> dict[str, torch.Tensor]:
+def chosen(prepared: Prepared, setting: Setting) -> dict[str, torch.Tensor]:
     """All sequences as one batch, the first ``distinct`` in place of the others."""
     count = setting.tokens // setting.seq_len
     (batch,) = prepared.batches(count)

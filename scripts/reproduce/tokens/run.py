@@ -88,10 +88,14 @@ def tables(rows: list[dict[str, Any]]) -> str:
             for tokens in TOKENS:
                 cells = []
                 for name in models:
-                    found = [row for row in rows if (row["table"], row["model"], row["tokens"]) == (table, name, tokens)]
+                    found = [
+                        row for row in rows if (row["table"], row["model"], row["tokens"]) == (table, name, tokens)
+                    ]
                     values = [row[quantity] for row in found]
                     spread = f" ± {form(statistics.stdev(values))}" if len(values) > 1 else ""
-                    each = f" ({tokens / found[0]['rank']:.0f} a direction)" if table.startswith("LLaMA") and found else ""
+                    each = (
+                        f" ({tokens / found[0]['rank']:.0f} a direction)" if table.startswith("LLaMA") and found else ""
+                    )
                     cells.append(form(statistics.fmean(values)) + spread + each if values else "–")
                 text.append(f"| {tokens:,} | {' | '.join(cells)} |")
             text.append("")
