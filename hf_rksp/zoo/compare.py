@@ -180,7 +180,7 @@ def _too_low(entry: Entry) -> float:
     if entry.report is None or max(layer["tokens"] for layer in layers_of(entry.report)) >= ENOUGH_TOKENS:
         return 0.0
     checks = {check["id"]: check["value"] for check in entry.report["verdict"]["checks"]}
-    return max(TOO_LOW, fit_error_too_low(checks["tokens_per_direction"]))
+    return min(0.99, max(TOO_LOW, fit_error_too_low(checks["tokens_per_direction"])))
 
 
 def start_to_end(entry: Entry) -> tuple[str, tuple[float, ...]] | None:
