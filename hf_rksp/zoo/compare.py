@@ -23,11 +23,11 @@ TOLERANCE, SHARE_TOLERANCE = 0.10, 0.05
 LEVEL = 0.02
 #: The nonlinearity ratio at 2,048 tokens came out up to so much lower than at 8,192, most where tokens repeat and a layer sees
 #: the same state again (scripts/reproduce/tokens): more than the degrees of freedom of the fit explain.
-ENOUGH_TOKENS, TOO_LOW = 8192, 1 / 3
+ENOUGH_TOKENS, TOO_LOW = 8192, 0.36
 TRENDS_LEAD = (
     "Single figures depend on size and text, which the paper does not give; here is which way a quantity goes when one thing "
     "changes (level: within .02, or 2% above 1). That depends on the amount of text too: with four times the tokens, the rise of "
-    "the near-unit mass with the experts shrinks to a quarter in the small model (scripts/reproduce/tokens)"
+    "the near-unit mass with the experts shrinks to a quarter, and the radius falls with them in no size (scripts/reproduce/tokens)"
 )
 
 
