@@ -1,6 +1,6 @@
 """How far the numbers depend on the amount of text: the models of the paper's trends and of the scaling figure, with more tokens.
 
-    python scripts/reproduce/tokens/run.py            # half an hour on 2 cores; goes on where it was stopped
+    python scripts/reproduce/tokens/run.py            # half an hour on 2 quiet cores; goes on where it was stopped
     python scripts/reproduce/tokens/run.py --table    # the tables alone, from results.jsonl
 
 All else is as in zoo_reports: random weights, the same seeds, passages of 128 tokens of the same text.
