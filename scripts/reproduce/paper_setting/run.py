@@ -1,6 +1,6 @@
 """What the paper's setting for pretrained models does to the numbers by itself: same model, one step at a time towards it.
 
-    python scripts/reproduce/paper_setting/run.py    # 4 minutes on a core; writes results.json, results.md here
+    python scripts/reproduce/paper_setting/run.py    # 2 minutes on 2 cores; writes results.json, results.md here
 
 The paper projects on 32 directions and reads 32 short prompts, of which 4 or 8 are distinct (Tables 10 and 15; its prompts
 are not published: here they are the first 16 tokens of passages of our text). Ours are 2,048 distinct tokens, and as many
