@@ -29,7 +29,8 @@ def in_short(rows: Sequence[Row], besides: Sequence[Beside], trends: Table | Non
         found.append(f"{quantity[0].upper()}{quantity[1:]} with {what}: {told}.")
     if trends:
         found.append(
-            "These directions, and courses with size, are those at the zoo's number of tokens: more text turns some (scripts/reproduce/tokens)."
+            "These directions, and courses with size, are those at the zoo's number of tokens: more text turns some "
+            "(scripts/reproduce/tokens)."
         )
     return found + _agreement(besides)
 
