@@ -10,8 +10,8 @@ import yaml
 
 from hf_rksp.cli.main import main
 from hf_rksp.errors import SchemaError
-from hf_rksp.risk import NO_INTERVAL
 from hf_rksp.zoo import compare, read_shelf, render_zoo, shelf, training
+from hf_rksp.zoo.page import NO_INTERVAL
 from hf_rksp.zoo.published import PUBLISHED
 from hf_rksp.zoo.render import all_models
 
