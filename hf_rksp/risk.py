@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hf_rksp.config import RiskConfig
-from hf_rksp.profile.layer import LayerProfile
+
+if TYPE_CHECKING:  # a profile holds its verdict, so this module is imported by that one
+    from hf_rksp.profile.layer import LayerProfile
 
 Band = Literal["low", "elevated", "high", "not_assessable"]
 Outcome = Literal["pass", "warn", "fail", "info"]

@@ -14,11 +14,8 @@ from hf_rksp.zoo.rows import Row
 def in_short(rows: Sequence[Row], besides: Sequence[Beside], trends: Table | None) -> list[str]:
     """The findings that a reader should meet first."""
     found = []
-    if counts := _rising(rows):
-        found.append(
-            "Start linear, end nonlinear: the nonlinearity ratio rises from the early over the middle to the late third, but for "
-            f"steps back of less than {LEVEL}, in {counts}."
-        )
+    if rising := _rising(rows):
+        found.append(f"Start linear, end nonlinear: {rising}.")
     for (what, quantity), said in _by_trend(trends).items():
         sizes = f", in {len(said)} sizes" if len(said) > 1 else ""
         told = (
@@ -40,10 +37,11 @@ def _agreement(besides: Sequence[Beside]) -> list[str]:
     comparable, agree = set(), set()
     for beside in besides:
         for comparison in beside.comparisons:
+            if comparison.agrees is None or beside.untrained:
+                continue
             figure = (beside.published.name, comparison.published)
-            if comparison.agrees is not None and not beside.untrained:
-                comparable.add(figure)
-            if comparison.agrees and not beside.untrained:
+            comparable.add(figure)
+            if comparison.agrees:
                 agree.add(figure)
     if not comparable:
         return []
@@ -55,10 +53,7 @@ def _agreement(besides: Sequence[Beside]) -> list[str]:
 
 def over_depth(rows: Sequence[Row], courses: Sequence[tuple[str, Sequence[Row]]]) -> str:
     """Does the nonlinearity rise with the depth, and does training move it that way?"""
-    lead = (
-        "The paper: transformers start linear and end nonlinear. Here the nonlinearity ratio rises from the early over the "
-        f"middle to the late third, but for steps back of less than {LEVEL}, in {_rising(rows)}."
-    )
+    lead = f"The paper: transformers start linear and end nonlinear. Here {_rising(rows)}."
     gaining, of = training.late_gains(courses)
     if not of:
         return lead
@@ -77,7 +72,12 @@ def _rising(rows: Sequence[Row]) -> str:
         found = [row.pattern for row in models if row.pattern != DASH]
         if found:
             counts.append(f"{found.count('rises')} of {len(found)} models ({said})")
-    return ", ".join(counts)
+    if not counts:
+        return ""
+    return (
+        "the nonlinearity ratio rises from the early over the middle to the late third, but for steps back of less than "
+        f"{LEVEL}, in {', '.join(counts)}"
+    )
 
 
 def _by_trend(trends: Table | None) -> dict[tuple[str, str], list[tuple[str, str]]]:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from filelock import FileLock
 
-from hf_rksp.errors import InputError
+from hf_rksp.errors import InputError, OutputError
 from hf_rksp.inputs import ModelSource, load_model
 from hf_rksp.inputs.initialise import Initialiser, skeleton
 from hf_rksp.profile import profile_model
-from hf_rksp.profile.resume import discard
+from hf_rksp.profile.resume import Resume, discard
+from hf_rksp.profile.share import Share
 from hf_rksp.report import profile_to_dict
 from tests.capture import models
 
@@ -122,6 +123,21 @@ def test_a_folder_in_use_is_refused(tmp_path):
     discard(tmp_path / "work")
     assert not (tmp_path / "work").exists()
     discard(tmp_path / "work")  # nothing there
+
+
+def test_a_full_disk_of_another_process_stops_this_one_and_harms_nothing(tmp_path):
+    class TwoProcesses(Share):
+        def gather(self, value):
+            return [value, "No space left on device"]
+
+    kept = Resume(tmp_path)
+    kept.open({})
+    kept.save({"forward": 1.0}, Share())
+    before = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"):
+        kept.save({"forward": 2.0}, TwoProcesses())
+    kept.close()
+    assert (tmp_path / "state.pt").read_bytes() == before and not list(tmp_path.glob(".rksp-*"))
 
 
 def test_needs_streaming(tmp_path):

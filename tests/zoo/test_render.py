@@ -10,8 +10,8 @@ import yaml
 
 from hf_rksp.cli.main import main
 from hf_rksp.errors import SchemaError
+from hf_rksp.risk import NO_INTERVAL
 from hf_rksp.zoo import compare, read_shelf, render_zoo, shelf, training
-from hf_rksp.zoo.page import NO_INTERVAL
 from hf_rksp.zoo.published import PUBLISHED
 from hf_rksp.zoo.render import all_models
 
@@ -297,6 +297,11 @@ def test_training_is_drawn_where_there_are_two_points_of_it(zoo, tmp_path):
     lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| GPT-2")]
     assert [cells[1] for cells in lines] == ["10%", "100%"]
     assert lines[1][2] == shown[0] and lines[0][2].startswith(f"{shown[1]} ±")
+    late_over_early = [
+        entry.mean("nonlinearity_ratio", "late") / entry.mean("nonlinearity_ratio", "early") for entry in shelf.entries
+    ]
+    gains = late_over_early[0] - late_over_early[1] > compare.LEVEL  # the last point stands first in the manifest
+    assert f"Training moves it that way in {int(gains)} of 1 families" in readme
     drawing = (tmp_path / "figures" / "training.svg").read_text()
     assert drawing.count("<circle") == 12 and 'class="fam0"' in drawing
     early = (tmp_path / "tiny-gpt2-init" / "report.md").read_text()

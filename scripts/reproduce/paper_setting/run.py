@@ -20,18 +20,13 @@ import torch
 from hf_rksp import profile_model
 from hf_rksp.inputs import InputOptions, ModelSource, Prepared, prepare
 from hf_rksp.machine import now, versions
-from hf_rksp.report.text import number, share
+from hf_rksp.report.tables import QUANTITY_NAMES
 from hf_rksp.zoo.published import PUBLISHED, THIRDS
 
 HERE = Path(__file__).parent
 SEEDS = (42, 123, 456)
 PROMPTS, PROMPT_TOKENS, RANK = 32, 16, 32
-QUANTITIES = {
-    "near_unit_mass": ("near-unit mass", share),
-    "spectral_radius": ("spectral radius", number),
-    "eigenvector_condition": ("eigenvector condition", number),
-    "nonlinearity_ratio": ("nonlinearity ratio", number),
-}
+QUANTITIES = ("near_unit_mass", "spectral_radius", "eigenvector_condition", "nonlinearity_ratio")
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,12 @@ def tables(rows: list[dict[str, Any]]) -> str:
         "standard deviation over the seeds of the three.\n"
     ]
     for title, _, published in MODELS:
-        text += [f"## {title}", "", f"| | {' | '.join(name for name, _ in QUANTITIES.values())} |", "| --- " * 5 + "|"]
+        text += [
+            f"## {title}",
+            "",
+            f"| | {' | '.join(QUANTITY_NAMES[name][0] for name in QUANTITIES)} |",
+            "| --- " * 5 + "|",
+        ]
         for setting in SETTINGS:
             found = [row["thirds"] for row in rows if (row["model"], row["setting"]) == (title, setting.said)]
             text.append(f"| {setting.said} | {' | '.join(cell(found, name) for name in QUANTITIES)} |")
@@ -122,7 +122,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
 
 def cell(found: list[dict[str, list[float]]], name: str) -> str:
     """The three means, and the largest deviation."""
-    form = QUANTITIES[name][1]
+    form = QUANTITY_NAMES[name][2]
     columns = list(zip(*(row[name] for row in found), strict=True))
     return f"{', '.join(form(statistics.fmean(c)) for c in columns)} ({form(max(map(statistics.stdev, columns)))})"
 

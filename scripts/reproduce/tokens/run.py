@@ -20,11 +20,11 @@ from tqdm import tqdm
 from hf_rksp import profile_model
 from hf_rksp.inputs import InputOptions, ModelSource, prepare
 from hf_rksp.machine import now, versions
-from hf_rksp.report.text import number, share
+from hf_rksp.report.tables import QUANTITY_NAMES
 
 HERE = Path(__file__).parent
 TOKENS, SEEDS = (2048, 4096, 8192), (42, 123, 456)
-QUANTITIES = {"near_unit_mass": share, "spectral_radius": number, "nonlinearity_ratio": number}
+QUANTITIES = ("near_unit_mass", "spectral_radius", "nonlinearity_ratio")
 #: Table -> the models that it puts beside each other.
 TRENDS: dict[str, dict[str, dict[str, str]]] = {
     "MoE-Small: experts of 8 a token": {
@@ -82,8 +82,9 @@ def tables(rows: list[dict[str, Any]]) -> str:
     """Mean over the seeds with the standard deviation, a line for each number of tokens."""
     text = ["Mean over layers and seeds " + ", ".join(map(str, SEEDS)) + " ± standard deviation over the seeds.\n"]
     for table, models in TRENDS.items():
-        for quantity, form in QUANTITIES.items():
-            text += [f"## {table}: {quantity.replace('_', ' ')}", ""]
+        for quantity in QUANTITIES:
+            title, _, form = QUANTITY_NAMES[quantity]
+            text += [f"## {table}: {title}", ""]
             text += [f"| tokens | {' | '.join(models)} |", "| ---: " + "| ---: " * len(models) + "|"]
             for tokens in TOKENS:
                 cells = []
