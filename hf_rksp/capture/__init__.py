@@ -3,18 +3,21 @@
 from hf_rksp.capture.blocks import Block, Stack, find_stacks
 from hf_rksp.capture.hooks import capture_transitions, untouched
 from hf_rksp.capture.lockstep import Advance, lock_step
-from hf_rksp.capture.masks import token_mask
+from hf_rksp.capture.layout import Layout
+from hf_rksp.capture.layouts import Layouts, Unsettled
 from hf_rksp.capture.tap import TrainingTap, Transition
 
 __all__ = [
     "Advance",
     "Block",
+    "Layout",
+    "Layouts",
     "Stack",
     "TrainingTap",
     "Transition",
     "capture_transitions",
     "find_stacks",
     "lock_step",
-    "token_mask",
+    "Unsettled",
     "untouched",
 ]

@@ -1,32 +1,31 @@
-"""Find the residual blocks of a model: the members of the list that carries the residual stream.
+"""Find the residual blocks of a model: the members of the lists that carry the residual stream.
 
-In transformers every such member is a ``GradientCheckpointingLayer``; a list of nothing but those is a stack. Models
-without one (your own, or remote code) are probed: a list whose members hand a state of one shape to each other is a
-stack.
+In transformers most such members are a ``GradientCheckpointingLayer``; a list of nothing but those is a stack. Models
+without one (your own, or remote code), and models in stages, are run once: a list whose members hand their state to each
+other is a stack.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from hf_rksp.capture.chains import Calls, chained, record_calls
 from hf_rksp.errors import CaptureError, InputError
 
 #: Class names of layers that transformers checkpoints but that are no residual blocks, by their endings. Both change
 #: the shape of the state: stages of image models (Swin's own blocks lie inside), and the convolutions before Wav2Vec2.
 _NOT_RESIDUAL = ("Stage", "ConvLayer")
-#: Towers that see no text, by a word in their path: a text mask in the batch is not about them.
-_NOT_TEXT = re.compile("vision|visual|image|video|audio|speech", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One residual block: its position in the stack, its path in the model, and the module."""
+    """One residual block: its position in the stack, its path in the model, and the module.
+
+    A module that runs several times in one forward pass is a block for each run; see `Stack.layer`.
+    """
 
     index: int
     path: str
@@ -40,14 +39,37 @@ class Stack:
     Attributes:
         path: of their list in the model.
         blocks: in the order of registration; a module that is in the list twice is one block.
-        mask: name in the batch of the mask that tells padding from tokens, ``None`` for an image or audio tower.
+        side: "encoder" or "decoder" of an encoder-decoder, as the model itself says; ``None`` elsewhere.
         prepended: learnt tokens that PEFT's prompt tuning puts before each sequence.
+        left_out: paths of members of the list that change the shape of the state: they have no operator from a space to itself.
+        members: number of modules in the list.
     """
 
     path: str
     blocks: tuple[Block, ...]
-    mask: str | None = "attention_mask"
+    side: str | None = None
     prepended: int = 0
+    left_out: tuple[str, ...] = ()
+    members: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            object.__setattr__(self, "members", 1 + max((block.index for block in self.blocks), default=0))
+
+    def layer(self, block: Block, run: int) -> Block:
+        """``block`` in its run number ``run`` (from 0) of one forward pass: each run is a layer of its own."""
+        if run == 0:
+            return block
+        return Block(block.index + run * self.members, f"{block.path} (run {run + 1})", block.module)
+
+    def find(self, index: int) -> Block:
+        """The layer of that index: the inverse of `layer`."""
+        run, member = divmod(index, self.members)
+        return self.layer(next(block for block in self.blocks if block.index == member), run)
+
+    def holds(self, block: Block, layer: tuple[str, int]) -> bool:
+        """Whether a layer (path of a stack, index) is a run of ``block`` of this stack."""
+        return layer[0] == self.path and layer[1] % self.members == block.index
 
 
 def find_stacks(
@@ -58,7 +80,7 @@ def find_stacks(
     Args:
         model: any module; PEFT, DDP and ``torch.compile`` wrappers are looked through.
         blocks: path or paths of the lists, for a model whose blocks are not found: ``"encoder.blocks"``.
-        probe: runs one forward pass of the model; used only where nothing else is found.
+        probe: runs one forward pass of the model; used where the modules alone do not tell.
 
     Raises:
         InputError: ``blocks`` names no list of modules.
@@ -71,21 +93,12 @@ def find_stacks(
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module)
     }
     if blocks is not None:
-        found = [blocks] if isinstance(blocks, str) else list(blocks)
-        for path in found:
-            if path not in lists:
-                raise InputError(
-                    f"blocks={path!r} is not a non-empty ModuleList or Sequential of {type(model).__name__}: "
-                    f"choose among {', '.join(map(repr, lists)) or 'none, the model has no such list'}"
-                )
-        if len(_outermost(found)) < len(found) or len(set(found)) < len(found):
-            raise InputError(
-                f"blocks={found!r}: a list is named twice, or lies inside another one; name each stream once"
-            )
-    else:
-        found = _outermost(name for name, members in lists.items() if all(map(_is_block, members)))
-        if not found and probe is not None:
-            found = _outermost(_chained_lists(lists, probe))
+        return [_stack(model, path, lists[path]) for path in _named(model, lists, blocks)]
+    found = outermost(name for name, members in lists.items() if _are_blocks(members))
+    left_out: Mapping[str, tuple[str, ...]] = {}
+    if probe is not None and (not found or needs_probe(model)):
+        calls = record_calls(lists.values(), probe)
+        found, left_out = _by_running(lists, found, calls)
     if not found:
         looked = ", ".join(f"{name!r} ({len(inner)} x {type(inner[0]).__name__})" for name, inner in lists.items())
         raise CaptureError(
@@ -93,7 +106,44 @@ def find_stacks(
             f"{looked or 'none'}. Name the list that carries the residual stream: blocks='path.to.list' "
             "(--blocks on the command line)"
         )
-    return [_stack(model, path, lists[path]) for path in found]
+    return [_stack(model, path, lists[path], left_out.get(path, ())) for path in found]
+
+
+def needs_probe(model: nn.Module) -> bool:
+    """Whether the modules alone leave it open which are the residual blocks: none are marked, or blocks may lie in blocks."""
+    model = getattr(model, "_orig_mod", model)
+    lists = [module for module in model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module)]
+    marked = [members for members in lists if _are_blocks(members)]
+    inner = (
+        part
+        for members in marked
+        for member in members
+        for part in member.modules()
+        if isinstance(part, (nn.ModuleList, nn.Sequential)) and len(part)
+    )
+    return not marked or any(all(any(m.children()) for m in part) and len({*map(type, part)}) == 1 for part in inner)
+
+
+def _named(model: nn.Module, lists: Mapping[str, nn.Module], blocks: str | Sequence[str]) -> list[str]:
+    found = [blocks] if isinstance(blocks, str) else list(blocks)
+    for path in found:
+        if path not in lists:
+            raise InputError(
+                f"blocks={path!r} is not a non-empty ModuleList or Sequential of {type(model).__name__}: "
+                f"choose among {', '.join(map(repr, lists)) or 'none, the model has no such list'}"
+            )
+    if len(outermost(found)) < len(found) or len(set(found)) < len(found):
+        raise InputError(f"blocks={found!r}: a list is named twice, or lies inside another one; name each stream once")
+    return found
+
+
+def _are_blocks(members: nn.Module) -> bool:
+    """Whether all members are residual blocks by their class; single ones may be wrapped (PEFT, control vectors)."""
+    bare = [member for member in members.children() if _is_block(member)]
+    kinds = {type(member) for member in bare}
+    return bool(bare) and all(
+        _is_block(member) or any(type(part) in kinds for part in member.modules()) for member in members.children()
+    )
 
 
 def _is_block(module: nn.Module) -> bool:
@@ -102,55 +152,79 @@ def _is_block(module: nn.Module) -> bool:
     return "GradientCheckpointingLayer" in names and not names[0].endswith(_NOT_RESIDUAL)
 
 
-def _outermost(names: Iterable[str]) -> list[str]:
+def outermost(names: Iterable[str]) -> list[str]:
     """``names`` without those that lie inside another one: the feed-forward lists of a block are not a stream."""
     names = list(names)
-    prefixes = {name: f"{name}." if name else "" for name in names}
-    return [name for name in names if not any(name != other and name.startswith(prefixes[other]) for other in names)]
+    return [name for name in names if not any(name != other and inside(name, other) for other in names)]
 
 
-def _stack(model: nn.Module, path: str, members: nn.Module) -> Stack:
+def inside(name: str, other: str) -> bool:
+    """Whether the module ``name`` lies in the module ``other``."""
+    return name.startswith(f"{other}." if other else "")
+
+
+def _by_running(
+    lists: Mapping[str, nn.Module], marked: Sequence[str], calls: Calls
+) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """The lists that carry a residual stream by what ran, and what of each changes the shape of the state.
+
+    A list whose members all keep the shape of the state is whole. Where some do not (stages), the lists inside are looked at.
+    """
+    found = {name: chained(members, calls, name in marked) for name, members in lists.items()}
+    whole = {name for name, chain in found.items() if chain.is_stream and not chain.changing}
+    broken = {name for name, chain in found.items() if chain.is_stream and chain.changing}
+    if marked:  # what transformers marks is right, if it keeps the shape; a list elsewhere is a head or a router
+        trusted = [name for name in marked if name in whole or not found[name].ran]
+        stages = [name for name in marked if name not in trusted]
+        whole = {name for name in whole if any(inside(name, stage) for stage in stages)} | set(trusted)
+        broken = {name for name in broken if name in stages or any(inside(name, stage) for stage in stages)}
+    chosen = outermost(name for name in lists if name in whole)
+    # A list of stages may hold lists of blocks; then it is not the stream itself.
+    parts = [name for name in lists if name in broken and not any(inside(other, name) for other in whole | broken if other != name)]
+    chosen = [name for name in lists if name in chosen or name in parts]
+    kinds = {type(member) for name in chosen for member in lists[name] if any(member.children())}
+    for name, members in lists.items():  # a stage of one block, or of one that changes the shape
+        alone = len(members) == 1 and type(members[0]) in kinds and found[name].ran
+        if alone and not any(inside(name, other) or inside(other, name) or name == other for other in chosen):
+            chosen.append(name)
+    chosen = outermost(name for name in lists if name in chosen)
+    left_out = {
+        name: tuple(f"{name}.{i}".lstrip(".") for i, m in lists[name].named_children() if m in found[name].changing)
+        for name in chosen
+    }
+    kept = [name for name in chosen if len(left_out[name]) < len(list(lists[name].children()))]
+    lost = tuple(path for name in chosen if name not in kept for path in left_out[name])
+    if kept and lost:
+        left_out[kept[0]] += lost
+    return kept, left_out
+
+
+def _stack(model: nn.Module, path: str, members: nn.Module, left_out: tuple[str, ...] = ()) -> Stack:
     named = enumerate(members.named_children())
     blocks = tuple(Block(i, f"{path}.{name}" if path else name, block) for i, (name, block) in named)
-    mask: str | None = "attention_mask"
-    if _NOT_TEXT.search(path):
-        mask = None
-    elif getattr(_attribute(model, "config"), "is_encoder_decoder", False):
-        side = re.search("encoder|decoder", path)
-        mask = "decoder_attention_mask" if side and side[0] == "decoder" else mask
     prompt = _attribute(model, "active_peft_config")
-    return Stack(path, blocks, mask, getattr(prompt, "num_virtual_tokens", None) or 0)
+    return Stack(
+        path,
+        tuple(block for block in blocks if block.path not in left_out),
+        _side(model, members),
+        getattr(prompt, "num_virtual_tokens", None) or 0,
+        left_out,
+    )
+
+
+def _side(model: nn.Module, members: nn.Module) -> str | None:
+    """Whether the list lies in the encoder or in the decoder of an encoder-decoder; ``None`` if the model does not say."""
+    owner = next((m for m in model.modules() if hasattr(m, "config") and hasattr(m, "get_encoder")), None)
+    if owner is None or not getattr(owner.config, "is_encoder_decoder", False):
+        return None
+    sides = []
+    for side in ("encoder", "decoder"):
+        part = getattr(owner, f"get_{side}")()
+        if part is not owner and isinstance(part, nn.Module) and any(module is members for module in part.modules()):
+            sides.append(side)
+    return sides[0] if len(sides) == 1 else None
 
 
 def _attribute(model: nn.Module, name: str) -> object:
     """The attribute of the outermost module that has it, whatever wraps that module."""
     return next((getattr(module, name) for module in model.modules() if hasattr(module, name)), None)
-
-
-def _chained_lists(lists: dict[str, nn.Module], probe: Callable[[], object]) -> list[str]:
-    """Names of the lists each of whose members ran once and took, unchanged, what the one before it returned."""
-    from hf_rksp.capture.hooks import first_state, output_state
-
-    calls: dict[nn.Module, list[tuple[Tensor | None, Tensor | None]]] = {}
-
-    def record(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        x = first_state(args, kwargs)
-        calls.setdefault(module, []).append((x, None if x is None else output_state(output, x)))
-
-    members = {member for container in lists.values() for member in container}
-    handles = [member.register_forward_hook(record, with_kwargs=True) for member in members]
-    try:
-        with torch.no_grad():
-            probe()
-    finally:
-        for handle in handles:
-            handle.remove()
-
-    def chains(container: nn.Module) -> bool:
-        # A bare layer is no block: Sequential(Linear, ReLU, Linear) chains as well. Nor are channels-first images.
-        runs = [calls.get(member, []) if any(member.children()) else [] for member in container]
-        if len(runs) < 2 or any(len(run) != 1 or run[0][1] is None or run[0][1].ndim > 3 for run in runs):
-            return False
-        return all(before[0][1] is after[0][0] for before, after in pairwise(runs))
-
-    return [name for name, container in lists.items() if chains(container)]

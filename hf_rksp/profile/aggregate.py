@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -41,9 +42,12 @@ def by_thirds(layers: Sequence[LayerProfile]) -> dict[str, dict[str, float]]:
     """Early, middle and late third of each stack -> mean of each quantity; a third without layers is left out."""
     sizes = {layer.stack: sum(other.stack == layer.stack for other in layers) for layer in layers}
     parts: dict[str, list[LayerProfile]] = {name: [] for name in THIRDS}
+    places: Counter[str] = Counter()
     for layer in layers:
+        place = places[layer.stack]
+        places[layer.stack] += 1
         if not layer.uninformative:
-            parts[THIRDS[min(2, 3 * layer.index // sizes[layer.stack])]].append(layer)
+            parts[THIRDS[3 * place // sizes[layer.stack]]].append(layer)
     return {
         third: {name: _summary(getattr(layer, name) for layer in members)["mean"] for name in QUANTITIES}
         for third, members in parts.items()

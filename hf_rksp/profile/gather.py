@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture import Block, Stack, capture_transitions, lock_step, token_mask
+from hf_rksp.capture import Block, Layout, Layouts, Stack, Unsettled, capture_transitions, lock_step, untouched
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.profile.resume import Resume
 from hf_rksp.profile.share import ALONE, Share
@@ -46,47 +46,75 @@ class MomentSink:
 
     Attributes:
         moments: layer -> `GroupedMoments`, a list of one `SecondMoments` a group, or `GroupedSamples`.
+        blocks: layer -> its block.
         seconds: time spent here, inside the hooks.
     """
 
-    def __init__(self, groups: int, keep: type[Kept] = GroupedMoments, first: int = 0) -> None:
+    def __init__(
+        self,
+        layouts: Layouts,
+        groups: int,
+        keep: type[Kept] = GroupedMoments,
+        first: int = 0,
+        layers: Collection[Key] | None = None,
+    ) -> None:
+        self.layouts, self.layers = layouts, layers
         self.groups = groups
         self.first = first
         self.keep = keep
         self.moments: dict[Key, Any] = {}
+        self.blocks: dict[Key, Block] = {}
         self.seconds = 0.0
         self.batch: Mapping[str, Any] = {}
         self._done: Counter[str] = Counter()  # sequences of the batches before this one; a tower may have its own
         self._now: dict[str, int] = {}
+        self._read: dict[tuple[str, torch.Size], Layout] = {}
 
     def next_batch(self, batch: Mapping[str, Any]) -> None:
         """Say which batch the coming transitions belong to."""
         self._done.update(self._now)
-        self._now = {}
+        self._now, self._read = {}, {}
         self.batch = batch
 
     def __call__(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
-        """Add one transition: a `Sink`."""
+        """Add one transition: a `Sink`. Layers that are not in ``layers`` are passed over."""
+        if self.layers is not None and (stack.path, block.index) not in self.layers:
+            return
         start = time.perf_counter()
-        self._now[stack.path] = x.shape[0]
-        mask = token_mask(self.batch, stack, x)
+        layout = self._layout(stack, x)
+        self._now[stack.path] = layout.sequences
+        x, y = layout.read(x), layout.read(y)
         sets = self.moments.get((stack.path, block.index))
         if sets is None:
             device = "cpu" if x.device.type == "mps" else x.device  # MPS has no float64
             sets = self.keep(x.shape[-1], self.groups, device)
             self.moments[stack.path, block.index] = sets
+            self.blocks[stack.path, block.index] = block
         try:
             for group in range(self.groups):
-                offset = (group - self.first - self._done[stack.path]) % self.groups
-                if offset < x.shape[0]:
-                    rows = slice(offset, None, self.groups)
-                    sets.update(group, x[rows], y[rows], None if mask is None else mask[rows])
+                rows = self._rows(stack, layout, group, len(x))
+                if rows is not None:
+                    sets.update(group, x[rows], y[rows], None if layout.mask is None else layout.mask[rows])
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"layer {block.path}: {error} (x is the input of the layer, y its output). Its weights or an earlier "
                 "layer's are not finite, or the dtype overflows: check the checkpoint, or profile in float32"
             ) from None
         self.seconds += time.perf_counter() - start
+
+    def _layout(self, stack: Stack, x: Tensor) -> Layout:
+        key = stack.path, x.shape
+        if key not in self._read:
+            self._read[key] = self.layouts.of(stack, self.batch, x)
+        return self._read[key]
+
+    def _rows(self, stack: Stack, layout: Layout, group: int, rows: int) -> slice | Tensor | None:
+        """The rows of the sequences of one group; ``None`` if there are none."""
+        offset = (group - self.first - self._done[stack.path]) % self.groups
+        if layout.owner is None:
+            return slice(offset, None, self.groups) if offset < rows else None
+        mine = layout.owner % self.groups == offset
+        return mine.nonzero()[:, 0] if bool(mine.any()) else None
 
 
 class States(NamedTuple):
@@ -98,28 +126,34 @@ class States(NamedTuple):
 
 
 def survey(model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack]) -> dict[Key, States]:
-    """One forward pass of one batch: which blocks run, and what states they see, in the order of depth.
+    """One forward pass of one batch: which layers run, and what states they see, in the order of depth.
+
+    A module that runs several times is as many layers; they stand in the order in which they ran.
 
     Raises:
-        CaptureError: no block ran, or one ran several times: its transitions are different layers (as in ALBERT, which
-            shares weights) and must not be added up.
+        CaptureError: no block ran.
     """
     seen: dict[Key, States] = {}
 
     def note(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
-        key = (stack.path, block.index)
-        if key in seen:
-            raise _ran_twice(block)
-        seen[key] = States(x.shape[-1], x[..., 0].numel(), x.element_size())
+        seen[stack.path, block.index] = States(x.shape[-1], x[..., 0].numel(), x.element_size())
 
-    with capture_transitions(stacks, note):
+    with capture_transitions(stacks, note) as runs:
+        runs.next_pass()
         forward(model, batch)
     if not seen:
         raise CaptureError(
             f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs "
             "that reach them, or name the list with blocks='path.to.list'"
         )
-    return {key: seen[key] for stack in stacks for block in stack.blocks if (key := (stack.path, block.index)) in seen}
+    order = list(seen)
+    for stack in stacks:
+        if not any(path == stack.path and index >= stack.members for path, index in order):
+            # Each block ran once: they stand as they are registered.
+            own = sorted(key for key in order if key[0] == stack.path)
+            order = [key for key in order if key[0] != stack.path] + own
+    places = {stack.path: number for number, stack in enumerate(stacks)}
+    return {key: seen[key] for key in sorted(order, key=lambda key: places[key[0]])}
 
 
 def gather_moments(
@@ -130,20 +164,39 @@ def gather_moments(
     groups: int,
     keep: type[Kept] = GroupedMoments,
     share: Share = ALONE,
+    layouts: Layouts | None = None,
 ) -> tuple[dict[Key, Any], dict[str, float]]:
     """What ``keep`` makes of ``layers`` over all ``batches``, and the seconds of the forward pass and of that.
+
+    Where sizes do not say which states are tokens, the model is probed with the batch in question: see
+    `hf_rksp.capture.Layouts`.
 
     Raises:
         NonFiniteError: NaN or inf; the first layer is named.
         InputError: every token is padding.
+        CaptureError: no evidence says which states are tokens.
     """
-    chosen = [replace(s, blocks=tuple(b for b in s.blocks if (s.path, b.index) in layers)) for s in stacks]
-    sink = MomentSink(groups, keep, share.first)
+    chosen = [
+        replace(s, blocks=tuple(b for b in s.blocks if any(s.holds(b, key) for key in layers)), members=s.members) for s in stacks
+    ]
+    layouts = layouts or Layouts(model, stacks)
+    probed: set[int] = set()
     start = time.perf_counter()
-    with capture_transitions(chosen, sink):
-        for batch in batches:
-            sink.next_batch(batch)
-            forward(model, batch)
+    while True:
+        sink = MomentSink(layouts, groups, keep, share.first, layers)
+        try:
+            with capture_transitions(chosen, sink) as runs:
+                for batch in batches:
+                    runs.next_pass()
+                    sink.next_batch(batch)
+                    forward(model, batch)
+            break
+        except Unsettled as unsettled:
+            if id(sink.batch) in probed:
+                raise CaptureError(str(unsettled)) from None
+            probed.add(id(sink.batch))
+            with untouched(model):
+                layouts.learn(functools.partial(forward, model), sink.batch)
     elapsed = time.perf_counter() - start
     _merge(sink.moments, share)
     _check_counted(sink.moments)
@@ -168,6 +221,7 @@ def stream_moments(
         NonFiniteError: NaN or inf; the layer is named. CaptureError: a block ran several times in one forward pass.
     """
     done: set[str] = set()
+    layouts = Layouts(model, stacks)
     passes = [functools.partial(forward, model, batch) for batch in batches]
     stack_of = {block.path: stack for stack in stacks for block in stack.blocks}
     sink: MomentSink | None = None
@@ -197,7 +251,7 @@ def stream_moments(
                 advance(note)
                 start = time.perf_counter()
                 continue
-            sink = MomentSink(groups, keep, share.first)
+            sink = MomentSink(layouts, groups, keep, share.first)
             weights.make(block)
             advance(note)
             weights.drop(block)
@@ -230,8 +284,7 @@ def _merge(moments: Mapping[Key, Any], share: Share) -> None:
 
 def _ran_twice(block: Block) -> CaptureError:
     return CaptureError(
-        f"block {block.path} ran several times in one forward pass: layers that share one module cannot be told "
-        "apart; name a list whose members run once with blocks='path.to.list'"
+        f"block {block.path} ran several times in one forward pass, so it cannot be streamed: leave --stream out"
     )
 
 

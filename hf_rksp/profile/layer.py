@@ -105,13 +105,16 @@ def profile_layer(
     *,
     stack: str,
     index: int,
-    blocks: int,
+    depth: float,
     path: str,
     rank: int | Literal["auto", "full"],
     standard_errors: bool,
     config: SpectralConfig,
 ) -> LayerProfile:
-    """Spectrum and standard errors of the block ``index`` of ``blocks`` from the moments of its groups of sequences."""
+    """Spectrum and standard errors of a block from the moments of its groups of sequences.
+
+    ``depth`` is its place in the stack, from 0 for the first block to 1 for the last.
+    """
     total = merge_all(groups)
     operator = whitened_dmd(total, rank, config)
     result = spectrum(operator, config)
@@ -137,7 +140,7 @@ def profile_layer(
         index=index,
         stack=stack,
         path=path,
-        depth=index / (blocks - 1) if blocks > 1 else 0.0,
+        depth=depth,
         dim=operator.dim,
         tokens=total.count,
         samples=operator.samples,

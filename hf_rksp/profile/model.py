@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hf_rksp.capture import Stack, find_stacks, untouched
+from hf_rksp.capture import Layouts, Stack, find_stacks, untouched
 from hf_rksp.config import RiskConfig, SpectralConfig
-from hf_rksp.errors import InputError
+from hf_rksp.errors import InputError, first_line
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
 from hf_rksp.profile.gather import BlockWeights, Key, forward, survey
@@ -121,6 +122,7 @@ def profile_model(
         probe = None if weights else lambda: forward(model, batches[0])
         stacks = find_stacks(model, blocks, probe=probe)
         seen = {} if weights else survey(model, batches[0], stacks)
+    layouts = Layouts(model, stacks)
     seconds["forward"] += time.perf_counter() - started
     described = _describe_model(model, stacks, source) | dict(model_info or {})
     kept = Resume(Path(resume) / f"process-{share.rank}" if shared else resume) if resume is not None else None
@@ -141,23 +143,27 @@ def profile_model(
         parts = (
             streamed(model, batches, stacks, groups, moment_memory, weights, seconds, kept, share)
             if weights
-            else repeated(model, batches, stacks, seen, groups, moment_memory, seconds, share)
+            else repeated(model, batches, stacks, seen, groups, moment_memory, seconds, share, layouts)
         )
         if seen:
             _check_rank(rank, [states.width for states in seen.values()])
+        depths = _depths(stacks, seen)
         hidden = not progress or share.rank > 0
         bar = tqdm(total=count, initial=len(layers), desc="profiling", unit="layer", disable=hidden, leave=False)
         with bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
             for moments in parts:
                 _check_rank(rank, [found.dim for found in moments.values()])
                 solving = time.perf_counter()
-                for key, layer in solve_layers(stacks, moments, rank, groups > 0, config, share):
+                for key, layer in solve_layers(stacks, moments, rank, groups > 0, config, share, depths):
                     layers[key] = layer
                     bar.update()
                 seconds["spectra"] += time.perf_counter() - solving
                 if kept:
                     kept.save(seconds, share)
     ordered = tuple(layers.values())
+    notes = _notes(stacks, layouts)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     aggregates = aggregate(ordered)
     return ModelProfile(
         model=described,
@@ -169,6 +175,7 @@ def profile_model(
             "risk_config": asdict(risk_config),
             "versions": versions(),
         }
+        | ({"left_out": notes} if notes else {})
         | dict(setup_info or {}),
         layers=ordered,
         aggregates=aggregates,
@@ -184,16 +191,72 @@ def profile_model(
     )
 
 
+def _depths(stacks: Sequence[Stack], seen: Sequence[Key] | Mapping[Key, Any]) -> dict[Key, tuple[int, int]]:
+    """Where one module is several layers: the place of each among the layers of its stack, and their number."""
+    depths = {}
+    for stack in stacks:
+        own = [key for key in seen if key[0] == stack.path]
+        if any(index >= stack.members for _, index in own):
+            depths |= {key: (place, len(own)) for place, key in enumerate(own)}
+    return depths
+
+
+def _notes(stacks: Sequence[Stack], layouts: Layouts) -> list[str]:
+    """What the profile leaves out, in sentences."""
+    lost = [path for stack in stacks for path in stack.left_out]
+    notes = []
+    if lost:
+        total = len(lost) + sum(len(stack.blocks) for stack in stacks)
+        notes.append(
+            f"{len(lost)} of {total} blocks change the shape of the state, as the first block of a stage does, and have no "
+            f"spectrum. They are left out: {', '.join(lost)}"
+        )
+    return notes + list(layouts.notes.values())
+
+
 def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor]) -> list[Mapping[str, Any]]:
     """The batches as a list of mappings, refused here if there is nothing in them to profile."""
     listed = [batches] if isinstance(batches, (Mapping, Tensor)) else list(batches)
     if not listed:
         raise InputError("batches is empty: pass at least one batch")
-    mappings = [batch if isinstance(batch, Mapping) else {"input_ids": batch} for batch in listed]
+    mappings = [_as_mapping(number, batch) for number, batch in enumerate(listed)]
     masks = [batch.get("attention_mask") for batch in mappings]
     if all(isinstance(mask, Tensor) and not mask.any() for mask in masks):
         raise InputError("batches: attention_mask is 0 everywhere, so every token is padding; pass batches with text")
     return mappings
+
+
+def _as_mapping(number: int, batch: object) -> Mapping[str, Any]:
+    """One batch as what the model is called with: lists become tensors, and a text on its own a batch of one."""
+    if isinstance(batch, Tensor):
+        batch = {"input_ids": batch}
+    if not isinstance(batch, Mapping):
+        raise InputError(
+            f"batches[{number}] is a {type(batch).__name__}: pass mappings of the arguments of the model, "
+            "{'input_ids': ids, 'attention_mask': mask}, or tensors of token ids"
+        )
+    made = {}
+    for name, value in batch.items():
+        if isinstance(value, (list, tuple)) and name != "past_key_values":
+            try:
+                value = torch.as_tensor(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                if name in ("input_ids", "attention_mask"):
+                    raise InputError(
+                        f"batches[{number}][{name!r}] is a list that makes no tensor ({first_line(error)}): pad the texts to one "
+                        "length, or pass one text a batch"
+                    ) from None
+        made[name] = value
+    ids = made.get("input_ids")
+    if isinstance(ids, Tensor) and ids.ndim == 1:
+        length = len(ids)
+        made = {
+            name: value[None] if isinstance(value, Tensor) and value.ndim == 1 and len(value) == length else value
+            for name, value in made.items()
+        }
+    if not any(isinstance(value, Tensor) for value in made.values()):
+        raise InputError(f"batches[{number}] holds no tensor, only {', '.join(map(repr, made)) or 'nothing'}")
+    return made
 
 
 def _fingerprint(

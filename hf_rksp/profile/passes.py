@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_rksp.capture import Stack, untouched
+from hf_rksp.capture import Layouts, Stack, untouched
 from hf_rksp.profile.gather import BlockWeights, Key, States, gather_moments, stream_moments
 from hf_rksp.profile.resume import Resume
 from hf_rksp.profile.share import Share, sequences
@@ -24,9 +24,11 @@ def repeated(
     moment_memory: float,
     seconds: dict[str, float],
     share: Share,
+    layouts: Layouts | None = None,
 ) -> Iterator[dict[Key, GroupedSamples]]:
     """Samples or moments of as many layers as fit into memory, by a forward pass for each such part."""
     todo = list(seen)
+    layouts = layouts or Layouts(model, stacks)
     # Of all processes: they have to part the layers alike.
     own = sum(map(sequences, batches)) / sequences(batches[0])
     rows = [sum(parts) for parts in zip(*share.gather([states.rows * own for states in seen.values()]), strict=True)]
@@ -36,7 +38,7 @@ def repeated(
         todo = todo[len(part) :]
         # Every pass starts from the same random state, so that models that draw numbers see the same ones.
         with torch.compiler.set_stance("force_eager"), untouched(model):
-            moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1), GroupedSamples, share)
+            moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1), GroupedSamples, share, layouts)
         for name, value in spent.items():
             seconds[name] += value
         # In the order of depth: blocks may be registered in another. Nothing here holds on to what is solved and dropped.

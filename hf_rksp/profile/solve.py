@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -26,23 +26,27 @@ def solve_layers(
     standard_errors: bool,
     config: SpectralConfig,
     share: Share,
+    depths: Mapping[Key, tuple[int, int]],
 ) -> Iterator[Solved]:
     """Profiles of all layers in ``moments``, in their order; what was kept of a layer is let go of when it is solved.
 
-    Every process solves its share of them, and gets all.
+    Every process solves its share of them, and gets all. ``depths`` has the place of a layer among those of its stack, and their
+    number, where that is not the index of its block.
     """
-    blocks = {(stack.path, block.index): (stack, block) for stack in stacks for block in stack.blocks}
+    by_path = {stack.path: stack for stack in stacks}
     keys = list(moments)
 
     def solve(key: Key) -> Solved:
-        stack, block = blocks[key]
+        stack = by_path[key[0]]
+        block = stack.find(key[1])
+        place, places = depths.get(key, (block.index, stack.members))
         groups = moments.pop(key).moments()
         try:
             return key, profile_layer(
                 groups,
                 stack=stack.path,
                 index=block.index,
-                blocks=len(stack.blocks),
+                depth=place / (places - 1) if places > 1 else 0.0,
                 path=block.path,
                 rank=rank,
                 standard_errors=standard_errors,

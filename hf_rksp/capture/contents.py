@@ -1,0 +1,169 @@
+"""What a batch says: its texts, images or sounds, how many sequences they make, and what of them is padding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_rksp.errors import CaptureError
+
+#: The label of a token without a loss, in every loss of transformers.
+_IGNORED = -100
+#: Entries that describe the contents, by a word in their name: a state does not stand for one of their numbers.
+_DESCRIBES = re.compile(
+    "mask|label|position|token_type|segment|grid|size|length|indices|index|langs|cache|bbox|head|start|end|num_|shape|"
+    "ratio|scale|offset|time_features|static|future|task|target|weight|type|category|second|threshold|clusters"
+)
+#: Masks that say which entries are padding, by their name; others say what is attended to, or what is to be predicted.
+_PADDING = re.compile(
+    "^(attention_mask|padding_mask|mask|input_mask|src_mask|feature_attention_mask)$"
+    "|(?<!global)(?<!cross)(?<!token)_(attention|padding|pixel|observed|features|values|audio|input)_mask$|^pixel_mask$"
+)
+#: What tells the parts of a batch apart in the names of their masks.
+_STEMS = ("decoder", "pixel", "image", "visual", "video", "audio", "feature", "entity", "qformer", "past", "speech")
+
+
+@dataclass(frozen=True)
+class Content:
+    """One entry of a batch that states stand for.
+
+    Attributes:
+        name: in the batch.
+        value: token ids (integers), or pixels, samples, features (floating point).
+        real: shape of the leading axes of ``value``, true where there is no padding; ``None`` if all is real.
+        sequence: shape ``(value.shape[0],)`` int64, the sequence of each entry along the first axis.
+        sequences: their number.
+        decoder: whether it goes into the decoder of an encoder-decoder.
+    """
+
+    name: str
+    value: Tensor
+    real: Tensor | None
+    sequence: Tensor
+    sequences: int
+    decoder: bool = False
+
+    @property
+    def discrete(self) -> bool:
+        """Whether these are ids."""
+        return not self.value.is_floating_point()
+
+
+def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list[Content]:
+    """The contents of ``batch``, in its order; what says nothing of its own (masks, positions, labels) is left out.
+
+    Raises:
+        CaptureError: the mask is of a kind that cannot be read.
+    """
+    named = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.ndim >= 1}
+    values = {name: value for name, value in named.items() if not _DESCRIBES.search(name) and _says_something(value)}
+    if not values and "labels" not in named:
+        return []
+    first = next((value for value in values.values() if not value.is_floating_point()), None)
+    sequences = (first if first is not None else next(iter(values.values()), named.get("labels"))).shape[0]
+    made = []
+    for name, value in values.items():
+        decoder = encoder_decoder and name.startswith("decoder")
+        real = _real(name, value, batch, decoder)
+        made.append(Content(name, value, real, *_sequences(value, named, sequences), decoder))
+    if encoder_decoder and not any(content.decoder for content in made):
+        made += _made_by_the_model(named, made)
+    return made
+
+
+def _says_something(value: Tensor) -> bool:
+    return value.is_floating_point() and value.ndim >= 2 or value.dtype in (torch.int64, torch.int32)
+
+
+def _made_by_the_model(named: Mapping[str, Tensor], made: list[Content]) -> list[Content]:
+    """The inputs of a decoder that the model makes of its labels, or of the text, by shifting them."""
+    labels = named.get("labels")
+    if labels is not None and labels.ndim == 2 and not labels.is_floating_point():
+        real = named.get("decoder_attention_mask")
+        real = labels != _IGNORED if real is None or real.shape != labels.shape else real.bool()
+        return [Content("labels", labels, real, torch.arange(len(labels)), len(labels), True)]
+    return [
+        Content(text.name, text.value, text.real, text.sequence, text.sequences, True)
+        for text in made
+        if text.name == "input_ids"
+    ]
+
+
+def _sequences(value: Tensor, named: Mapping[str, Tensor], sequences: int) -> tuple[Tensor, int]:
+    """The sequence of each entry along the first axis: patches of images of one tensor belong to their image."""
+    entries = value.shape[0]
+    if entries != sequences:
+        for name, grid in named.items():
+            if "grid" in name and grid.ndim == 2 and int((patches := grid.prod(1)).sum()) == entries:
+                return torch.arange(len(grid)).repeat_interleave(patches.cpu()), len(grid)
+    return torch.arange(entries), entries
+
+
+def _real(name: str, value: Tensor, batch: Mapping[str, Any], decoder: bool) -> Tensor | None:
+    if not value.is_floating_point() and name.endswith("ids"):
+        own = batch.get(name.removesuffix("input_ids").removesuffix("ids") + "attention_mask")
+        if own is not None:
+            return text_mask(own, value, any("past" in key or "cache" in key for key in batch))
+        if name == "input_ids":
+            return None
+    fitting = [
+        (key, mask)
+        for key, mask in batch.items()
+        if isinstance(mask, Tensor)
+        and _PADDING.search(key)
+        and key.startswith("decoder") == decoder
+        and _fits(mask, value)
+    ]
+    if not fitting:
+        return None
+    stem = next((stem for stem in _STEMS if stem in name), "")
+    own = [(key, mask) for key, mask in fitting if stem and stem in key]
+    general = [(key, mask) for key, mask in fitting if not any(other in key for other in _STEMS if other != stem)]
+    chosen = own or general
+    return max(chosen, key=lambda pair: pair[1].ndim)[1] != 0 if chosen else None
+
+
+def _fits(mask: Tensor, value: Tensor) -> bool:
+    """Whether ``mask`` says of ``value`` what is real: it has its first axes, or all but the channels."""
+    shape, own = tuple(value.shape), tuple(mask.shape)
+    if len(own) < 2:
+        return False
+    without = [shape[:axis] + shape[axis + 1 :] for axis in (1, 2) if len(shape) > axis + 1]
+    return shape[: len(own)] == own or own in without
+
+
+def text_mask(mask: object, ids: Tensor, cached: bool = False) -> Tensor | None:
+    """Of the attention mask of a text: true where there is no padding; ``None`` if all is real.
+
+    A mask of four dimensions says for each query what it attends to: a token that no query sees is padding. The tokens of a
+    cache stand in front of the ids in the mask.
+
+    Args:
+        mask: as the model is given it.
+        ids: shape ``(batch, tokens)``, or ``(batch, choices, tokens)``.
+        cached: whether the batch has a cache.
+
+    Raises:
+        CaptureError: the mask has another form.
+    """
+    if isinstance(mask, Mapping):  # one for each kind of layer
+        mask = next(iter(mask.values()), None)
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor):
+        raise CaptureError(
+            f"attention_mask is a {type(mask).__name__}, which does not say what is padding: pass a tensor of 0 and 1 of "
+            "shape (batch, tokens)"
+        )
+    if mask.ndim == 4:
+        additive = mask.is_floating_point()
+        seen = mask > torch.finfo(mask.dtype).min / 2 if additive else mask != 0
+        mask = seen.any(2).any(1)
+    if cached and mask.ndim == 2 and ids.ndim == 2 and mask.shape[1] > ids.shape[1]:
+        mask = mask[:, -ids.shape[1] :]
+    return mask != 0

@@ -1,0 +1,337 @@
+"""The layouts of a model's stacks: from sizes where they leave no doubt, else from a probe whose answer is kept as a rule."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture.blocks import Stack
+from hf_rksp.capture.contents import Content, contents_of
+from hf_rksp.capture.layout import Layout
+from hf_rksp.capture.probe import Run, Seen, probe
+from hf_rksp.capture.rules import Entries, Everything, Frames, Grid, Parts, Reducer, Rule, Shape, by_sizes
+from hf_rksp.errors import CaptureError
+
+#: Names that transformers has for "how many frames do so many samples become".
+_REDUCERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+
+
+class Unsettled(CaptureError):
+    """Sizes alone do not say which states are tokens: a probe has to."""
+
+
+class Layouts:
+    """Reads the states of the stacks of one model.
+
+    Args:
+        model: without DDP or DeepSpeed around it.
+        stacks: from `hf_rksp.capture.find_stacks`.
+
+    Attributes:
+        notes: sentences on states that are left out because they are the model's own, by the path of their stack.
+    """
+
+    def __init__(self, model: nn.Module, stacks: Sequence[Stack]) -> None:
+        self.model, self.stacks = getattr(model, "_orig_mod", model), tuple(stacks)
+        self.notes: dict[str, str] = {}
+        self._config = next((m.config for m in self.model.modules() if hasattr(m, "config")), None)
+        self._two_sides = bool(getattr(self._config, "is_encoder_decoder", False))
+        self._rules: dict[str, list[Rule]] = {}
+        self._exact: dict[tuple[Any, ...], Layout] = {}
+
+    def of(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
+        """The layout of ``states``, shape ``(..., d)``, of one stack in the forward pass of ``batch``.
+
+        Raises:
+            Unsettled: only a probe can tell; see `learn`.
+        """
+        contents, lead = contents_of(batch, self._two_sides), tuple(states.shape[:-1])
+        if not contents:  # nothing is known of the inputs: the first axis is the sequence
+            return Layout(lead[0] if lead else 1)
+        exact = self._exact.get(_signature(stack, batch, lead)) if self._exact else None
+        if exact is not None:
+            return exact.to(states.device)
+        for rule in self._rules.get(stack.path, ()):
+            found = rule.layout(contents, lead)
+            if found is not None:
+                return found.to(states.device)
+        rule = by_sizes(_reaching(contents, stack, self._two_sides), lead, stack.prepended, self._reducer(stack))
+        if rule is None:
+            sizes = ", ".join(f"{content.name} {tuple(content.value.shape)}" for content in contents)
+            raise Unsettled(
+                f"the states of {stack.path} have shape {tuple(states.shape)}, and the batch has {sizes}: sizes alone do not say "
+                "which of the states are tokens and which are padding"
+            )
+        found = rule.layout(contents, lead)
+        assert found is not None
+        if isinstance(rule, Grid) and len(set(lead)) == len(lead) == 2:
+            # From now on this stack's order of axes is known, also where a batch has as many sequences as tokens.
+            order = "rows first" if found.axes is None else "tokens first"
+            self._rules[stack.path] = [Grid(rule.name, order, rule.prepended)]
+        return found.to(states.device)
+
+    def learn(self, run: Run, batch: Mapping[str, Any], stop: bool = True) -> None:
+        """Probe the model with ``batch``, and keep for each stack the rule that explains what was seen.
+
+        The model has to be in evaluation mode without gradients; see `hf_rksp.capture.untouched`.
+
+        Args:
+            run: one forward pass of the model on a batch.
+            batch: what the model is called with.
+            stop: end a pass as soon as all stacks are reached.
+
+        Raises:
+            CaptureError: the states of a stack cannot be matched with the contents of the batch.
+        """
+        contents = contents_of(batch, self._two_sides)
+        if not contents:
+            return
+        for path, seen in probe(run, batch, contents, self.stacks, self._config, stop).items():
+            stack = next(stack for stack in self.stacks if stack.path == path)
+            layout = self._layout(stack, contents, seen)
+            rule = self._explains(stack, contents, seen, layout)
+            if rule is not None:
+                kept = self._rules.setdefault(path, [])
+                kept.insert(0, rule)
+                del kept[4:]
+            else:
+                self._exact[_signature(stack, batch, seen.lead)] = layout
+
+    def _layout(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout:
+        """What the probe says, for the very batch that was probed."""
+        moved = torch.stack(list(seen.moved.values())).any(0)
+        if not moved.any():
+            raise CaptureError(
+                f"no state in front of {stack.path} depends on {', '.join(seen.moved)}: pass inputs that reach it, or name another "
+                "list with blocks='path.to.list'"
+            )
+        space = next(space for space, owner in seen.owner.items() if (owner >= 0).any())
+        owner = seen.owner[space]
+        own_mixed = seen.mixed if seen.mixed is not None else torch.zeros_like(moved)
+        frames = self._by_reducer(stack, contents, seen)
+        if frames is not None:
+            return frames
+        grid = _streams(contents, seen)
+        if grid is not None:
+            return grid
+        if bool(own_mixed.any()):
+            merged = _regrouped(owner, seen, contents, space)
+            if merged is None:
+                raise CaptureError(
+                    f"the states in front of {stack.path} depend on several sequences of the batch at once, so they belong to none: "
+                    "pass batches of one sequence"
+                )
+            owner = merged
+        sequences = _count(contents, space)
+        axis = _axis(owner)
+        counted = moved.clone()
+        images = [c for c in contents if not c.discrete and bool(seen.moved[c.name].any())]
+        own = ~moved if seen.padding is None else ~moved & ~seen.padding
+        if axis is not None:
+            whole = own.all(axis, keepdim=True).expand(own.shape)
+            learnt = whole & own
+            if images and not stack.prepended:
+                counted |= learnt  # class tokens stand among the places of an image
+            elif bool(learnt.any()):
+                self.notes[stack.path] = (
+                    f"{int(learnt.movedim(axis, 0)[0].sum())} states per sequence of {stack.path} are the model's own, not tokens of "
+                    "the batch: they are left out"
+                )
+            order = (axis, *[a for a in range(owner.ndim) if a != axis])
+            by_row = owner.movedim(axis, 0).flatten(1).amax(1).clamp_min(0)
+            mask = counted.permute(order).flatten(1)
+            plain = bool((by_row == torch.arange(len(by_row), device=by_row.device)).all()) and len(by_row) == sequences
+            return Layout(
+                sequences,
+                None if bool(mask.all()) else mask,
+                None if plain else by_row,
+                None if order == tuple(range(owner.ndim)) else order,
+            )
+        mask = counted & (owner >= 0)
+        return Layout(sequences, None if bool(mask.all()) else mask.reshape(-1, 1), owner.clamp_min(0).reshape(-1), None, owner.ndim)
+
+    def _by_reducer(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout | None:
+        reducer = self._reducer(stack)
+        for content in contents:
+            if reducer and not content.discrete and content.real is not None and bool(seen.moved[content.name].any()):
+                found = Frames(content.name, reducer).layout(contents, seen.lead)
+                if found is not None:
+                    return found
+        return None
+
+    def _explains(self, stack: Stack, contents: Sequence[Content], seen: Seen, layout: Layout) -> Rule | None:
+        """A rule that gives just this layout and will hold for other batches."""
+        moving = [content for content in contents if bool(seen.moved[content.name].any())]
+        candidates: list[Rule] = []
+        for content in moving:
+            candidates += [Grid(content.name, order, stack.prepended) for order in ("rows first", "tokens first")]
+        reducer = self._reducer(stack)
+        if reducer is not None:
+            candidates += [Frames(content.name, reducer) for content in moving]
+        parts = _parts(moving, seen, layout)
+        if parts is not None:
+            candidates.append(parts)
+        for content in moving:
+            candidates += [Everything(content.name), Entries(content.name)]
+        for rule in candidates:
+            found = rule.layout(contents, seen.lead)
+            if found is not None and _same(found, layout, seen.lead):
+                return rule
+        return None
+
+    def _reducer(self, stack: Stack) -> Reducer | None:
+        """The way from samples to frames of the module that the stack lies in."""
+        for name, module in self.model.named_modules():
+            inside = not name or stack.path.startswith(name + ".") or stack.path == name
+            if inside:
+                for method in _REDUCERS:
+                    if hasattr(module, method):
+                        return _frames(getattr(module, method))
+        for module in self.model.modules():
+            for method in _REDUCERS:
+                if hasattr(module, method):
+                    return _frames(getattr(module, method))
+        return None
+
+
+def _reaching(contents: Sequence[Content], stack: Stack, two_sides: bool) -> list[Content]:
+    """The contents that can reach the stack by what the model says of its two sides."""
+    if not two_sides:
+        return list(contents)
+    if stack.side is None:
+        return list(contents)
+    return [content for content in contents if content.decoder == (stack.side == "decoder")]
+
+
+def _signature(stack: Stack, batch: Mapping[str, Any], lead: Shape) -> tuple[Any, ...]:
+    """What an answer of the probe that no rule explains depends on: all sizes, and the numbers of masks and grids."""
+    sizes = tuple((name, tuple(value.shape)) for name, value in batch.items() if isinstance(value, Tensor))
+    numbers = tuple(
+        (name, hash(tuple(value.flatten().tolist())))
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and not value.is_floating_point() and ("mask" in name or "grid" in name)
+    )
+    return stack.path, lead, sizes, numbers
+
+
+def _count(contents: Sequence[Content], space: str) -> int:
+    if space:
+        return next(content.sequences for content in contents if content.name == space)
+    return next((c.sequences for c in contents if c.discrete), contents[0].sequences)
+
+
+def _axis(owner: Tensor) -> int | None:
+    """The axis along which the sequence changes and across which it does not; ``None`` if there is none."""
+    if owner.ndim < 2:
+        return None
+    for axis in range(owner.ndim):
+        rows = owner.movedim(axis, 0).flatten(1)
+        most = rows.amax(1, keepdim=True)
+        if bool(((rows == most) | (rows < 0)).all()):
+            return axis
+    return None
+
+
+def _streams(contents: Sequence[Content], seen: Seen) -> Layout | None:
+    """States of shape ``(streams, batch, tokens)``, or the streams behind: several states of each token of one content."""
+    for content in contents:
+        moved = seen.moved[content.name]
+        if not content.discrete or not bool(moved.any()) or len(seen.lead) < 3:
+            continue
+        for order in (None, "rows first"):
+            found = Grid(content.name, order).layout(contents, seen.lead)
+            if found is not None and found.streams:
+                return found
+    return None
+
+
+def _regrouped(owner: Tensor, seen: Seen, contents: Sequence[Content], space: str) -> Tensor | None:
+    """Where several entries along the first axis of a content make one state (codebooks), the first axis of the states."""
+    count = _count(contents, space)
+    if len(seen.lead) >= 2 and seen.lead[0] > 0 and count % seen.lead[0] == 0 and count > seen.lead[0]:
+        rows = torch.arange(seen.lead[0], device=owner.device) * (count // seen.lead[0])
+        return torch.where(owner >= 0, rows.reshape(-1, *[1] * (owner.ndim - 1)), -1)
+    return None
+
+
+def _parts(moving: Sequence[Content], seen: Seen, layout: Layout) -> Parts | None:
+    """The contents in the columns of a row, if every one of them stands in one piece."""
+    if len(seen.lead) != 2 or layout.axes is not None or layout.owner is not None:
+        return None
+    width = seen.lead[1]
+    placed: list[tuple[str, int, int]] = []
+    for content in moving:
+        if content.value.shape[0] != seen.lead[0] or content.value.ndim < 2:
+            continue
+        shape = content.value.shape[:2]
+        if content.real is not None and content.real.shape != shape:
+            continue
+        if not content.discrete and content.real is None:
+            continue  # the places of an image: every one counts, how many there are is the model's business
+        moved = seen.moved[content.name]
+        real = torch.ones(shape, dtype=torch.bool, device=moved.device) if content.real is None else content.real
+        real = real.to(moved.device)
+        begins = [
+            start for start in range(width - shape[1] + 1) if bool((moved[:, start : start + shape[1]] == real).all())
+        ]
+        if len(begins) != 1:
+            return None
+        placed.append((content.name, begins[0], shape[1]))
+    placed.sort(key=lambda part: part[1])
+    if not placed or any(a[1] + a[2] != b[1] for a, b in zip(placed, placed[1:], strict=False)):
+        return None
+    begin, end = placed[0][1], placed[-1][1] + placed[-1][2]
+    mask = torch.ones(seen.lead, dtype=torch.bool) if layout.mask is None else layout.mask.bool().cpu()
+    if not (mask[:, :begin] == mask[:1, :begin]).all() or not (mask[:, end:] == mask[:1, end:]).all():
+        return None
+    before, after = tuple(mask[0, :begin].tolist()), tuple(mask[0, end:].tolist())
+    return Parts(tuple((name, start) for name, start, _ in placed), before, after, not any(after))
+
+
+def _same(one: Layout, other: Layout, lead: Shape) -> bool:
+    """Whether two layouts count the same states and give them to the same sequences."""
+    if (one.streams, one.sequences) != (other.streams, other.sequences):
+        return False
+
+    def spread(layout: Layout) -> Tensor:
+        indices = torch.arange(math.prod(lead)).reshape(*lead, 1)
+        rows = layout.read(indices)
+        owner = torch.arange(len(rows)) if layout.owner is None else layout.owner.cpu()
+        owners = owner[:, None].expand(rows.shape[:2]).clone()
+        if layout.mask is not None:
+            owners[layout.mask.cpu() == 0] = -1
+        flat = torch.empty(math.prod(lead), dtype=torch.long)
+        flat[rows.reshape(-1, rows.shape[-1])[:, 0]] = owners.reshape(-1)
+        return flat
+
+    if one.streams:
+        return one.axes == other.axes
+    return bool((spread(one) == spread(other)).all())
+
+
+def _frames(method: Callable[..., Any]) -> Reducer:
+    """The mask over frames from the mask over samples, by a method of the model that counts frames."""
+
+    def lengths(samples: Tensor) -> list[Tensor]:
+        for more in ({"add_adapter": False}, {}):
+            with contextlib.suppress(TypeError):
+                found = method(samples, **more)
+                return [n for n in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(n, Tensor)]
+        return []
+
+    def reduce(real: Tensor, frames: int) -> Tensor | None:
+        # Only padding at the end is a number of samples.
+        ones = real.sum(1)
+        if not bool((real == (torch.arange(real.shape[1], device=real.device) < ones[:, None])).all()):
+            return None
+        for whole, own in zip(lengths(ones.new_tensor([real.shape[1]])), lengths(ones), strict=True):
+            if int(whole[0]) == frames:
+                return torch.arange(frames, device=real.device) < own.to(real.device)[:, None]
+        return None
+
+    return reduce

@@ -1,0 +1,242 @@
+"""Find out by changing the inputs which states of a stack stand for which sequence, and which are padding.
+
+The states at the input of the first block are looked at, before any block mixes the tokens. States that move when something
+real changes are tokens. States that move only with what the mask hides are padding. States that move with neither are the
+model's own. Every sequence has a binary code: with the sequences whose code has a bit, and then with the others, changed at a
+time, two passes per bit say for each state which sequence moves it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture.blocks import Stack
+from hf_rksp.capture.contents import Content
+from hf_rksp.capture.calling import first_state
+from hf_rksp.errors import CaptureError
+
+#: Runs the model once on a batch.
+Run = Callable[[Mapping[str, Any]], object]
+#: Numbers in a configuration that are ids of the vocabulary; those of the second kind mark where something else is put in.
+_ID = re.compile(r"(^|_)(token_(id|index|ids)|token)$|_id$|_index$")
+_PLACE = re.compile("image|video|audio|vision|speech|frame|patch|img|point|box|seg|sound|placeholder")
+
+
+@dataclass
+class Seen:
+    """What a probe saw of one stack.
+
+    Attributes:
+        lead: shape of its states without their width. Further tensors have this shape.
+        moved: by content, whether a state moves with what is real in it.
+        owner: by space of sequences ("" for those of the batch, else the name of a content), the sequence that moves a state;
+            -1 where none does.
+        mixed: whether a state moves with several sequences.
+        padding: whether it moves only with what is hidden.
+    """
+
+    lead: tuple[int, ...]
+    moved: dict[str, Tensor] = field(default_factory=dict)
+    owner: dict[str, Tensor] = field(default_factory=dict)
+    mixed: Tensor | None = None
+    padding: Tensor | None = None
+
+
+class _Enough(BaseException):
+    """Every stack has been reached: the rest of the forward pass is not needed."""
+
+
+def probe(
+    run: Run,
+    batch: Mapping[str, Any],
+    contents: Sequence[Content],
+    stacks: Sequence[Stack],
+    config: object = None,
+    stop: bool = True,
+) -> dict[str, Seen]:
+    """What moves the states in front of each stack, by its path; stacks that do not run are not in it.
+
+    The model has to be in evaluation mode, without gradients, with a random state that may be used up: see
+    `hf_rksp.capture.untouched`.
+
+    Args:
+        run: one forward pass.
+        batch, contents: see `hf_rksp.capture.contents.contents_of`.
+        stacks: whose first blocks are looked at.
+        config: of the model: it names the ids that stand for images and the like.
+        stop: end each forward pass at the last first block.
+
+    Raises:
+        CaptureError: two equal passes differ, or the states change their shape with the contents.
+    """
+    spaces = {content.name: "" if content.sequences == _rows(contents) else content.name for content in contents}
+    base, again = (_states(run, batch, stacks, stop) for _ in range(2))
+    seen = {path: Seen(tuple(x.shape[:-1])) for path, x in base.items()}
+    for path, x in base.items():
+        if path not in again or again[path].shape != x.shape or _moved(x, again[path]).any():
+            raise CaptureError(
+                f"the states of {path} differ between two passes over the same batch, so it cannot be told which of them are "
+                "padding: pass batches without padding, of one kind of input"
+            )
+
+    def changed(which: Callable[[Content], Tensor | None], hidden: bool = False) -> dict[str, Tensor]:
+        """Whether each state moves if the sequences that ``which`` names (for each content) are changed."""
+        given = dict(batch)
+        for content in contents:
+            sequences = which(content)
+            if sequences is not None:
+                given[content.name] = _another(content, sequences, hidden, config)
+        found = _states(run, given, stacks, stop)
+        if any(path not in found or found[path].shape != x.shape for path, x in base.items()):
+            raise CaptureError("the number of states changes with the contents of a batch, so they cannot be matched")
+        return {path: _moved(x, found[path]) for path, x in base.items()}
+
+    for content in contents:
+        everything = torch.ones(content.sequences, dtype=torch.bool)
+        moved = changed(lambda c, own=content, all=everything: all if c.name == own.name else None)
+        for path in base:
+            seen[path].moved[content.name] = moved[path]
+    for space in dict.fromkeys(spaces.values()):
+        members = [content for content in contents if spaces[content.name] == space]
+        for path, (owner, mixed) in _decode(changed, members).items():
+            seen[path].owner[space] = owner
+            seen[path].mixed = mixed if seen[path].mixed is None else seen[path].mixed | mixed
+    if any(content.real is not None for content in contents):
+        everywhere = changed(lambda c: torch.ones(c.sequences, dtype=torch.bool), hidden=True)
+        for path, moved in everywhere.items():
+            seen[path].padding = moved & ~torch.stack(list(seen[path].moved.values())).any(0)
+    return seen
+
+
+def _rows(contents: Sequence[Content]) -> int:
+    return next((c.sequences for c in contents if c.discrete), contents[0].sequences)
+
+
+def _decode(
+    changed: Callable[..., dict[str, Tensor]], members: Sequence[Content]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each stack: the sequence that moves each state (-1: none), and whether several do."""
+    names = {content.name for content in members}
+    count = members[0].sequences
+    numbers = torch.arange(count)
+    owner: dict[str, Tensor] = {}
+    moved: dict[str, Tensor] = {}
+    mixed: dict[str, Tensor] = {}
+    for bit in range(max(1, (count - 1).bit_length())):
+        with_bit = numbers >> bit & 1 == 1
+        sides = []
+        for chosen in (with_bit, ~with_bit):
+            sides.append(changed(lambda c, chosen=chosen: chosen if c.name in names else None))
+        for path, one in sides[0].items():
+            other = sides[1][path]
+            owner[path] = owner.get(path, 0) + (one.long() << bit)
+            moved[path] = moved.get(path, torch.zeros_like(one)) | one | other
+            mixed[path] = mixed.get(path, torch.zeros_like(one)) | (one & other)
+    return {path: (torch.where(moved[path], owner[path], -1), mixed[path]) for path in owner}
+
+
+def _states(run: Run, batch: Mapping[str, Any], stacks: Sequence[Stack], stop: bool) -> dict[str, Tensor]:
+    """The state in front of the first block of each stack."""
+    found: dict[str, Tensor] = {}
+    firsts = {stack.blocks[0].module: stack for stack in stacks if stack.blocks}
+
+    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        stack, x = firsts[module], first_state(args, kwargs)
+        if x is not None and stack.path not in found:
+            found[stack.path] = x.detach().clone()
+        if stop and len(found) == len(firsts):
+            raise _Enough
+
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True, prepend=True) for module in firsts]
+    torch.manual_seed(0)  # a model that draws its own mask draws the same one in each pass
+    try:
+        run(batch)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _moved(x: Tensor, other: Tensor) -> Tensor:
+    return ((x != other) & ~(x.isnan() & other.isnan())).any(-1)
+
+
+def _another(content: Content, sequences: Tensor, hidden: bool, config: object) -> Tensor:
+    """The content with other values in the entries of ``sequences``: the real ones, or those that the mask hides."""
+    value, device = content.value, content.value.device
+    rows = sequences.to(device)[content.sequence.to(device)]
+    where = rows.reshape(-1, *[1] * (value.ndim - 1)).expand(value.shape)
+    real = _spread(content.real, value)
+    if real is None:
+        where = where & (not hidden)
+    else:
+        where = where & (~real if hidden else real)
+    if content.discrete:
+        return torch.where(where, _other_ids(value, real, config), value)
+    spread = value.float().std().nan_to_num(1.0).clamp_min(1e-3) if value.numel() > 1 else 1.0
+    return torch.where(where, value + (torch.rand_like(value, dtype=torch.float32) + 0.5).to(value.dtype) * spread, value)
+
+
+def _spread(real: Tensor | None, value: Tensor) -> Tensor | None:
+    """The mask over the whole content."""
+    if real is None:
+        return None
+    shape, own = tuple(value.shape), tuple(real.shape)
+    if shape[: len(own)] != own:
+        axis = next((axis for axis in (1, 2) if shape[:axis] + shape[axis + 1 :] == own), None)
+        if axis is None:
+            return None
+        return real.unsqueeze(axis).expand(shape)
+    return real.reshape(*own, *[1] * (len(shape) - len(own))).expand(shape)
+
+
+def _other_ids(ids: Tensor, real: Tensor | None, config: object) -> Tensor:
+    """Another id in place of each that stands for itself; ids that mark the place of an image stay."""
+    special, places = _special_ids(config)
+    kept = ids if real is None else ids[real]
+    kept = kept[kept >= 0]
+    ordinary = torch.tensor(sorted(set(kept.unique().tolist()) - special - places), device=ids.device, dtype=ids.dtype)
+    if len(ordinary) < 2:
+        most = int(kept.max()) + 1 if kept.numel() else 2
+        ordinary = torch.tensor(
+            [number for number in range(max(most, 3)) if number not in special | places][:64] or [0, 1],
+            device=ids.device,
+            dtype=ids.dtype,
+        )
+    following = torch.searchsorted(ordinary, ids.contiguous(), right=True) % len(ordinary)
+    other = ordinary[following]
+    other = torch.where(other == ids, ordinary[(following + 1) % len(ordinary)], other)
+    if places:
+        marks = torch.isin(ids, torch.tensor(sorted(places), device=ids.device, dtype=ids.dtype))
+        other = torch.where(marks, ids, other)
+    return torch.where(ids < 0, ids, other)
+
+
+def _special_ids(config: object) -> tuple[set[int], set[int]]:
+    """Ids of a configuration that are no words, and those among them that mark a place."""
+    special: set[int] = set()
+    places: set[int] = set()
+    if not hasattr(config, "to_dict"):
+        return special, places
+
+    def visit(values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                visit(value)
+            elif _ID.search(str(name)):
+                numbers: Collection[Any] = value if isinstance(value, (list, tuple)) else [value]
+                found = {n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n >= 0}
+                special.update(found)
+                if _PLACE.search(str(name)):
+                    places.update(found)
+
+    visit(config.to_dict())
+    return special, places
