@@ -26,11 +26,15 @@ _NOT_TEXT = re.compile("vision|visual|image|video|audio|speech", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Block:
-    """One residual block: its position in the stack, its path in the model, and the module."""
+    """One residual block: its position in the stack, its path in the model, and the module.
+
+    ``run`` tells the runs of one module in one forward pass apart: 0, 1, 2, ... It is 0 in a `Stack`.
+    """
 
     index: int
     path: str
     module: nn.Module
+    run: int = 0
 
 
 @dataclass(frozen=True)
