@@ -3,43 +3,74 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.blocks import Block, Stack
+from hf_rksp.capture.calling import first_state, output_state
 from hf_rksp.errors import CaptureError
 
 #: Called as ``sink(stack, block, x, y)`` with the states before and after the block, shape ``(batch, tokens, d)``.
 Sink = Callable[[Stack, Block, Tensor, Tensor], None]
 
 
+#: Called with a block that could not be read, and why.
+Refuse = Callable[[Stack, Block, CaptureError], None]
+
+
+class Runs:
+    """Numbers the runs of each block in the forward pass that goes on."""
+
+    def __init__(self) -> None:
+        self._count: Counter[str] = Counter()
+
+    def next_pass(self) -> None:
+        """Say that a forward pass of the model begins."""
+        self._count.clear()
+
+    def number(self, block: Block) -> int:
+        """Which run of ``block`` this is; the next call is about the next one."""
+        self._count[block.path] += 1
+        return self._count[block.path] - 1
+
+
 @contextlib.contextmanager
-def capture_transitions(stacks: Sequence[Stack], sink: Sink) -> Iterator[None]:
+def capture_transitions(stacks: Sequence[Stack], sink: Sink, refuse: Refuse | None = None) -> Iterator[Runs]:
     """While the context is open, hand the input and the output of every block of ``stacks`` to ``sink``.
 
     The hooks sit on the blocks themselves: the last entry of ``hidden_states`` in transformers is past the final norm.
     They are outside gradient checkpointing, so each block is seen once, and see what the block sees under PEFT and
     ``device_map``. Functions made by ``torch.compile`` run eagerly meanwhile, because hooks that are added after
-    compilation never fire. All hooks are gone afterwards, also after an exception.
+    compilation never fire. All hooks are gone afterwards, also after an exception, and copies that are made of the model
+    meanwhile have none.
+
+    A module that runs several times in a forward pass is handed over as often, as a layer for each run (`Stack.layer`). Say
+    ``next_pass()`` on what the context gives where a pass begins, else they count on.
+
+    Args:
+        stacks: from `hf_rksp.capture.find_stacks`.
+        sink: see `Sink`.
+        refuse: called instead of the error below.
 
     Raises:
         CaptureError: (from the forward pass) a block takes no hidden state, or returns one of another shape.
     """
-    handles = []
+    hooks, runs = Attached(), Runs()
     try:
         for stack in stacks:
             for block in stack.blocks:
-                before, after = _hooks(stack, block, sink)
-                handles.append(block.module.register_forward_pre_hook(before, with_kwargs=True))
-                handles.append(block.module.register_forward_hook(after, with_kwargs=True))
+                before, after = _hooks(stack, block, sink, refuse, runs)
+                hooks.before(block.module, before)
+                hooks.after(block.module, after)
         with torch.compiler.set_stance("force_eager"):
-            yield
+            yield runs
     finally:
-        for handle in handles:
-            handle.remove()
+        hooks.remove()
 
 
 @contextlib.contextmanager
@@ -63,24 +94,6 @@ def forked_random_state(model: nn.Module) -> contextlib.AbstractContextManager[N
     return torch.random.fork_rng(devices=devices)
 
 
-def first_state(args: tuple, kwargs: dict) -> Tensor | None:
-    """The hidden state among the inputs of a block: ``hidden_states`` by name, else the first floating tensor."""
-    named = kwargs.get("hidden_states")
-    for value in (named, *args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2:
-            return value
-    return None
-
-
-def output_state(output: object, x: Tensor) -> Tensor | None:
-    """The hidden state among the outputs of a block: the first tensor; ``None`` if it has not the shape of ``x``."""
-    if isinstance(output, dict):
-        output = tuple(output.values())
-    if isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    return output if isinstance(output, Tensor) and output.shape == x.shape else None
-
-
 def model_inputs(args: tuple, kwargs: dict) -> Mapping[str, Any]:
     """What a model was called with, as a mapping: its keywords, or the mapping among its arguments."""
     return kwargs if kwargs else next((arg for arg in args if isinstance(arg, Mapping)), {})
@@ -95,19 +108,27 @@ def not_residual(block: Block, x: Tensor | None) -> CaptureError:
     )
 
 
-def _hooks(stack: Stack, block: Block, sink: Sink) -> tuple[Callable[..., None], Callable[..., None]]:
+def _hooks(
+    stack: Stack, block: Block, sink: Sink, refuse: Refuse | None, runs: Runs
+) -> tuple[Callable[..., None], Callable[..., None]]:
     """A pre-hook that keeps a copy of the input (some blocks add to it in place) and the hook that uses it."""
-    kept: list[Tensor | None] = [None]
+    kept: list[tuple[Block, Tensor | None]] = []  # several only where a block runs inside itself
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        x = first_state(args, kwargs)
-        kept[0] = None if x is None else x.detach().clone()
+        x, run = first_state(args, kwargs), runs.number(block)
+        kept.append((stack.layer(block, run), None if x is None else x.detach().clone()))
 
     def after(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        x, kept[0] = kept[0], None
+        if not kept:  # opened while the block was running
+            return
+        now, x = kept.pop()
         y = None if x is None else output_state(output, x)
         if x is None or y is None:
-            raise not_residual(block, x)
-        sink(stack, block, x.to(y.device), y.detach())  # a block of a device_map takes states from the device before
+            error = not_residual(block, x)
+            if refuse is None:
+                raise error
+            refuse(stack, now, error)
+            return
+        sink(stack, now, x.to(y.device), y.detach())  # a block of a device_map takes states from the device before
 
     return before, after

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.blocks import Block, Stack
-from hf_rksp.capture.hooks import first_state, model_inputs, not_residual, output_state
+from hf_rksp.capture.calling import first_state, output_state
+from hf_rksp.capture.hooks import Refuse, Runs, model_inputs, not_residual
 
 #: Gradient at a state -> what to send on instead; ``None`` leaves it as it is.
 GradientRule = Callable[[Tensor], Tensor | None]
@@ -42,60 +44,62 @@ class TrainingTap:
 
     A forward pass counts if gradients are on and the block is in training mode, so evaluation and generation inside a
     training run are left alone. Hooks sit on the blocks, outside gradient checkpointing, so each block is seen
-    once. Open it before the first call of a model made by ``torch.compile``: hooks that are added later never fire.
+    once. Open it before the first call of a model made by ``torch.compile``: hooks that are added later never fire. Copies that
+    are made of the model meanwhile have no hooks.
 
     Args:
         model: the module that owns the blocks, without DDP or DeepSpeed around it.
         stacks: from `hf_rksp.capture.find_stacks`.
-        finish: see `Finish`.
+        finish: see `Finish`; called with no transitions where a pass of a model in training mode has shown none.
+        refuse: called instead of the error below.
+
+    Raises:
+        CaptureError: (from the forward pass) a block takes no hidden state, or returns one of another shape.
     """
 
-    def __init__(self, model: nn.Module, stacks: Sequence[Stack], finish: Finish) -> None:
+    def __init__(self, model: nn.Module, stacks: Sequence[Stack], finish: Finish, refuse: Refuse | None = None) -> None:
         self.model = getattr(model, "_orig_mod", model)
-        self.stacks, self.finish = stacks, finish
-        self._handles: list[Any] = []
-        self._batch: Mapping[str, Any] = {}
-        self._open: dict[str, Transition] = {}
-        self._seen: list[Transition] = []
-        self._versions: list[tuple[Tensor, int]] = []
+        self.stacks, self.finish, self.refuse = stacks, finish, refuse
+        self._hooks = Attached()
+        self._passing = False
         self._in_place = False
+        self._forget()
 
     def __enter__(self) -> TrainingTap:
-        self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        self._hooks.before(self.model, self._begin)
         for stack in self.stacks:
             for block in stack.blocks:
-                before, after = self._hooks(stack, block)
-                self._handles.append(block.module.register_forward_pre_hook(before, with_kwargs=True))
-                self._handles.append(block.module.register_forward_hook(after, with_kwargs=True))
-        self._handles.append(self.model.register_forward_hook(self._end))
+                self._watch(stack, block)
+        self._hooks.after(self.model, self._end)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.remove()
         self._forget()
 
     def _forget(self) -> None:
-        self._batch, self._open, self._seen, self._versions = {}, {}, [], []
+        self._passing = False
+        self._batch: Mapping[str, Any] = {}
+        self._runs = Runs()
+        self._open: dict[str, list[Transition | None]] = {}
+        self._seen: list[Transition] = []
+        self._versions: list[tuple[Tensor, int]] = []
 
-    @torch.compiler.disable
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._forget()
-        self._batch = model_inputs(args, kwargs)
+        self._passing, self._batch = True, model_inputs(args, kwargs)
 
-    @torch.compiler.disable
-    def _end(self, module: nn.Module, args: tuple, output: object) -> None:
+    def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
         seen, batch, versions = self._seen, self._batch, self._versions
         self._forget()
         # Some blocks add to their input in place, which is the output of the block before. What it was is gone, so this
         # pass goes without; from now on copies are kept.
         changed = any(state._version != version for state, version in versions)
         self._in_place = self._in_place or changed
-        if seen and not changed:
-            self.finish(seen, batch)
+        if seen or (module.training and torch.is_grad_enabled()):
+            self.finish([] if changed else seen, batch)
         for transition in seen:
             # The graph holds the hooks and the hooks hold this: without the states the graph can be freed.
             del transition.x, transition.y
@@ -106,30 +110,59 @@ class TrainingTap:
         self._versions.append((state, state._version))
         return state
 
-    def _hooks(self, stack: Stack, block: Block) -> tuple[Callable[..., None], Callable[..., None]]:
-        @torch.compiler.disable
+    def _watch(self, stack: Stack, block: Block) -> None:
         def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            if not (module.training and torch.is_grad_enabled()):
-                return
-            x = first_state(args, kwargs)
-            if x is None:
-                raise not_residual(block, x)
-            seen = Transition(stack, block, self._kept(x))
-            if x.requires_grad:
-                x.register_hook(lambda gradient: seen.at_x and seen.at_x(gradient))
-            self._open[block.path] = seen
+            if (
+                self._passing
+            ):  # else the model is called in parts, or a block is computed once more in the backward pass
+                run = self._runs.number(block)
+                self._open.setdefault(block.path, []).append(self._enter(stack, block, run, args, kwargs))
 
-        @torch.compiler.disable
         def after(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            seen = self._open.pop(block.path, None)
-            if seen is None:
-                return
-            y = output_state(output, seen.x)
-            if y is None:
-                raise not_residual(block, seen.x)
-            seen.y = self._kept(y)
-            if y.requires_grad:
-                y.register_hook(lambda gradient: seen.at_y and seen.at_y(gradient))
-            self._seen.append(seen)
+            entered = self._open.get(block.path)
+            seen = entered.pop() if self._passing and entered else None
+            if seen is not None:
+                self._leave(seen, output)
 
-        return before, after
+        self._hooks.before(block.module, before)
+        self._hooks.after(block.module, after)
+
+    def _enter(self, stack: Stack, block: Block, run: int, args: tuple, kwargs: dict) -> Transition | None:
+        if not (block.module.training and torch.is_grad_enabled()):
+            return None
+        x = first_state(args, kwargs)
+        if x is None:
+            return self._refuse(stack, block, None)
+        seen = Transition(stack, stack.layer(block, run), self._kept(x))
+        _act(x, seen, "at_x")
+        return seen
+
+    def _leave(self, seen: Transition, output: object) -> None:
+        y = output_state(output, seen.x)
+        if y is None:
+            self._refuse(seen.stack, seen.block, seen.x)
+            return
+        seen.y = self._kept(y)
+        _act(y, seen, "at_y")
+        self._seen.append(seen)
+
+    def _refuse(self, stack: Stack, block: Block, x: Tensor | None) -> None:
+        error = not_residual(block, x)
+        if self.refuse is None:
+            raise error
+        self.refuse(stack, block, error)
+
+
+def _act(state: Tensor, seen: Transition, name: str) -> None:
+    """Let the rule ``name`` of ``seen`` change the gradient at ``state``."""
+    if not state.requires_grad:
+        return
+    leaf = state.is_leaf  # asked here: a hook that holds its own state would keep the graph alive
+
+    def rule(gradient: Tensor) -> Tensor | None:
+        if leaf:  # a weight that enters the block as it is: its hooks do not go with the graph
+            handle.remove()
+        act = getattr(seen, name)
+        return act and act(gradient)
+
+    handle = state.register_hook(rule)

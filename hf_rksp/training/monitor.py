@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from hf_rksp.capture import Block, Stack, capture_transitions, find_stacks, untouched
-from hf_rksp.capture.hooks import model_inputs
+from hf_rksp.capture.attach import Attached
+from hf_rksp.capture.hooks import Runs, model_inputs
 from hf_rksp.config import MonitorConfig, SpectralConfig
 from hf_rksp.errors import InputError, NonFiniteError, RkspError
 from hf_rksp.profile import LayerProfile
@@ -66,13 +67,14 @@ class SpectralMonitor:
         """Look at one more forward pass of the same step (gradient accumulation)."""
         self.close()
         self._watching = ExitStack()
-        self._watching.enter_context(capture_transitions(self.stacks, self._record))
-        begin = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
-        end = self.model.register_forward_hook(lambda *_: self._end(), always_call=True)
-        self._watching.callback(begin.remove)
-        self._watching.callback(end.remove)
+        self._runs = self._watching.enter_context(capture_transitions(self.stacks, self._record))
+        hooks = Attached()
+        self._watching.callback(hooks.remove)
+        hooks.before(self.model, self._begin)
+        hooks.after(self.model, self._end, always_call=True)
 
     def _start(self) -> None:
+        self._runs = Runs()
         self._sink = MomentSink(1)
         self._broken: set[Key] = set()
 
@@ -87,9 +89,10 @@ class SpectralMonitor:
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if not self._surveying:
+            self._runs.next_pass()
             self._sink.next_batch({**self.unseen, **model_inputs(args, kwargs)})
 
-    def _end(self) -> None:
+    def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
         if not self._surveying:
             self.close()
 

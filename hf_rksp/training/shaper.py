@@ -192,7 +192,7 @@ class SpectralShaper:
 
     def _finish(self, seen: list[Transition], batch: Mapping[str, Any]) -> None:
         self._term = None
-        if not self.active:
+        if not (self.active and seen):
             return
         batch = {**self.unseen, **batch}
         generator = self._generator()

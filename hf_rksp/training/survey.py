@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Stack, capture_transitions
+from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.hooks import forked_random_state, model_inputs
 from hf_rksp.errors import CaptureError, NonFiniteError
 from hf_rksp.profile.gather import Key, MomentSink
@@ -62,8 +63,10 @@ class Survey:
             # Of reentrant checkpointing, which is right: there are no gradients here.
             warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
             stack.enter_context(torch.no_grad())
-            stack.enter_context(capture_transitions(self.stacks, self._record))
-            stack.callback(self.model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+            self._runs = stack.enter_context(capture_transitions(self.stacks, self._record))
+            hooks = Attached()
+            stack.callback(hooks.remove)
+            hooks.before(self.model, self._begin)
             stack.callback(reshard, self.model)
             self._open = stack.pop_all()
         return self

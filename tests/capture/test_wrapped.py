@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 
-from hf_rksp.capture import capture_transitions, find_stacks
+from hf_rksp.capture import TrainingTap, capture_transitions, find_stacks
 from hf_rksp.profile import profile_model
 from hf_rksp.profile.gather import forward
 from hf_rksp.spectral import SecondMoments
@@ -210,3 +210,45 @@ def test_blocks_offloaded_to_disk(name, tmp_path):
     assert [layer.near_unit_mass for layer in profile.layers] == [layer.near_unit_mass for layer in plain.layers]
     assert [layer.spectral_radius for layer in profile.layers] == [layer.spectral_radius for layer in plain.layers]
     assert all(p.is_meta for path in on_disk for p in offloaded.get_submodule(path).parameters())
+
+
+# One module, several runs
+
+
+class Looped(nn.Module):
+    """Two layers that are passed twice, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x):
+        for _ in range(2):
+            for layer in self.layers:
+                x = layer(x)
+        return x
+
+
+def test_runs_of_one_module_are_told_apart():
+    model, x = Looped().train(), torch.ones(1, 3, 4, requires_grad=True)
+    states, seen, tapped = [x], [], []
+    for _ in range(2):
+        for layer in model.layers:
+            states.append(layer(states[-1]))
+
+    def finish(transitions, batch):
+        tapped.extend((t.block.index, t.run, t.x.detach().clone(), t.y.detach().clone()) for t in transitions)
+
+    stacks = find_stacks(model, "layers")
+    with TrainingTap(model, stacks, finish):
+        for _ in range(2):
+            model(x)
+    with capture_transitions(stacks, lambda s, block, x, y: seen.append((block.index, block.run, x, y))) as runs:
+        for _ in range(2):
+            runs.next_pass()
+            model(x)
+    for found in (tapped, seen):
+        assert [(index, run) for index, run, _, _ in found] == 2 * [(0, 0), (1, 0), (0, 1), (1, 1)]
+        for k, (_, _, before, after) in enumerate(found):
+            assert torch.equal(before, states[k % 4]) and torch.equal(after, states[k % 4 + 1])
