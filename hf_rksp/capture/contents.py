@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,8 +71,16 @@ def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list
         decoder = encoder_decoder and name.startswith("decoder")
         real = _real(name, value, batch, decoder)
         made.append(Content(name, value, real, *_sequences(value, named, sequences), decoder))
-    if encoder_decoder and not any(content.decoder for content in made):
-        made += _made_by_the_model(named, made)
+    if encoder_decoder:
+        if not any(content.decoder for content in made):
+            made += _made_by_the_model(named, made)
+        labels = named.get("labels")  # collators give a decoder no mask: where there is a loss, there is a token
+        made = [
+            replace(content, real=labels != _IGNORED)
+            if content.decoder and content.real is None and labels is not None and labels.shape == content.value.shape
+            else content
+            for content in made
+        ]
     return made
 
 

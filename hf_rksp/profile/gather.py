@@ -233,9 +233,9 @@ def stream_moments(
         if sink is not None:
             sink.next_batch(batches[number])
 
-    def see(*transition: Any) -> None:
-        if sink is not None:
-            sink(*transition)
+    def see(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        if sink is not None:  # the runs of a block are those of the batches: none runs twice in one of them
+            sink(stack, stack.find(block.index % stack.members), x, y)
 
     start = time.perf_counter()
     # The hooks are there before a batch stands in front of a block: those that come later are not called for it.

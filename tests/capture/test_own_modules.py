@@ -221,8 +221,8 @@ def test_hidden_states_by_name_go_before_other_tensors():
     assert torch.equal(run(model, x, find_stacks(model, "layers"))[0][1], x)
 
 
-def test_a_block_that_is_in_the_list_twice_is_one_block(tokens):
+def test_each_run_of_a_block_that_is_in_the_list_twice_is_a_layer(tokens):
     shared = Mix()
     model = Net([shared, shared, Mix()])
     seen = run(model, tokens, find_stacks(model, "trunk.layers"))
-    assert [path for path, _, _ in seen] == ["trunk.layers.0", "trunk.layers.0", "trunk.layers.2"]
+    assert [path for path, _, _ in seen] == ["trunk.layers.0", "trunk.layers.0 (run 2)", "trunk.layers.2"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_rksp.capture import Stack, find_stacks, token_mask
-from hf_rksp.errors import CaptureError, InputError
+from hf_rksp.capture import find_stacks
+from hf_rksp.errors import InputError
 from hf_rksp.profile.gather import gather_moments
 from tests.capture.models import CASES, TOKENS, WIDTH, all_moments, relative_difference
 
@@ -117,19 +117,6 @@ def test_poison_in_the_padding_does_not_matter():
             return gather_moments(model, [batch], stacks, [("blocks", 0), ("blocks", 1)], 1)[0]
 
     assert_same(moments(poisoned), moments(clean), 0.0)
-
-
-def test_a_mask_of_another_shape_is_refused_where_something_is_padding():
-    stack, states = Stack("encoder.layers", ()), torch.zeros(2, 5, WIDTH)
-    assert token_mask({"attention_mask": torch.ones(2, 40)}, stack, states) is None
-    mask = torch.ones(2, 40)
-    mask[1, 20:] = 0
-    with pytest.raises(
-        CaptureError, match=r"attention_mask has shape \(2, 40\).*encoder.layers have \(2, 5\).*without"
-    ):
-        token_mask({"attention_mask": mask}, stack, states)
-    with pytest.raises(CaptureError, match="pass batches without padding"):  # shorter, and no prompt tuning: ViLT
-        token_mask({"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}, stack, states)
 
 
 def test_without_a_mask_every_token_counts():

@@ -71,7 +71,7 @@ def profile(seed):
         spectral_groups(seed),
         stack="s",
         index=0,
-        blocks=1,
+        depth=0.0,
         path="s.0",
         rank="auto",
         standard_errors=True,

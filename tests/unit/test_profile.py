@@ -105,21 +105,17 @@ def test_blocks_that_the_input_does_not_reach_are_left_out():
         profile_model(Towers(), [{"x": x}], blocks="unused", progress=False)
 
 
-def test_shared_layers_are_refused():
+def test_each_run_of_a_shared_layer_is_a_layer():
     from transformers import AlbertConfig, AlbertModel
 
-    config = AlbertConfig(
-        hidden_size=16,
-        embedding_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        vocab_size=64,
-    )
-    with pytest.raises(CaptureError, match="several times"):
-        profile_model(AlbertModel(config), [IDS], blocks="encoder.albert_layer_groups.0.albert_layers", progress=False)
-    with pytest.raises(CaptureError, match="several times"):
-        check_model(AlbertModel(config), IDS, "encoder.albert_layer_groups.0.albert_layers")
+    sizes = {"hidden_size": 16, "embedding_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 64}
+    model = AlbertModel(AlbertConfig(**sizes, num_hidden_layers=3)).eval()
+    for blocks in (None, "encoder.albert_layer_groups.0.albert_layers"):
+        layers = profile_model(model, [IDS], blocks=blocks, rank=4, groups=0, progress=False).layers
+        assert [layer.depth for layer in layers] == [0.0, 0.5, 1.0]
+        assert [layer.path.removeprefix(layers[0].path) for layer in layers] == ["", " (run 2)", " (run 3)"]
+        assert [layer.tokens for layer in layers] == [IDS.numel()] * 3
+        assert len({layer.spectral_radius for layer in layers}) == 3
 
 
 @pytest.mark.parametrize(

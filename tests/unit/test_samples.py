@@ -34,7 +34,7 @@ def both(rows, d):
 
 def profile(groups, rank="auto"):
     return profile_layer(
-        groups, stack="h", index=0, blocks=2, path="h.0", rank=rank, standard_errors=True, config=SpectralConfig()
+        groups, stack="h", index=0, depth=0.0, path="h.0", rank=rank, standard_errors=True, config=SpectralConfig()
     )
 
 
