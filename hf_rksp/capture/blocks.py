@@ -28,13 +28,12 @@ _NOT_TEXT = re.compile("vision|visual|image|video|audio|speech", re.IGNORECASE)
 class Block:
     """One residual block: its position in the stack, its path in the model, and the module.
 
-    ``run`` tells the runs of one module in one forward pass apart: 0, 1, 2, ... It is 0 in a `Stack`.
+    A module that runs several times in one forward pass is a block for each run; see `Stack.layer`.
     """
 
     index: int
     path: str
     module: nn.Module
-    run: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,29 @@ class Stack:
         blocks: in the order of registration; a module that is in the list twice is one block.
         mask: name in the batch of the mask that tells padding from tokens, ``None`` for an image or audio tower.
         prepended: learnt tokens that PEFT's prompt tuning puts before each sequence.
+        members: number of modules in the list.
     """
 
     path: str
     blocks: tuple[Block, ...]
     mask: str | None = "attention_mask"
     prepended: int = 0
+    members: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            object.__setattr__(self, "members", 1 + max((block.index for block in self.blocks), default=0))
+
+    def layer(self, block: Block, run: int) -> Block:
+        """``block`` in its run number ``run`` (from 0) of one forward pass: each run is a layer of its own."""
+        if run == 0:
+            return block
+        return Block(block.index + run * self.members, f"{block.path} (run {run + 1})", block.module)
+
+    def find(self, index: int) -> Block:
+        """The layer of that index: the inverse of `layer`."""
+        run, member = divmod(index, self.members)
+        return self.layer(next(block for block in self.blocks if block.index == member), run)
 
 
 def find_stacks(

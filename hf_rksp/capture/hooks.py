@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,8 +48,8 @@ def capture_transitions(stacks: Sequence[Stack], sink: Sink, refuse: Refuse | No
     compilation never fire. All hooks are gone afterwards, also after an exception, and copies that are made of the model
     meanwhile have none.
 
-    A module that runs several times in a forward pass is handed over as often, with ``block.run`` counting. Say
-    ``next_pass()`` on what the context gives where a pass begins, else they count on.
+    A module that runs several times in a forward pass is handed over as often, each time as a layer of its own (`Stack.layer`).
+    Say ``next_pass()`` on what the context gives where a pass begins, else they count on.
 
     Args:
         stacks: from `hf_rksp.capture.find_stacks`.
@@ -134,7 +133,7 @@ def _hooks(
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         x, run = first_state(args, kwargs), runs.number(block)
-        kept.append((replace(block, run=run) if run else block, None if x is None else x.detach().clone()))
+        kept.append((stack.layer(block, run), None if x is None else x.detach().clone()))
 
     def after(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
         if not kept:  # opened while the block was running
