@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hf_rksp.errors import InputError
@@ -109,7 +109,8 @@ class KSSConfig:
         first_block_weight: of the first block of every stack, as a share of ``weight`` (balanced 0.3, paper 1). That block
             makes a stream of the embeddings, which are small: its modulus is large in healthy runs too, and to push on it as
             on the others costs what is learnt. A block that is alone in its stack has the full weight.
-        rank: directions that the states are projected on (r); at most the width of the narrowest layer.
+        rank: directions that the states are projected on (r). ``None`` is 32, or the width of the layer where that is less;
+            a rank that is asked for has to fit the narrowest layer.
         upper_threshold: moduli above it are penalised (tau_u).
         lower_threshold: paper: lower end of the near-unit band (tau_l).
         near_unit_target: paper: share of near-unit modes that is aimed at (gamma).
@@ -130,7 +131,7 @@ class KSSConfig:
     every: int = None  # type: ignore[assignment]
     layer_fraction: float = None  # type: ignore[assignment]
     first_block_weight: float = None  # type: ignore[assignment]
-    rank: int = 32
+    rank: int = None  # type: ignore[assignment]
     upper_threshold: float = 1.05
     lower_threshold: float = 0.90
     near_unit_target: float = 0.4
@@ -147,7 +148,9 @@ class KSSConfig:
         for name, value in _KSS_DEFAULTS[self.schedule].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name, least in (("rank", 1), ("every", 1), ("seed", 0)):
+        if self.rank is not None:
+            _whole("rank", self.rank, 1)
+        for name, least in (("every", 1), ("seed", 0)):
             _whole(name, getattr(self, name), least)
         for name in ("upper_threshold", "lower_threshold", "temperature", "ridge"):
             _positive(name, getattr(self, name))
@@ -164,7 +167,13 @@ class KSSConfig:
                 f"lower_threshold={self.lower_threshold}, upper_threshold={self.upper_threshold}: lower has to be below upper"
             )
 
+    def fitted(self, width: int) -> KSSConfig:
+        """These settings for states of ``width`` dimensions: with a rank, where it was left to its default."""
+        return self if self.rank is not None else replace(self, rank=min(_KSS_RANK, width))
 
+
+#: Rank where none is asked for, in states that are wide enough.
+_KSS_RANK = 32
 #: What the schedules differ in.
 _KSS_DEFAULTS: dict[str, dict[str, float | int | bool]] = {
     "balanced": {

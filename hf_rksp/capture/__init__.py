@@ -1,10 +1,10 @@
 """Hooks on the residual blocks of any model. Needs torch alone; models are known by their shape, not by import."""
 
-from hf_rksp.capture.blocks import Block, Stack, find_stacks
+from hf_rksp.capture.blocks import Block, Stack, find_stacks, needs_probe
 from hf_rksp.capture.hooks import capture_transitions, untouched
-from hf_rksp.capture.lockstep import Advance, lock_step
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.layouts import Layouts, Unsettled
+from hf_rksp.capture.lockstep import Advance, lock_step
 from hf_rksp.capture.tap import TrainingTap, Transition
 
 __all__ = [
@@ -15,9 +15,10 @@ __all__ = [
     "Stack",
     "TrainingTap",
     "Transition",
+    "Unsettled",
     "capture_transitions",
     "find_stacks",
     "lock_step",
-    "Unsettled",
+    "needs_probe",
     "untouched",
 ]

@@ -180,7 +180,11 @@ def _by_running(
         broken = {name for name in broken if name in stages or any(inside(name, stage) for stage in stages)}
     chosen = outermost(name for name in lists if name in whole)
     # A list of stages may hold lists of blocks; then it is not the stream itself.
-    parts = [name for name in lists if name in broken and not any(inside(other, name) for other in whole | broken if other != name)]
+    parts = [
+        name
+        for name in lists
+        if name in broken and not any(inside(other, name) for other in whole | broken if other != name)
+    ]
     chosen = [name for name in lists if name in chosen or name in parts]
     kinds = {type(member) for name in chosen for member in lists[name] if any(member.children())}
     for name, members in lists.items():  # a stage of one block, or of one that changes the shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,9 @@ def chained(container: nn.Module, calls: Calls, marked: bool) -> Chain:
         marked: the members are residual blocks by their class: then nothing has to chain (a model may cast between them).
     """
     members = list(container.children())
-    runs = sorted(((call, member) for member in members for call in calls.get(member, [])), key=lambda pair: pair[0].order)
+    runs = sorted(
+        ((call, member) for member in members for call in calls.get(member, [])), key=lambda pair: pair[0].order
+    )
     if not runs:
         return Chain(False, marked, frozenset())
     changing = frozenset(member for call, member in runs if not call.keeps_shape)
@@ -82,7 +85,7 @@ def chained(container: nn.Module, calls: Calls, marked: bool) -> Chain:
         return Chain(True, False, changing)
     if any(call.took is None or call.gave is None for call, _ in runs):
         return Chain(True, False, changing)
-    hands_on = all(_same(before[0].gave, after[0].took) for before, after in zip(runs, runs[1:], strict=False))
+    hands_on = all(_same(before[0].gave, after[0].took) for before, after in pairwise(runs))
     tokens = all(width_is_last(member, call.took) for call, member in runs if call.took is not None)
     return Chain(True, hands_on and tokens, changing)
 

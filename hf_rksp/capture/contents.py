@@ -85,7 +85,7 @@ def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list
 
 
 def _says_something(value: Tensor) -> bool:
-    return value.is_floating_point() and value.ndim >= 2 or value.dtype in (torch.int64, torch.int32)
+    return (value.is_floating_point() and value.ndim >= 2) or value.dtype in (torch.int64, torch.int32)
 
 
 def _made_by_the_model(named: Mapping[str, Tensor], made: list[Content]) -> list[Content]:

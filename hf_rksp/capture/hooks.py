@@ -49,8 +49,8 @@ def capture_transitions(stacks: Sequence[Stack], sink: Sink, refuse: Refuse | No
     compilation never fire. All hooks are gone afterwards, also after an exception, and copies that are made of the model
     meanwhile have none.
 
-    A module that runs several times in a forward pass is handed over as often, as a layer for each run (`Stack.layer`). Say
-    ``next_pass()`` on what the context gives where a pass begins, else they count on.
+    A module that runs several times in a forward pass is handed over as often, each time as a layer of its own (`Stack.layer`).
+    Say ``next_pass()`` on what the context gives where a pass begins, else they count on.
 
     Args:
         stacks: from `hf_rksp.capture.find_stacks`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture.blocks import Stack
+from hf_rksp.capture.blocks import Stack, inside
 from hf_rksp.capture.contents import Content, contents_of
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.probe import Run, Seen, probe
@@ -33,15 +34,18 @@ class Layouts:
         stacks: from `hf_rksp.capture.find_stacks`.
 
     Attributes:
+        probes: number of probes so far.
         notes: sentences on states that are left out because they are the model's own, by the path of their stack.
     """
 
     def __init__(self, model: nn.Module, stacks: Sequence[Stack]) -> None:
         self.model, self.stacks = getattr(model, "_orig_mod", model), tuple(stacks)
         self.notes: dict[str, str] = {}
+        self.probes = 0
         self._config = next((m.config for m in self.model.modules() if hasattr(m, "config")), None)
         self._two_sides = bool(getattr(self._config, "is_encoder_decoder", False))
         self._rules: dict[str, list[Rule]] = {}
+        self._reducers: dict[str, Reducer | None] = {}
         self._exact: dict[tuple[Any, ...], Layout] = {}
 
     def of(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
@@ -91,6 +95,7 @@ class Layouts:
         contents = contents_of(batch, self._two_sides)
         if not contents:
             return
+        self.probes += 1
         for path, seen in probe(run, batch, contents, self.stacks, self._config, stop).items():
             stack = next(stack for stack in self.stacks if stack.path == path)
             layout = self._layout(stack, contents, seen)
@@ -123,8 +128,8 @@ class Layouts:
             merged = _regrouped(owner, seen, contents, space)
             if merged is None:
                 raise CaptureError(
-                    f"the states in front of {stack.path} depend on several sequences of the batch at once, so they belong to none: "
-                    "pass batches of one sequence"
+                    f"the states in front of {stack.path} depend on several sequences of the batch at once, so they belong to none "
+                    "of them: pass batches of one sequence"
                 )
             owner = merged
         sequences = _count(contents, space)
@@ -139,8 +144,8 @@ class Layouts:
                 counted |= learnt  # class tokens stand among the places of an image
             elif bool(learnt.any()):
                 self.notes[stack.path] = (
-                    f"{int(learnt.movedim(axis, 0)[0].sum())} states per sequence of {stack.path} are the model's own, not tokens of "
-                    "the batch: they are left out"
+                    f"{int(learnt.movedim(axis, 0)[0].sum())} states per sequence of {stack.path} are the model's own, not tokens "
+                    "of the batch: they are left out"
                 )
             order = (axis, *[a for a in range(owner.ndim) if a != axis])
             by_row = owner.movedim(axis, 0).flatten(1).amax(1).clamp_min(0)
@@ -153,7 +158,13 @@ class Layouts:
                 None if order == tuple(range(owner.ndim)) else order,
             )
         mask = counted & (owner >= 0)
-        return Layout(sequences, None if bool(mask.all()) else mask.reshape(-1, 1), owner.clamp_min(0).reshape(-1), None, owner.ndim)
+        return Layout(
+            sequences,
+            None if bool(mask.all()) else mask.reshape(-1, 1),
+            owner.clamp_min(0).reshape(-1),
+            None,
+            owner.ndim,
+        )
 
     def _by_reducer(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout | None:
         reducer = self._reducer(stack)
@@ -185,18 +196,17 @@ class Layouts:
         return None
 
     def _reducer(self, stack: Stack) -> Reducer | None:
-        """The way from samples to frames of the module that the stack lies in."""
-        for name, module in self.model.named_modules():
-            inside = not name or stack.path.startswith(name + ".") or stack.path == name
-            if inside:
-                for method in _REDUCERS:
-                    if hasattr(module, method):
-                        return _frames(getattr(module, method))
-        for module in self.model.modules():
-            for method in _REDUCERS:
-                if hasattr(module, method):
-                    return _frames(getattr(module, method))
-        return None
+        """The way from samples to frames: of a module that the stack lies in, else of any."""
+        if stack.path not in self._reducers:
+            owners = [
+                (not name or inside(f"{stack.path}.", name), getattr(module, method))
+                for name, module in self.model.named_modules()
+                for method in _REDUCERS
+                if hasattr(module, method)
+            ]
+            owners.sort(key=lambda pair: not pair[0])
+            self._reducers[stack.path] = _frames(owners[0][1]) if owners else None
+        return self._reducers[stack.path]
 
 
 def _reaching(contents: Sequence[Content], stack: Stack, two_sides: bool) -> list[Content]:
@@ -283,7 +293,7 @@ def _parts(moving: Sequence[Content], seen: Seen, layout: Layout) -> Parts | Non
             return None
         placed.append((content.name, begins[0], shape[1]))
     placed.sort(key=lambda part: part[1])
-    if not placed or any(a[1] + a[2] != b[1] for a, b in zip(placed, placed[1:], strict=False)):
+    if not placed or any(a[1] + a[2] != b[1] for a, b in itertools.pairwise(placed)):
         return None
     begin, end = placed[0][1], placed[-1][1] + placed[-1][2]
     mask = torch.ones(seen.lead, dtype=torch.bool) if layout.mask is None else layout.mask.bool().cpu()

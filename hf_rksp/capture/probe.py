@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.contents import Content
 from hf_rksp.capture.calling import first_state
+from hf_rksp.capture.contents import Content
 from hf_rksp.errors import CaptureError
 
 #: Runs the model once on a batch.
@@ -118,9 +118,7 @@ def _rows(contents: Sequence[Content]) -> int:
     return next((c.sequences for c in contents if c.discrete), contents[0].sequences)
 
 
-def _decode(
-    changed: Callable[..., dict[str, Tensor]], members: Sequence[Content]
-) -> dict[str, tuple[Tensor, Tensor]]:
+def _decode(changed: Callable[..., dict[str, Tensor]], members: Sequence[Content]) -> dict[str, tuple[Tensor, Tensor]]:
     """For each stack: the sequence that moves each state (-1: none), and whether several do."""
     names = {content.name for content in members}
     count = members[0].sequences
@@ -182,7 +180,9 @@ def _another(content: Content, sequences: Tensor, hidden: bool, config: object) 
     if content.discrete:
         return torch.where(where, _other_ids(value, real, config), value)
     spread = value.float().std().nan_to_num(1.0).clamp_min(1e-3) if value.numel() > 1 else 1.0
-    return torch.where(where, value + (torch.rand_like(value, dtype=torch.float32) + 0.5).to(value.dtype) * spread, value)
+    return torch.where(
+        where, value + (torch.rand_like(value, dtype=torch.float32) + 0.5).to(value.dtype) * spread, value
+    )
 
 
 def _spread(real: Tensor | None, value: Tensor) -> Tensor | None:

@@ -93,9 +93,7 @@ class Grid:
         if lead == grid[::-1] and (grid[0] != grid[1] or known == "tokens first"):
             return (1, 0), 0
         if len(lead) > 2 and grid[0] != grid[1]:
-            places = [
-                (a, b) for a, b in itertools.pairwise(range(len(lead))) if (lead[a], lead[b]) == grid
-            ]
+            places = [(a, b) for a, b in itertools.pairwise(range(len(lead))) if (lead[a], lead[b]) == grid]
             if len(places) == 1:
                 a, b = places[0]
                 rest = tuple(axis for axis in range(len(lead)) if axis not in (a, b))

@@ -22,17 +22,20 @@ class Transition:
     """Input and output of one block in the running forward pass, with their graph.
 
     Attributes:
-        stack, block: where.
+        stack, block: where; a module that runs several times is a block for each run.
+        run: 0, 1, 2, ... where one module runs several times in a forward pass.
         x, y: states before and after the block, shape ``(batch, tokens, d)``; gone when `Finish` has returned.
         at_x, at_y: set one to change the gradient that passes through that state in the backward pass.
+        overwritten: whether a later block has changed one of the states in place, so that what it was is gone.
     """
 
-    __slots__ = ("at_x", "at_y", "block", "stack", "x", "y")
+    __slots__ = ("at_x", "at_y", "block", "overwritten", "run", "stack", "x", "y")
 
-    def __init__(self, stack: Stack, block: Block, x: Tensor) -> None:
-        self.stack, self.block, self.x, self.y = stack, block, x, x
+    def __init__(self, stack: Stack, block: Block, x: Tensor, run: int = 0) -> None:
+        self.stack, self.block, self.run, self.x, self.y = stack, block, run, x, x
         self.at_x: GradientRule | None = None
         self.at_y: GradientRule | None = None
+        self.overwritten = False
 
 
 #: Called at the end of a forward pass, before the backward pass, with its transitions and the inputs of the model.
@@ -85,7 +88,7 @@ class TrainingTap:
         self._runs = Runs()
         self._open: dict[str, list[Transition | None]] = {}
         self._seen: list[Transition] = []
-        self._versions: list[tuple[Tensor, int]] = []
+        self._versions: list[tuple[Transition, Tensor, int]] = []
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._forget()
@@ -96,18 +99,19 @@ class TrainingTap:
         self._forget()
         # Some blocks add to their input in place, which is the output of the block before. What it was is gone, so this
         # pass goes without; from now on copies are kept.
-        changed = any(state._version != version for state, version in versions)
-        self._in_place = self._in_place or changed
+        for transition, state, version in versions:
+            if state._version != version:
+                transition.overwritten = self._in_place = True
         if seen or (module.training and torch.is_grad_enabled()):
-            self.finish([] if changed else seen, batch)
+            self.finish(seen, batch)
         for transition in seen:
             # The graph holds the hooks and the hooks hold this: without the states the graph can be freed.
             del transition.x, transition.y
 
-    def _kept(self, state: Tensor) -> Tensor:
+    def _kept(self, seen: Transition, state: Tensor) -> Tensor:
         if self._in_place:
             return state.clone()
-        self._versions.append((state, state._version))
+        self._versions.append((seen, state, state._version))
         return state
 
     def _watch(self, stack: Stack, block: Block) -> None:
@@ -133,7 +137,8 @@ class TrainingTap:
         x = first_state(args, kwargs)
         if x is None:
             return self._refuse(stack, block, None)
-        seen = Transition(stack, stack.layer(block, run), self._kept(x))
+        seen = Transition(stack, stack.layer(block, run), x, run)
+        seen.x = self._kept(seen, x)
         _act(x, seen, "at_x")
         return seen
 
@@ -142,7 +147,7 @@ class TrainingTap:
         if y is None:
             self._refuse(seen.stack, seen.block, seen.x)
             return
-        seen.y = self._kept(y)
+        seen.y = self._kept(seen, y)
         _act(y, seen, "at_y")
         self._seen.append(seen)
 

@@ -177,7 +177,8 @@ def gather_moments(
         CaptureError: no evidence says which states are tokens.
     """
     chosen = [
-        replace(s, blocks=tuple(b for b in s.blocks if any(s.holds(b, key) for key in layers)), members=s.members) for s in stacks
+        replace(s, blocks=tuple(b for b in s.blocks if any(s.holds(b, key) for key in layers)), members=s.members)
+        for s in stacks
     ]
     layouts = layouts or Layouts(model, stacks)
     probed: set[int] = set()

@@ -38,7 +38,9 @@ def repeated(
         todo = todo[len(part) :]
         # Every pass starts from the same random state, so that models that draw numbers see the same ones.
         with torch.compiler.set_stance("force_eager"), untouched(model):
-            moments, spent = gather_moments(model, batches, stacks, part, max(groups, 1), GroupedSamples, share, layouts)
+            moments, spent = gather_moments(
+                model, batches, stacks, part, max(groups, 1), GroupedSamples, share, layouts
+            )
         for name, value in spent.items():
             seconds[name] += value
         # In the order of depth: blocks may be registered in another. Nothing here holds on to what is solved and dropped.

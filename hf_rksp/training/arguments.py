@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
 from hf_rksp.config import KSSConfig, MonitorConfig
+from hf_rksp.errors import InputError
 
 
 def _option(default: object, text: str) -> object:
@@ -32,7 +35,9 @@ class RKSPArguments:
         None,
         "Of the first block, which makes a large stream of small embeddings, a share of kss_weight: balanced 0.3, paper 1.",
     )
-    kss_rank: int = _option(32, "Directions that the states are projected on, at most the width of the model.")
+    kss_rank: int | None = _option(
+        None, "Directions that the states are projected on, at most the width of the model; default 32, or that width."
+    )
     kss_upper_threshold: float = _option(1.05, "Moduli above it are penalised.")
     kss_near_unit_target: float = _option(0.4, "paper: share of near-unit modes that is aimed at.")
     kss_near_unit_weight: float = _option(1.0, "paper: weight of that aim.")
@@ -62,25 +67,34 @@ class RKSPArguments:
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
-        # Checked here, before a model is loaded or a process group is made.
-        self.kss_config()
-        self.monitor_config()
+        # Checked here, before a model is loaded or a process group is made; also what is switched off.
+        self._config(KSSConfig, "kss_")
+        self._config(MonitorConfig, "rksp_")
 
     def kss_config(self) -> KSSConfig | None:
         """Settings of KSS, or ``None`` if it is off.
 
         Raises:
-            InputError: a value that KSS cannot have; the message names it without the prefix ``kss_``.
+            InputError: a value that KSS cannot have; the message names the argument.
         """
-        names = [name.removeprefix("kss_") for name in RKSPArguments.__dataclass_fields__ if name.startswith("kss_")]
-        config = KSSConfig(**{name: getattr(self, f"kss_{name}") for name in names})
+        config = self._config(KSSConfig, "kss_")
         return config if self.kss and config.weight else None
 
     def monitor_config(self) -> MonitorConfig | None:
-        """Settings of the monitor, or ``None`` if it is off."""
-        names = ("every", "at_start", "at_end", "data", "rank", "per_layer", "report")
-        config = MonitorConfig(**{name: getattr(self, f"rksp_{name}") for name in names})
-        return config if self.rksp_monitor else None
+        """Settings of the monitor, or ``None`` if it is off.
+
+        Raises:
+            InputError: a value that the monitor cannot have; the message names the argument.
+        """
+        return self._config(MonitorConfig, "rksp_") if self.rksp_monitor else None
+
+    def _config(self, kind: type[Any], prefix: str) -> Any:
+        names = [name for name in kind.__dataclass_fields__ if prefix + name in RKSPArguments.__dataclass_fields__]
+        try:
+            return kind(**{name: getattr(self, prefix + name) for name in names})
+        except InputError as error:
+            # The settings name what is theirs, and the reader has typed the names of the arguments.
+            raise InputError(re.sub(rf"\b({'|'.join(names)})=", rf"{prefix}\1=", str(error))) from None
 
 
 @dataclass

@@ -11,16 +11,20 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_rksp.capture import Stack, find_stacks
 from hf_rksp.config import KSSConfig, MonitorConfig
-from hf_rksp.errors import RkspError
+from hf_rksp.errors import CaptureError, OutputError
 from hf_rksp.machine import versions
 from hf_rksp.profile.model import model_identity
 from hf_rksp.report.history import FILE_NAME, SCHEMA_VERSION
+from hf_rksp.training.aside import reason
 from hf_rksp.training.distributed import world_size
 from hf_rksp.training.history import HistoryWriter
-from hf_rksp.training.monitor import SpectralMonitor, history_rows, summary
+from hf_rksp.training.monitor import OFF, SpectralMonitor, history_rows, summary
 
 logger = logging.getLogger(__name__)
+#: Name of what a resumed run needs, in the state of Trainer and so in its checkpoints.
+STATE = "hf_rksp"
 
 
 class RKSPCallback(TrainerCallback):
@@ -29,6 +33,8 @@ class RKSPCallback(TrainerCallback):
     Works with every Trainer; a callback cannot change the loss, so KSS needs `RKSPTrainer`. What it measured is put into the
     logs of Trainer under ``rksp/...``: into the history of the state and the output on the screen. Trackers
     (TensorBoard, trackio, W&B) get it from `RKSPTrainer`, because Trainer hands its logs to them before other callbacks.
+
+    It never ends a run: what it cannot read or write it says once, and leaves out (``spectrum/skipped`` counts it).
 
     Args:
         config: when and on what; see `MonitorConfig`.
@@ -47,37 +53,104 @@ class RKSPCallback(TrainerCallback):
         self.config = config or MonitorConfig()
         self.probe, self.blocks, self.kss = probe, blocks, kss
         self.path: Path | None = None
+        #: Set by `RKSPTrainer`, which finds blocks by running the first batch where nothing else tells: it calls `found`.
+        self.waits = False
         self._monitor: SpectralMonitor | None = None
         self._history: HistoryWriter | None = None
-        self._pending: dict[str, float] = {}
+        self._given: Sequence[Stack] | None = None
+        self._begun: tuple[TrainingArguments, TrainerState, nn.Module] | None = None
+        self._state: dict[str, Any] = {}
         self._trials = 0
+        self._barren: Path | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Find the blocks and open the history."""
+        stacks = self._given
         self.close()
-        self._pending = {}
-        self._monitor = SpectralMonitor(model, self.config, self.probe, self.blocks)
+        self._restore(state)
+        if not isinstance(model, nn.Module):
+            kind = f"{type(model).__module__}.{type(model).__name__}"
+            self._stand_aside(
+                f"the trainer hands callbacks a {kind} as its model, and what can be profiled is a torch.nn.Module. Use "
+                "SpectralMonitor on the module itself, or a Trainer of transformers"
+            )
+            return
+        self._begun = args, state, model
+        if stacks is None and self.waits:
+            return
+        try:
+            self.found(find_stacks(model, self.blocks) if stacks is None else stacks)
+        except CaptureError as error:
+            self._stand_aside(str(error))
+
+    def found(self, stacks: Sequence[Stack] | None, cause: str = "") -> None:
+        """Begin with these blocks, or stand aside because of ``cause``."""
+        if self._begun is None:
+            self._given = stacks
+            return
+        args, state, model = self._begun
+        if stacks is None:
+            self._stand_aside(cause)
+            return
+        self._begun = None
+        self._monitor = SpectralMonitor(model, self.config, self.probe, stacks=stacks)
+        self._monitor.aside.count = int(self._state["skipped"])
+        self._open_history(args, state, model)
+        if self._late:  # found in the first step, after it has begun
+            self._look(state)
+
+    def _stand_aside(self, cause: str) -> None:
+        self._begun = None
+        logger.warning("Nothing is profiled in this run: %s. The run goes on; %s", cause.rstrip("."), OFF)
+
+    def _restore(self, state: TrainerState) -> None:
+        """What a checkpoint keeps of this run: what waits for the next log, and where the history is."""
+        self._late = False
+        kept = getattr(state, "stateful_callbacks", None)
+        kept = kept if isinstance(kept, dict) else {}
+        fresh: dict[str, Any] = {"pending": {}, "skipped": 0, "history": None, "mark": []}
+        # The same dict from now on, so that every checkpoint has it as it is.
+        self._state = kept[STATE] = {**fresh, **(kept.get(STATE) or {} if state.global_step else {})}
+
+    def _open_history(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         name = FILE_NAME
-        if state.is_hyper_param_search:
+        if getattr(state, "is_hyper_param_search", False):
             self._trials += 1
             name = f"rksp_history_trial_{self._trials}.jsonl"
-        self.path = Path(args.output_dir or ".", name)
-        if state.is_world_process_zero:
-            self._history = HistoryWriter(self.path, state.global_step)
-            if self._history.empty:
-                self._history.write("run", schema_version=SCHEMA_VERSION, **self._describe(args, model))
+        self.path = Path(args.output_dir or ".", self._state["history"] or name)
+        if not state.is_world_process_zero:
+            return
+        try:
+            self._history = HistoryWriter(self.path, state.global_step, self._barren, self._state["mark"])
+        except OutputError as error:
+            logger.warning(
+                "No history is kept of this run: %s. The run goes on, and profiles are in the logs alone", error
+            )
+            return
+        self.path = self._history.path
+        self._state["history"] = self.path.name
+        if self._history.empty:
+            self._write("run", schema_version=SCHEMA_VERSION, **self._describe(args, model))
+
+    def _write(self, kind: str, **values: Any) -> None:
+        assert self._history is not None
+        self._history.write(kind, **values)
+        self._state["mark"] = list(self._history.mark)
 
     def _describe(self, args: TrainingArguments, model: nn.Module) -> dict[str, Any]:
+        def given(name: str) -> Any:
+            return getattr(args, name, None)  # a Trainer of another library has arguments of its own
+
         setup = {
-            "name": args.run_name,
-            "learning_rate": args.learning_rate,
-            "seed": args.seed,
+            "name": given("run_name"),
+            "learning_rate": given("learning_rate"),
+            "seed": given("seed"),
             "world_size": world_size(),
-            "batch_size": args.per_device_train_batch_size,
-            "gradient_accumulation_steps": args.gradient_accumulation_steps,
-            "max_grad_norm": args.max_grad_norm,
+            "batch_size": given("per_device_train_batch_size"),
+            "gradient_accumulation_steps": given("gradient_accumulation_steps"),
+            "max_grad_norm": given("max_grad_norm"),
             "kss": asdict(self.kss) if self.kss else None,
             "monitor": asdict(self.config),
         }
@@ -87,12 +160,29 @@ class RKSPCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Look at the step that comes, or run the probe before it."""
-        if self._monitor and self.config.due(state.global_step, self._last(state)):
+        self._late = self._begun is not None
+        if self._monitor:
+            self._look(state)
+
+    def _look(self, state: TrainerState) -> None:
+        assert self._monitor is not None
+        if self.config.due(state.global_step, self._last(state)):
             if self.config.data == "probe":
-                self._monitor.run_probe()
-                self._record(state, state.global_step)
+                self._run_probe(state)
             else:
                 self._monitor.watch()
+
+    def _run_probe(self, state: TrainerState) -> None:
+        assert self._monitor is not None
+        try:
+            self._monitor.run_probe()
+        except Exception as error:
+            # Before the first step it is a setting that does not fit. Later it is not worth a run; but the other processes wait.
+            if state.global_step == 0 or world_size() > 1:
+                raise
+            self._monitor.aside("the probe", error, sum(len(stack.blocks) for stack in self._monitor.stacks))
+            return
+        self._record(state, state.global_step)
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -103,6 +193,8 @@ class RKSPCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Solve what was seen in the step that just ended; the probe runs once more at the very end."""
+        if self._begun:
+            self._stand_aside("the trainer has made a step without the training_step that finds the blocks")
         if self._monitor and self._watched(state.global_step - 1, state):
             self._record(state, state.global_step - 1)
         ended = state.global_step >= state.max_steps
@@ -112,8 +204,7 @@ class RKSPCallback(TrainerCallback):
             and self.config.data == "probe"
             and self.config.due(state.global_step, self._last(state))
         ):
-            self._monitor.run_probe()
-            self._record(state, state.global_step)
+            self._run_probe(state)
 
     def _last(self, state: TrainerState) -> int:
         """The weights of step k are those before its update: a batch sees k up to max_steps - 1, the probe max_steps too."""
@@ -125,10 +216,13 @@ class RKSPCallback(TrainerCallback):
     def _record(self, state: TrainerState, step: int) -> None:
         assert self._monitor is not None
         layers = self._monitor.solve(state.is_world_process_zero)
-        self._pending |= summary(layers, self.config.per_layer)
+        skipped = self._monitor.aside.count
+        self._state["skipped"] = skipped
+        if state.is_world_process_zero:
+            self._state["pending"] |= summary(layers, self.config.per_layer) | {"spectrum/skipped": float(skipped)}
         if self._history and layers:
             tokens = max(layer.tokens for layer in layers)
-            self._history.write(
+            self._write(
                 "profile",
                 step=step,
                 epoch=state.epoch,
@@ -144,7 +238,7 @@ class RKSPCallback(TrainerCallback):
 
     def pop_logs(self) -> dict[str, float]:
         """The numbers of the last profile, if they were not logged yet."""
-        pending, self._pending = self._pending, {}
+        pending, self._state["pending"] = self._state.get("pending", {}), {}
         return pending
 
     def on_log(
@@ -158,12 +252,14 @@ class RKSPCallback(TrainerCallback):
         """Add what is pending to the logs, and keep them in the history."""
         if logs is None or not state.is_world_process_zero:
             return
-        if "loss" in logs and self._pending:
+        if "loss" in logs and self._state.get("pending"):
             pending = self.pop_logs()
             logs.update(pending)
-            state.log_history[-1].update(pending)
+            if state.log_history:
+                state.log_history[-1].update(pending)
         if self._history:
             self._history.write_log(state.global_step, logs)
+            self._state["mark"] = list(self._history.mark)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -171,17 +267,19 @@ class RKSPCallback(TrainerCallback):
         """Draw the report."""
         history = self._history
         self.close()
-        if history and self.config.report:
+        if history and self.config.report and not history.empty:
             from hf_rksp.report import read_history, write_timeline
 
             page = history.path.with_name(history.path.stem.replace("history", "report") + ".html")
             try:
                 write_timeline([read_history(history.path)], page)
-            except RkspError as error:  # the run is done and its numbers are on disk
-                logger.warning("the report was not written: %s", error)
+            except Exception as error:  # the run is done and its numbers are on disk
+                logger.warning("the report was not written: %s", reason(error))
 
     def close(self) -> None:
         """Leave no hook behind; `RKSPTrainer` calls it after an exception too."""
         if self._monitor:
             self._monitor.close()
-        self._monitor = self._history = None
+        if self._history:
+            self._barren = self._history.path if self._history.barren else None
+        self._monitor = self._history = self._begun = self._given = None

@@ -9,18 +9,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_rksp.capture import Block, Stack, capture_transitions, find_stacks, untouched
+from hf_rksp.capture import Block, Layouts, Stack, Unsettled, capture_transitions, find_stacks, untouched
 from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.hooks import Runs, model_inputs
 from hf_rksp.config import MonitorConfig, SpectralConfig
-from hf_rksp.errors import InputError, NonFiniteError, RkspError
+from hf_rksp.errors import InputError
 from hf_rksp.profile import LayerProfile
 from hf_rksp.profile.gather import Key, MomentSink, forward
 from hf_rksp.profile.layer import QUANTITIES, profile_layer
-from hf_rksp.training.distributed import reshard, sum_over_ranks, world_size
+from hf_rksp.spectral import SecondMoments
+from hf_rksp.training.aside import Aside
+from hf_rksp.training.distributed import agreed, reshard, world_size
+from hf_rksp.training.extra_pass import settle
 
 #: Quantities of a layer that a row of the history keeps, besides its eigenvalues.
 _KEPT = ("stack", "index", "path", "rank", *QUANTITIES)
+#: How the monitor is switched off, for its warnings.
+OFF = "monitor=False (rksp_monitor=False) switches the monitor off"
+_NOTHING = (
+    "no forward pass with residual blocks was seen: the loss calls parts of the model instead of the model, or the blocks are left "
+    "out of the pass"
+)
 
 
 class SpectralMonitor:
@@ -34,6 +43,10 @@ class SpectralMonitor:
         config: see `MonitorConfig`.
         probe: batches for ``config.data="probe"``; the processes share them out.
         blocks: path(s) of the list(s) of residual blocks.
+        stacks: the blocks themselves, where they were found already.
+
+    Attributes:
+        aside: counts the layers that could not be read, and says why; a monitor does not stop the run that it watches.
 
     Raises:
         InputError: "probe" without batches. CaptureError: no residual blocks.
@@ -45,6 +58,7 @@ class SpectralMonitor:
         config: MonitorConfig,
         probe: Sequence[Mapping[str, Any]] | None = None,
         blocks: str | Sequence[str] | None = None,
+        stacks: Sequence[Stack] | None = None,
     ) -> None:
         if config.data == "probe" and not probe:
             raise InputError(
@@ -52,7 +66,9 @@ class SpectralMonitor:
             )
         self.model, self.config = getattr(model, "_orig_mod", model), config
         self.probe = list(probe or ())
-        self.stacks = find_stacks(model, blocks)
+        self.stacks = find_stacks(model, blocks) if stacks is None else stacks
+        self.layouts = Layouts(self.model, self.stacks)
+        self.aside = Aside("The monitor", "spectrum/skipped", OFF)
         #: Of the batch, what the model itself is not given; see `SpectralShaper`.
         self.unseen: Mapping[str, Any] = {}
         self._watching: ExitStack | None = None
@@ -67,7 +83,7 @@ class SpectralMonitor:
         """Look at one more forward pass of the same step (gradient accumulation)."""
         self.close()
         self._watching = ExitStack()
-        self._runs = self._watching.enter_context(capture_transitions(self.stacks, self._record))
+        self._runs = self._watching.enter_context(capture_transitions(self.stacks, self._record, self._leave_out))
         hooks = Attached()
         self._watching.callback(hooks.remove)
         hooks.before(self.model, self._begin)
@@ -75,35 +91,62 @@ class SpectralMonitor:
 
     def _start(self) -> None:
         self._runs = Runs()
-        self._sink = MomentSink(1)
+        self._sink = MomentSink(self.layouts, 1)
+        #: What can only be read when the pass is over: then the model is probed.
+        self._waiting: list[tuple[Stack, Block, torch.Tensor, torch.Tensor]] = []
         self._broken: set[Key] = set()
+        #: Whether the pass that goes on is looked at; without gradients it is a survey of KSS, which is not waited for.
+        self._looking = False
 
     def _record(self, stack: Stack, block: Block, x: torch.Tensor, y: torch.Tensor) -> None:
-        key = (stack.path, block.index)
-        if key not in self._broken and not self._surveying:
+        if self._looking and (stack.path, block.index) not in self._broken:
             try:
                 self._sink(stack, block, x, y)
-            except NonFiniteError:  # a monitor does not stop the run that it watches
-                self._broken.add(key)
-                self._sink.moments.pop(key, None)
+            except Unsettled:
+                self._waiting.append((stack, block, x, y.clone()))
+            except Exception as error:
+                self._leave_out(stack, block, error)
+
+    def _leave_out(self, stack: Stack, block: Block, error: Exception) -> None:
+        if self._looking:
+            self._broken.add((stack.path, block.index))
+            self._sink.moments.pop((stack.path, block.index), None)
+            self.aside(f"layer {block.path}", error)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not self._surveying:
+        self._looking = torch.is_grad_enabled()
+        if self._looking:
             self._runs.next_pass()
             self._sink.next_batch({**self.unseen, **model_inputs(args, kwargs)})
 
     def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        if not self._surveying:
+        if self._looking:
             self.close()
+            self._read_waiting(model_inputs(args, kwargs))
 
-    @property
-    def _surveying(self) -> bool:
-        """Whether this is a pass without gradients, as a survey of KSS makes them: it is not the one that is waited for."""
-        return self._watching is not None and not torch.is_grad_enabled()
+    def _read_waiting(self, inputs: Mapping[str, Any]) -> None:
+        """Probe the model, and read what waited for that."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        cause: Exception | None = None
+        try:
+            settle(self.layouts, self.model, inputs)
+        except Exception as error:
+            cause = error
+        self._looking = True
+        for stack, block, x, y in waiting:
+            try:
+                if cause:
+                    raise cause
+                self._sink(stack, block, x, y)
+            except Exception as error:
+                self._leave_out(stack, block, error)
+        self._looking = False
 
     def close(self) -> None:
         """Remove the hooks, if there are any."""
-        watching, self._watching = self._watching, None
+        watching, self._watching, self._looking = self._watching, None, False
         if watching is not None:
             watching.close()
 
@@ -117,10 +160,14 @@ class SpectralMonitor:
                 mine = start + rank < len(self.probe)
                 batch = self.probe[start + rank] if mine else self.probe[start]
                 # Sharded models gather their weights together: a process without a batch runs one along.
-                with capture_transitions(self.stacks, self._record if mine else _ignore):
+                with capture_transitions(self.stacks, self._record, self._leave_out) as runs:
+                    self._looking = mine
+                    runs.next_pass()
                     if mine:
                         self._sink.next_batch(batch)
                     forward(self.model, batch)
+                self._read_waiting(batch)
+        self._looking = False
         reshard(self.model)
 
     def solve(self, main_process: bool) -> list[LayerProfile]:
@@ -129,39 +176,43 @@ class SpectralMonitor:
         Every process has to call it. Only the main one solves; the others get an empty list. A layer that cannot be
         solved (too few tokens, not finite) is left out.
         """
-        blocks = {(stack.path, block.index): (stack, block) for stack in self.stacks for block in stack.blocks}
-        layers = []
-        for key in self._agreed(list(blocks)):
-            moments = self._sink.moments.pop(key)[0]
-            if world_size() > 1:
-                moments.all_reduce()
-            stack, block = blocks[key]
-            rank = min(self.config.rank, moments.dim, max(moments.count // 2, 1))
-            if main_process:
-                try:
-                    layers.append(
-                        profile_layer(
-                            [moments.cpu()],
-                            stack=stack.path,
-                            index=block.index,
-                            blocks=len(stack.blocks),
-                            path=block.path,
-                            rank=rank,
-                            standard_errors=False,
-                            config=SpectralConfig(),
-                        )
-                    )
-                except RkspError:
-                    continue
-        return layers
+        self.close()
+        seen = self._sink.moments
+        everywhere = agreed(self.stacks, seen)
+        if not (seen or self._broken):
+            layers = sum(len(stack.blocks) for stack in self.stacks)
+            self.aside("a profile", _NOTHING, layers)
+        elif len(everywhere) < len(seen):
+            self.aside("layers", "another process cannot read them", len(seen) - len(everywhere))
+        solved = []
+        for stack in self.stacks:
+            indices = sorted(index for path, index in everywhere if path == stack.path)
+            for index in indices:
+                moments = seen.pop((stack.path, index))[0]
+                if world_size() > 1:
+                    moments.all_reduce()
+                if main_process:
+                    last = max(stack.members - 1, indices[-1])
+                    solved += self._solve(stack, stack.find(index), index / last if last else 0.0, moments.cpu())
+        return solved
 
-    def _agreed(self, keys: list[Key]) -> list[Key]:
-        """The layers that every process has seen, so that all of them take part in the same sums."""
-        seen = torch.tensor([key in self._sink.moments for key in keys], dtype=torch.float64)
-        if world_size() > 1 and torch.distributed.get_backend() == "nccl":
-            seen = seen.cuda()
-        everywhere = (sum_over_ranks(seen) == world_size()).tolist()
-        return [key for key, kept in zip(keys, everywhere, strict=True) if kept]
+    def _solve(self, stack: Stack, block: Block, depth: float, moments: SecondMoments) -> list[LayerProfile]:
+        """The profile of one layer, or none."""
+        try:
+            layer = profile_layer(
+                [moments],
+                stack=stack.path,
+                index=block.index,
+                depth=depth,
+                path=block.path,
+                rank=min(self.config.rank, moments.dim, max(moments.count // 2, 1)),
+                standard_errors=False,
+                config=SpectralConfig(),
+            )
+        except Exception as error:
+            self.aside(f"layer {block.path}", error)
+            return []
+        return [layer]
 
 
 def summary(layers: Sequence[LayerProfile], per_layer: bool) -> dict[str, float]:
@@ -192,7 +243,3 @@ def history_rows(layers: Sequence[LayerProfile]) -> list[dict[str, Any]]:
         row["eigenvalues"] = [[float(f"{v.real:.5g}"), float(f"{v.imag:.5g}")] for v in layer.eigenvalues.tolist()]
         rows.append(row)
     return rows
-
-
-def _ignore(stack: Stack, block: Block, x: torch.Tensor, y: torch.Tensor) -> None:
-    """A sink for a forward pass that does not count."""

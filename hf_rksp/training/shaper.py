@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture import Stack, TrainingTap, Transition, find_stacks, token_mask
+from hf_rksp.capture import Block, Layout, Layouts, Stack, TrainingTap, Transition, Unsettled, find_stacks
 from hf_rksp.config import KSSConfig
-from hf_rksp.errors import InputError
+from hf_rksp.errors import CaptureError, InputError, RkspError
 from hf_rksp.profile.gather import Key
 from hf_rksp.spectral.shaping import (
     SolvedLayers,
@@ -32,8 +32,52 @@ from hf_rksp.spectral.shaping import (
     solve_layers,
     state_gradients,
 )
-from hf_rksp.training.distributed import sum_over_ranks, world_size
+from hf_rksp.training.aside import Aside
+from hf_rksp.training.distributed import agreed, sum_over_ranks, world_size
+from hf_rksp.training.extra_pass import settle
 from hf_rksp.training.survey import Survey
+
+#: How KSS is switched off, for its warnings.
+_OFF = "kss=False (kss_weight=0) switches KSS off"
+#: Why a step may go by unseen.
+_NO_PASS = (
+    "no forward pass of the model was seen in this step: it was compiled and run before KSS was there (torch.compile, "
+    "model.compile()), or the loss calls parts of it instead of the model; compile it later, or call the model itself"
+)
+_NO_BLOCK = (
+    "none of the residual blocks ran in training mode with gradients, where hooks see it: they were compiled and run before "
+    "KSS was there, are in evaluation mode, or are checkpointed from outside"
+)
+_NOT_TAKEN = (
+    "kss_schedule='paper': the term of KSS has not reached the loss of this step. Add kss.term() to the loss, or let compute_loss "
+    "and training_step call the trainer's own; or pass kss_schedule='balanced', which acts in the backward pass, or kss_weight=0"
+)
+_SPENT = (
+    "kss_schedule='paper': a backward pass went over a forward pass before its term was taken, so the term is too late; pass "
+    "kss_schedule='balanced', or add kss.term() to the first loss that is differentiated"
+)
+
+
+@dataclass
+class _Stream:
+    """What can be read of one stack in one forward pass: its layers, what the task's gradient is taken from, the tokens."""
+
+    layers: list[Transition]
+    last: Transition
+    layout: Layout
+
+
+@dataclass
+class _Term:
+    """What one forward pass adds to the loss, and whether a backward pass has already gone over that pass."""
+
+    value: Tensor
+    layers: int
+    spent: bool = False
+
+    def spend(self, gradient: Tensor) -> None:
+        """A gradient rule that changes nothing."""
+        self.spent = True
 
 
 @dataclass(frozen=True)
@@ -68,17 +112,30 @@ class SpectralShaper:
         model: the module itself, before or after DDP, FSDP2, DeepSpeed or ``torch.compile`` wrapped it; PEFT included.
         config: see `KSSConfig`.
         blocks: path(s) of the list(s) of residual blocks; found without help in transformers models.
+        stacks: the blocks themselves, where they were found already.
+
+    Attributes:
+        aside: counts the layers that could not be read, and says why; a run is never ended after its first step.
 
     Raises:
-        CaptureError, InputError: no residual blocks, or a rank above their width (from the first forward pass).
+        CaptureError, InputError: no residual blocks, or a rank above their width (from the forward passes of the first step).
+            In `step`, after the first one: the term of the "paper" schedule was never added to a loss.
     """
 
     #: Relative excess over the threshold from which on the balanced schedule acts with its full weight.
     full_strength = 0.5
 
-    def __init__(self, model: nn.Module, config: KSSConfig | None = None, blocks: str | Sequence[str] | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: KSSConfig | None = None,
+        blocks: str | Sequence[str] | None = None,
+        stacks: Sequence[Stack] | None = None,
+    ) -> None:
         self.config = config or KSSConfig()
-        self.model, self.stacks = model, find_stacks(model, blocks)
+        self.model, self.stacks = model, find_stacks(model, blocks) if stacks is None else stacks
+        self.layouts = Layouts(model, self.stacks)
+        self.aside = Aside("KSS", "kss/skipped", _OFF)
         self.steps = 0
         #: Of the batch, what the model itself is not given: labels that a loss of one's own takes out tell the padding too.
         self.unseen: Mapping[str, Any] = {}
@@ -87,11 +144,22 @@ class SpectralShaper:
         self._dropped = 0
         self._lost: Tensor | int = 0
         self._warned = False
-        self._tap = TrainingTap(model, self.stacks, self._finish)
-        self._term: Tensor | None = None
+        self._named = blocks is not None
+        self._tap = TrainingTap(model, self.stacks, self._finish, self._refuse)
+        self._terms: list[_Term] = []
         self._seen: dict[str, list[float]] = {}
+        self._refused: list[tuple[Block, CaptureError]] = []
+        self._begin_run(opened=False)
+
+    def _begin_run(self, opened: bool) -> None:
+        self._opened = opened
+        #: No optimizer step was made yet: settings that do not fit are refused, and later on stood aside for.
+        self.first_step = True
+        self._saw_pass = self._took_term = False
+        self._terms, self._refused = [], []
 
     def __enter__(self) -> SpectralShaper:
+        self._begin_run(opened=True)
         self._tap.__enter__()
         return self
 
@@ -99,7 +167,7 @@ class SpectralShaper:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tap.__exit__(kind, error, trace)
-        self._term = None
+        self._opened, self._terms = False, []
 
     @property
     def active(self) -> bool:
@@ -112,25 +180,47 @@ class SpectralShaper:
         return self.config.schedule == "paper"
 
     @property
+    def pending(self) -> bool:
+        """Whether a forward pass has left a term for the loss."""
+        return bool(self._terms)
+
+    @property
     def dropped(self) -> int:
         """Terms (a layer in a step) and gradients (a sequence in a layer) left out so far because they were not finite."""
         return self._dropped + int(self._lost)
 
     def term(self) -> Tensor:
-        """What has to be added to the loss of the last forward pass: ``weight * mean over layers of L_KSS`` (Eq. 15).
+        """What has to be added to the loss: ``weight * mean over layers of L_KSS`` (Eq. 15).
 
-        Its gradient is that of the penalty on the tokens of all processes, for gradients that are averaged over processes
-        as DDP, FSDP and DeepSpeed do. It is 0 in the balanced schedule, which acts in the backward pass by itself. Call it
-        once a forward pass; with gradient accumulation divide it by the number of accumulated batches, which in a surveyed step
-        has to be the number of passes of the survey.
+        It is that of the last forward pass, or the sum over all passes since it was asked for the last time, where a loss has
+        several. Its gradient is that of the penalty on the tokens of all processes, for gradients that are averaged over
+        processes as DDP, FSDP and DeepSpeed do. It is 0 in the balanced schedule, which acts in the backward pass by
+        itself. Call it once a loss; with gradient accumulation divide it by the number of accumulated batches, which in a
+        surveyed step has to be the number of passes of the survey.
         """
-        term, self._term = self._term, None
-        return torch.zeros(()) if term is None else term
+        terms, self._terms, self._took_term = self._terms, [], True
+        for term in terms:
+            if term.spent:  # its graph is gone
+                self.aside("the layers of a forward pass", _SPENT, term.layers)
+        alive = [term.value for term in terms if not term.spent]
+        return functools.reduce(torch.add, alive) if alive else torch.zeros(())
 
     def step(self) -> None:
         """Say that the optimizer has made a step."""
+        if self._opened and self.active:
+            if not self._saw_pass:
+                self.aside("a step", _NO_PASS, self._layers)
+            if self._terms:
+                if self.first_step and not self._took_term:
+                    raise InputError(_NOT_TAKEN)
+                self.aside("a step", _NOT_TAKEN, sum(term.layers for term in self._terms))
         self.steps += 1
-        self._surveyed, self._passes = {}, 1
+        self._surveyed, self._passes, self._terms = {}, 1, []
+        self._saw_pass = self.first_step = False
+
+    @property
+    def _layers(self) -> int:
+        return sum(len(stack.blocks) for stack in self.stacks)
 
     @contextlib.contextmanager
     def survey(self) -> Iterator[Survey]:
@@ -144,18 +234,18 @@ class SpectralShaper:
         moments of 24 d^2 bytes for each layer. Inside there are no gradients; afterwards the random state is as before, so that the
         training passes draw the same dropout. The training passes have to be those of the survey: `term` counts on it.
         Where KSS does not act in the step, ``active`` is false, and the survey may be left out.
-
-        Raises:
-            CaptureError: a block runs several times in one forward pass.
         """
         self._surveyed, self._passes = {}, 1
-        survey = Survey(self.model, self.stacks)
+        survey = Survey(self.model, self.stacks, self.layouts, self.aside)
         with survey:
             yield survey
-        if not (self.active and survey.moments):
+        if not self.active:
+            return
+        everywhere = agreed(self.stacks, survey.moments)
+        kept = [key for key in survey.moments if key in everywhere]
+        if not kept:
             return
         generator = self._generator()
-        kept = list(survey.moments)
         chosen = [kept[i] for i in self._positions(len(kept), generator)]
         self._passes = survey.passes
         for stack in self.stacks:
@@ -163,49 +253,129 @@ class SpectralShaper:
             moments = [survey.moments[key] for key in keys]
             if not moments:
                 continue
-            self._check_rank(stack, moments[0].dim)
-            for layer in moments:
-                if world_size() > 1:
-                    layer.all_reduce()
-            directions = leading_directions_of_moments(moments, self.config.rank, generator, self.config.centred)
-            sums = [projected_sums_of_moments(m, basis) for m, basis in zip(moments, directions, strict=True)]
-            solved = self._solve(torch.stack(sums))
-            parts = zip(directions, solved.eigenvalues, solved.penalties, solved.gradients, strict=True)
-            self._surveyed |= {key: _Surveyed(*part) for key, part in zip(keys, parts, strict=True)}
+            if not self._fits(stack, moments[0].dim, len(keys)):
+                continue
+            with self._standing_aside(stack, len(keys)):
+                for layer in moments:
+                    if world_size() > 1:
+                        layer.all_reduce()
+                config = self.config.fitted(moments[0].dim)
+                directions = leading_directions_of_moments(moments, config.rank, generator, config.centred)
+                sums = [projected_sums_of_moments(m, basis) for m, basis in zip(moments, directions, strict=True)]
+                solved = self._solve(torch.stack(sums), config)
+                parts = zip(directions, solved.eigenvalues, solved.penalties, solved.gradients, strict=True)
+                self._surveyed |= {key: _Surveyed(*part) for key, part in zip(keys, parts, strict=True)}
 
     def pop_logs(self) -> dict[str, float]:
-        """Means since the last call, under the keys ``kss/...``; ``kss/dropped`` counts on, and is there at every call."""
+        """Means since the last call, under the keys ``kss/...``; what was dropped and skipped counts on, and is always there."""
         logs = {name: sum(values) / len(values) for name, values in self._seen.items() if values}
         if "kss/spectral_radius/max" in logs:
             logs["kss/spectral_radius/max"] = max(self._seen["kss/spectral_radius/max"])
         self._seen = {}
-        return logs | {"kss/dropped": float(self.dropped)}
+        return logs | {"kss/dropped": float(self.dropped), "kss/skipped": float(self.aside.count)}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: plain numbers."""
-        return {"steps": self.steps, "dropped": self.dropped, "seen": self._seen}
+        return {"steps": self.steps, "dropped": self.dropped, "skipped": self.aside.count, "seen": self._seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.steps, self._dropped, self._lost = int(state["steps"]), int(state["dropped"]), 0
+        self.aside.count = int(state.get("skipped", 0))
         self._seen = {name: list(values) for name, values in state["seen"].items()}
 
+    def _refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
+        self._refused.append((block, error))
+
     def _finish(self, seen: list[Transition], batch: Mapping[str, Any]) -> None:
-        self._term = None
-        if not (self.active and seen):
+        refused, self._refused = self._refused, []
+        self._saw_pass = True
+        if not self.active:
             return
-        batch = {**self.unseen, **batch}
+        if refused and not seen and self.first_step and self._named:
+            raise refused[0][1]  # a list that was named, and none of its members is a block
+        for block, error in refused:
+            self.aside(f"layer {block.path}", error)
+        if not (seen or refused):
+            self.aside("a forward pass", _NO_BLOCK, self._layers)
+        streams = self._readable(seen, batch)
+        layers = [t for t in seen if any(t in stream.layers for stream in streams)]
         generator = self._generator()
-        chosen = [t for t in seen if _key(t) in self._surveyed] if self._surveyed else self._draw(seen, generator)
+        chosen = [t for t in layers if _key(t) in self._surveyed] if self._surveyed else self._draw(layers, generator)
         terms = []
-        with torch.autocast(seen[0].x.device.type, enabled=False):
-            for stack in self.stacks:
-                stream = [transition for transition in seen if transition.stack is stack]
-                layers = [transition for transition in stream if transition in chosen]
-                if layers:
-                    terms.append(self._shape(layers, stream[-1], batch, generator))
+        for stream in streams:
+            drawn = [t for t in stream.layers if t in chosen]
+            if not drawn:
+                continue
+            with self._standing_aside(stream.last.stack, len(drawn)), _no_autocast(drawn[0]):
+                terms.append(self._shape(drawn, stream, generator))
         if self.has_term and terms:
-            self._term = self.config.weight / (len(self._surveyed) or len(chosen)) * torch.stack(terms).sum()
+            total = self.config.weight / (len(self._surveyed) or len(chosen)) * torch.stack(terms).sum()
+            self._terms.append(_Term(total, len(chosen)))
+            for stream in streams:
+                stream.last.at_y = self._terms[-1].spend
+
+    def _readable(self, seen: list[Transition], batch: Mapping[str, Any]) -> list[_Stream]:
+        """What KSS can read of a pass, on every process."""
+        found = []
+        for stack in self.stacks:
+            transitions = [t for t in seen if t.stack is stack]
+            stream = self._stream(stack, transitions, batch) if transitions else None
+            if stream and self._fits(stack, _width(stream), len(stream.layers)):
+                found.append(stream)
+        if self._surveyed or world_size() == 1:  # a surveyed step adds nothing up any more
+            return found
+        everywhere = agreed(self.stacks, {_key(t) for stream in found for t in stream.layers})
+        for stream in found:
+            own = len(stream.layers)
+            stream.layers = [t for t in stream.layers if _key(t) in everywhere]
+            if len(stream.layers) < own:
+                what = f"layers of {stream.last.stack.path}"
+                self.aside(what, "another process cannot read them in this pass", own - len(stream.layers))
+        return [stream for stream in found if stream.layers]
+
+    def _stream(self, stack: Stack, seen: list[Transition], batch: Mapping[str, Any]) -> _Stream | None:
+        first, last = seen[0], seen[-1]
+        try:
+            layout = self._layout(stack, first.x, batch)
+        except Exception as error:
+            self.aside(f"the layers of {stack.path}", error, len(seen))
+            return None
+        if last.y.shape[0] != first.x.shape[0]:
+            cause = f"states of shape {tuple(first.x.shape)} go in and of shape {tuple(last.y.shape)} come out"
+            self.aside(f"the layers of {stack.path}", cause, len(seen))
+            return None
+        layers = []
+        for transition in seen:
+            if transition.overwritten:
+                cause = "a block adds to its input in place, so what it was is gone; from now on copies are kept"
+                self.aside(f"layer {transition.block.path}", cause)
+            elif transition.x.shape != first.x.shape:
+                cause = f"its states have shape {tuple(transition.x.shape)}, and the first ones {tuple(first.x.shape)}"
+                self.aside(f"layer {transition.block.path}", cause)
+            else:
+                layers.append(transition)
+        return _Stream(layers, last, layout) if layers else None
+
+    def _layout(self, stack: Stack, states: Tensor, batch: Mapping[str, Any]) -> Layout:
+        """How the states of this pass are read; where sizes do not tell, the model is probed."""
+        described = {**self.unseen, **batch}
+        try:
+            return self.layouts.of(stack, described, states)
+        except Unsettled:
+            settle(self.layouts, self.model, batch)
+            return self.layouts.of(stack, described, states)
+
+    @contextlib.contextmanager
+    def _standing_aside(self, stack: Stack, layers: int) -> Iterator[None]:
+        """Leave ``layers`` of ``stack`` out where they cannot be solved."""
+        try:
+            yield
+        except Exception as error:
+            # The others wait for this process in a sum: an error that they do not have must not be kept from the launcher.
+            if world_size() > 1 and not isinstance(error, RkspError):
+                raise
+            self.aside(f"layers of {stack.path}", error, layers)
 
     def _generator(self) -> torch.Generator:
         """One of its own: the same numbers on every process and after a restart, and the run's are not touched.
@@ -214,17 +384,17 @@ class SpectralShaper:
         """
         return torch.Generator().manual_seed(((self.config.seed << 40) + self.steps) % 2**63)
 
-    def _share(self, layer: Transition) -> float:
+    def _share(self, layer: Transition, last: Transition) -> float:
         """Of the weight, what this block gets."""
-        first = layer.block.index == 0 and len(layer.stack.blocks) > 1
-        return self.config.first_block_weight if first else 1.0
+        alone = len(layer.stack.blocks) == 1 and layer is last
+        return self.config.first_block_weight if layer.block.index == 0 and not alone else 1.0
 
-    def _strength(self, layer: Transition, radius: float) -> float:
+    def _strength(self, layer: Transition, last: Transition, radius: float) -> float:
         """Share of the task's gradient that the balanced schedule adds at a block of this spectral radius."""
         strength = (radius / self.config.upper_threshold - 1) / self.full_strength
         if not strength > 0:  # NaN too, of which min() would make 1
             return 0.0
-        return min(1.0, strength) * self._share(layer) * self.config.weight
+        return min(1.0, strength) * self._share(layer, last) * self.config.weight
 
     def _positions(self, layers: int, generator: torch.Generator) -> list[int]:
         count = max(1, round(self.config.layer_fraction * layers))
@@ -233,17 +403,13 @@ class SpectralShaper:
     def _draw(self, seen: list[Transition], generator: torch.Generator) -> list[Transition]:
         return [seen[i] for i in self._positions(len(seen), generator)]
 
-    def _shape(
-        self, layers: list[Transition], last: Transition, batch: Mapping[str, Any], generator: torch.Generator
-    ) -> Tensor:
+    def _shape(self, layers: list[Transition], stream: _Stream, generator: torch.Generator) -> Tensor:
         """Measure the chosen layers of one stack and let the schedule act on them; the sum of their penalties."""
-        config, stack = self.config, layers[0].stack
-        self._check_rank(stack, layers[0].x.shape[-1])
-        mask = token_mask(batch, stack, layers[0].x)
-        weights = None if mask is None else mask.reshape(-1, 1)
+        config, layout, last = self.config.fitted(_width(stream)), stream.layout, stream.last
+        weights = None if layout.mask is None else layout.mask.reshape(-1, 1)
         surveyed = [self._surveyed[_key(layer)] for layer in layers] if self._surveyed else []
         with torch.set_grad_enabled(self.has_term):
-            states = [(layer.x.flatten(0, -2), layer.y.flatten(0, -2)) for layer in layers]
+            states = [(layout.read(layer.x).flatten(0, 1), layout.read(layer.y).flatten(0, 1)) for layer in layers]
             if surveyed:
                 dtype = torch.promote_types(layers[0].x.dtype, torch.float32)
                 directions = torch.stack([found.directions for found in surveyed]).to(dtype)
@@ -260,11 +426,11 @@ class SpectralShaper:
             parts = ([getattr(found, part) for found in surveyed] for part in ("eigenvalues", "penalty", "gradient"))
             solved = SolvedLayers(*map(torch.stack, parts), dropped=0)
         else:
-            solved = self._solve(sum_over_ranks(torch.stack(sums).detach()))
+            solved = self._solve(sum_over_ranks(torch.stack(sums).detach()), config)
         if not self.has_term:
-            self._push(layers, last, directions, projected, weights, solved)
+            self._push(layers, stream, directions, projected, weights, solved)
             return solved.penalties.sum()
-        shares = solved.penalties.new_tensor([self._share(layer) for layer in layers])
+        shares = solved.penalties.new_tensor([self._share(layer, last) for layer in layers])
         # The gradient at the sums of all processes is known, so that no collective has to run in the backward pass.
         # Gradients are averaged over the processes and over the passes of a surveyed step afterwards, hence the factor.
         total = (shares * solved.penalties).sum().to(sums[0])
@@ -273,26 +439,38 @@ class SpectralShaper:
                 total = total + ((own - own.detach()) * gradient).sum() * world_size() * self._passes
         return total
 
-    def _check_rank(self, stack: Stack, width: int) -> None:
-        if self.config.rank > width:
-            raise InputError(
-                f"rank={self.config.rank}: the states of {stack.path} have {width} dimensions; pass {width} or less"
-            )
+    def _fits(self, stack: Stack, width: int, layers: int) -> bool:
+        """Whether the states have as many dimensions as were asked for.
 
-    def _solve(self, sums: Tensor) -> SolvedLayers:
+        Raises:
+            InputError: they have less, in the first step.
+        """
+        rank = self.config.rank
+        if rank is None or rank <= width:
+            return True
+        cause = (
+            f"kss_rank={rank} (rank={rank} of KSSConfig): the states of {stack.path} have {width} dimensions; pass {width} or "
+            "less, or leave it out"
+        )
+        if self.first_step:
+            raise InputError(cause)
+        self.aside(f"the layers of {stack.path}", cause, layers)
+        return False
+
+    def _solve(self, sums: Tensor, config: KSSConfig) -> SolvedLayers:
         """Solve the sums of all processes, and note what was found."""
         sums = sums.cpu()
-        self._check_tokens(float(sums[:, 0].max()))
-        solved = solve_layers(sums, self.config)
+        self._check_tokens(float(sums[:, 0].max()), config.rank)
+        solved = solve_layers(sums, config)
         self._note(solved)
         return solved
 
-    def _check_tokens(self, tokens: float) -> None:
-        if 0 < tokens < 2 * self.config.rank and not self._warned:
+    def _check_tokens(self, tokens: float, rank: int) -> None:
+        if 0 < tokens < 2 * rank and not self._warned:
             self._warned = True
             warnings.warn(
                 f"KSS is left out of batches like this one: {tokens:.0f} tokens do not determine an operator of rank "
-                f"{self.config.rank}. Use batches of {2 * self.config.rank} tokens or more, or kss_rank={int(tokens // 2)}",
+                f"{rank}. Use batches of {2 * rank} tokens or more, or kss_rank={int(tokens // 2)}",
                 stacklevel=2,
             )
 
@@ -311,7 +489,7 @@ class SpectralShaper:
     def _push(
         self,
         layers: list[Transition],
-        last: Transition,
+        stream: _Stream,
         directions: Tensor,
         projected: list[tuple[Tensor, Tensor]],
         weights: Tensor | None,
@@ -324,42 +502,63 @@ class SpectralShaper:
         microbatches and processes and however the loss is scaled, and one bad sequence does not outweigh the rest.
         """
         reference: list[Tensor] = []
+        layout, last = stream.layout, stream.last
         radii = solved.eigenvalues.abs().amax(-1)
         for i, layer in enumerate(layers):
-            share = self._strength(layer, float(radii[i]))
+            share = self._strength(layer, last, float(radii[i]))
             if not share:
                 continue
             at_p, at_q = state_gradients(*projected[i], solved.gradients[i], weights)
-            layer.at_x = functools.partial(self._add, at_p, directions[i], share, reference)
-            layer.at_y = functools.partial(self._add, at_q, directions[i], share, reference)
+            layer.at_x = functools.partial(self._add, layout, at_p, directions[i], share, reference)
+            layer.at_y = functools.partial(self._add, layout, at_q, directions[i], share, reference)
         own = last.at_y
 
         def take_reference(gradient: Tensor) -> Tensor | None:
-            reference.append(_size(gradient))
+            reference[:] = [_size(layout.read(gradient), layout)]  # anew where a graph is gone over twice
             return own and own(gradient)
 
         last.at_y = take_reference
 
     def _add(
-        self, projected: Tensor, basis: Tensor, share: float, reference: list[Tensor], gradient: Tensor
+        self,
+        layout: Layout,
+        projected: Tensor,
+        basis: Tensor,
+        share: float,
+        reference: list[Tensor],
+        gradient: Tensor,
     ) -> Tensor | None:
         """``gradient`` plus the penalty's, scaled for each sequence; what is not finite is left out and counted."""
         if not reference:  # the end of the stream got no gradient: it is frozen, or the loss does not see it
             return None
-        projected = projected.reshape(*gradient.shape[:-1], -1)
-        size = _size(projected)
+        rows = layout.read(gradient)
+        projected = projected.reshape(*rows.shape[:2], -1)
+        size = _size(projected, layout)
         scale = torch.where(size > 0, share * reference[0] / size, 0.0)
         good = scale.isfinite() & size.isfinite()
         self._lost = self._lost + (~good).sum()
-        scale = torch.where(good, scale, 0.0).reshape(-1, *[1] * (gradient.ndim - 1))
+        scale = torch.where(good, scale, 0.0)
+        scale = (scale if layout.owner is None else scale[layout.owner]).reshape(-1, 1, 1)
         added = torch.where(scale > 0, scale * projected, 0.0) @ basis.mT
-        return gradient + added.to(gradient.dtype)
+        return gradient + layout.write(added.to(gradient.dtype), gradient.shape)
+
+
+def _no_autocast(layer: Transition) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(layer.x.device.type, enabled=False)
 
 
 def _key(transition: Transition) -> Key:
     return transition.stack.path, transition.block.index
 
 
-def _size(states: Tensor) -> Tensor:
-    """Norm of each sequence of ``(batch, tokens, ...)``, in float32 at least."""
-    return torch.linalg.vector_norm(states.flatten(1), dim=1, dtype=torch.promote_types(states.dtype, torch.float32))
+def _width(stream: _Stream) -> int:
+    """Dimensions of one token's state."""
+    return stream.layout.read(stream.layers[0].x).shape[-1]
+
+
+def _size(rows: Tensor, layout: Layout) -> Tensor:
+    """Norm of each sequence of ``(n, t, ...)``, in float32 at least."""
+    sizes = torch.linalg.vector_norm(rows.flatten(1), dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))
+    if layout.owner is None:
+        return sizes
+    return sizes.new_zeros(layout.sequences).index_add(0, layout.owner, sizes.square()).sqrt()

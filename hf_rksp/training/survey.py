@@ -2,72 +2,60 @@
 
 from __future__ import annotations
 
-import random
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture import Block, Stack, capture_transitions
+from hf_rksp.capture import Block, Layouts, Stack, capture_transitions
 from hf_rksp.capture.attach import Attached
-from hf_rksp.capture.hooks import forked_random_state, model_inputs
-from hf_rksp.errors import CaptureError, NonFiniteError
+from hf_rksp.capture.hooks import model_inputs
+from hf_rksp.errors import NonFiniteError
 from hf_rksp.profile.gather import Key, MomentSink
 from hf_rksp.spectral import SecondMoments
-from hf_rksp.training.distributed import reshard
-
-#: Buffers that are put back have at most so many numbers: running statistics do, tables of quantised weights do not.
-_LARGEST_BUFFER = 2**20
+from hf_rksp.training.aside import Aside
+from hf_rksp.training.extra_pass import extra_passes
 
 
 class Survey:
     """While open, forward passes of ``model`` have no gradient and add to the moments of its layers.
 
-    The model keeps its mode, dropout included. At the end it gets its buffers back (the running statistics of a batch norm), and
-    the random states of torch, numpy and Python are put back, so that the passes that are trained on draw the same. A model that
-    changes anything else in its forward pass (the tables of dynamic rotary positions) is changed by a survey.
+    The passes are those of `extra_passes`, so that those that are trained on draw the same.
 
     Args:
         model: without DDP or DeepSpeed around it.
         stacks: from `hf_rksp.capture.find_stacks`.
+        layouts: how its states are read.
+        aside: is told of layers that cannot be read; they are left out of the step.
 
     Attributes:
         passes: number of forward passes.
         unseen: entries of the coming batch that the model is not given.
     """
 
-    def __init__(self, model: nn.Module, stacks: Sequence[Stack]) -> None:
+    def __init__(self, model: nn.Module, stacks: Sequence[Stack], layouts: Layouts, aside: Aside) -> None:
         self.model, self.stacks = getattr(model, "_orig_mod", model), stacks
         self.unseen: Mapping[str, Any] = {}
         self.passes = 0
-        self._sink = MomentSink(1)
-        self._seen: set[Key] = set()
+        self.aside = aside
+        self._sink = MomentSink(layouts, 1)
+        self._broken: set[Key] = set()
         self._open = ExitStack()
 
     @property
     def moments(self) -> dict[Key, SecondMoments]:
         """Of each layer that is trained, in the order in which they first ran; NaN if a state was not finite."""
-        return {key: parts[0] for key, parts in self._sink.moments.items()}
+        return {key: parts[0] for key, parts in self._sink.moments.items() if key not in self._broken}
 
     def __enter__(self) -> Survey:
         with ExitStack() as stack:
-            stack.callback(_put_back, _buffers(self.model))
-            stack.callback(random.setstate, random.getstate())
-            stack.callback(numpy.random.set_state, numpy.random.get_state())
-            stack.enter_context(forked_random_state(self.model))
-            stack.enter_context(warnings.catch_warnings())
-            # Of reentrant checkpointing, which is right: there are no gradients here.
-            warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
-            stack.enter_context(torch.no_grad())
-            self._runs = stack.enter_context(capture_transitions(self.stacks, self._record))
+            stack.enter_context(extra_passes(self.model))
+            self._runs = stack.enter_context(capture_transitions(self.stacks, self._record, self._leave_out))
             hooks = Attached()
             stack.callback(hooks.remove)
             hooks.before(self.model, self._begin)
-            stack.callback(reshard, self.model)
             self._open = stack.pop_all()
         return self
 
@@ -76,36 +64,21 @@ class Survey:
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.passes += 1
-        self._seen = set()
+        self._runs.next_pass()
         self._sink.next_batch({**self.unseen, **model_inputs(args, kwargs)})
 
     def _record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         key = (stack.path, block.index)
-        if not block.module.training:
+        if not block.module.training or key in self._broken:
             return
-        if key in self._seen:
-            raise CaptureError(
-                f"block {block.path} ran several times in one forward pass, so its runs cannot be told apart in a survey: "
-                "leave kss_exact_accumulation out"
-            )
-        self._seen.add(key)
         try:
             self._sink(stack, block, x, y)
         except NonFiniteError:  # the layer is left out of the step, on all processes: NaN stays NaN in their sum
             self._sink.moments[key][0].mean_x.fill_(torch.nan)
+        except Exception as error:
+            self._leave_out(stack, block, error)
 
-
-def _buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor | None, Tensor | None]]:
-    return [
-        (module, name, buffer, None if buffer is None else buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is None or buffer.numel() <= _LARGEST_BUFFER
-    ]
-
-
-def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor | None, Tensor | None]]) -> None:
-    for module, name, buffer, value in buffers:
-        if buffer is not None:
-            buffer.copy_(value)
-        module._buffers[name] = buffer
+    def _leave_out(self, stack: Stack, block: Block, error: Exception) -> None:
+        if block.module.training:
+            self._broken.add((stack.path, block.index))
+            self.aside(f"layer {block.path}", error)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,15 +14,24 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_rksp.capture import Stack, find_stacks, needs_probe, untouched
 from hf_rksp.config import KSSConfig, MonitorConfig
-from hf_rksp.errors import InputError, first_line
+from hf_rksp.errors import CaptureError, InputError, first_line
 from hf_rksp.report.write import put_files
 from hf_rksp.training.arguments import RKSPArguments
+from hf_rksp.training.aside import reason
 from hf_rksp.training.callback import RKSPCallback
+from hf_rksp.training.distributed import reshard, world_size
 from hf_rksp.training.shaper import SpectralShaper
 
+logger = logging.getLogger(__name__)
 #: State of KSS in a checkpoint.
 STATE_NAME = "kss_state.json"
+#: What can be done where a model has no residual blocks.
+_REMEDIES = (
+    "Name their list with blocks='path.to.list' (rksp_blocks). Or train without: kss=False (kss=False among the arguments, or "
+    "kss_weight=0) switches KSS off, and monitor=False (rksp_monitor=False) the monitor"
+)
 
 
 class RKSPTrainerMixin:
@@ -31,12 +43,14 @@ class RKSPTrainerMixin:
 
     Args:
         kss: settings of KSS, ``None`` for those of the arguments; ``False`` for no KSS.
-        monitor: settings of the monitor, ``None`` for those of the arguments; ``False`` for no monitor.
+        monitor: settings of the monitor, ``None`` for those of the arguments; ``False`` for no monitor. An `RKSPCallback` among
+            the callbacks is the monitor.
         probe: batches for the monitor, with ``rksp_data="probe"``.
         blocks: path(s) of the list(s) of residual blocks.
 
     Raises:
-        InputError: several devices in one process (DataParallel), which replicates the model behind the hooks.
+        InputError: several devices in one process (DataParallel), which replicates the model behind the hooks; two monitors.
+            When training begins: settings that do not fit the model, or no residual blocks.
     """
 
     def __init__(
@@ -61,10 +75,31 @@ class RKSPTrainerMixin:
                 f"{given.n_gpu} devices in one process: DataParallel hides the blocks. Launch one process a device: "
                 "torchrun --nproc_per_node N, or accelerate launch"
             )
-        self.rksp_monitor = RKSPCallback(settings, probe, self._blocks) if settings else None
-        self.add_callback(_StepCounter(self))  # type: ignore[attr-defined]
-        if self.rksp_monitor:
+        self._waits = False
+        #: Whether somebody has asked for a monitor, in more words than the defaults.
+        self._asked = monitor is not None and monitor is not False
+        self.rksp_monitor: RKSPCallback | None = None
+        if not self._adopt_monitor() and settings:
+            self.rksp_monitor = RKSPCallback(settings, probe, self._blocks)
             self.add_callback(self.rksp_monitor)  # type: ignore[attr-defined]
+
+    def _adopt_monitor(self) -> bool:
+        """Make an `RKSPCallback` among the callbacks the monitor; whether there is one."""
+        handler = self.callback_handler  # type: ignore[attr-defined]
+        given = [one for one in handler.callbacks if isinstance(one, RKSPCallback) and one is not self.rksp_monitor]
+        if len(given) > 1 or (given and self._asked):
+            raise InputError(
+                f"callbacks has {len(given)} RKSPCallback{' beside monitor=' if self._asked else ''}: one run has one "
+                "monitor. Pass one of them, or its settings as monitor=MonitorConfig(...)"
+            )
+        if not given:
+            return False
+        if self.rksp_monitor:
+            self.remove_callback(self.rksp_monitor)  # type: ignore[attr-defined]
+        (self.rksp_monitor,), self._asked = given, True
+        self.rksp_monitor.blocks = self.rksp_monitor.blocks or self._blocks
+        self._blocks = self._blocks or self.rksp_monitor.blocks
+        return True
 
     @property
     def kss(self) -> KSSConfig | None:
@@ -76,29 +111,123 @@ class RKSPTrainerMixin:
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         with ExitStack() as stack:
-            kss = self.kss
+            self._open, kss = stack, self.kss
+            self._adopt_monitor()
             if self.rksp_monitor:
-                self.rksp_monitor.kss = kss
+                self.rksp_monitor.kss, self.rksp_monitor.waits = kss, True
                 stack.callback(self.rksp_monitor.close)
+                stack.callback(setattr, self.rksp_monitor, "waits", False)
             if kss:
-                own = type(self)._prepare_inputs is not Trainer._prepare_inputs  # type: ignore[attr-defined]
-                if kss.exact_accumulation and own:
-                    raise InputError(
-                        f"kss_exact_accumulation=True: {type(self).__name__} makes its batches anew in every pass (it generates), "
-                        "so they cannot be measured beforehand; leave it out"
-                    )
-                # Hooks before the first call: torch.compile sees those alone. Gone afterwards, also after an exception.
-                self._shaper = SpectralShaper(self.model, kss, self._blocks)  # type: ignore[attr-defined]
-                self._resume_shaper(kwargs.get("resume_from_checkpoint"))
-                stack.enter_context(self._shaper)
-                stack.callback(setattr, self, "_shaper", None)
+                self._check_exact(kss)
+                counter = _StepCounter(self)
+                self.add_callback(counter)  # type: ignore[attr-defined]
+                stack.callback(self.remove_callback, counter)  # type: ignore[attr-defined]
+            self._checkpoint = kwargs.get("resume_from_checkpoint")
+            self._waits = bool(kss or self.rksp_monitor)
+            if self._waits and (self._blocks or not needs_probe(self.model)):  # type: ignore[attr-defined]
+                self._found(self.find_blocks())
             return super()._inner_training_loop(*args, **kwargs)  # type: ignore[misc]
 
+    def find_blocks(self, batch: Any = None) -> list[Stack]:
+        """The residual blocks of the model.
+
+        It is called without a batch when training begins, and with the first batch, before the first step, where blocks were not
+        found without.
+
+        Raises:
+            CaptureError: none are found. InputError: ``blocks`` names no list of modules.
+        """
+        model = self.model  # type: ignore[attr-defined]
+        if batch is None:
+            return find_stacks(model, self._blocks)
+        try:
+            return find_stacks(model, self._blocks, functools.partial(self._probe, batch))
+        except CaptureError:
+            with contextlib.suppress(
+                CaptureError
+            ):  # the model cannot be run with this batch alone: what its modules say
+                return find_stacks(model, self._blocks)
+            raise
+
+    def _probe(self, batch: Any) -> None:
+        """One forward pass without gradients, in evaluation mode, that leaves everything as it was."""
+        try:
+            with untouched(self.model), self.compute_loss_context_manager():  # type: ignore[attr-defined]
+                self.survey_pass(batch)
+        except Exception as error:
+            name = type(self.model).__name__  # type: ignore[attr-defined]
+            raise CaptureError(
+                f"no residual blocks found in {name}, and it cannot be run with the first batch alone to look for them "
+                f"({reason(error)}); survey_pass can be overridden"
+            ) from error
+        reshard(self.model)  # type: ignore[attr-defined]
+
+    def _found(self, stacks: list[Stack]) -> None:
+        """Watch these blocks from now on."""
+        self._waits, kss = False, self.kss
+        if kss:
+            # Hooks before the first call: torch.compile sees those alone. Gone afterwards, also after an exception.
+            self._shaper = SpectralShaper(self.model, kss, self._blocks, stacks)  # type: ignore[attr-defined]
+            self._resume_shaper(self._checkpoint)
+            self._shaper.steps = self.state.global_step  # type: ignore[attr-defined]
+            self._open.enter_context(self._shaper)
+            self._open.callback(setattr, self, "_shaper", None)
+            self._wrap_loss()
+        if self.rksp_monitor:
+            self.rksp_monitor.found(stacks)
+
+    def _find_in(self, batch: Any) -> None:
+        """Look for blocks in the forward pass of the first batch.
+
+        Raises:
+            CaptureError: there are none.
+        """
+        self._waits = False
+        try:
+            self._found(self.find_blocks(batch))
+        except CaptureError as error:
+            if self.kss or self._asked or self._blocks:
+                raise CaptureError(f"{str(error).rstrip('.')}. {_REMEDIES}") from None
+            if self.rksp_monitor:
+                self.rksp_monitor.found(None, str(error))
+
+    def _wrap_loss(self) -> None:
+        """Add the term of KSS also where a subclass has a ``compute_loss`` that does not call the one below."""
+        assert self._shaper is not None
+        if not self._shaper.has_term or type(self).compute_loss is RKSPTrainerMixin.compute_loss:
+            return
+        inner, before = self.compute_loss, self.__dict__.get("compute_loss")
+
+        @functools.wraps(inner)
+        def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            given = dict(zip(("return_outputs", "num_items_in_batch"), args, strict=False)) | kwargs
+            result = inner(model, inputs, *args, **kwargs)
+            return self._with_term(model, result, given.get("return_outputs"), given.get("num_items_in_batch"))
+
+        self.compute_loss = compute_loss  # type: ignore[method-assign]
+        self._open.callback(self._unwrap_loss, before)
+
+    def _unwrap_loss(self, before: Any) -> None:
+        del self.compute_loss
+        if before is not None:
+            self.compute_loss = before  # type: ignore[method-assign]
+
+    def _check_exact(self, kss: KSSConfig) -> None:
+        own = type(self)._prepare_inputs is not Trainer._prepare_inputs  # type: ignore[attr-defined]
+        if kss.exact_accumulation and own:
+            raise InputError(
+                f"kss_exact_accumulation=True: {type(self).__name__} makes its batches anew in every pass (it generates), "
+                "so they cannot be measured beforehand; leave it out"
+            )
+
     def _resume_shaper(self, checkpoint: str | None) -> None:
-        self._terms, self._logged_step = 0.0, 0
+        self._terms, self._logged_step = 0.0, self.state.global_step  # type: ignore[attr-defined]
         file = Path(checkpoint, STATE_NAME) if checkpoint else None
         if file and file.exists() and self._shaper:
-            self._shaper.load_state_dict(json.loads(file.read_text()))
+            try:
+                self._shaper.load_state_dict(json.loads(file.read_text()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                logger.warning("%s cannot be read (%s): the means and counts of KSS begin anew", file, reason(error))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Keeps the batches of the step, for an exact accumulation."""
@@ -109,6 +238,8 @@ class RKSPTrainerMixin:
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The step of the Trainer underneath, on one batch; before the first of several, all are measured if that is asked for."""
         batches, self._microbatches = self._microbatches, []
+        if self._waits:
+            self._find_in(inputs)
         shaper = self._shaper
         if shaper and shaper.active and shaper.config.exact_accumulation and len(batches) > 1:
             self._survey(model, shaper, batches)
@@ -124,16 +255,24 @@ class RKSPTrainerMixin:
         for part in (model, self.optimizer):  # type: ignore[attr-defined]
             if hasattr(part, "train"):  # a schedule-free optimizer keeps other weights for evaluation
                 part.train()
-        with shaper.survey() as survey, self.compute_loss_context_manager():  # type: ignore[attr-defined]
-            for batch in batches:
-                survey.unseen = _labels(batch)
-                try:
-                    self.survey_pass(batch)
-                except (TypeError, ValueError, KeyError) as error:
-                    raise InputError(
-                        f"kss_exact_accumulation=True: the model cannot be called with this batch alone ({first_line(error)}). "
-                        "Leave it out, or override survey_pass"
-                    ) from error
+        try:
+            with shaper.survey() as survey, self.compute_loss_context_manager():  # type: ignore[attr-defined]
+                for batch in batches:
+                    survey.unseen = _labels(batch)
+                    self._survey_batch(batch)
+        except InputError as error:
+            if shaper.first_step or world_size() > 1:  # the others wait in a sum
+                raise
+            shaper.aside("the survey of a step", error, 0)
+
+    def _survey_batch(self, batch: Any) -> None:
+        try:
+            self.survey_pass(batch)
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"kss_exact_accumulation=True: the model cannot be called with this batch alone ({first_line(error)}). "
+                "Leave it out, or override survey_pass"
+            ) from error
 
     def survey_pass(self, batch: Any) -> None:
         """One forward pass of the model on ``batch`` as the loss makes it, for `kss_exact_accumulation`; nothing comes back.
@@ -153,7 +292,11 @@ class RKSPTrainerMixin:
         result = super().compute_loss(  # type: ignore[misc]
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
-        if not (self._shaper and self._shaper.has_term and model.training):
+        return self._with_term(model, result, return_outputs, num_items_in_batch)
+
+    def _with_term(self, model: Any, result: Any, return_outputs: Any, num_items_in_batch: Any) -> Any:
+        """The loss, plus the terms of the forward passes that it is made of; once, whoever asks first."""
+        if not (self._shaper and self._shaper.pending and model.training):
             return result
         loss, *outputs = result if return_outputs else (result,)
         term = self._shaper.term().to(loss.device)
@@ -185,7 +328,12 @@ class RKSPTrainerMixin:
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         if self._shaper and self.args.should_save:  # type: ignore[attr-defined]
             folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")  # type: ignore[attr-defined]
-            put_files({STATE_NAME: json.dumps(self._shaper.state_dict()).encode()}, folder)
+            try:
+                put_files({STATE_NAME: json.dumps(self._shaper.state_dict()).encode()}, folder)
+            except OSError as error:
+                logger.warning(
+                    "%s is not in %s (%s): a resumed run begins its means anew", STATE_NAME, folder, reason(error)
+                )
 
 
 class RKSPTrainer(RKSPTrainerMixin, Trainer):
@@ -206,6 +354,11 @@ class _StepCounter(TrainerCallback):
             self.trainer._shaper.steps = state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer._waits:
+            raise CaptureError(
+                f"{type(self.trainer).__name__} has made a step without the training_step that finds the residual "
+                f"blocks. {_REMEDIES}"
+            )
         if self.trainer._shaper:
             self.trainer._shaper.step()
 

@@ -238,17 +238,19 @@ def test_runs_of_one_module_are_told_apart():
             states.append(layer(states[-1]))
 
     def finish(transitions, batch):
-        tapped.extend((t.block.index, t.run, t.x.detach().clone(), t.y.detach().clone()) for t in transitions)
+        tapped.extend((t.block.index, t.block.path, t.x.detach().clone(), t.y.detach().clone()) for t in transitions)
 
     stacks = find_stacks(model, "layers")
     with TrainingTap(model, stacks, finish):
         for _ in range(2):
             model(x)
-    with capture_transitions(stacks, lambda s, block, x, y: seen.append((block.index, block.run, x, y))) as runs:
+    with capture_transitions(stacks, lambda s, block, x, y: seen.append((block.index, block.path, x, y))) as runs:
         for _ in range(2):
             runs.next_pass()
             model(x)
     for found in (tapped, seen):
-        assert [(index, run) for index, run, _, _ in found] == 2 * [(0, 0), (1, 0), (0, 1), (1, 1)]
+        assert [index for index, *_ in found] == 2 * [0, 1, 2, 3]
+        assert [path for _, path, _, _ in found[:4]] == ["layers.0", "layers.1", "layers.0 (run 2)", "layers.1 (run 2)"]
+        assert [stacks[0].find(index).path for index in range(4)] == [path for _, path, _, _ in found[:4]]
         for k, (_, _, before, after) in enumerate(found):
             assert torch.equal(before, states[k % 4]) and torch.equal(after, states[k % 4 + 1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_rksp import check_model, profile_model
+from hf_rksp import profile_model
 from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.profile.model import default_moment_memory
 from hf_rksp.report import profile_from_dict, profile_to_dict
@@ -108,7 +108,13 @@ def test_blocks_that_the_input_does_not_reach_are_left_out():
 def test_each_run_of_a_shared_layer_is_a_layer():
     from transformers import AlbertConfig, AlbertModel
 
-    sizes = {"hidden_size": 16, "embedding_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 64}
+    sizes = {
+        "hidden_size": 16,
+        "embedding_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": 64,
+    }
     model = AlbertModel(AlbertConfig(**sizes, num_hidden_layers=3)).eval()
     for blocks in (None, "encoder.albert_layer_groups.0.albert_layers"):
         layers = profile_model(model, [IDS], blocks=blocks, rank=4, groups=0, progress=False).layers

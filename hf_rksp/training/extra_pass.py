@@ -1,0 +1,83 @@
+"""Forward passes beside those of the run: what they change is put back."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture import Layouts, untouched
+from hf_rksp.capture.hooks import forked_random_state
+from hf_rksp.errors import CaptureError
+from hf_rksp.profile.gather import forward
+from hf_rksp.training.distributed import reshard
+
+#: Buffers that are put back have at most so many numbers: running statistics do, tables of quantised weights do not.
+_LARGEST_BUFFER = 2**20
+#: A run probes so often; batches of ever new kinds are then left out.
+_MOST_PROBES = 8
+
+
+@contextlib.contextmanager
+def extra_passes(model: nn.Module) -> Iterator[None]:
+    """Inside, forward passes of ``model`` have no gradient.
+
+    The model keeps its mode, dropout included. At the end it gets its buffers back (the running statistics of a batch norm), and
+    the random states of torch, numpy and Python are put back. A model that changes anything else in its forward pass (the tables
+    of dynamic rotary positions) is changed by such a pass.
+    """
+    buffers, python, numbers = _buffers(model), random.getstate(), numpy.random.get_state()
+    try:
+        with forked_random_state(model), warnings.catch_warnings(), torch.no_grad():
+            # Of reentrant checkpointing, which is right: there are no gradients here.
+            warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
+            yield
+    finally:
+        with torch.no_grad():
+            reshard(model)
+            _put_back(buffers)
+        random.setstate(python)
+        numpy.random.set_state(numbers)
+
+
+def settle(layouts: Layouts, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Probe ``model`` between two passes of the run, with what it was called with.
+
+    Raises:
+        CaptureError: the model cannot be probed here, or the probe does not tell.
+    """
+    if any(hasattr(weight, "ds_id") or type(weight).__name__ == "DTensor" for weight in model.parameters()):
+        raise CaptureError(
+            "sizes alone do not say which states are tokens, and a model whose weights lie on several processes cannot be run "
+            "beside its own pass to find out: pass batches of one kind of input without padding"
+        )
+    if layouts.probes >= _MOST_PROBES:
+        raise CaptureError(
+            f"sizes alone do not say which states are tokens, and {layouts.probes} probes were not enough for the batches of this "
+            "run, each of another kind: pass batches of one length"
+        )
+    with extra_passes(model), untouched(model), torch.compiler.set_stance("force_eager"):
+        layouts.learn(functools.partial(forward, model), inputs, stop=False)
+
+
+def _buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor | None, Tensor | None]]:
+    return [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is None or buffer.numel() <= _LARGEST_BUFFER
+    ]
+
+
+def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor | None, Tensor | None]]) -> None:
+    for module, name, buffer, value in buffers:
+        if buffer is not None:
+            buffer.copy_(value)
+        module._buffers[name] = buffer
