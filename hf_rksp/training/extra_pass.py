@@ -7,6 +7,7 @@ import functools
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -67,17 +68,31 @@ def settle(layouts: Layouts, model: nn.Module, inputs: Mapping[str, Any]) -> Non
         layouts.learn(functools.partial(forward, model), inputs, stop=False)
 
 
-def _buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor | None, Tensor | None]]:
+@dataclass(frozen=True)
+class _Buffer:
+    """A buffer as it was: where it is, the tensor, its version, and its numbers."""
+
+    module: nn.Module
+    name: str
+    tensor: Tensor | None
+    version: int
+    numbers: Tensor | None
+
+
+def _buffers(model: nn.Module) -> list[_Buffer]:
     return [
-        (module, name, buffer, None if buffer is None else buffer.clone())
+        _Buffer(module, name, None, 0, None)
+        if buffer is None
+        else _Buffer(module, name, buffer, buffer._version, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is None or buffer.numel() <= _LARGEST_BUFFER
     ]
 
 
-def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor | None, Tensor | None]]) -> None:
-    for module, name, buffer, value in buffers:
-        if buffer is not None:
-            buffer.copy_(value)
-        module._buffers[name] = buffer
+def _put_back(buffers: Sequence[_Buffer]) -> None:
+    for kept in buffers:
+        # One that was not written to is left alone: the backward pass may need it, and would find it changed.
+        if kept.tensor is not None and kept.tensor._version != kept.version:
+            kept.tensor.copy_(kept.numbers)
+        kept.module._buffers[kept.name] = kept.tensor
