@@ -1,50 +1,53 @@
 """Random weights, drawn piece by piece: every residual block, and the rest of the model, has a seed of its own.
 
 So a block has the same weights whether the whole model is made or this block alone, which is what lets a model larger
-than memory be profiled block by block. The scheme is transformers' own for the architecture.
+than memory be profiled block by block. The scheme is transformers' own for the architecture. What that leaves undrawn
+has the number that the constructor of its module gives it, as in ``AutoModel.from_config``; nothing keeps what memory held.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Iterator
+import random
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_rksp.capture import Block, find_stacks
-from hf_rksp.errors import CaptureError
+from hf_rksp.errors import CaptureError, ModelLoadError, first_line
+from hf_rksp.inputs.skeletons import Skeleton, skeleton
 
+__all__ = ["Initialiser", "skeleton"]
 
-def skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> nn.Module:
-    """The model of ``config`` without weights, on the meta device."""
-    from transformers import AutoModel
-
-    with torch.device("meta"):
-        return AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+#: A tensor of a model: its module and its name there.
+Slot = tuple[nn.Module, str]
 
 
 class Initialiser:
     """Puts random weights into a `skeleton`, or takes them away again.
 
     Args:
-        model: from `skeleton`, in the dtype that numbers are drawn in.
+        bare: from `skeleton`, in the dtype that numbers are drawn in.
         seed: names the weights, together with the path of a block.
         double: make float64 of the numbers. Drawn in float64 they would be others, and a seed has to name one model.
     """
 
-    def __init__(self, model: nn.Module, seed: int, double: bool = False) -> None:
-        self.model, self.seed, self.double = model, seed, double
+    def __init__(self, bare: Skeleton, seed: int, double: bool = False) -> None:
+        self.bare, self.model, self.seed, self.double = bare, bare.model, seed, double
         try:
-            self.blocks: tuple[Block, ...] = tuple(block for stack in find_stacks(model) for block in stack.blocks)
+            self.blocks: tuple[Block, ...] = tuple(block for stack in find_stacks(self.model) for block in stack.blocks)
         except CaptureError:  # blocks that only a forward pass can tell: the model is one piece
             self.blocks = ()
-        self._owners = _owners(model)
-        inner = {module for block in self.blocks for module in block.module.modules()}
-        #: The modules outside the blocks.
-        self.rest = {module for module in model.modules() if module not in inner}
+        self._owners = _owners(self.model)
+        self._paths = {module: path for path, module in self.model.named_modules()}
+        self._loose = _loose_tensors(self.model)
+        times = Counter(module for block in self.blocks for module in set(block.module.modules()))
+        #: The modules outside the blocks; what several blocks share is one of them.
+        self.rest = {module for module in self.model.modules() if times[module] != 1}
 
     def identity(self) -> object:
         """The seed; the configuration is the model's."""
@@ -59,9 +62,7 @@ class Initialiser:
 
     def make_rest(self) -> None:
         """Everything but the blocks: embeddings, norms, tables of positions."""
-        for module in self.rest:
-            _allocate(module)
-        self._draw(f"{self.seed}", self.rest)
+        self._fill(f"{self.seed}", self.rest, self.model)
         self.model.tie_weights()
         if self.double:
             for module in self.rest:
@@ -69,39 +70,155 @@ class Initialiser:
 
     def make(self, block: Block) -> None:
         """The weights of one block."""
-        for module in block.module.modules():
-            if self.double:
-                _cast(module, torch.float32)
-            _allocate(module)
-        self._draw(f"{self.seed}/{block.path}", set(block.module.modules()))
+        own = self._own(block)
         if self.double:
-            block.module.double()
-
-    def _draw(self, name: str, modules: Collection[nn.Module]) -> None:
-        """As transformers does: inner modules first, each by the model that it is a part of."""
-        with _drawing(name):
-            for module, owner in self._owners.items():
-                if module in modules:
-                    owner._initialize_weights(module)
+            for module in own:
+                _cast(module, torch.float32)
+        self._fill(f"{self.seed}/{block.path}", own, block.module)
+        if self.double:
+            for module in own:
+                _cast(module, torch.float64)
 
     def drop(self, block: Block) -> None:
         """Let go of the memory of a block."""
-        for module in block.module.modules():
-            module._is_hf_initialized = False
-        block.module.to("meta")
+        for module in self._own(block):
+            module._is_hf_initialized = False  # type: ignore[assignment]
+            module._apply(lambda tensor: tensor.to("meta"), recurse=False)
+
+    def _own(self, block: Block) -> list[nn.Module]:
+        return [module for module in block.module.modules() if module not in self.rest]
+
+    def _fill(self, name: str, piece: Collection[nn.Module], root: nn.Module) -> None:
+        """Draw the tensors of ``piece``, whose modules lie under ``root``.
+
+        What is drawn does not depend on what was there, so numbers that stay as they were put there were not drawn.
+        Integers have no NaN: those that follow what was put there were not.
+        """
+        modules = [module for module in self._owners if module in piece]
+        self._draw(name, modules, 0)
+        whole = {slot: tensor.clone() for slot, tensor in _slots(modules) if not _can_be_nan(tensor)}
+        undrawn = [slot for slot, tensor in _slots(modules) if _has_nan(tensor)]
+        if whole:
+            self._draw(name, modules, 1)
+            undrawn += [slot for slot, tensor in whole.items() if not torch.equal(_tensor(slot), tensor)]
+        undrawn += [(module, tensor) for module in modules for tensor in self._loose.get(module, ())]
+        if undrawn:
+            # Drawn once more, over them: a scheme may scale what a constructor has drawn.
+            self._draw(name, modules, 0, self._constructed(name, undrawn, root))
+            left = [slot for slot in undrawn if _has_nan(_tensor(slot))]
+            if left:
+                raise ModelLoadError(f"{self._names(left)} never drawn by transformers itself; {_REMEDY}")
+
+    def _draw(
+        self, name: str, modules: Iterable[nn.Module], whole: int, values: Mapping[Slot, Tensor] | None = None
+    ) -> None:
+        """As transformers does: inner modules first, each by the model that it is a part of. ``values`` are there before."""
+        for module in modules:
+            module._is_hf_initialized = False  # type: ignore[assignment]
+            module.to_empty(device="cpu", recurse=False)
+        with torch.no_grad():
+            for _, tensor in _slots(modules):
+                tensor.fill_(torch.nan if _can_be_nan(tensor) else whole)
+            for (module, tensor_name), value in (values or {}).items():
+                if tensor_name in module._parameters or tensor_name in module._buffers:
+                    _tensor((module, tensor_name)).copy_(value)
+                else:
+                    setattr(module, tensor_name, value)
+        with _drawing(name):
+            for module in modules:
+                self._owners[module]._initialize_weights(module)
+
+    def _constructed(self, name: str, slots: Collection[Slot], root: nn.Module) -> dict[Slot, Tensor]:
+        """The tensors as the constructors of their modules leave them.
+
+        The least of the model is built that has them all: their modules, the piece, the model.
+        """
+        away = [] if root is not self.model else [block.module for block in self.blocks]
+        problem = ""
+        for here in ({module for module, _ in slots}, {root}, None):
+            if here is not None and not all(module in self.bare.births for module in here):
+                continue
+            try:
+                with _drawing(f"{name}/constructed"):
+                    built = self.bare.build(here, away if here else ())
+                values = {slot: _find(built, self._paths[slot[0]], slot[1]) for slot in slots}
+            except Exception as error:
+                problem = f" ({first_line(error)})"
+                continue
+            missing = [slot for slot, value in values.items() if value is None or value.is_meta]
+            if not missing:
+                return {slot: value for slot, value in values.items() if value is not None}
+        raise ModelLoadError(f"{self._names(slots)} drawn by no constructor that could be run{problem}; {_REMEDY}")
+
+    def _names(self, slots: Collection[Slot]) -> str:
+        names = [f"{self._paths[module]}.{name}".lstrip(".") for module, name in slots]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"{', '.join(names[:3])}{more} of {type(self.model).__name__} {'are' if len(names) > 1 else 'is'}"
+
+
+_REMEDY = "random weights would be whatever the memory holds. Pass a checkpoint instead (rksp audit FOLDER_OR_ID)"
 
 
 @contextlib.contextmanager
 def _drawing(name: str) -> Iterator[None]:
+    """Every random generator that a module may use starts from ``name``, and goes on afterwards as if nothing was."""
+    import numpy as np
     from transformers import initialization
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), initialization.guard_torch_init_functions():
-        torch.manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1)
-        yield
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1
+    others = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), initialization.guard_torch_init_functions():
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(others[0])
+        np.random.set_state(others[1])
 
 
-def _allocate(module: nn.Module) -> None:
-    module.to_empty(device="cpu", recurse=False)
+def _slots(modules: Iterable[nn.Module]) -> Iterator[tuple[Slot, Tensor]]:
+    """The modules' own parameters and buffers."""
+    for module in modules:
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield (module, name), tensor
+
+
+def _tensor(slot: Slot) -> Tensor:
+    module, name = slot
+    for own in (module._parameters, module._buffers, vars(module)):
+        if isinstance(tensor := own.get(name), Tensor):
+            return tensor
+    raise KeyError(name)
+
+
+def _find(model: nn.Module, path: str, name: str) -> Tensor | None:
+    try:
+        return _tensor((model.get_submodule(path), name)).detach()
+    except (AttributeError, KeyError):
+        return None
+
+
+def _can_be_nan(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _has_nan(tensor: Tensor) -> bool:
+    if not _can_be_nan(tensor):
+        return False
+    return bool(torch.isnan(tensor if tensor.element_size() > 1 else tensor.float()).any())
+
+
+def _loose_tensors(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Tensors that a module keeps as plain attributes: no method of `nn.Module` moves them off the meta device."""
+    loose = {}
+    for module in model.modules():
+        names = [name for name, value in vars(module).items() if isinstance(value, Tensor) and value.is_meta]
+        if names:
+            loose[module] = names
+    return loose
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> None:
