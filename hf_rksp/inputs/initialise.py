@@ -11,7 +11,8 @@ import contextlib
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,23 @@ __all__ = ["Initialiser", "skeleton"]
 
 #: A tensor of a model: its module and its name there.
 Slot = tuple[nn.Module, str]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is drawn at a time.
+
+    Attributes:
+        name: seeds it.
+        root: all of it lies under this module.
+        modules: inner ones first.
+        around: the modules that it lies in, inner ones first. Their own schemes may reach into it.
+    """
+
+    name: str
+    root: nn.Module
+    modules: Sequence[nn.Module]
+    around: Sequence[nn.Module]
 
 
 class Initialiser:
@@ -62,7 +80,7 @@ class Initialiser:
 
     def make_rest(self) -> None:
         """Everything but the blocks: embeddings, norms, tables of positions."""
-        self._fill(f"{self.seed}", self.rest, self.model)
+        self._fill(Piece(f"{self.seed}", self.model, [module for module in self._owners if module in self.rest], []))
         self.model.tie_weights()
         if self.double:
             for module in self.rest:
@@ -70,76 +88,85 @@ class Initialiser:
 
     def make(self, block: Block) -> None:
         """The weights of one block."""
-        own = self._own(block)
+        piece = self._own(block)
         if self.double:
-            for module in own:
+            for module in piece.modules:
                 _cast(module, torch.float32)
-        self._fill(f"{self.seed}/{block.path}", own, block.module)
+        self._fill(piece)
         if self.double:
-            for module in own:
+            for module in piece.modules:
                 _cast(module, torch.float64)
 
     def drop(self, block: Block) -> None:
         """Let go of the memory of a block."""
-        for module in self._own(block):
+        for module in self._own(block).modules:
             module._is_hf_initialized = False  # type: ignore[assignment]
             module._apply(lambda tensor: tensor.to("meta"), recurse=False)
 
-    def _own(self, block: Block) -> list[nn.Module]:
-        return [module for module in block.module.modules() if module not in self.rest]
+    def _own(self, block: Block) -> Piece:
+        inside = set(block.module.modules()) - self.rest
+        modules = [module for module in self._owners if module in inside]
+        parents = [block.path.rsplit(".", n)[0] for n in range(1, block.path.count(".") + 1)] + [""]
+        around = [self.model.get_submodule(path) for path in parents]
+        return Piece(f"{self.seed}/{block.path}", block.module, modules, around)
 
-    def _fill(self, name: str, piece: Collection[nn.Module], root: nn.Module) -> None:
-        """Draw the tensors of ``piece``, whose modules lie under ``root``.
+    def _fill(self, piece: Piece) -> None:
+        """Draw the tensors of ``piece``.
 
         What is drawn does not depend on what was there, so numbers that stay as they were put there were not drawn.
         Integers have no NaN: those that follow what was put there were not.
         """
-        modules = [module for module in self._owners if module in piece]
-        self._draw(name, modules, 0)
-        whole = {slot: tensor.clone() for slot, tensor in _slots(modules) if not _can_be_nan(tensor)}
-        undrawn = [slot for slot, tensor in _slots(modules) if _has_nan(tensor)]
+        self._draw(piece, 0)
+        whole = {slot: tensor.clone() for slot, tensor in _slots(piece.modules) if not _can_be_nan(tensor)}
+        undrawn = [slot for slot, tensor in _slots(piece.modules) if _has_nan(tensor)]
         if whole:
-            self._draw(name, modules, 1)
+            self._draw(piece, 1)
             undrawn += [slot for slot, tensor in whole.items() if not torch.equal(_tensor(slot), tensor)]
-        undrawn += [(module, tensor) for module in modules for tensor in self._loose.get(module, ())]
+        undrawn += [(module, name) for module in piece.modules for name in self._loose.get(module, ())]
         if undrawn:
             # Drawn once more, over them: a scheme may scale what a constructor has drawn.
-            self._draw(name, modules, 0, self._constructed(name, undrawn, root))
+            self._draw(piece, 0, self._constructed(piece, undrawn))
             left = [slot for slot in undrawn if _has_nan(_tensor(slot))]
             if left:
                 raise ModelLoadError(f"{self._names(left)} never drawn by transformers itself; {_REMEDY}")
 
-    def _draw(
-        self, name: str, modules: Iterable[nn.Module], whole: int, values: Mapping[Slot, Tensor] | None = None
-    ) -> None:
-        """As transformers does: inner modules first, each by the model that it is a part of. ``values`` are there before."""
-        for module in modules:
+    def _draw(self, piece: Piece, whole: int, values: Mapping[Slot, Tensor] | None = None) -> None:
+        """As transformers does: inner modules first, each by the model that it is a part of.
+
+        Before, integers are ``whole``, other numbers NaN, and ``values`` are there.
+        """
+        for module in piece.modules:
             module._is_hf_initialized = False  # type: ignore[assignment]
             module.to_empty(device="cpu", recurse=False)
         with torch.no_grad():
-            for _, tensor in _slots(modules):
+            for _, tensor in _slots(piece.modules):
                 tensor.fill_(torch.nan if _can_be_nan(tensor) else whole)
-            for (module, tensor_name), value in (values or {}).items():
-                if tensor_name in module._parameters or tensor_name in module._buffers:
-                    _tensor((module, tensor_name)).copy_(value)
+            for (module, name), value in (values or {}).items():
+                if name in module._parameters or name in module._buffers:
+                    _tensor((module, name)).copy_(value)
                 else:
-                    setattr(module, tensor_name, value)
-        with _drawing(name):
-            for module in modules:
+                    setattr(module, name, value)
+        with _drawing(piece.name):
+            for module in piece.modules:
                 self._owners[module]._initialize_weights(module)
+            if piece.around:
+                with _hidden(self._owners.keys() - set(piece.modules)):
+                    for module in piece.around:
+                        module._is_hf_initialized = False  # type: ignore[assignment]
+                        self._owners[module]._initialize_weights(module)
 
-    def _constructed(self, name: str, slots: Collection[Slot], root: nn.Module) -> dict[Slot, Tensor]:
+    def _constructed(self, piece: Piece, slots: Collection[Slot]) -> dict[Slot, Tensor]:
         """The tensors as the constructors of their modules leave them.
 
         The least of the model is built that has them all: their modules, the piece, the model.
         """
-        away = [] if root is not self.model else [block.module for block in self.blocks]
+        away = [] if piece.root is not self.model else [block.module for block in self.blocks]
         problem = ""
-        for here in ({module for module, _ in slots}, {root}, None):
+        for here in ({module for module, _ in slots}, {piece.root}, None):
             if here is not None and not all(module in self.bare.births for module in here):
                 continue
             try:
-                with _drawing(f"{name}/constructed"):
+                with _drawing(f"{piece.name}/constructed"):
                     built = self.bare.build(here, away if here else ())
                 values = {slot: _find(built, self._paths[slot[0]], slot[1]) for slot in slots}
             except Exception as error:
@@ -176,6 +203,23 @@ def _drawing(name: str) -> Iterator[None]:
     finally:
         random.setstate(others[0])
         np.random.set_state(others[1])
+
+
+@contextlib.contextmanager
+def _hidden(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Numbers of ``modules`` on the meta device, where nothing that is drawn can reach them."""
+    stores: list[dict[str, Any]] = [store for module in modules for store in (module._parameters, module._buffers)]
+    kept = [(store, dict(store)) for store in stores if any(t is not None and not t.is_meta for t in store.values())]
+    try:
+        for store, tensors in kept:
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    bare = tensor.detach().to("meta")
+                    store[name] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
+        yield
+    finally:
+        for store, tensors in kept:
+            store.update(tensors)
 
 
 def _slots(modules: Iterable[nn.Module]) -> Iterator[tuple[Slot, Tensor]]:
