@@ -7,11 +7,8 @@ has the number that the constructor of its module gives it, as in ``AutoModel.fr
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +17,13 @@ from torch import Tensor, nn
 
 from hf_rksp.capture import Block, find_stacks
 from hf_rksp.errors import CaptureError, ModelLoadError, first_line
-from hf_rksp.inputs.skeletons import Skeleton, skeleton
+from hf_rksp.inputs import tensors
+from hf_rksp.inputs.skeletons import Skeleton, drawing, skeleton
+from hf_rksp.inputs.tensors import Slot
 
 __all__ = ["Initialiser", "skeleton"]
 
-#: A tensor of a model: its module and its name there.
-Slot = tuple[nn.Module, str]
+_REMEDY = "random weights would be what the memory happens to hold. Audit a checkpoint of it instead (rksp audit FOLDER_OR_ID)"
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Piece:
     name: str
     root: nn.Module
     modules: Sequence[nn.Module]
-    around: Sequence[nn.Module]
+    around: Sequence[nn.Module] = ()
 
 
 class Initialiser:
@@ -62,10 +60,13 @@ class Initialiser:
             self.blocks = ()
         self._owners = _owners(self.model)
         self._paths = {module: path for path, module in self.model.named_modules()}
-        self._loose = _loose_tensors(self.model)
+        self._loose = tensors.loose(self.model)
         times = Counter(module for block in self.blocks for module in set(block.module.modules()))
         #: The modules outside the blocks; what several blocks share is one of them.
         self.rest = {module for module in self.model.modules() if times[module] != 1}
+        self._homes = {m: b.path for b in self.blocks for m in b.module.modules() if m not in self.rest}
+        self._shared = tensors.shared(self.model)
+        self._lent: dict[Slot, Tensor] = {}
 
     def identity(self) -> object:
         """The seed; the configuration is the model's."""
@@ -79,36 +80,74 @@ class Initialiser:
         return self.model.eval()
 
     def make_rest(self) -> None:
-        """Everything but the blocks: embeddings, norms, tables of positions."""
-        self._fill(Piece(f"{self.seed}", self.model, [module for module in self._owners if module in self.rest], []))
+        """Everything but the blocks: embeddings, norms, tables of positions, and tensors that several pieces share."""
+        modules = [module for module in self._owners if module in self.rest]
+        self._fill(Piece(f"{self.seed}", self.model, modules))
+        drawn = dict(tensors.registered(modules))
         self.model.tie_weights()
+        for slot, tensor in drawn.items():
+            if tensors.get(slot).is_meta:  # tied to a block, which is not there yet
+                tensors.put(slot, tensor)
         if self.double:
-            for module in self.rest:
-                _cast(module, torch.float64)
+            tensors.cast(modules, torch.float64)
+        self._join(None)
+        self._lend()
 
     def make(self, block: Block) -> None:
         """The weights of one block."""
-        piece = self._own(block)
+        piece = self._piece(block)
+        lent = {slot: tensor for slot, tensor in self._lent.items() if self._homes[slot[0]] == block.path}
+        for slot, tensor in lent.items():
+            tensors.put(slot, tensors.bare(tensor))  # it is drawn all the same, but not into the other's memory
         if self.double:
-            for module in piece.modules:
-                _cast(module, torch.float32)
+            tensors.cast(piece.modules, torch.float32)
         self._fill(piece)
         if self.double:
-            for module in piece.modules:
-                _cast(module, torch.float64)
+            tensors.cast(piece.modules, torch.float64)
+        self._join(block.path)
+        for slot, tensor in lent.items():
+            tensors.put(slot, tensor)
 
     def drop(self, block: Block) -> None:
         """Let go of the memory of a block."""
-        for module in self._own(block).modules:
+        modules = self._piece(block).modules
+        for module in modules:
             module._is_hf_initialized = False  # type: ignore[assignment]
-            module._apply(lambda tensor: tensor.to("meta"), recurse=False)
+        for slot, tensor in tensors.registered(modules):
+            tensors.put(slot, tensors.bare(tensor))
+        for slot, tensor in self._loose.items():
+            if slot[0] in modules:
+                tensors.put(slot, tensor)
 
-    def _own(self, block: Block) -> Piece:
-        inside = set(block.module.modules()) - self.rest
-        modules = [module for module in self._owners if module in inside]
+    def _piece(self, block: Block) -> Piece:
+        modules = [module for module in self._owners if self._homes.get(module) == block.path]
         parents = [block.path.rsplit(".", n)[0] for n in range(1, block.path.count(".") + 1)] + [""]
         around = [self.model.get_submodule(path) for path in parents]
         return Piece(f"{self.seed}/{block.path}", block.module, modules, around)
+
+    def _join(self, home: str | None) -> None:
+        """One tensor again in all places within a piece that share it: memory was given to each."""
+        for group in self._shared:
+            places = [slot for slot in group if self._homes.get(slot[0]) == home]
+            for slot in places[1:]:
+                tensors.put(slot, tensors.get(places[0]))
+
+    def _lend(self) -> None:
+        """Keep what blocks share with the rest or with each other: it is the rest's, or the first block's."""
+        owned: dict[str | None, list[list[Slot]]] = {}
+        for group in self._shared:
+            homes = [self._homes.get(module) for module, _ in group]
+            if len(set(homes)) > 1:
+                owned.setdefault(None if None in homes else homes[0], []).append(group)
+        for home, groups in owned.items():
+            owner = next((block for block in self.blocks if block.path == home), None)
+            if owner:
+                self.make(owner)
+            for group in groups:
+                tensor = next(tensors.get(slot) for slot in group if self._homes.get(slot[0]) == home)
+                self._lent |= {slot: tensor for slot in group if slot[0] in self._homes}
+            if owner:
+                self.drop(owner)
 
     def _fill(self, piece: Piece) -> None:
         """Draw the tensors of ``piece``.
@@ -117,18 +156,18 @@ class Initialiser:
         Integers have no NaN: those that follow what was put there were not.
         """
         self._draw(piece, 0)
-        whole = {slot: tensor.clone() for slot, tensor in _slots(piece.modules) if not _can_be_nan(tensor)}
-        undrawn = [slot for slot, tensor in _slots(piece.modules) if _has_nan(tensor)]
+        undrawn = [slot for slot, tensor in tensors.registered(piece.modules) if tensors.untouched(tensor)]
+        whole = {s: t.clone() for s, t in tensors.registered(piece.modules) if not tensors.can_be_nan(t)}
         if whole:
             self._draw(piece, 1)
-            undrawn += [slot for slot, tensor in whole.items() if not torch.equal(_tensor(slot), tensor)]
-        undrawn += [(module, name) for module in piece.modules for name in self._loose.get(module, ())]
+            undrawn += [slot for slot, tensor in whole.items() if not torch.equal(tensors.get(slot), tensor)]
+        undrawn += [slot for slot in self._loose if slot[0] in piece.modules]
         if undrawn:
             # Drawn once more, over them: a scheme may scale what a constructor has drawn.
             self._draw(piece, 0, self._constructed(piece, undrawn))
-            left = [slot for slot in undrawn if _has_nan(_tensor(slot))]
+            left = [slot for slot in undrawn if tensors.untouched(tensors.get(slot))]
             if left:
-                raise ModelLoadError(f"{self._names(left)} never drawn by transformers itself; {_REMEDY}")
+                raise ModelLoadError(f"{self._names(left)} never drawn, not by transformers itself either; {_REMEDY}")
 
     def _draw(self, piece: Piece, whole: int, values: Mapping[Slot, Tensor] | None = None) -> None:
         """As transformers does: inner modules first, each by the model that it is a part of.
@@ -139,135 +178,48 @@ class Initialiser:
             module._is_hf_initialized = False  # type: ignore[assignment]
             module.to_empty(device="cpu", recurse=False)
         with torch.no_grad():
-            for _, tensor in _slots(piece.modules):
-                tensor.fill_(torch.nan if _can_be_nan(tensor) else whole)
-            for (module, name), value in (values or {}).items():
-                if name in module._parameters or name in module._buffers:
-                    _tensor((module, name)).copy_(value)
+            for _, tensor in tensors.registered(piece.modules):
+                tensor.fill_(torch.nan if tensors.can_be_nan(tensor) else whole)
+            for slot, value in (values or {}).items():
+                if slot in self._loose:
+                    tensors.put(slot, value)
                 else:
-                    setattr(module, name, value)
-        with _drawing(piece.name):
+                    tensors.get(slot).copy_(value)
+        with drawing(piece.name):
             for module in piece.modules:
                 self._owners[module]._initialize_weights(module)
-            if piece.around:
-                with _hidden(self._owners.keys() - set(piece.modules)):
-                    for module in piece.around:
-                        module._is_hf_initialized = False  # type: ignore[assignment]
-                        self._owners[module]._initialize_weights(module)
+            with tensors.hidden(self._owners.keys() - set(piece.modules) if piece.around else ()):
+                for module in piece.around:
+                    module._is_hf_initialized = False  # type: ignore[assignment]
+                    self._owners[module]._initialize_weights(module)
 
     def _constructed(self, piece: Piece, slots: Collection[Slot]) -> dict[Slot, Tensor]:
         """The tensors as the constructors of their modules leave them.
 
         The least of the model is built that has them all: their modules, the piece, the model.
         """
-        away = [] if piece.root is not self.model else [block.module for block in self.blocks]
+        away = [] if piece.around else [block.module for block in self.blocks]
         problem = ""
         for here in ({module for module, _ in slots}, {piece.root}, None):
             if here is not None and not all(module in self.bare.births for module in here):
                 continue
             try:
-                with _drawing(f"{piece.name}/constructed"):
+                with drawing(f"{piece.name}/constructed"):
                     built = self.bare.build(here, away if here else ())
-                values = {slot: _find(built, self._paths[slot[0]], slot[1]) for slot in slots}
             except Exception as error:
                 problem = f" ({first_line(error)})"
                 continue
-            missing = [slot for slot, value in values.items() if value is None or value.is_meta]
-            if not missing:
-                return {slot: value for slot, value in values.items() if value is not None}
+            values = {
+                slot: find for slot in slots if (find := tensors.find(built, self._paths[slot[0]], slot[1])) is not None
+            }
+            if len(values) == len(slots):
+                return values
         raise ModelLoadError(f"{self._names(slots)} drawn by no constructor that could be run{problem}; {_REMEDY}")
 
     def _names(self, slots: Collection[Slot]) -> str:
         names = [f"{self._paths[module]}.{name}".lstrip(".") for module, name in slots]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"{', '.join(names[:3])}{more} of {type(self.model).__name__} {'are' if len(names) > 1 else 'is'}"
-
-
-_REMEDY = "random weights would be whatever the memory holds. Pass a checkpoint instead (rksp audit FOLDER_OR_ID)"
-
-
-@contextlib.contextmanager
-def _drawing(name: str) -> Iterator[None]:
-    """Every random generator that a module may use starts from ``name``, and goes on afterwards as if nothing was."""
-    import numpy as np
-    from transformers import initialization
-
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1
-    others = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), initialization.guard_torch_init_functions():
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
-    finally:
-        random.setstate(others[0])
-        np.random.set_state(others[1])
-
-
-@contextlib.contextmanager
-def _hidden(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Numbers of ``modules`` on the meta device, where nothing that is drawn can reach them."""
-    stores: list[dict[str, Any]] = [store for module in modules for store in (module._parameters, module._buffers)]
-    kept = [(store, dict(store)) for store in stores if any(t is not None and not t.is_meta for t in store.values())]
-    try:
-        for store, tensors in kept:
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    bare = tensor.detach().to("meta")
-                    store[name] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
-        yield
-    finally:
-        for store, tensors in kept:
-            store.update(tensors)
-
-
-def _slots(modules: Iterable[nn.Module]) -> Iterator[tuple[Slot, Tensor]]:
-    """The modules' own parameters and buffers."""
-    for module in modules:
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                yield (module, name), tensor
-
-
-def _tensor(slot: Slot) -> Tensor:
-    module, name = slot
-    for own in (module._parameters, module._buffers, vars(module)):
-        if isinstance(tensor := own.get(name), Tensor):
-            return tensor
-    raise KeyError(name)
-
-
-def _find(model: nn.Module, path: str, name: str) -> Tensor | None:
-    try:
-        return _tensor((model.get_submodule(path), name)).detach()
-    except (AttributeError, KeyError):
-        return None
-
-
-def _can_be_nan(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _has_nan(tensor: Tensor) -> bool:
-    if not _can_be_nan(tensor):
-        return False
-    return bool(torch.isnan(tensor if tensor.element_size() > 1 else tensor.float()).any())
-
-
-def _loose_tensors(model: nn.Module) -> dict[nn.Module, list[str]]:
-    """Tensors that a module keeps as plain attributes: no method of `nn.Module` moves them off the meta device."""
-    loose = {}
-    for module in model.modules():
-        names = [name for name, value in vars(module).items() if isinstance(value, Tensor) and value.is_meta]
-        if names:
-            loose[module] = names
-    return loose
-
-
-def _cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """The module's own numbers, not those of its children."""
-    module._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, recurse=False)
 
 
 def _owners(model: nn.Module) -> dict[nn.Module, Any]:

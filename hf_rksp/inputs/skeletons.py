@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import hashlib
+import random
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -52,8 +54,14 @@ class Skeleton:
 def skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Skeleton:
     """The model of ``config`` without weights, on the meta device."""
     again = copy.deepcopy(config)  # a constructor may write into its own
-    with torch.device("meta"), _noting() as births:
-        model = _from_config(config, dtype, trust_remote_code)
+    try:
+        with torch.device("meta"), drawing("skeleton"), _noting() as births:
+            model = _from_config(config, dtype, trust_remote_code)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if "meta" not in str(error):
+            raise
+        with drawing("skeleton"), _noting() as births:  # a constructor that reads numbers, which need a real device
+            model = _from_config(copy.deepcopy(again), dtype, trust_remote_code).to("meta")
     inside = set(model.modules())
     births = {module: birth for module, birth in births.items() if module in inside}
     return Skeleton(model, again, dtype, trust_remote_code, births)
@@ -140,3 +148,22 @@ def _undrawn() -> Iterator[None]:
         yield
     finally:
         PreTrainedModel.initialize_weights = own
+
+
+@contextlib.contextmanager
+def drawing(name: str) -> Iterator[None]:
+    """Every random generator that a module may use starts from ``name``, and goes on afterwards as if nothing had been."""
+    import numpy as np
+    from transformers import initialization
+
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1
+    others = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), initialization.guard_torch_init_functions():
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(others[0])
+        np.random.set_state(others[1])
