@@ -59,8 +59,9 @@ class Initialiser:
         except CaptureError:  # blocks that only a forward pass can tell: the model is one piece
             self.blocks = ()
         self._owners = _owners(self.model)
-        # The architectures of this package need no more care than those of transformers.
-        self._custom = self.model.is_custom_code() and not type(self.model).__module__.startswith("hf_rksp.")
+        # Code from elsewhere: transformers passes over its modules without tensors. This package's was published without that.
+        own = type(self.model).__module__.startswith("hf_rksp.")
+        self._custom = (True,) if not own and self.model.is_custom_code() else ()
         self._paths = {module: path for path, module in self.model.named_modules()}
         self._loose = tensors.loose(self.model)
         times = Counter(module for block in self.blocks for module in set(block.module.modules()))
@@ -189,11 +190,11 @@ class Initialiser:
                     tensors.get(slot).copy_(value)
         with drawing(piece.name):
             for module in piece.modules:
-                self._owners[module]._initialize_weights(module, self._custom)
+                self._owners[module]._initialize_weights(module, *self._custom)
             with tensors.hidden(self._owners.keys() - set(piece.modules) if piece.around else ()):
                 for module in piece.around:
                     module._is_hf_initialized = False  # type: ignore[assignment]
-                    self._owners[module]._initialize_weights(module, self._custom)
+                    self._owners[module]._initialize_weights(module, *self._custom)
 
     def _constructed(self, piece: Piece, slots: Collection[Slot]) -> dict[Slot, Tensor]:
         """The tensors as the constructors of their modules leave them.

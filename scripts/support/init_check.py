@@ -25,7 +25,7 @@ from hf_rksp.inputs.initialise import Initialiser, skeleton
 #: Standard errors that a mean or a standard deviation may be off.
 BOUND = 5.0
 #: Draws of transformers and of ours: first, and where the first ones leave a doubt.
-DRAWS = ((5, 2), (40, 20))
+DRAWS = ((4, 1), (40, 20))
 
 
 def check_init(config: Any) -> list[str]:

@@ -16,21 +16,64 @@ from hf_rksp.inputs.initialise import Initialiser, skeleton
 from tests.capture import models
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "support"))
-from init_check import check_init, tensors, unwritten  # noqa: E402
+from init_check import check_init, tensors, unwritten
 
 _TEXT = {
     "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
     "max_position_embeddings": 24, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-_GPT = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 24, "bos_token_id": 1, "eos_token_id": 2}
+_GPT = {
+    "vocab_size": 40,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 24,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 _SOUND = {**_TEXT, "conv_dim": (8, 8), "conv_kernel": (3, 3), "conv_stride": (2, 2), "num_feat_extract_layers": 2}
 _SOUND |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+
+_VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+_VIT |= {"image_size": 16, "patch_size": 8}
+_TIME = {"prediction_length": 4, "context_length": 8, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2}
+_TIME |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+_CLIP = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "projection_dim": 16,
+}
 
 #: Of each way in which a tensor comes to its number, one or more model types.
 TYPES = {
     "apertus": {**_TEXT, "num_key_value_heads": 2},  # an activation with weights of its own
     "openai-gpt": _GPT,  # Conv1D, which no scheme of its knows
-}
+    "decision_transformer": {"hidden_size": 16, "n_layer": 2, "n_head": 2, "max_ep_len": 8, "vocab_size": 8},  # the same
+    "imagegpt": _GPT,  # a scheme of the whole model reaches into its blocks
+    "gpt_neo": {**_TEXT, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]},  # masks
+    "wav2vec2": _SOUND,  # weight normalisation
+    "zamba": {**_TEXT, "num_hidden_layers": 4, "layers_block_type": ["linear_attention"] * 2 + ["hybrid"] * 2,
+              "n_mamba_heads": 2, "mamba_d_state": 4, "mamba_dt_rank": 2, "attention_head_dim": 16},  # weights shared by blocks
+    "falcon_h1": {**_TEXT, "num_key_value_heads": 2, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8,
+                  "mamba_d_state": 4, "mamba_chunk_size": 4},  # a table that the model puts into its blocks
+    "t5": {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2},  # tied, a table of positions
+    "rwkv": {"vocab_size": 40, "hidden_size": 16, "attention_hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16},
+    "mamba": {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
+    "bert": _TEXT,  # positions: integers
+    "big_bird": {**_TEXT, "block_size": 4},
+    "clip": {"text_config": {**_CLIP, "vocab_size": 40}, "vision_config": {**_CLIP, "image_size": 16, "patch_size": 8},
+             "projection_dim": 16},  # one number of the model itself
+    "swin": {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2},
+    "beit": {**_VIT, "use_relative_position_bias": True},
+    "autoformer": _TIME,  # a table of sines
+    "mimi": {"num_filters": 2, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+             "head_dim": 8, "intermediate_size": 16, "codebook_size": 8, "codebook_dim": 8, "num_quantizers": 2,
+             "vector_quantization_hidden_dimension": 8, "upsampling_ratios": [2, 2],
+             "upsample_groups": 16},  # tensors that are plain attributes
+    "mixtral": {**_TEXT, "num_key_value_heads": 2, "num_local_experts": 2},
+}  # fmt: skip
 
 
 def config_of(name):
@@ -186,7 +229,9 @@ def test_float64_and_bfloat16(way):
     single = Initialiser(skeleton(config, torch.float32), 3).make_all().state_dict()
     weights = Initialiser(skeleton(config, torch.float32), 3, double=True)
     double = weights.make_all().state_dict()
-    assert all(double[name].dtype == torch.float64 and torch.equal(double[name], single[name].double()) for name in single)
+    assert all(
+        double[name].dtype == torch.float64 and torch.equal(double[name], single[name].double()) for name in single
+    )
     for block in weights.blocks:
         weights.drop(block)
         weights.make(block)
@@ -239,7 +284,11 @@ def test_the_check_sees_what_it_is_for(monkeypatch):
     monkeypatch.setattr(Initialiser, "_constructed", lambda self, piece, slots: {})
     monkeypatch.setattr("hf_rksp.inputs.tensors.untouched", lambda tensor: False)
     assert any("NaN" in problem for problem in check_init(MadeUpConfig(way="filled")))
-    for way, change in (("constant", lambda t: t * 1.001), ("filled", lambda t: t * 1.5), ("filled", lambda t: t + 0.5)):
+    for way, change in (
+        ("constant", lambda t: t * 1.001),
+        ("filled", lambda t: t * 1.5),
+        ("filled", lambda t: t + 0.5),
+    ):
         monkeypatch.undo()
         monkeypatch.setattr("init_check.DRAWS", ((5, 2),))
         own = Initialiser.make_all
