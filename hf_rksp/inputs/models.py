@@ -88,13 +88,15 @@ def _initialise(source: ModelSource) -> LoadedModel:
         double = dtype == torch.float64
         bare = skeleton(config, torch.float32 if double else dtype, source.trust_remote_code)
         initialiser = Initialiser(bare, source.seed, double)
-        _check_memory(bare, dtype, source)
+        _check_memory(bare.model, dtype, source)
         if source.stream:
             _check_streams(initialiser.blocks, source)
             initialiser.make_rest()
             model = initialiser.model.eval()
         else:
             model = initialiser.make_all()
+    except ModelLoadError as error:
+        raise ModelLoadError(f"init={source.init!r}: {error}") from None
     except InputError:
         raise
     except Exception as error:

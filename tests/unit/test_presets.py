@@ -40,7 +40,7 @@ OURS |= {"mamba-d256", "gpt2-kan", "vit-tiny-rmsnorm"}
 
 
 def millions(name):
-    model = skeleton(load_config(ModelSource(init=name)), torch.float32)
+    model = skeleton(load_config(ModelSource(init=name)), torch.float32).model
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
