@@ -4,6 +4,7 @@ from hf_rksp.capture.blocks import Block, Stack, find_stacks
 from hf_rksp.capture.hooks import capture_transitions, untouched
 from hf_rksp.capture.lockstep import Advance, lock_step
 from hf_rksp.capture.masks import token_mask
+from hf_rksp.capture.positions import left_padding_shifts_positions
 from hf_rksp.capture.tap import TrainingTap, Transition
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Transition",
     "capture_transitions",
     "find_stacks",
+    "left_padding_shifts_positions",
     "lock_step",
     "token_mask",
     "untouched",
