@@ -69,9 +69,7 @@ def blocks(text: str, tokenizer, size: int) -> list[dict[str, list[int]]]:
 
 def load(script: ScriptArguments, text: str, seed: int):
     """Tokenizer and model: of the checkpoint, or trained on ``text`` and initialised."""
-    tokenizer, _ = load_tokenizer(
-        script.tokenizer or script.model_name_or_path, text, script.vocab_size, required=bool(script.tokenizer)
-    )
+    tokenizer, _ = load_tokenizer(script.tokenizer or script.model_name_or_path, text, script.vocab_size)
     torch.manual_seed(seed)
     if script.model_name_or_path:
         return tokenizer, AutoModelForCausalLM.from_pretrained(script.model_name_or_path)

@@ -1,4 +1,4 @@
-"""Does THIS model give the same moments alone and padded, in batches of 1 and 8, in float32 and bfloat16?
+"""Does THIS model give the same moments alone and padded on either side, in batches of 1 and 8, in float32 and bfloat16?
 
 A profile is only as good as the states it is made of. Some models let padding or the company in a batch reach a
 sequence's states (a wrong mask, capacity limits of experts, a fast path for one shape); this finds out.
@@ -7,6 +7,7 @@ sequence's states (a wrong mask, capacity limits of experts, a fast path for one
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Agreement:
     """How far two ways of running the same sequences are apart.
 
     Attributes:
-        check: "alone_vs_padded", "batch_1_vs_8" or "float32_vs_bfloat16".
+        check: "alone_vs_padded", "right_vs_left_padding", "right_vs_left_with_position_ids" (only if the one before differs and
+            the model takes them), "batch_1_vs_8" or "float32_vs_bfloat16".
         moment_difference: largest relative Frobenius difference of Cxx, Cyx, Cyy over the layers.
         mass_difference: largest absolute difference of a layer's near-unit mass.
         layer: the layer with the largest difference of moments.
@@ -68,7 +70,9 @@ def check_model(model: nn.Module, ids: Tensor, blocks: str | Sequence[str] | Non
     length = ids.shape[1]
     lengths = [length - (length // 2) * (i % 4) // 3 for i in range(ids.shape[0])]
     alone = [_batch(ids[i : i + 1, : lengths[i]]) for i in range(len(ids))]
-    padded = [_padded(ids[i : i + 8], lengths[i : i + 8]) for i in range(0, len(ids), 8)]
+    padding = _padding_id(model)
+    right = [_padded(ids[i : i + 8], lengths[i : i + 8], padding) for i in range(0, len(ids), 8)]
+    left = [{name: _turned(value, batch["attention_mask"]) for name, value in batch.items()} for batch in right]
     ones = [_batch(ids[i : i + 1]) for i in range(len(ids))]
     eights = [_batch(part) for part in ids.split(8)]
 
@@ -80,9 +84,14 @@ def check_model(model: nn.Module, ids: Tensor, blocks: str | Sequence[str] | Non
             moments, _ = gather_moments(variant, batches, stacks, layers, groups=1)
         return {key: groups[0] for key, groups in moments.items()}
 
-    base = run(model, eights)
+    base, to_the_right = run(model, eights), run(model, right)
+    sides = [_compare("right_vs_left_padding", to_the_right, run(model, left), FLOAT32_TOLERANCE)]
+    if not sides[0].agrees and _takes_positions(model):
+        told = [batch | {"position_ids": _positions(batch["attention_mask"])} for batch in left]
+        sides.append(_compare("right_vs_left_with_position_ids", to_the_right, run(model, told), FLOAT32_TOLERANCE))
     return [
-        _compare("alone_vs_padded", run(model, alone), run(model, padded), FLOAT32_TOLERANCE),
+        _compare("alone_vs_padded", run(model, alone), to_the_right, FLOAT32_TOLERANCE),
+        *sides,
         _compare("batch_1_vs_8", run(model, ones), base, FLOAT32_TOLERANCE),
         _compare("float32_vs_bfloat16", base, run(_in_bfloat16(model), eights), BFLOAT16_TOLERANCE),
     ]
@@ -123,7 +132,29 @@ def _batch(ids: Tensor) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _padded(ids: Tensor, lengths: Sequence[int]) -> dict[str, Tensor]:
-    """Right-padded to the longest; the padding repeats token 0, which the mask hides."""
+def _padded(ids: Tensor, lengths: Sequence[int], padding: int) -> dict[str, Tensor]:
+    """Padded on the right, to the longest."""
     mask = torch.stack([(torch.arange(ids.shape[1]) < n).long() for n in lengths])
-    return {"input_ids": ids * mask, "attention_mask": mask}
+    return {"input_ids": torch.where(mask.bool(), ids, padding), "attention_mask": mask}
+
+
+def _turned(rows: Tensor, mask: Tensor) -> Tensor:
+    """The same rows with their padding on the left."""
+    return torch.stack([row.roll(int((keep == 0).sum())) for row, keep in zip(rows, mask, strict=True)])
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Counted from the first token that is none of padding."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _padding_id(model: nn.Module) -> int:
+    """The model's own token for padding, which some count their positions by; 0 if it has none that it could look up."""
+    token = getattr(getattr(model, "config", None), "pad_token_id", None)
+    rows = getattr(getattr(model, "config", None), "vocab_size", None)
+    return token if isinstance(token, int) and 0 <= token < (rows or token + 1) else 0
+
+
+def _takes_positions(model: nn.Module) -> bool:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "position_ids" in inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters

@@ -1,5 +1,11 @@
 """Errors of the package. Each message names the argument, the value that was given and the remedy."""
 
+import traceback
+from pathlib import Path
+
+#: Characters of somebody else's error that are quoted: some list every weight of a model.
+_LONGEST = 700
+
 
 class RkspError(Exception):
     """Base of every error that hf_rksp raises on purpose."""
@@ -37,7 +43,29 @@ class OutputError(RkspError, OSError):
     """A result cannot be written where it was asked for."""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of somebody else's error, to be quoted in one of ours; its type where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+def cause_of(error: BaseException) -> str:
+    """Somebody else's error in full, on one line, to be quoted in one of ours.
+
+    Validators put the cause below a heading, and wrappers into the error that theirs comes from: both are in it. An error
+    that says nothing by itself, a missing key for instance, comes with its type and its line of code.
+    """
+    text = _one_line(error)
+    inner = error.__cause__
+    if inner is not None and (below := _one_line(inner)) not in text:
+        text = f"{text} ({below})"
+    return text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " ..."
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()).rstrip(".:")
+    if text and not isinstance(error, (LookupError, AssertionError, AttributeError)):
+        return text
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or not frames[-1].line:
+        return text
+    return f"{text} at `{frames[-1].line}` ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
+#: The name that training/ knows it by.
+first_line = cause_of

@@ -5,6 +5,7 @@ from hf_rksp.capture.hooks import capture_transitions, untouched
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.layouts import Layouts, Unsettled
 from hf_rksp.capture.lockstep import Advance, lock_step
+from hf_rksp.capture.positions import left_padding_shifts_positions
 from hf_rksp.capture.tap import TrainingTap, Transition
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Unsettled",
     "capture_transitions",
     "find_stacks",
+    "left_padding_shifts_positions",
     "lock_step",
     "needs_probe",
     "untouched",

@@ -21,7 +21,7 @@ from hf_rksp.cli.options import (
     new_parser,
     text_options,
 )
-from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, table, write_json
+from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, say_notes, table, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -174,7 +174,9 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
     step = progress(quiet)
     if state is not None and source.device == "cuda":
         source = replace(source, device=str(state.device))  # each process has its own
-    prepared = prepare(source, options, step)
+    prepared = prepare(source, replace(options, substitute=args.untrained), step)
+    if state is None or state.is_main_process:
+        say_notes(prepared.notes)
     batches = prepared.batches(options.batch_size)
     tells = prepared.loaded.weights is not None and not quiet
     told = estimate_seconds(prepared.model, batches, rank, args.groups) if tells else None
@@ -182,7 +184,7 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
     info = prepared.loaded.info
     if args.untrained:
         info = info | {"source": "initialised", "declared": "--untrained"}
-    return profile_model(
+    profile = profile_model(
         prepared.model,
         batches if state is None else split(batches),
         shared=state is not None,
@@ -202,6 +204,8 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
         },
         progress=not args.quiet,
     )
+    conditions = (*profile.verdict.conditions, *prepared.notes)
+    return replace(profile, verdict=replace(profile.verdict, conditions=conditions))
 
 
 def summary(profile: Any) -> str:

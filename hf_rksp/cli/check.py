@@ -15,7 +15,7 @@ from hf_rksp.cli.options import (
     new_parser,
     text_options,
 )
-from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, table, write_json
+from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, say_notes, table, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -24,8 +24,8 @@ def add_parser(commands: Any) -> None:
         commands,
         "check",
         "does this model give the same moments alone and padded, batch 1 and 8, float32 and bfloat16?",
-        "Run the same sequences alone and padded, in batches of 1 and of 8, in float32 and in bfloat16, and compare the second "
-        "moments of every layer. The weights are read as float32.",
+        "Run the same sequences alone and padded on either side, in batches of 1 and of 8, in float32 and in bfloat16, and compare "
+        "the second moments of every layer. The weights are read as float32.",
         "rksp check --init gpt2 --config-overrides n_layer=2",
     )
     add_model_options(parser)
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     hush_libraries()
     step = progress(args.quiet)
     prepared = prepare(source, options, step)
+    say_notes(prepared.notes)
     step("running the same sequences in different ways")
     results = check_model(prepared.model, prepared.sequences.ids, args.blocks)
     agrees = all(result.agrees for result in results)
@@ -80,5 +81,24 @@ def _render(name: str, results: Any, agrees: bool) -> str:
         if agrees
         else "does NOT give the same moments: see the rows marked DIFFERS"
     )
+    positions = "".join(f"{line}\n" for line in _positions(results))
     legend = "(moments: largest relative difference; near-unit mass: largest absolute difference)"
-    return f"{table(header, rows)}\n\n{name} {ending}\n{legend}"
+    return f"{table(header, rows)}\n\n{name} {ending}\n{positions}{legend}"
+
+
+def _positions(results: Any) -> list[str]:
+    """What padding on the left does to the positions, and whether ``position_ids`` mend it."""
+    found = {result.check: result.agrees for result in results}
+    if found.get("right_vs_left_padding", True):
+        return []
+    mended = found.get("right_vs_left_with_position_ids")
+    if mended:
+        return [
+            "Padded on the left, this model counts its positions from the padding. Pass position_ids counted from the "
+            "attention mask (that row is the same), or pad on the right."
+        ]
+    return [
+        "Padded on the left, this model gives other states"
+        + ("" if mended is None else ", also with position_ids counted from the attention mask")
+        + ": pad it on the right."
+    ]

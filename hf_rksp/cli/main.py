@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from hf_rksp import __version__
 from hf_rksp.cli import audit, check, compare, env, exit_codes, report, timeline, zoo
+from hf_rksp.cli.terminal import speak_plainly
 from hf_rksp.errors import OutputError, RkspError
 
 _COMMANDS = (audit, check, compare, report, timeline, zoo, env)
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``rksp`` with ``argv`` (default: the process's own) and return its exit code."""
+    speak_plainly()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         try:

@@ -11,12 +11,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_rksp.cli.terminal import json_for
 from hf_rksp.errors import OutputError
 
 
 def progress(quiet: bool) -> Callable[[str], None]:
     """A function that tells stderr what is being done, or says nothing."""
     return (lambda text: None) if quiet else (lambda text: print(f"rksp: {text} ...", file=sys.stderr, flush=True))
+
+
+def say_notes(notes: Sequence[str]) -> None:
+    """What a reader of the result has to know, on stderr: ``--quiet`` is about progress, and does not silence it."""
+    for note in notes:
+        print(f"rksp: note: {note}", file=sys.stderr, flush=True)
 
 
 def hush_libraries() -> None:
@@ -51,7 +58,7 @@ def write_json(data: Any, target: str) -> None:
 
     text = data if isinstance(data, str) else dumps(plain(data))
     if target == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(json_for(text, sys.stdout.encoding))
         sys.stdout.flush()
         return
     path = Path(target)
@@ -59,7 +66,7 @@ def write_json(data: Any, target: str) -> None:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+            stream.write(json_for(text, "utf-8"))
         os.replace(temporary, path)
     except OSError as error:
         if temporary:

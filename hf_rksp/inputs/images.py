@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_rksp.errors import InputError, ModelLoadError, first_line
+from hf_rksp.errors import InputError, ModelLoadError, cause_of
+from hf_rksp.inputs.hub import hint, hub_or_cache
 from hf_rksp.inputs.paths import as_path, written_like_a_path
 
 #: Images that a draw is from.
@@ -55,10 +56,11 @@ def load_image_processor(model: str | None, **kwargs: Any) -> Any | None:
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(model, **kwargs)
+        with hub_or_cache(needed=not as_path(model).exists()):
+            return AutoImageProcessor.from_pretrained(model, **kwargs)
     except Exception as error:  # of json, of transformers, of code from the repository
         raise ModelLoadError(
-            f"the image processor of model={model!r} cannot be loaded: {first_line(error)}; correct its "
+            f"the image processor of model={model!r} cannot be loaded: {cause_of(error)}; correct its "
             "preprocessor_config.json, or audit a copy without it"
         ) from None
 
@@ -66,7 +68,10 @@ def load_image_processor(model: str | None, **kwargs: Any) -> Any | None:
 def _has_image_processor(model: str, revision: str | None) -> bool:
     from transformers.utils import cached_file
 
-    with contextlib.suppress(OSError):  # nobody can be asked: the model itself came from the cache
+    with (
+        contextlib.suppress(OSError),
+        hub_or_cache(needed=not as_path(model).exists()),
+    ):  # nobody can be asked: the model itself came from the cache
         name = "preprocessor_config.json"
         return cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False) is not None
     return False
@@ -142,10 +147,11 @@ def _processed(image: Any, side: int, processor: Any, source: ImageSource) -> tu
 
 def _read(rows: Iterable[Any], source: ImageSource) -> Iterator[Any]:
     try:
-        yield from rows
+        with hub_or_cache(needed=not as_path(source.name).exists()):
+            yield from rows
     except Exception as error:  # of datasets, pyarrow, PIL and the network
         raise InputError(
-            f"images={source.name!r}: an image cannot be read ({first_line(error)}); take it out, or pass others"
+            f"images={source.name!r}: an image cannot be read ({cause_of(error)}); take it out, or pass others"
         ) from None
 
 
@@ -169,11 +175,12 @@ def _rows(source: ImageSource) -> Any:
             raise InputError(
                 f"images={source.name!r} does not exist: pass a parquet file, a folder or a dataset on the Hub"
             )
-        return datasets.load_dataset(source.name, split=source.split, streaming=True)
+        with hub_or_cache():
+            return datasets.load_dataset(source.name, split=source.split, streaming=True)
     except InputError:
         raise
     except Exception as error:  # datasets raises its own, huggingface_hub's, pyarrow's and requests' errors
         raise InputError(
-            f"images={source.name!r} (split {source.split!r}) cannot be loaded: {first_line(error)}; pass a parquet file, a "
-            "folder, or a dataset on the Hub (which needs a network)"
+            f"images={source.name!r} (split {source.split!r}) cannot be loaded: {cause_of(error)}"
+            f"{'' if path.exists() else hint()}; pass a parquet file, a folder, or a dataset on the Hub (which needs a network)"
         ) from None

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_rksp.errors import InputError
+from hf_rksp.errors import InputError, ModelLoadError
 from hf_rksp.inputs.images import Images, ImageSource, load_image_processor, read_images
 from hf_rksp.inputs.models import LoadedModel, load_model
+from hf_rksp.inputs.places import given_tokenizer, own_tokenizer
 from hf_rksp.inputs.source import ModelSource
 from hf_rksp.inputs.text import Sequences, TextSource, cut_sequences, read_text
 from hf_rksp.inputs.tokenizers import load_tokenizer
+from hf_rksp.inputs.trial import check_length
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class InputOptions:
         seq_len: tokens of a sequence. batch_size: sequences of a batch. seed: of the draw of sequences.
         tokenizer: folder or Hub id, where it is not the model's own.
         images: for a vision model; text is then not read.
+        substitute: the weights of ``model`` are random, so a tokenizer made here may stand in for one that cannot be read. Those
+            of ``init`` are random anyway.
     """
 
     source: TextSource = field(default_factory=TextSource)
@@ -36,6 +40,7 @@ class InputOptions:
     seed: int = 42
     tokenizer: str | None = None
     images: ImageSource | None = None
+    substitute: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("tokens", 4), ("seq_len", 2), ("batch_size", 1)):
@@ -45,11 +50,15 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A loaded model with its sequences of text or its images, and what the report says of both."""
+    """A loaded model with its sequences of text or its images, and what the report says of both.
+
+    ``notes`` are sentences that a reader of the profile has to know: a substitute for the tokenizer, weights left out.
+    """
 
     loaded: LoadedModel
     sequences: Sequences | Images
     setup: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -71,34 +80,73 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
         return _with_images(model, options, options.images, step)
     step("reading the text")
     text = read_text(options.source, options.tokens)  # before the model: it is quick, and can be wrong
+    substitute = (options.substitute or model.init is not None) and options.tokenizer is None
+    place = given_tokenizer(options.tokenizer) if options.tokenizer else own_tokenizer(model)
+    asked = {
+        "revision": model.revision if place is not None and place.path == model.model else None,
+        "trust_remote_code": model.trust_remote_code,
+    }
+    tokenizer, origin, refusal = None, "", None
+    if not substitute:  # before the weights: it is quick, and can be wrong
+        try:
+            tokenizer, origin = load_tokenizer(place, text, 0, **asked)
+        except ModelLoadError as error:
+            refusal = ModelLoadError(f"tokenizer={options.tokenizer!r}: {error}") if options.tokenizer else error
+            if options.tokenizer or not _may_take_no_text(model):
+                raise refusal from None
     step(f"loading {model.name}")
     loaded = load_model(model)
     _check_text_model(loaded.model, model.name)
-    config = loaded.model.config
-    _check_length(config, options.seq_len)
-    source = options.tokenizer or loaded.tokenizer_source
-    vocabulary = (
-        getattr(config, "vocab_size", None)
-        or getattr(getattr(config, "text_config", None), "vocab_size", None)
-        or 50257
-    )
-    tokenizer, origin = load_tokenizer(
-        source,
-        text,
-        vocabulary,
-        required=options.tokenizer is not None,
-        revision=model.revision if source == model.model else None,
-        trust_remote_code=model.trust_remote_code,
-    )
+    if refusal is not None:
+        raise refusal
+    vocabulary = _vocabulary(loaded.model)
+    notes = list(loaded.notes)
+    if tokenizer is None:
+        tokenizer, origin = load_tokenizer(place, text, vocabulary or 50257, substitute=True, **asked)
+    if "trained on this text" in origin or "of the text" in origin:
+        notes.append(f"Tokenizer: {origin}.")
     step("cutting the text into sequences")
     sequences = cut_sequences(text, tokenizer, options.seq_len, options.tokens, options.seed, options.source)
     largest = int(sequences.ids.max())
-    if largest >= vocabulary:
+    if vocabulary is not None and largest >= vocabulary:
         raise InputError(
             f"the tokenizer gives id {largest}, and the model has {vocabulary} embeddings: pass the model's own --tokenizer"
         )
     setup = {"text": sequences.info, "tokenizer": origin, "batch_size": options.batch_size, "seed": options.seed}
-    return Prepared(loaded, sequences, setup)
+    prepared = Prepared(loaded, sequences, setup, tuple(notes))
+    first = Sequences(sequences.ids[:1], {})
+    check_length(
+        loaded.model,
+        lambda n: with_decoder_inputs(loaded.model, Sequences(first.ids[:, :n], {}).batches(1)[0]),
+        options.seq_len,
+        model.name,
+        streamed=loaded.weights is not None,
+    )
+    return prepared
+
+
+def _may_take_no_text(source: ModelSource) -> bool:
+    """Whether the model is one for images or sound, which no tokenizer is missed in: that is for its own error to say."""
+    from transformers import MODEL_MAPPING, AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source.model, revision=source.revision)
+        main = MODEL_MAPPING[type(config)].main_input_name
+    except Exception:  # what is wrong with it is said when it is loaded
+        return False
+    return main != "input_ids" or hasattr(config, "vision_config")
+
+
+def _vocabulary(model: nn.Module) -> int | None:
+    """Rows of the table of tokens; ``None`` for a model that hashes characters and has none."""
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        table = None
+    rows = getattr(table, "num_embeddings", None)
+    config = model.config
+    inner = getattr(config, "text_config", None)
+    return rows or getattr(config, "vocab_size", None) or getattr(inner, "vocab_size", None)
 
 
 def _with_images(
@@ -110,10 +158,11 @@ def _with_images(
         raise InputError(f"images={source.name!r}: model={model.name!r} takes no images; leave --images out")
     step("reading the images")
     processor = load_image_processor(
-        loaded.tokenizer_source, revision=model.revision, trust_remote_code=model.trust_remote_code
+        loaded.processor_source, revision=model.revision, trust_remote_code=model.trust_remote_code
     )
     images = read_images(source, loaded.model.config, options.tokens, options.seed, processor)
-    return Prepared(loaded, images, {"images": images.info, "batch_size": options.batch_size})
+    setup = {"images": images.info, "batch_size": options.batch_size}
+    return Prepared(loaded, images, setup, loaded.notes)
 
 
 def with_decoder_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -137,11 +186,3 @@ def _check_text_model(model: nn.Module, name: str) -> None:
             + ("pass --images SOURCE, or " if main == "pixel_values" else "")
             + f"call hf_rksp.profile_model(model, batches) with batches of {main} (README, 'Images and audio')"
         )
-
-
-def _check_length(config: Any, seq_len: int) -> None:
-    config = getattr(config, "text_config", None) or config
-    for name in ("max_position_embeddings", "n_positions"):
-        limit = getattr(config, name, None)
-        if isinstance(limit, int) and limit > 0 and seq_len > limit:
-            raise InputError(f"seq_len={seq_len}: the model has {limit} positions; pass --seq-len {limit} or less")

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from hf_rksp.errors import InputError, first_line
+from hf_rksp.errors import InputError, cause_of
+from hf_rksp.inputs.hub import hint, hub_or_cache
 from hf_rksp.inputs.paths import as_path, written_like_a_path
 
 BUILTIN = "builtin"
@@ -108,25 +109,28 @@ def _folder(path: Path, source: TextSource, limit: int) -> str:
 def _dataset(name: str, source: TextSource, limit: int, **kwargs: Any) -> str:
     import datasets
 
-    split = "train" if "data_files" in kwargs else source.split
+    on_hub = "data_files" not in kwargs
+    split = source.split if on_hub else "train"
     try:
-        rows = datasets.load_dataset(name, source.config if "data_files" not in kwargs else None, split=split, **kwargs)
-        parts, length = [], 0
-        for row in rows:
-            if source.column not in row:
-                raise InputError(
-                    f"column={source.column!r} is not in text={source.name!r}: choose among {', '.join(map(str, row))}"
-                )
-            parts.append(str(row[source.column]))
-            length += len(parts[-1])
-            if length >= limit:
-                break
+        with hub_or_cache(needed=on_hub):
+            rows = datasets.load_dataset(name, source.config if on_hub else None, split=split, **kwargs)
+            parts, length = [], 0
+            for row in rows:
+                if source.column not in row:
+                    raise InputError(
+                        f"column={source.column!r} is not in text={source.name!r}: choose among {', '.join(map(str, row))}"
+                    )
+                parts.append(str(row[source.column]))
+                length += len(parts[-1])
+                if length >= limit:
+                    break
     except InputError:
         raise
     except Exception as error:  # datasets raises its own, huggingface_hub's, pyarrow's and requests' errors
         raise InputError(
             f"text={source.name!r} (config {source.config!r}, split {source.split!r}) cannot be loaded: "
-            f"{first_line(error)}; pass a file, a folder, a dataset on the Hub (which needs a network) or 'builtin'"
+            f"{cause_of(error)}{hint() if on_hub else ''}; pass a file, a folder, a dataset on the Hub (which needs a network) or "
+            "'builtin'"
         ) from None
     return "".join(part if part.endswith("\n") else part + "\n" for part in parts)
 
@@ -152,8 +156,9 @@ def cut_sequences(text: str, tokenizer: Any, length: int, tokens: int, seed: int
         InputError: the text is shorter than one sequence, or than ``tokens`` tokens of distinct sequences.
     """
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    around = tokenizer("a", add_special_tokens=True)["input_ids"]
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    some = text.strip()[:40]  # in the tokenizer's alphabet, as a letter that we make up may not be
+    around = tokenizer(some, add_special_tokens=True)["input_ids"]
+    bare = tokenizer(some, add_special_tokens=False)["input_ids"]
     before, after = _around(around, bare)
     inner = length - len(before) - len(after)
     if inner < 1:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from hf_rksp.capture import Stack
-from hf_rksp.errors import InputError, OutputError, first_line
+from hf_rksp.errors import InputError, OutputError, cause_of
 from hf_rksp.profile.layer import LayerProfile
 from hf_rksp.profile.share import Share
 from hf_rksp.spectral import KreissBracket, Masses
@@ -65,7 +65,7 @@ class Resume:
                 state = torch.load(path, weights_only=True)
         except Exception as error:  # zip, pickle and system errors
             raise InputError(
-                f"resume={str(self.folder)!r}: {_FILE} cannot be read ({first_line(error)}); delete it to begin anew"
+                f"resume={str(self.folder)!r}: {_FILE} cannot be read ({cause_of(error)}); delete it to begin anew"
             ) from None
         if state["fingerprint"] != self._fingerprint:
             old, new = json.loads(state["fingerprint"]), json.loads(self._fingerprint)
@@ -100,14 +100,14 @@ class Resume:
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
-            problem = first_line(error)
+            problem = cause_of(error)
         # Into place when it is written everywhere: processes that stand at different blocks cannot go on.
         problem = next((each for each in share.gather(problem) if each), None)
         try:
             if problem is None:
                 os.replace(name, self.folder / _FILE)
         except OSError as error:
-            problem = first_line(error)
+            problem = cause_of(error)
         if problem is not None:
             if name:
                 Path(name).unlink(missing_ok=True)

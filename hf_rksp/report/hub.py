@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_rksp.errors import OutputError, first_line
+from hf_rksp.errors import OutputError, cause_of
 
 
 def check_access(option: str = "push_to_hub") -> None:
@@ -51,7 +51,7 @@ def push_report(
         )
     except Exception as error:  # network, permission and validation errors of several libraries
         raise OutputError(
-            f"push_to_hub={repo!r} failed: {first_line(error)}. The report is in {folder}; push again when the Hub answers"
+            f"push_to_hub={repo!r} failed: {cause_of(error)}. The report is in {folder}; push again when the Hub answers"
         ) from None
     return str(url)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_rksp.errors import InputError, OutputError, first_line
+from hf_rksp.errors import InputError, OutputError, cause_of
 from hf_rksp.zoo.render import all_models, rendered
 from hf_rksp.zoo.shelf import read_shelf, result_path
 
@@ -37,6 +37,6 @@ def publish(folder: Path, repo: str, private: bool = False) -> str:
         api.create_commit(repo, operations, commit_message="RKSP model zoo", repo_type="dataset")
     except Exception as error:  # network, permission and validation errors of several libraries
         raise OutputError(
-            f"repo_id={repo!r}: {first_line(error)}. Nothing is lost: push again when the Hub answers"
+            f"repo_id={repo!r}: {cause_of(error)}. Nothing is lost: push again when the Hub answers"
         ) from None
     return str(url)

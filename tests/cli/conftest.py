@@ -24,8 +24,16 @@ def rksp(capsys, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def llama(tmp_path_factory):
-    """A tiny LLaMA, saved whole."""
+def words():
+    """A small tokenizer that reads English."""
+    from hf_rksp.inputs import TextSource, read_text, train_byte_level_bpe
+
+    return train_byte_level_bpe(read_text(TextSource(), 100)[:200_000], 320)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory, words):
+    """A tiny LLaMA, saved whole, with its tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -40,16 +48,18 @@ def llama(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("models") / "llama"
     LlamaForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def sharded(llama, tmp_path_factory):
+def sharded(llama, words, tmp_path_factory):
     """The same, in shards."""
     from transformers import LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("models") / "sharded"
     LlamaForCausalLM.from_pretrained(llama).save_pretrained(folder, max_shard_size="20KB")
+    words.save_pretrained(folder)
     assert len(list(folder.glob("*.safetensors"))) > 2
     return folder
 

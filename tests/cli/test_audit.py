@@ -136,21 +136,22 @@ def test_adapter_with_another_base(rksp, adapter, llama, tmp_path):
     assert json_of(rksp, lonely, "--base-model", llama)["layers"] == json_of(rksp, adapter)["layers"]
 
 
-def test_gguf(rksp, llama, tmp_path):
+def test_gguf(rksp, llama, words, tmp_path):
     gguf = pytest.importorskip("gguf", reason="pip install 'hf_rksp[gguf]'")
     from safetensors.torch import load_file
 
     weights, path = load_file(llama / "model.safetensors"), tmp_path / "tiny.gguf"
-    write_llama_gguf(gguf, weights, path)
+    write_llama_gguf(gguf, weights, path, words)
     one, other = json_of(rksp, path), json_of(rksp, llama)
-    assert one["model"]["gguf"] == "tiny.gguf"
+    assert one["model"]["gguf"] == "tiny.gguf" and "tiny.gguf" in one["setup"]["tokenizer"]
+    assert one["setup"]["text"]["sha256"] == other["setup"]["text"]["sha256"]
     for a, b in zip(one["layers"], other["layers"], strict=True):
         assert a["near_unit_mass"] == b["near_unit_mass"]
         assert a["spectral_radius"] == pytest.approx(b["spectral_radius"], rel=1e-3)
 
 
-def write_llama_gguf(gguf, weights, path):
-    """The tiny LLaMA as llama.cpp's converter lays it out: query and key rows permuted, a stub of a tokenizer."""
+def write_llama_gguf(gguf, weights, path, words):
+    """The tiny LLaMA as llama.cpp's converter lays it out: query and key rows permuted, the tokenizer inside."""
     writer = gguf.GGUFWriter(str(path), "llama")
     for key, value in (
         ("context_length", 64),
@@ -166,8 +167,9 @@ def write_llama_gguf(gguf, weights, path):
     writer.add_rope_dimension_count(8)
     writer.add_vocab_size(320)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([f"t{i}" for i in range(320)])
-    writer.add_token_merges(["a b"])
+    model = json.loads(words.backend_tokenizer.to_str())["model"]
+    writer.add_token_list(sorted(model["vocab"], key=model["vocab"].get))
+    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     names = {

@@ -32,8 +32,19 @@ def test_every_command_is_listed(rksp):
 
 
 def test_check_agrees_for_a_sound_model(rksp):
+    overrides = "num_hidden_layers=2,hidden_size=32,num_attention_heads=4,num_key_value_heads=4,intermediate_size=64"
+    code, out, err = rksp(
+        "check", "--init", "llama-25m", "--config-overrides", f"{overrides},vocab_size=300", *FAST[2:]
+    )
+    assert code == 0 and out.count(" same\n") == 4 and "gives the same moments" in out and "position_ids" not in out
+    assert "rksp: note: Tokenizer: byte-level BPE" in err
+
+
+def test_check_finds_positions_that_padding_on_the_left_moves(rksp):
     code, out, _ = rksp("check", "--init", "gpt2", "--config-overrides", TINY, *FAST[2:])
-    assert code == 0 and out.count(" same\n") == 3 and "gives the same moments" in out
+    assert code == 3 and out.count(" same\n") == 4
+    assert "right vs left padding " in out and "DIFFERS" in out
+    assert "counts its positions from the padding. Pass position_ids" in out
 
 
 def test_check_finds_a_model_that_lets_padding_in(rksp, monkeypatch):
@@ -52,7 +63,13 @@ def test_check_finds_a_model_that_lets_padding_in(rksp, monkeypatch):
     code, out, _ = rksp("check", "--init", "gpt2", "--config-overrides", TINY, "--json", "-", *FAST[2:])
     assert code == 3
     checks = {c["check"]: c["agrees"] for c in json.loads(out)["checks"]}
-    assert checks == {"alone_vs_padded": False, "batch_1_vs_8": True, "float32_vs_bfloat16": True}
+    assert checks.pop("right_vs_left_with_position_ids") in (True, False)
+    assert checks == {
+        "alone_vs_padded": False,
+        "right_vs_left_padding": False,
+        "batch_1_vs_8": True,
+        "float32_vs_bfloat16": True,
+    }
 
 
 def test_check_refuses_a_dtype(rksp):
