@@ -193,7 +193,8 @@ def test_distributed_data_parallel():
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "mamba"])
 def test_blocks_offloaded_to_disk(name, tmp_path):
     case = CASES[name]
-    model, batch = case.build(head=True), case.batch(8)
+    # Weights in a mapped file lie at other places of a cache line, where products may round differently.
+    model, batch = case.build(head=True, dtype=torch.float64), case.batch(8)
     path = next(iter(case.paths(head=True)))
     plain = profile_model(model, [batch], groups=0, progress=False)
     model.save_pretrained(tmp_path / "model")
@@ -201,14 +202,16 @@ def test_blocks_offloaded_to_disk(name, tmp_path):
     places = {name: place for name, place in places.items() if not name.startswith(f"{path}.")}
     places |= {f"{path}.{i}": "disk" if i else "cpu" for i in range(LAYERS)}
     options = {"attn_implementation": "eager", "experts_implementation": "eager", "offload_folder": tmp_path / "folder"}
+    options |= {"dtype": torch.float64}
     offloaded = type(model).from_pretrained(tmp_path / "model", device_map=places, **options)
     on_disk = [
         block.path for block in find_stacks(offloaded)[0].blocks if any(p.is_meta for p in block.module.parameters())
     ]
     assert on_disk == [f"{path}.1", f"{path}.2"]
     profile = profile_model(offloaded, [batch], groups=0, progress=False)
-    assert [layer.near_unit_mass for layer in profile.layers] == [layer.near_unit_mass for layer in plain.layers]
-    assert [layer.spectral_radius for layer in profile.layers] == [layer.spectral_radius for layer in plain.layers]
+    for quantity in ("near_unit_mass", "spectral_radius", "nonlinearity_ratio"):
+        want = [getattr(layer, quantity) for layer in plain.layers]
+        assert [getattr(layer, quantity) for layer in profile.layers] == pytest.approx(want, rel=1e-9), quantity
     assert all(p.is_meta for path in on_disk for p in offloaded.get_submodule(path).parameters())
 
 

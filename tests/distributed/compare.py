@@ -9,12 +9,28 @@ import torch
 
 Run = dict[str, Any]
 
-#: Largest relative difference in any step. float32 rounds to 6e-8; twenty steps and a solve make up to 4e-5 of it in the
-#: norm of the gradient. In float64 what is left is 1e-13; a worker's own loss is summed in float32 by Trainer.
-LOGS = {"loss": 1e-5, "kss/task_loss": 1e-5, "grad_norm": 3e-4, "kss/loss": 3e-4, "kss/spectral_radius/max": 1e-4}
-SHARP_LOGS = {"loss": 1e-6, "kss/task_loss": 1e-6, "grad_norm": 1e-10, "kss/loss": 1e-10}
-#: Largest and mean difference of the weights, relative to the largest weight. Measured: 1e-6 and 4e-8; in float64 8e-15.
-WEIGHTS, SHARP_WEIGHTS = (1e-5, 1e-6), (1e-12, 1e-13)
+#: How far two runs may part that would be one without rounding: shapes, processors and numbers of processes decide in
+#: which order a sum is added up. The longest sums have 192 terms, the tokens of a step, so they round by about sqrt(192) eps.
+#: What a run makes of noise of the relative size d in every gradient and weight of every step was measured in float64, where
+#: no processor makes a difference. At most, over five draws of the noise and the four steps that are trained in float32:
+#:     9.3 d in the norm of the gradient, 2.5 d in the root of KSS's loss, 2.9 d in its radius, 13 d in a profile's numbers.
+#: Four times that is allowed. (In twenty steps the norm parts by 310 d: near a defective operator; so float64 alone has them.)
+#: Weights round by eps a step and not by a sum's: 8.4 d in the largest of them, 0.16 d in the mean.
+EPS = torch.finfo(torch.float32).eps
+ROUNDING = 14 * EPS
+#: Trainer logs a loss in float32 whatever the model is in: that of a microbatch, of a process, and their mean.
+LOSS = 8 * EPS
+Bounds = dict[str, float]
+LOGS: Bounds = {"grad_norm": 37 * ROUNDING, "kss/loss": 10 * ROUNDING, "kss/spectral_radius/max": 12 * ROUNDING}
+LOGS |= dict.fromkeys(("loss", "kss/task_loss"), LOSS + ROUNDING)
+PROFILE = 52 * ROUNDING
+#: Largest and mean difference of the weights, relative to the largest weight.
+WEIGHTS = (34 * EPS, 4 * EPS)
+#: In float64 the same estimate is 1e-12 for the norm of the gradient after twenty steps. No fault is as small as 1e-10.
+SHARP = 1e-10
+SHARP_LOGS: Bounds = dict.fromkeys(("grad_norm", "kss/loss", "kss/spectral_radius/max"), SHARP)
+SHARP_LOGS |= dict.fromkeys(("loss", "kss/task_loss"), LOSS)
+SHARP_WEIGHTS = (1e-12, 1e-13)
 
 
 def difference(one: Run, other: Run) -> tuple[float, float]:
@@ -23,12 +39,12 @@ def difference(one: Run, other: Run) -> tuple[float, float]:
     return float(apart.max()), float(apart.mean())
 
 
-def assert_same_weights(one: Run, other: Run, sharp: bool = False) -> None:
-    found, allowed = difference(one, other), SHARP_WEIGHTS if sharp else WEIGHTS
+def assert_same_weights(one: Run, other: Run, allowed: tuple[float, float] = SHARP_WEIGHTS) -> None:
+    found = difference(one, other)
     assert found[0] <= allowed[0] and found[1] <= allowed[1], f"weights differ by {found} (largest, mean)"
 
 
-def assert_same_run(ranks: list[Run], one: Run, kind: str, sharp: bool = False) -> None:
+def assert_same_run(ranks: list[Run], one: Run, kind: str, sharp: bool) -> None:
     """The same samples in every step, the same logs, draws and final weights; and really two processes of ``kind``."""
     assert one["world_size"] == 1 and one["kind"] == "one"
     assert [rank["world_size"] for rank in ranks] == [2, 2]
@@ -36,19 +52,22 @@ def assert_same_run(ranks: list[Run], one: Run, kind: str, sharp: bool = False) 
     assert_same_samples(ranks, one)
     for rank in ranks:
         assert rank["drawn"] == one["drawn"]
-        assert_same_logs(one, rank, sharp)
-        assert_same_weights(one, rank, sharp)
+        assert_same_logs(one, rank, SHARP_LOGS if sharp else LOGS)
+        assert_same_weights(one, rank, SHARP_WEIGHTS if sharp else WEIGHTS)
 
 
-def assert_same_logs(one: Run, other: Run, sharp: bool = False) -> None:
-    """What was logged in every step."""
-    for name, allowed in (SHARP_LOGS if sharp else LOGS).items():
+def assert_same_logs(one: Run, other: Run, allowed: Bounds = SHARP_LOGS) -> None:
+    """What was logged in every step. KSS's loss is a sum of squares, so a small one says little: its root is compared."""
+    for name, bound in allowed.items():
         for step, (left, right) in enumerate(zip(one["logs"], other["logs"], strict=True)):
             assert (name in left) == (name in right)
-            if name in left:
-                assert math.isclose(left[name], right[name], rel_tol=allowed, abs_tol=1e-12), (
-                    f"{name} of step {step}: {left[name]} in the one run, {right[name]} in the other"
-                )
+            if name not in left:
+                continue
+            if name == "kss/loss":
+                same = abs(math.sqrt(left[name]) - math.sqrt(right[name])) <= bound
+            else:
+                same = math.isclose(left[name], right[name], rel_tol=bound, abs_tol=1e-12)
+            assert same, f"{name} of step {step}: {left[name]} in the one run, {right[name]} in the other"
 
 
 def assert_same_samples(ranks: list[Run], one: Run) -> None:
@@ -59,22 +78,23 @@ def assert_same_samples(ranks: list[Run], one: Run) -> None:
         assert sum(part["labels"] for part in right) == left["labels"]
 
 
-def assert_same_profiles(one: Run, other: Run, sharp: bool) -> None:
-    """The profile rows of the history. ``sharp``: in float64, where twenty steps leave no trace of rounding."""
-    rows = [[row for row in run["history"] if row["kind"] == "profile"] for run in (one, other)]
-    assert len(rows[0]) >= 3
-    for left, right in zip(*rows, strict=True):
+def assert_same_profiles(one: Run, other: Run, sharp: bool, first: bool = False) -> None:
+    """The profile rows of the history, or the ``first`` alone. ``sharp``: the model is in float64."""
+    profiles = [[row for row in run["history"] if row["kind"] == "profile"] for run in (one, other)]
+    if first:
+        profiles = [rows[:1] for rows in profiles]
+    assert len(profiles[0]) >= (1 if first else 3)
+    allowed = SHARP if sharp else PROFILE
+    for left, right in zip(*profiles, strict=True):
         assert (left["step"], left["tokens"]) == (right["step"], right["tokens"])
-        # The weights of the first step are the same in any precision; later ones carry the rounding of float32 (seen: 2e-6).
-        allowed = 1e-8 if sharp or left["step"] == 0 else 1e-4
         for a, b in zip(left["layers"], right["layers"], strict=True):
             assert (a["path"], a["rank"]) == (b["path"], b["rank"])
             # A share of 16 modes: rounding may carry one over the edge of a band, but not where there is none.
-            assert abs(a["near_unit_mass"] - b["near_unit_mass"]) <= (1e-8 if allowed == 1e-8 else 1.01 / a["rank"])
+            assert abs(a["near_unit_mass"] - b["near_unit_mass"]) <= (SHARP if sharp else 1.01 / a["rank"])
             for name in ("spectral_radius", "nonlinearity_ratio", "henrici_departure"):
                 assert math.isclose(a[name], b[name], rel_tol=allowed), (left["step"], a["path"], name)
             moduli = [
                 torch.tensor([math.hypot(*value) for value in row["eigenvalues"]]).sort().values for row in (a, b)
             ]
-            # The history keeps five digits of an eigenvalue.
-            torch.testing.assert_close(*moduli, rtol=max(2e-5, 10 * allowed), atol=0)
+            # The history keeps five digits of an eigenvalue: of 1.0000 the last one is 1e-4.
+            torch.testing.assert_close(*moduli, rtol=1e-4 + 10 * allowed, atol=0)

@@ -50,7 +50,10 @@ def test_saved_and_loaded(auto, config, tmp_path):
     inputs = {"input_ids": torch.arange(8)[None]} if config is KAN else {"pixel_values": torch.randn(1, 3, 32, 32)}
     with torch.no_grad():
         states = [m(**inputs, output_hidden_states=True).hidden_states[1] for m in (model, same, body)]
-    assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
+    # Not to the bit: weights that are mapped from a file lie at other places of a cache line, where products may round
+    # differently. One block of sums of at most a few hundred terms in float32.
+    for other in states[1:]:
+        torch.testing.assert_close(other, states[0], rtol=1e-5, atol=1e-5)
 
 
 def test_initialised_as_the_kan_paper_says():

@@ -72,9 +72,17 @@ def probe() -> list[dict[str, torch.Tensor]]:
 
 def double_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
     """Cross entropy in the dtype of the model; the one of transformers rounds to float32."""
-    logits = outputs.logits[:, :-1].flatten(0, 1)
-    total = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / num_items_in_batch
+    return cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+
+def double_mean(logits: torch.Tensor, labels: torch.Tensor, **ignored: Any) -> torch.Tensor:
+    """The same as the model's own loss, where Trainer gives it no number of labels."""
+    return cross_entropy(logits, labels, reduction="mean")
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
+    logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction=reduction)
 
 
 class Recorder(RKSPTrainer):
@@ -151,7 +159,7 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         kss=KSSConfig(**case.kss) if case.kss else False,
         monitor=MonitorConfig(**case.monitor) if case.monitor else False,
         probe=probe(),
-        compute_loss_func=double_loss if case.double else None,
+        compute_loss_func=double_loss if case.double and not case.mean else None,
         # Adam divides by the size of the gradient: it would hide a wrong factor, and blow up the rounding of gradients that
         # are zero in theory (the bias of the keys). In SGD weights follow gradients; momentum is a state to resume.
         optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": arguments.learning_rate, "momentum": 0.5}),
@@ -159,6 +167,8 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
     trainer.remove_callback(PrinterCallback)
     if case.mean:
         trainer.model_accepts_loss_kwargs = False
+        if case.double:
+            model.loss_function = double_mean
     return trainer
 
 
