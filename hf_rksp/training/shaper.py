@@ -35,7 +35,9 @@ from hf_rksp.spectral.shaping import (
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.distributed import agreed, sum_over_ranks, world_size
 from hf_rksp.training.extra_pass import settle
+from hf_rksp.training.streams import Stream, key_of, read_stream, readable_everywhere
 from hf_rksp.training.survey import Survey
+from hf_rksp.training.terms import Terms
 
 #: How KSS is switched off, for its warnings.
 _OFF = "kss=False (kss_weight=0) switches KSS off"
@@ -48,36 +50,6 @@ _NO_BLOCK = (
     "none of the residual blocks ran in training mode with gradients, where hooks see it: they were compiled and run before "
     "KSS was there, are in evaluation mode, or are checkpointed from outside"
 )
-_NOT_TAKEN = (
-    "kss_schedule='paper': the term of KSS has not reached the loss of this step. Add kss.term() to the loss, or let compute_loss "
-    "and training_step call the trainer's own; or pass kss_schedule='balanced', which acts in the backward pass, or kss_weight=0"
-)
-_SPENT = (
-    "kss_schedule='paper': a backward pass went over a forward pass before its term was taken, so the term is too late; pass "
-    "kss_schedule='balanced', or add kss.term() to the first loss that is differentiated"
-)
-
-
-@dataclass
-class _Stream:
-    """What can be read of one stack in one forward pass: its layers, what the task's gradient is taken from, the tokens."""
-
-    layers: list[Transition]
-    last: Transition
-    layout: Layout
-
-
-@dataclass
-class _Term:
-    """What one forward pass adds to the loss, and whether a backward pass has already gone over that pass."""
-
-    value: Tensor
-    layers: int
-    spent: bool = False
-
-    def spend(self, gradient: Tensor) -> None:
-        """A gradient rule that changes nothing."""
-        self.spent = True
 
 
 @dataclass(frozen=True)
@@ -146,7 +118,7 @@ class SpectralShaper:
         self._warned = False
         self._named = blocks is not None
         self._tap = TrainingTap(model, self.stacks, self._finish, self._refuse)
-        self._terms: list[_Term] = []
+        self._terms = Terms(self.aside)
         self._seen: dict[str, list[float]] = {}
         self._refused: list[tuple[Block, CaptureError]] = []
         self._begin_run(opened=False)
@@ -155,8 +127,9 @@ class SpectralShaper:
         self._opened = opened
         #: No optimizer step was made yet: settings that do not fit are refused, and later on stood aside for.
         self.first_step = True
-        self._saw_pass = self._took_term = False
-        self._terms, self._refused = [], []
+        self._saw_pass = False
+        self._refused = []
+        self._terms.clear()
 
     def __enter__(self) -> SpectralShaper:
         self._begin_run(opened=True)
@@ -167,7 +140,7 @@ class SpectralShaper:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tap.__exit__(kind, error, trace)
-        self._opened, self._terms = False, []
+        self._begin_run(opened=False)
 
     @property
     def active(self) -> bool:
@@ -198,24 +171,16 @@ class SpectralShaper:
         itself. Call it once a loss; with gradient accumulation divide it by the number of accumulated batches, which in a
         surveyed step has to be the number of passes of the survey.
         """
-        terms, self._terms, self._took_term = self._terms, [], True
-        for term in terms:
-            if term.spent:  # its graph is gone
-                self.aside("the layers of a forward pass", _SPENT, term.layers)
-        alive = [term.value for term in terms if not term.spent]
-        return functools.reduce(torch.add, alive) if alive else torch.zeros(())
+        return self._terms.take()
 
     def step(self) -> None:
         """Say that the optimizer has made a step."""
         if self._opened and self.active:
             if not self._saw_pass:
                 self.aside("a step", _NO_PASS, self._layers)
-            if self._terms:
-                if self.first_step and not self._took_term:
-                    raise InputError(_NOT_TAKEN)
-                self.aside("a step", _NOT_TAKEN, sum(term.layers for term in self._terms))
+        self._terms.end_step(self.first_step)
         self.steps += 1
-        self._surveyed, self._passes, self._terms = {}, 1, []
+        self._surveyed, self._passes = {}, 1
         self._saw_pass = self.first_step = False
 
     @property
@@ -301,7 +266,7 @@ class SpectralShaper:
         streams = self._readable(seen, batch)
         layers = [t for t in seen if any(t in stream.layers for stream in streams)]
         generator = self._generator()
-        chosen = [t for t in layers if _key(t) in self._surveyed] if self._surveyed else self._draw(layers, generator)
+        chosen = [t for t in layers if key_of(t) in self._surveyed] if self._surveyed else self._draw(layers, generator)
         terms = []
         for stream in streams:
             drawn = [t for t in stream.layers if t in chosen]
@@ -311,53 +276,23 @@ class SpectralShaper:
                 terms.append(self._shape(drawn, stream, generator))
         if self.has_term and terms:
             total = self.config.weight / (len(self._surveyed) or len(chosen)) * torch.stack(terms).sum()
-            self._terms.append(_Term(total, len(chosen)))
+            spend = self._terms.add(total, len(chosen))
             for stream in streams:
-                stream.last.at_y = self._terms[-1].spend
+                stream.last.at_y = spend
 
-    def _readable(self, seen: list[Transition], batch: Mapping[str, Any]) -> list[_Stream]:
+    def _readable(self, seen: list[Transition], batch: Mapping[str, Any]) -> list[Stream]:
         """What KSS can read of a pass, on every process."""
         found = []
         for stack in self.stacks:
             transitions = [t for t in seen if t.stack is stack]
-            stream = self._stream(stack, transitions, batch) if transitions else None
-            if stream and self._fits(stack, _width(stream), len(stream.layers)):
+            read = functools.partial(self._layout, stack, batch)
+            stream = read_stream(stack, transitions, read, self.aside) if transitions else None
+            if stream and self._fits(stack, stream.width, len(stream.layers)):
                 found.append(stream)
-        if self._surveyed or world_size() == 1:  # a surveyed step adds nothing up any more
-            return found
-        everywhere = agreed(self.stacks, {_key(t) for stream in found for t in stream.layers})
-        for stream in found:
-            own = len(stream.layers)
-            stream.layers = [t for t in stream.layers if _key(t) in everywhere]
-            if len(stream.layers) < own:
-                what = f"layers of {stream.last.stack.path}"
-                self.aside(what, "another process cannot read them in this pass", own - len(stream.layers))
-        return [stream for stream in found if stream.layers]
+        # A surveyed step adds nothing up any more.
+        return found if self._surveyed else readable_everywhere(self.stacks, found, self.aside)
 
-    def _stream(self, stack: Stack, seen: list[Transition], batch: Mapping[str, Any]) -> _Stream | None:
-        first, last = seen[0], seen[-1]
-        try:
-            layout = self._layout(stack, first.x, batch)
-        except Exception as error:
-            self.aside(f"the layers of {stack.path}", error, len(seen))
-            return None
-        if last.y.shape[0] != first.x.shape[0]:
-            cause = f"states of shape {tuple(first.x.shape)} go in and of shape {tuple(last.y.shape)} come out"
-            self.aside(f"the layers of {stack.path}", cause, len(seen))
-            return None
-        layers = []
-        for transition in seen:
-            if transition.overwritten:
-                cause = "a block adds to its input in place, so what it was is gone; from now on copies are kept"
-                self.aside(f"layer {transition.block.path}", cause)
-            elif transition.x.shape != first.x.shape:
-                cause = f"its states have shape {tuple(transition.x.shape)}, and the first ones {tuple(first.x.shape)}"
-                self.aside(f"layer {transition.block.path}", cause)
-            else:
-                layers.append(transition)
-        return _Stream(layers, last, layout) if layers else None
-
-    def _layout(self, stack: Stack, states: Tensor, batch: Mapping[str, Any]) -> Layout:
+    def _layout(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
         """How the states of this pass are read; where sizes do not tell, the model is probed."""
         described = {**self.unseen, **batch}
         try:
@@ -403,11 +338,11 @@ class SpectralShaper:
     def _draw(self, seen: list[Transition], generator: torch.Generator) -> list[Transition]:
         return [seen[i] for i in self._positions(len(seen), generator)]
 
-    def _shape(self, layers: list[Transition], stream: _Stream, generator: torch.Generator) -> Tensor:
+    def _shape(self, layers: list[Transition], stream: Stream, generator: torch.Generator) -> Tensor:
         """Measure the chosen layers of one stack and let the schedule act on them; the sum of their penalties."""
-        config, layout, last = self.config.fitted(_width(stream)), stream.layout, stream.last
+        config, layout, last = self.config.fitted(stream.width), stream.layout, stream.last
         weights = None if layout.mask is None else layout.mask.reshape(-1, 1)
-        surveyed = [self._surveyed[_key(layer)] for layer in layers] if self._surveyed else []
+        surveyed = [self._surveyed[key_of(layer)] for layer in layers] if self._surveyed else []
         with torch.set_grad_enabled(self.has_term):
             states = [(layout.read(layer.x).flatten(0, 1), layout.read(layer.y).flatten(0, 1)) for layer in layers]
             if surveyed:
@@ -489,7 +424,7 @@ class SpectralShaper:
     def _push(
         self,
         layers: list[Transition],
-        stream: _Stream,
+        stream: Stream,
         directions: Tensor,
         projected: list[tuple[Tensor, Tensor]],
         weights: Tensor | None,
@@ -545,15 +480,6 @@ class SpectralShaper:
 
 def _no_autocast(layer: Transition) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(layer.x.device.type, enabled=False)
-
-
-def _key(transition: Transition) -> Key:
-    return transition.stack.path, transition.block.index
-
-
-def _width(stream: _Stream) -> int:
-    """Dimensions of one token's state."""
-    return stream.layout.read(stream.layers[0].x).shape[-1]
 
 
 def _size(rows: Tensor, layout: Layout) -> Tensor:

@@ -149,7 +149,11 @@ def history(trainer: Trainer) -> list[dict[str, float]]:
     """What Trainer itself logged: no times, nothing of ours."""
     timed = ("runtime", "per_second", "flos")
     return [
-        {k: v for k, v in row.items() if not k.startswith(("kss/", "rksp/")) and not any(t in k for t in timed)}
+        {
+            k: v
+            for k, v in row.items()
+            if not k.startswith(("kss/", "rksp/", "spectrum/")) and not any(t in k for t in timed)
+        }
         for row in trainer.state.log_history
     ]
 

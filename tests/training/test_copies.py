@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from hf_rksp import RKSPTrainer
 from hf_rksp.capture import TrainingTap, capture_transitions, find_stacks
+from hf_rksp.training.aside import Aside
 from hf_rksp.training.survey import Survey
 from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trained
 
@@ -44,7 +45,11 @@ def opened(model, how):
     stacks = find_stacks(model)
     if how == "tap":
         return TrainingTap(model, stacks, lambda seen, batch: None)
-    return Survey(model, stacks) if how == "survey" else capture_transitions(stacks, lambda *transition: None)
+    return (
+        Survey(model, stacks, Aside("", "", ""))
+        if how == "survey"
+        else capture_transitions(stacks, lambda *transition: None)
+    )
 
 
 @pytest.mark.parametrize("how", ["tap", "survey", "capture"])

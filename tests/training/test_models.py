@@ -37,9 +37,9 @@ def rows_of(case):
 
 def masks_of(stacks, batch, seen):
     """What counts in each stack; every position of an image."""
+    masks = [batch.get("decoder_attention_mask" if stack.side == "decoder" else "attention_mask") for stack in stacks]
     return [
-        batch[stack.mask] if stack.mask in batch else torch.ones(states[0].shape[:-1])
-        for stack, states in zip(stacks, seen, strict=True)
+        torch.ones(states[0].shape[:-1]) if mask is None else mask for mask, states in zip(masks, seen, strict=True)
     ]
 
 

@@ -186,7 +186,7 @@ class TestArguments:
 
     def test_rank_above_the_width_is_refused_in_the_first_step_and_leaves_no_hook(self, tmp_path):
         run = trainer(tmp_path, gpt2(), kss_rank=17)
-        with pytest.raises(InputError, match=r"rank=17.*16"):
+        with pytest.raises(InputError, match=r"kss_rank=17.*16"):
             run.train()
         assert run.state.global_step == 0 and hooks(run.model) == 0
 
@@ -258,11 +258,13 @@ def test_mixin_on_sft_trainer(packing, tmp_path):
 
 
 def test_second_run_of_a_trainer_starts_a_new_history(tmp_path):
-    run = trained(tmp_path, gpt2())
-    first = history_of(tmp_path)
+    run = trained(tmp_path, gpt2(), rksp_report=True)
+    first = (tmp_path / "rksp_history.jsonl").read_bytes()
     run.train()
-    assert [row["step"] for row in history_of(tmp_path) if row["kind"] == "profile"] == [0, 2, 3]
-    assert len(history_of(tmp_path)) == len(first)
+    second = history_of(tmp_path, "rksp_history_2.jsonl")
+    assert [row["step"] for row in second if row["kind"] == "profile"] == [0, 2, 3]
+    assert (tmp_path / "rksp_history.jsonl").read_bytes() == first and len(second) == len(history_of(tmp_path))
+    assert (tmp_path / "rksp_report_2.html").exists()
 
 
 def test_report_of_the_run_is_written_at_the_end(tmp_path):

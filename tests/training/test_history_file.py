@@ -1,0 +1,163 @@
+"""The history of a run: each run has its own, nothing is lost, and a run goes on where it cannot be written."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import Trainer, TrainerCallback
+
+from hf_rksp import RKSPCallback
+from hf_rksp.config import MonitorConfig
+from hf_rksp.errors import OutputError
+from hf_rksp.training.history import HistoryWriter
+from tests.training.common import assert_same_weights, gpt2, logged, trained, trainer
+
+EVERY = MonitorConfig(every=1, rank=8)
+
+
+def steps(file):
+    return [row["step"] for row in map(json.loads, file.read_text().splitlines()) if row["kind"] == "profile"]
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.name.startswith("hf_rksp")]
+
+
+class After(TrainerCallback):
+    """Does something to the folder of the run after step 2."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            self.action(Path(args.output_dir))
+
+
+def fills(folder):
+    """Every byte that is written from now on is one too many."""
+    file = folder / "rksp_history.jsonl"
+    shutil.copy(file, folder / "kept.jsonl")
+    file.unlink()
+    os.symlink("/dev/full", file)
+
+
+@pytest.mark.parametrize("action", [fills, shutil.rmtree, lambda folder: (folder / "rksp_history.jsonl").unlink()])
+def test_a_history_that_cannot_be_written_any_more(action, tmp_path, caplog):
+    """With ours and beside a plain Trainer: said once, and the numbers are in the logs."""
+    usual = trained(tmp_path / "usual", gpt2(), None, Trainer)
+    for kind, more in ((None, {"rksp_every": 1, "kss": False, "rksp_report": True}), (Trainer, {})):
+        caplog.clear()
+        folder = tmp_path / str(kind)
+        callbacks = [After(action), *([RKSPCallback(EVERY)] if kind else [])]
+        run = trained(folder, gpt2(), None, *([kind] if kind else []), callbacks=callbacks, **more)
+        assert run.state.global_step == 4 and len(logged(run, "rksp/near_unit_mass/max")) == 4
+        assert len([text for text in warnings_of(caplog) if "cannot be written any more" in text]) == 1
+        assert_same_weights(run.model, usual.model)
+    if action is fills:
+        assert steps(tmp_path / "None" / "kept.jsonl") == [0]
+
+
+def test_a_history_that_cannot_be_begun(tmp_path, monkeypatch, caplog):
+    def refuses(self, again):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(HistoryWriter, "_take", refuses)
+    run = trained(tmp_path, gpt2())
+    assert len(logged(run, "rksp/near_unit_mass/max")) == 3 and not list(tmp_path.glob("*.jsonl"))
+    (text,) = warnings_of(caplog)
+    assert "Permission denied" in text and "rksp_monitor=False" in text
+
+
+def test_two_runs_at_once_never_share_a_file(tmp_path):
+    callbacks = [RKSPCallback(EVERY), RKSPCallback(EVERY)]
+    trained(tmp_path, gpt2(), None, Trainer, callbacks=callbacks)
+    files = [tmp_path / "rksp_history.jsonl", tmp_path / "rksp_history_2.jsonl"]
+    assert [steps(file) for file in files] == [[0, 1, 2, 3]] * 2
+    assert [callback.path for callback in callbacks] == files
+    assert (tmp_path / "rksp_report.html").exists() and (tmp_path / "rksp_report_2.html").exists()
+
+
+SAVED = {"save_strategy": "steps", "save_steps": 2, "rksp_every": 1}
+
+
+def test_a_resumed_run_goes_on_in_its_own_file(tmp_path):
+    trained(tmp_path, gpt2(), **SAVED)
+    first = (tmp_path / "rksp_history.jsonl").read_bytes()
+    trained(tmp_path, gpt2(), **SAVED)
+    second = (tmp_path / "rksp_history_2.jsonl").read_bytes()
+    run = trainer(tmp_path, gpt2(), **SAVED)
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))  # of the second run
+    assert run.rksp_monitor.path.name == "rksp_history_2.jsonl"
+    assert (tmp_path / "rksp_history.jsonl").read_bytes() == first
+    assert (tmp_path / "rksp_history_2.jsonl").read_bytes() == second
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["rksp_history.jsonl", "rksp_history_2.jsonl"]
+
+
+def test_a_run_that_is_resumed_in_the_folder_of_another_leaves_its_file_alone(tmp_path, caplog):
+    trained(tmp_path / "a", gpt2(), **SAVED)
+    trained(tmp_path / "b", gpt2(), learning_rate=1e-3, rksp_every=1)
+    other = (tmp_path / "b" / "rksp_history.jsonl").read_bytes()
+    run = trainer(tmp_path / "b", gpt2(), **SAVED)
+    run.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
+    assert (tmp_path / "b" / "rksp_history.jsonl").read_bytes() == other
+    assert steps(tmp_path / "b" / "rksp_history_2.jsonl") == [2, 3]
+    assert any("holds the history of another run" in text for text in warnings_of(caplog))
+
+
+def test_a_run_that_begins_again_before_its_first_step_keeps_its_name(tmp_path):
+    """As Trainer's search for a batch size that fits does."""
+    run = trainer(tmp_path, gpt2())
+    loop = run._run_epoch
+
+    def fails(**kwargs):
+        raise MemoryError
+
+    run._run_epoch = fails
+    with pytest.raises(MemoryError):
+        run.train()
+    run._run_epoch = loop
+    run.train()
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["rksp_history.jsonl"]
+    assert steps(tmp_path / "rksp_history.jsonl") == [0, 2, 3]
+
+
+def test_writer(tmp_path):
+    file = tmp_path / "folder" / "rksp_history.jsonl"
+    writer = HistoryWriter(file)
+    writer.write("run", name="\udcff")
+    assert writer.barren and not writer.empty
+    for step in (1, 2, 3):
+        writer.write("profile", step=step, layers=[])
+        writer.write_log(step, {"loss": float("nan"), "eval_runtime": 1.0})
+    mark = writer.mark
+    assert mark[0] == file.stat().st_size and not writer.barren
+    file.write_bytes(file.read_bytes() + b'[1]\n{"kind": "log", "st')  # cut short, and something else
+    again = HistoryWriter(file, 2, mark=mark)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["kind"], row.get("step")) for row in rows] == [("run", None), ("profile", 1), ("log", 1), ("log", 2)]
+    assert again.mark == (file.stat().st_size, again.mark[1]) and not again.empty
+    assert HistoryWriter(file, 2, mark=(mark[0], mark[1] + 1)).path.name == "rksp_history_2.jsonl"
+    with pytest.raises(OutputError, match=r"output_dir=.*rksp_monitor=False"):
+        HistoryWriter(file / "below" / "rksp_history.jsonl")
+
+
+def test_what_waits_for_the_next_log_survives_a_resume(tmp_path):
+    settings = {"monitor": MonitorConfig(every=0, at_end=False, report=False), "logging_steps": 4, **SAVED}
+    for kind in (None, Trainer):
+        folder = tmp_path / str(kind)
+
+        def make(kind=kind, folder=folder):
+            given = dict(settings)
+            if kind is Trainer:
+                given = {"callbacks": [RKSPCallback(given.pop("monitor"))], **given}
+            return trainer(folder, gpt2(), None, *([kind] if kind else []), **given)
+
+        whole, again = make(), make()
+        whole.train()
+        again.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+        names = [{name for row in run.state.log_history for name in row} for run in (whole, again)]
+        assert names[0] == names[1] and "rksp/near_unit_mass/max" in names[0]
+        assert logged(whole, "rksp/near_unit_mass/max") == logged(again, "rksp/near_unit_mass/max")
