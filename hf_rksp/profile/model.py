@@ -7,6 +7,7 @@ batches -> capture -> second moments, a set for each group of sequences -> white
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 import warnings
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hf_rksp.capture import Layouts, Stack, find_stacks, untouched
+from hf_rksp.capture import Layouts, Stack, find_stacks, left_padding_shifts_positions, untouched
 from hf_rksp.config import RiskConfig, SpectralConfig
 from hf_rksp.errors import InputError, first_line
 from hf_rksp.machine import peak_memory, versions
@@ -123,6 +124,8 @@ def profile_model(
         stacks = find_stacks(model, blocks, probe=probe)
         seen = {} if weights else survey(model, batches[0], stacks)
     layouts = Layouts(model, stacks)
+    if not weights:
+        _warn_of_left_padding(model, batches, stacks)
     seconds["forward"] += time.perf_counter() - started
     described = _describe_model(model, stacks, source) | dict(model_info or {})
     kept = Resume(Path(resume) / f"process-{share.rank}" if shared else resume) if resume is not None else None
@@ -212,6 +215,20 @@ def _notes(stacks: Sequence[Stack], layouts: Layouts) -> list[str]:
             f"spectrum. They are left out: {', '.join(lost)}"
         )
     return notes + list(layouts.notes.values())
+
+
+def _warn_of_left_padding(model: nn.Module, batches: Sequence[Mapping[str, Any]], stacks: Sequence[Stack]) -> None:
+    """Say so if the model counts the positions of left-padded texts from the padding; the first such batch decides."""
+    for batch in batches:
+        mask = batch.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask[:, 0] == 0).any()):
+            if left_padding_shifts_positions(model, batch, stacks, functools.partial(forward, model)):
+                warnings.warn(
+                    "batches are padded on the left without position_ids, and this model counts positions from the padding: its "
+                    "states are those of texts in other places. Pass position_ids, or pad on the right",
+                    stacklevel=3,
+                )
+            return
 
 
 def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor]) -> list[Mapping[str, Any]]:
