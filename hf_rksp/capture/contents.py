@@ -64,13 +64,11 @@ def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list
     values = {name: value for name, value in named.items() if not _DESCRIBES.search(name) and _says_something(value)}
     if not values and "labels" not in named:
         return []
-    first = next((value for value in values.values() if not value.is_floating_point()), None)
-    sequences = (first if first is not None else next(iter(values.values()), named.get("labels"))).shape[0]
     made = []
     for name, value in values.items():
         decoder = encoder_decoder and name.startswith("decoder")
         real = _real(name, value, batch, decoder)
-        made.append(Content(name, value, real, *_sequences(value, named, sequences), decoder))
+        made.append(Content(name, value, real, *_sequences(value, named), decoder))
     if encoder_decoder:
         if not any(content.decoder for content in made):
             made += _made_by_the_model(named, made)
@@ -102,10 +100,10 @@ def _made_by_the_model(named: Mapping[str, Tensor], made: list[Content]) -> list
     ]
 
 
-def _sequences(value: Tensor, named: Mapping[str, Tensor], sequences: int) -> tuple[Tensor, int]:
+def _sequences(value: Tensor, named: Mapping[str, Tensor]) -> tuple[Tensor, int]:
     """The sequence of each entry along the first axis: patches of images of one tensor belong to their image."""
     entries = value.shape[0]
-    if entries != sequences:
+    if value.is_floating_point():
         for name, grid in named.items():
             if "grid" in name and grid.ndim == 2 and int((patches := grid.prod(1)).sum()) == entries:
                 return torch.arange(len(grid)).repeat_interleave(patches.cpu()), len(grid)

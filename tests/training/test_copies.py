@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from transformers import TrainerCallback
 
 from hf_rksp import RKSPTrainer
-from hf_rksp.capture import TrainingTap, capture_transitions, find_stacks
+from hf_rksp.capture import Layouts, TrainingTap, capture_transitions, find_stacks
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.survey import Survey
 from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trained
@@ -46,7 +46,7 @@ def opened(model, how):
     if how == "tap":
         return TrainingTap(model, stacks, lambda seen, batch: None)
     return (
-        Survey(model, stacks, Aside("", "", ""))
+        Survey(model, stacks, Layouts(model, stacks), Aside("", "", ""))
         if how == "survey"
         else capture_transitions(stacks, lambda *transition: None)
     )
