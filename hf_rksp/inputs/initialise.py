@@ -204,7 +204,10 @@ class Initialiser:
         away = [] if piece.around else [block.module for block in self.blocks]
         problem = ""
         for here in ({module for module, _ in slots}, {piece.root}, None):
-            if here is not None and not all(module in self.bare.births for module in here):
+            if here is None and not self.bare.fits():
+                problem = " (the whole model would have to be built at once, and there is not memory enough)"
+                continue
+            if not all(module in self.bare.births for module in here or ()):
                 continue
             try:
                 with drawing(f"{piece.name}/constructed"):

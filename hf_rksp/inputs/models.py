@@ -24,6 +24,7 @@ from hf_rksp.inputs.fit import left_out, refuse_missing
 from hf_rksp.inputs.hub import hint, hub_or_cache
 from hf_rksp.inputs.initialise import Initialiser, skeleton
 from hf_rksp.inputs.presets import PRESETS
+from hf_rksp.inputs.skeletons import available_memory
 from hf_rksp.inputs.source import DTYPES, ModelSource
 from hf_rksp.inputs.streamed import ReadFromDisk, check_streams, on_disk, weight_files
 from hf_rksp.profile.gather import BlockWeights
@@ -118,21 +119,13 @@ def _check_memory(model: nn.Module, dtype: torch.dtype, source: ModelSource) -> 
     if source.device != "cpu" or source.stream:
         return
     parameters = sum(p.numel() for p in model.parameters())
-    needed, free = parameters * torch.empty(0, dtype=dtype).element_size(), _available_memory()
+    needed, free = parameters * torch.empty(0, dtype=dtype).element_size(), available_memory()
     if free is not None and needed > free:
         raise InputError(
             f"init={source.init!r} has {parameters / 1e9:.2f} billion parameters, {needed / 2**30:.1f} GiB as "
             f"{str(dtype).removeprefix('torch.')}, and {free / 2**30:.1f} GiB are free: pass --stream, --dtype bfloat16, or fewer "
             "layers with --config-overrides num_hidden_layers=4"
         )
-
-
-def _available_memory() -> int | None:
-    try:
-        import psutil  # comes with accelerate
-    except ImportError:
-        return None
-    return int(psutil.virtual_memory().available)
 
 
 def _from_pretrained(source: ModelSource, folder: Path | None) -> LoadedModel:

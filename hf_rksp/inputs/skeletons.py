@@ -40,6 +40,11 @@ class Skeleton:
     trust_remote_code: bool
     births: dict[nn.Module, Birth]
 
+    def fits(self) -> bool:
+        """Whether there is memory for all of it."""
+        free = available_memory()
+        return free is None or free > sum(p.numel() * p.element_size() for p in self.model.parameters())
+
     def build(self, here: Collection[nn.Module] | None, away: Collection[nn.Module] = ()) -> nn.Module:
         """The model again, with the modules ``here`` on the CPU as their constructors leave them; None: all of it.
 
@@ -49,6 +54,15 @@ class Skeleton:
         places |= {self.births[m]: "cpu" for m in here or ()}
         with torch.device("cpu" if here is None else "meta"), _placing(places), _unwritten_is_nan(), _undrawn():
             return _from_config(copy.deepcopy(self.config), self.dtype, self.trust_remote_code)
+
+
+def available_memory() -> int | None:
+    """Bytes that are free; None where nothing can tell."""
+    try:
+        import psutil  # comes with accelerate
+    except ImportError:
+        return None
+    return int(psutil.virtual_memory().available)
 
 
 def skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Skeleton:

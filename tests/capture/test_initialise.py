@@ -121,6 +121,12 @@ def _replaced_by_the_parent(block, layer):
     block.part.gate = nn.Parameter(torch.randn(300))
 
 
+def _copied_parts(block, layer):
+    part = nn.Module()
+    part.gate = nn.Parameter(torch.randn(300))
+    block.part = copy.deepcopy(part)
+
+
 def _weight_norm(block, layer):
     block.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 16, 3), dim=2)
 
@@ -158,7 +164,7 @@ def _empty_integers(block, layer):
 
 
 WAYS = {way.__name__[1:]: way for way in (
-    _filled, _constant, _integers, _by_the_parent, _replaced_by_the_parent, _weight_norm, _plain, _legacy,
+    _filled, _constant, _integers, _by_the_parent, _replaced_by_the_parent, _copied_parts, _weight_norm, _plain, _legacy,
     _other_generators, _scaled_by_the_scheme, _reads_numbers, _empty, _empty_integers,
 )}  # fmt: skip
 
@@ -221,6 +227,13 @@ def test_what_nobody_draws_is_refused_with_its_name(way):
         weights = Initialiser(skeleton(MadeUpConfig(way=way), torch.float32), 0)
         with pytest.raises(ModelLoadError, match=r"blocks\.0\.never of MadeUpModel is never drawn.*checkpoint"):
             weights.make(weights.blocks[0]) if streamed else weights.make_all()
+
+
+def test_a_model_too_large_to_be_built_at_once_is_refused(monkeypatch):
+    monkeypatch.setattr("hf_rksp.inputs.skeletons.available_memory", lambda: 16)
+    Initialiser(skeleton(MadeUpConfig(way="filled"), torch.float32), 0).make_all()
+    with pytest.raises(ModelLoadError, match=r"blocks\.0\.alpha.*not memory enough"):
+        Initialiser(skeleton(MadeUpConfig(way="copied"), torch.float32), 0).make_all()
 
 
 @pytest.mark.parametrize("way", ["filled", "one_weight_for_all"])
