@@ -58,7 +58,7 @@ def cause_of(error: BaseException) -> str:
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()).rstrip(".:")
-    if text and not isinstance(error, (LookupError, AssertionError, AttributeError)):
+    if text and not isinstance(error, (LookupError, AttributeError)):
         return text
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)

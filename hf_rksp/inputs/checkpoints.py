@@ -31,7 +31,7 @@ def local_folder(name: str) -> Path | None:
         return _in_package(name)
     path = as_path(name)
     try:
-        if path.exists():
+        if name.strip() and path.exists():
             return path
         if path.is_symlink():
             raise ModelLoadError(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hf_rksp.errors import cause_of
 
 #: Seconds to wait for an answer, looking the name up included, and for how long an answer holds.
-_WAIT, _HOLDS = 5.0, 60.0
+_WAIT, _HOLDS = 3.0, 60.0
 _asked: list[tuple[float, str, str | None]] = []
 
 

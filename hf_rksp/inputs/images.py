@@ -159,6 +159,10 @@ def _rows(source: ImageSource) -> Any:
     import datasets
 
     path = as_path(source.name)
+    if not source.name.strip() or len(source.name) > 200:
+        raise InputError(
+            f"images={source.name[:200]!r} does not exist: pass a parquet file, a folder or a dataset on the Hub"
+        )
     try:
         if path.is_file():
             return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)

@@ -35,7 +35,12 @@ def own_tokenizer(source: ModelSource) -> TokenizerPlace | None:
     check_folder(folder)
     if is_adapter(folder) and not TokenizerPlace(str(folder)).files:
         _, base, base_folder = adapter_config(source, folder)
-        return own_tokenizer(replace(source, model=str(base_folder or base), base_model=None))
+        try:
+            return own_tokenizer(replace(source, model=str(base_folder or base), base_model=None, revision=None))
+        except ModelLoadError as error:
+            raise ModelLoadError(
+                f"adapter {source.model!r}: its base model {base!r} cannot be loaded ({error}); pass --base-model ID_OR_FOLDER"
+            ) from None
     return TokenizerPlace(str(folder))
 
 

@@ -81,7 +81,7 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
     step("reading the text")
     text = read_text(options.source, options.tokens)  # before the model: it is quick, and can be wrong
     substitute = (options.substitute or model.init is not None) and options.tokenizer is None
-    place = given_tokenizer(options.tokenizer) if options.tokenizer else own_tokenizer(model)
+    place = given_tokenizer(options.tokenizer) if options.tokenizer is not None else own_tokenizer(model)
     asked = {
         "revision": model.revision if place is not None and place.path == model.model else None,
         "trust_remote_code": model.trust_remote_code,
@@ -91,8 +91,10 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
         try:
             tokenizer, origin = load_tokenizer(place, text, 0, **asked)
         except ModelLoadError as error:
-            refusal = ModelLoadError(f"tokenizer={options.tokenizer!r}: {error}") if options.tokenizer else error
-            if options.tokenizer or not _may_take_no_text(model):
+            refusal = (
+                ModelLoadError(f"tokenizer={options.tokenizer!r}: {error}") if options.tokenizer is not None else error
+            )
+            if options.tokenizer is not None or not _may_take_no_text(model):
                 raise refusal from None
     step(f"loading {model.name}")
     loaded = load_model(model)

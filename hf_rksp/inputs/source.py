@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from hf_rksp.errors import InputError
+from hf_rksp.inputs.paths import as_path, is_there
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 #: Folder names that say nothing of the model: the name of the folder above goes in front.
@@ -51,6 +51,10 @@ class ModelSource:
             raise InputError(f"dtype={self.dtype!r}: choose among auto, {', '.join(DTYPES)}")
         if self.config_overrides and self.init is None:
             raise InputError("config_overrides (--config-overrides) changes a configuration, so it needs --init CONFIG")
+        if self.base_model is not None and self.init is not None:
+            raise InputError(
+                f"base_model={self.base_model!r} is for a PEFT adapter, and --init makes a model anew: leave it out"
+            )
         if self.stream and self.device != "cpu":
             raise InputError(f"stream (--stream) keeps the blocks off a device: leave device={self.device!r} out")
         if not 0 <= self.seed < 2**63:
@@ -60,8 +64,8 @@ class ModelSource:
     def name(self) -> str:
         """Short name for titles and file names."""
         given = self.model or self.init or ""
-        path = Path(given).expanduser()
-        if not path.exists():
+        path = as_path(given)
+        if not is_there(path):
             return given
         path = path.resolve()
         return f"{path.parent.name}/{path.name}" if path.name in _GENERIC_NAMES else path.name

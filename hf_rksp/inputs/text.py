@@ -15,7 +15,7 @@ import torch
 
 from hf_rksp.errors import InputError, cause_of
 from hf_rksp.inputs.hub import hint, hub_or_cache
-from hf_rksp.inputs.paths import as_path, written_like_a_path
+from hf_rksp.inputs.paths import as_path, is_there, written_like_a_path
 
 BUILTIN = "builtin"
 _TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
@@ -52,15 +52,19 @@ def read_text(source: TextSource, tokens: int) -> str:
     """
     limit = max(_LEAST_CHARACTERS, tokens * _CHARACTERS_PER_TOKEN)
     path = source.path
+    if not source.name.strip():
+        raise InputError(
+            f"text={source.name!r} names nothing: pass a file, a folder, a dataset on the Hub or 'builtin'"
+        )
     if source.name == BUILTIN:
         from pydoc_data.topics import topics
 
         text = "\n\n".join(topics[name] for name in sorted(topics))
-    elif path.is_dir():
+    elif is_there(path) and path.is_dir():
         text = _folder(path, source, limit)
-    elif path.is_file():
+    elif is_there(path):
         text = _file(path, source, limit)
-    elif written_like_a_path(source.name):
+    elif written_like_a_path(source.name) or len(source.name) > 200 or _is_link(path):
         raise InputError(
             f"text={source.name!r} does not exist: pass a file, a folder, a dataset on the Hub or 'builtin'"
         )
@@ -71,11 +75,16 @@ def read_text(source: TextSource, tokens: int) -> str:
     return text[:limit]
 
 
+def _is_link(path: Path) -> bool:
+    """Whether it is a link, to nothing or in a circle: no dataset on the Hub is meant."""
+    return len(str(path)) < 4096 and path.is_symlink()
+
+
 def _file(path: Path, source: TextSource, limit: int) -> str:
     if path.suffix in _TABLES:
         return _dataset(_TABLES[path.suffix], source, limit, data_files=str(path))
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8-sig") as stream:
             return stream.read(limit)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"text={str(path)!r} cannot be read as UTF-8 text: {error}; pass a text file") from None

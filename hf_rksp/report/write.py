@@ -104,7 +104,7 @@ def read_report(path: str | os.PathLike[str]) -> ModelProfile:
         raise InputError(
             f"path={str(path)!r}: {reason_of(error)}; pass a report.json, or the folder that holds it"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SchemaError(f"{file}: not JSON ({error}); run `rksp audit` again") from None
     return profile_from_dict(data)
 

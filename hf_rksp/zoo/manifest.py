@@ -97,7 +97,7 @@ def read_manifest(path: Path) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"manifest={str(path)!r}: {error.strerror}; pass a file of zoo_reports/manifests") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"manifest={str(path)!r}: not JSON ({error})") from None
     if not isinstance(data, Mapping) or not isinstance(data.get("models"), list) or not data["models"]:
         raise InputError(f'manifest={str(path)!r}: pass {{"models": [...]}} with at least one model')

@@ -323,3 +323,37 @@ def test_full_stdout(unbuffered):
             [sys.executable, "-m", "hf_rksp.cli.main", "env"], stdout=full, stderr=subprocess.PIPE, text=True, env=env
         )
     assert done.returncode == 1 and "stdout cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 5000, "~nobody-of-this-name/x"])
+@pytest.mark.parametrize("option", ["MODEL", "--init", "--text", "--tokenizer"])
+def test_names_of_nothing(rksp, tmp_path, name, option):
+    args = {"MODEL": [name], "--init": ["--init", name]}.get(option, [*GPT2, option, name])
+    code, out, err = rksp("audit", "--out", tmp_path / "out", *args, *FAST)
+    assert code == 2 and out == "" and err.startswith("rksp: error: ") and "Traceback" not in err
+
+
+def test_links_to_nothing_and_in_a_circle(rksp, tmp_path):
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for name in ("gone", "circle"):
+        assert "is a link to" in refused(rksp, tmp_path, name)
+        assert "does not exist" in refused(rksp, tmp_path, *GPT2, "--text", name)
+
+
+def test_json_that_nests_too_deeply(rksp, tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for args in (["report"], ["compare", "deep.json"], ["zoo", "run"], ["audit", "--init"]):
+        code, _, err = rksp(*args, "deep.json")
+        assert code == 2 and "Traceback" not in err
+
+
+def test_an_adapters_base_for_random_weights(rksp, tmp_path):
+    assert "base_model='x' is for a PEFT adapter" in refused(rksp, tmp_path, *GPT2, "--base-model", "x")
+
+
+def test_text_with_a_mark_in_front_is_the_text(tmp_path):
+    from hf_rksp.inputs import TextSource, read_text
+
+    (tmp_path / "a.txt").write_text("some text", encoding="utf-8-sig")
+    assert read_text(TextSource(str(tmp_path / "a.txt")), 4) == "some text"

@@ -63,7 +63,6 @@ def test_check_finds_a_model_that_lets_padding_in(rksp, monkeypatch):
     code, out, _ = rksp("check", "--init", "gpt2", "--config-overrides", TINY, "--json", "-", *FAST[2:])
     assert code == 3
     checks = {c["check"]: c["agrees"] for c in json.loads(out)["checks"]}
-    assert checks.pop("right_vs_left_with_position_ids") in (True, False)
     assert checks == {
         "alone_vs_padded": False,
         "right_vs_left_padding": False,
@@ -190,4 +189,4 @@ def test_tolerances_of_check_are_those_of_the_dtypes():
 def test_the_bfloat16_run_is_in_bfloat16(rksp):
     code, out, _ = rksp("check", "--init", "gpt2", "--config-overrides", TINY, "--json", "-", *FAST[2:])
     differences = {c["check"]: c["moment_difference"] for c in json.loads(out)["checks"]}
-    assert code == 0 and differences["float32_vs_bfloat16"] > 1e-4 > differences["batch_1_vs_8"]
+    assert code == 3 and differences["float32_vs_bfloat16"] > 1e-4 > differences["batch_1_vs_8"]
