@@ -38,6 +38,23 @@ def scalars(x, y, rank="auto", batches=1):
     )
 
 
+#: The numbers of `scalars` that hang on the eigenvectors, which move by more than the eigenvalues.
+OF_VECTORS = [2, 6]
+
+
+def assert_same(one, other, tolerance=1e-10):
+    """To what rounding leaves, which depends on the processor.
+
+    Moments square the condition of the states, 49, so the operator is known to 49^2 eps = 5e-13. Eigenvalues, norms and
+    residuals move by that times the condition of the eigenvectors at most, 161: 1e-10. The eigenvectors move by that over
+    the distance of the closest eigenvalues, 0.003, so what hangs on them gets a hundred times as much.
+    """
+    bounds = torch.full_like(one, tolerance)
+    bounds[OF_VECTORS] *= 100
+    apart = (one - other).abs() / other.abs().clamp_min(1)
+    assert (apart <= bounds).all(), apart / bounds
+
+
 ROTATION = torch.linalg.qr(randn(16, 16, seed=7)).Q
 
 
@@ -55,18 +72,19 @@ ROTATION = torch.linalg.qr(randn(16, 16, seed=7)).Q
 @pytest.mark.parametrize("rank", ["full", 5])
 def test_spectrum_does_not_change(change, rank):
     x, y = states()
-    torch.testing.assert_close(scalars(*change(x, y), rank), scalars(x, y, rank), rtol=1e-9, atol=1e-9)
+    assert_same(scalars(*change(x, y), rank), scalars(x, y, rank))
 
 
 @pytest.mark.parametrize("batches", [2, 7, 400])
 def test_batch_split_does_not_change_the_spectrum(batches):
     x, y = states()
-    torch.testing.assert_close(scalars(x, y, batches=batches), scalars(x, y), rtol=1e-10, atol=1e-10)
+    assert_same(scalars(x, y, batches=batches), scalars(x, y))
 
 
 def test_any_linear_change_of_coordinates_keeps_everything():
     """Whitening takes the coordinates out, in full mode; a projection onto leading directions depends on them."""
     x, y = states()
     change = randn(16, 16, seed=9)
-    torch.testing.assert_close(scalars(x @ change, y @ change), scalars(x, y), rtol=1e-7, atol=1e-7)
+    # The changed states have twice the condition, so four times as much is lost.
+    assert_same(scalars(x @ change, y @ change), scalars(x, y), 1e-9)
     assert not torch.allclose(scalars(x @ change, y @ change, 5), scalars(x, y, 5), rtol=1e-2)
