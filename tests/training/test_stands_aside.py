@@ -234,6 +234,11 @@ def test_a_loss_of_ones_own_has_the_term(tmp_path):
     assert logged(runs[0], "kss/task_loss") == logged(runs[1], "kss/task_loss")
     assert moved(runs[1].model, off.model) > 1e-4
     assert "compute_loss" not in vars(runs[1])
+    patched = trainer(tmp_path, Chain(), **chain)  # as tutorials do
+    patched.compute_loss = own = Own.compute_loss.__get__(patched)
+    patched.train()
+    assert_same_weights(patched.model, runs[0].model)
+    assert patched.compute_loss is own
 
 
 class Steps(Own):
