@@ -113,6 +113,8 @@ class RKSPCallback(TrainerCallback):
         fresh: dict[str, Any] = {"pending": {}, "skipped": 0, "history": None, "mark": []}
         # The same dict from now on, so that every checkpoint has it as it is.
         self._state = kept[STATE] = {**fresh, **(kept.get(STATE) or {} if state.global_step else {})}
+        if not state.is_world_process_zero:
+            self._state["pending"] = {}
 
     def _open_history(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         name = FILE_NAME

@@ -175,9 +175,8 @@ class SpectralShaper:
 
     def step(self) -> None:
         """Say that the optimizer has made a step."""
-        if self._opened and self.active:
-            if not self._saw_pass:
-                self.aside("a step", _NO_PASS, self._layers)
+        if self._opened and self.active and not self._saw_pass:
+            self.aside("a step", _NO_PASS, self._layers)
         self._terms.end_step(self.first_step)
         self.steps += 1
         self._surveyed, self._passes = {}, 1

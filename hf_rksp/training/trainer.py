@@ -78,6 +78,7 @@ class RKSPTrainerMixin:
         self._waits = False
         #: Whether somebody has asked for a monitor, in more words than the defaults.
         self._asked = monitor is not None and monitor is not False
+        self._probe_batches = probe
         self.rksp_monitor: RKSPCallback | None = None
         if not self._adopt_monitor() and settings:
             self.rksp_monitor = RKSPCallback(settings, probe, self._blocks)
@@ -97,6 +98,7 @@ class RKSPTrainerMixin:
         if self.rksp_monitor:
             self.remove_callback(self.rksp_monitor)  # type: ignore[attr-defined]
         (self.rksp_monitor,), self._asked = given, True
+        self.rksp_monitor.probe = self.rksp_monitor.probe or self._probe_batches
         self.rksp_monitor.blocks = self.rksp_monitor.blocks or self._blocks
         self._blocks = self._blocks or self.rksp_monitor.blocks
         return True
@@ -124,6 +126,7 @@ class RKSPTrainerMixin:
                 stack.callback(self.remove_callback, counter)  # type: ignore[attr-defined]
             self._checkpoint = kwargs.get("resume_from_checkpoint")
             self._waits = bool(kss or self.rksp_monitor)
+            stack.callback(setattr, self, "_waits", False)
             if self._waits and (self._blocks or not needs_probe(self.model)):  # type: ignore[attr-defined]
                 self._found(self.find_blocks())
             return super()._inner_training_loop(*args, **kwargs)  # type: ignore[misc]
@@ -138,14 +141,13 @@ class RKSPTrainerMixin:
             CaptureError: none are found. InputError: ``blocks`` names no list of modules.
         """
         model = self.model  # type: ignore[attr-defined]
-        if batch is None:
+        if batch is None or self._makes_batches:  # a trainer that makes its batches itself would generate one more
             return find_stacks(model, self._blocks)
         try:
             return find_stacks(model, self._blocks, functools.partial(self._probe, batch))
         except CaptureError:
-            with contextlib.suppress(
-                CaptureError
-            ):  # the model cannot be run with this batch alone: what its modules say
+            # The model cannot be run with this batch alone: what its modules say.
+            with contextlib.suppress(CaptureError):
                 return find_stacks(model, self._blocks)
             raise
 
@@ -194,7 +196,7 @@ class RKSPTrainerMixin:
     def _wrap_loss(self) -> None:
         """Add the term of KSS also where a subclass has a ``compute_loss`` that does not call the one below."""
         assert self._shaper is not None
-        if not self._shaper.has_term or type(self).compute_loss is RKSPTrainerMixin.compute_loss:
+        if not self._shaper.has_term or getattr(self.compute_loss, "__func__", None) is RKSPTrainerMixin.compute_loss:
             return
         inner, before = self.compute_loss, self.__dict__.get("compute_loss")
 
@@ -212,9 +214,12 @@ class RKSPTrainerMixin:
         if before is not None:
             self.compute_loss = before  # type: ignore[method-assign]
 
+    @property
+    def _makes_batches(self) -> bool:
+        return type(self)._prepare_inputs is not Trainer._prepare_inputs  # type: ignore[attr-defined]
+
     def _check_exact(self, kss: KSSConfig) -> None:
-        own = type(self)._prepare_inputs is not Trainer._prepare_inputs  # type: ignore[attr-defined]
-        if kss.exact_accumulation and own:
+        if kss.exact_accumulation and self._makes_batches:
             raise InputError(
                 f"kss_exact_accumulation=True: {type(self).__name__} makes its batches anew in every pass (it generates), "
                 "so they cannot be measured beforehand; leave it out"

@@ -1,14 +1,14 @@
 """The history of a run: each run has its own, nothing is lost, and a run goes on where it cannot be written."""
 
+import errno
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 from transformers import Trainer, TrainerCallback
 
-from hf_rksp import RKSPCallback
+from hf_rksp import RKSPCallback, RKSPTrainer
 from hf_rksp.config import MonitorConfig
 from hf_rksp.errors import OutputError
 from hf_rksp.training.history import HistoryWriter
@@ -36,28 +36,38 @@ class After(TrainerCallback):
             self.action(Path(args.output_dir))
 
 
-def fills(folder):
-    """Every byte that is written from now on is one too many."""
-    file = folder / "rksp_history.jsonl"
-    shutil.copy(file, folder / "kept.jsonl")
-    file.unlink()
-    os.symlink("/dev/full", file)
+def takes_away(folder):
+    (folder / "rksp_history.jsonl").unlink()
 
 
-@pytest.mark.parametrize("action", [fills, shutil.rmtree, lambda folder: (folder / "rksp_history.jsonl").unlink()])
-def test_a_history_that_cannot_be_written_any_more(action, tmp_path, caplog):
+@pytest.mark.parametrize("how", ["full", "no folder", "no file"])
+def test_a_history_that_cannot_be_written_any_more(how, tmp_path, monkeypatch, caplog):
     """With ours and beside a plain Trainer: said once, and the numbers are in the logs."""
+
+    def fills(folder):
+        opens = Path.open
+
+        def full(path, mode="r", *args, **kwargs):
+            if path.suffix == ".jsonl" and mode == "r+b":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return opens(path, mode, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "open", full)
+
     usual = trained(tmp_path / "usual", gpt2(), None, Trainer)
-    for kind, more in ((None, {"rksp_every": 1, "kss": False, "rksp_report": True}), (Trainer, {})):
+    action = {"full": fills, "no folder": shutil.rmtree, "no file": takes_away}[how]
+    for kind, more in ((RKSPTrainer, {"rksp_every": 1, "kss": False, "rksp_report": True}), (Trainer, {})):
         caplog.clear()
-        folder = tmp_path / str(kind)
-        callbacks = [After(action), *([RKSPCallback(EVERY)] if kind else [])]
-        run = trained(folder, gpt2(), None, *([kind] if kind else []), callbacks=callbacks, **more)
+        folder = tmp_path / kind.__name__
+        callbacks = [After(action), *([RKSPCallback(EVERY)] if kind is Trainer else [])]
+        run = trained(folder, gpt2(), None, kind, callbacks=callbacks, **more)
+        monkeypatch.undo()
         assert run.state.global_step == 4 and len(logged(run, "rksp/near_unit_mass/max")) == 4
         assert len([text for text in warnings_of(caplog) if "cannot be written any more" in text]) == 1
         assert_same_weights(run.model, usual.model)
-    if action is fills:
-        assert steps(tmp_path / "None" / "kept.jsonl") == [0]
+        if how == "full":
+            assert steps(folder / "rksp_history.jsonl") == [0]  # that of step 1 is solved after it
+            assert (folder / "rksp_report.html").exists()
 
 
 def test_a_history_that_cannot_be_begun(tmp_path, monkeypatch, caplog):

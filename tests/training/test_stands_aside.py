@@ -118,13 +118,13 @@ def test_a_loss_that_calls_parts_of_the_model(tmp_path, caplog):
 
 def test_a_model_that_was_compiled_and_run_before(caplog):
     torch.compiler.reset()
-    model = gpt2(dropout=0.0).train()
+    model = Chain().train()
     model.compile(backend="eager")
-    model(input_ids=IDS, labels=IDS)
-    with SpectralShaper(model, KSSConfig(rank=4)) as kss:
-        model(input_ids=IDS, labels=IDS).loss.backward()
+    model(IDS, labels=IDS)
+    with SpectralShaper(model, KSSConfig(rank=4), "layers") as kss:
+        model(IDS, labels=IDS)["loss"].backward()
         kss.step()
-    assert kss.pop_logs() == {"kss/dropped": 0, "kss/skipped": 3}
+    assert kss.pop_logs() == {"kss/dropped": 0, "kss/skipped": 4}
     assert len(said(caplog, "compiled and run before")) == 1
     torch.compiler.reset()
 
@@ -234,6 +234,11 @@ def test_a_loss_of_ones_own_has_the_term(tmp_path):
     assert logged(runs[0], "kss/task_loss") == logged(runs[1], "kss/task_loss")
     assert moved(runs[1].model, off.model) > 1e-4
     assert "compute_loss" not in vars(runs[1])
+    patched = trainer(tmp_path, Chain(), **chain)  # as tutorials do
+    patched.compute_loss = own = Own.compute_loss.__get__(patched)
+    patched.train()
+    assert_same_weights(patched.model, runs[0].model)
+    assert patched.compute_loss is own
 
 
 class Steps(Own):
