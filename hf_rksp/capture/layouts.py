@@ -46,13 +46,14 @@ class Layouts:
         self._two_sides = bool(getattr(self._config, "is_encoder_decoder", False))
         self._rules: dict[str, list[Rule]] = {}
         self._reducers: dict[str, Reducer | None] = {}
+        self._unread: dict[str, CaptureError] = {}
         self._exact: dict[tuple[Any, ...], Layout] = {}
 
     def of(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
         """The layout of ``states``, shape ``(..., d)``, of one stack in the forward pass of ``batch``.
 
         Raises:
-            Unsettled: only a probe can tell; see `learn`.
+            Unsettled: only a probe can tell; see `learn`. CaptureError: a probe could not tell either.
         """
         contents, lead = contents_of(batch, self._two_sides), tuple(states.shape[:-1])
         if not contents:  # nothing is known of the inputs: the first axis is the sequence
@@ -66,6 +67,8 @@ class Layouts:
                 return found.to(states.device)
         rule = by_sizes(_reaching(contents, stack, self._two_sides), lead, stack.prepended, self._reducer(stack))
         if rule is None:
+            if stack.path in self._unread:
+                raise self._unread[stack.path]
             sizes = ", ".join(f"{content.name} {tuple(content.value.shape)}" for content in contents)
             raise Unsettled(
                 f"the states of {stack.path} have shape {tuple(states.shape)}, and the batch has {sizes}: sizes alone do not say "
@@ -89,8 +92,10 @@ class Layouts:
             batch: what the model is called with.
             stop: end a pass as soon as all stacks are reached.
 
+        A stack whose states cannot be matched with the contents of the batch is refused by `of` from then on.
+
         Raises:
-            CaptureError: the states of a stack cannot be matched with the contents of the batch.
+            CaptureError: the model is another one at each pass.
         """
         contents = contents_of(batch, self._two_sides)
         if not contents:
@@ -98,7 +103,11 @@ class Layouts:
         self.probes += 1
         for path, seen in probe(run, batch, contents, self.stacks, self._config, stop).items():
             stack = next(stack for stack in self.stacks if stack.path == path)
-            layout = self._layout(stack, contents, seen)
+            try:
+                layout = self._layout(stack, contents, seen)
+            except CaptureError as error:  # of this stack alone; the others can be read
+                self._unread[path] = error
+                continue
             rule = self._explains(stack, contents, seen, layout)
             if rule is not None:
                 kept = self._rules.setdefault(path, [])

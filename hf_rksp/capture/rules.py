@@ -87,10 +87,10 @@ class Grid:
         if len(grid) == 3:
             folded = (grid[0] * grid[1], grid[2])
             return (None, 0) if lead == folded and folded[0] != folded[1] else None
-        known = self.order
-        if lead == grid and (grid[0] != grid[1] or known == "rows first"):
-            return (None, 0) if known != "tokens first" else ((1, 0), 0)
-        if lead == grid[::-1] and (grid[0] != grid[1] or known == "tokens first"):
+        square = grid[0] == grid[1]
+        if lead == grid and (self.order == "rows first" if square else self.order != "tokens first"):
+            return None, 0
+        if lead == grid[::-1] and (self.order == "tokens first" if square else self.order != "rows first"):
             return (1, 0), 0
         if len(lead) > 2 and grid[0] != grid[1]:
             places = [(a, b) for a, b in itertools.pairwise(range(len(lead))) if (lead[a], lead[b]) == grid]
