@@ -58,14 +58,14 @@ class Layouts:
         contents, lead = contents_of(batch, self._two_sides), tuple(states.shape[:-1])
         if not contents:  # nothing is known of the inputs: the first axis is the sequence
             return Layout(lead[0] if lead else 1)
-        exact = self._exact.get(_signature(stack, batch, lead)) if self._exact else None
+        exact = self._exact.get(_signature(stack, batch, contents, lead)) if self._exact else None
         if exact is not None:
             return exact.to(states.device)
         for rule in self._rules.get(stack.path, ()):
             found = rule.layout(contents, lead)
             if found is not None:
                 return found.to(states.device)
-        rule = by_sizes(_reaching(contents, stack, self._two_sides), lead, stack.prepended, self._reducer(stack))
+        rule = self._by_sizes(stack, contents, lead)
         if rule is None:
             if stack.path in self._unread:
                 raise self._unread[stack.path]
@@ -81,6 +81,10 @@ class Layouts:
             order = "rows first" if found.axes is None else "tokens first"
             self._rules[stack.path] = [Grid(rule.name, order, rule.prepended)]
         return found.to(states.device)
+
+    def _by_sizes(self, stack: Stack, contents: Sequence[Content], lead: Shape) -> Rule | None:
+        reaching = _reaching(contents, stack, self._two_sides)
+        return by_sizes(reaching, lead, stack.prepended, self._reducer(stack))
 
     def learn(self, run: Run, batch: Mapping[str, Any], stop: bool = True) -> None:
         """Probe the model with ``batch``, and keep for each stack the rule that explains what was seen.
@@ -103,6 +107,8 @@ class Layouts:
         self.probes += 1
         for path, seen in probe(run, batch, contents, self.stacks, self._config, stop).items():
             stack = next(stack for stack in self.stacks if stack.path == path)
+            if self._by_sizes(stack, contents, seen.lead) is not None:
+                continue  # what enters a stack behind another one is mixed already: there, sizes know better
             try:
                 layout = self._layout(stack, contents, seen)
             except CaptureError as error:  # of this stack alone; the others can be read
@@ -114,16 +120,13 @@ class Layouts:
                 kept.insert(0, rule)
                 del kept[4:]
             else:
-                self._exact[_signature(stack, batch, seen.lead)] = layout
+                self._exact[_signature(stack, batch, contents, seen.lead)] = layout
 
     def _layout(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout:
         """What the probe says, for the very batch that was probed."""
         moved = torch.stack(list(seen.moved.values())).any(0)
         if not moved.any():
-            raise CaptureError(
-                f"no state in front of {stack.path} depends on {', '.join(seen.moved)}: pass inputs that reach it, or name another "
-                "list with blocks='path.to.list'"
-            )
+            return self._learnt(stack, contents, seen)
         space = next(space for space, owner in seen.owner.items() if (owner >= 0).any())
         owner = seen.owner[space]
         own_mixed = seen.mixed if seen.mixed is not None else torch.zeros_like(moved)
@@ -143,9 +146,10 @@ class Layouts:
             owner = merged
         sequences = _count(contents, space)
         axis = _axis(owner)
+        hidden = torch.zeros_like(moved) if seen.hidden is None else seen.hidden
         counted = moved.clone()
         images = [c for c in contents if not c.discrete and bool(seen.moved[c.name].any())]
-        own = ~moved if seen.padding is None else ~moved & ~seen.padding
+        own = ~moved & ~hidden
         if axis is not None:
             whole = own.all(axis, keepdim=True).expand(own.shape)
             learnt = whole & own
@@ -175,6 +179,16 @@ class Layouts:
             owner.ndim,
         )
 
+    def _learnt(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout:
+        """Learnt queries alone, which look at the batch from the first block on: all of them count."""
+        sequences = _count(contents, "")
+        if len(seen.lead) != 2 or seen.lead[0] != sequences:
+            raise CaptureError(
+                f"no state in front of {stack.path} depends on {', '.join(seen.moved)}: pass inputs that reach it, or name another "
+                "list with blocks='path.to.list'"
+            )
+        return Layout(sequences)
+
     def _by_reducer(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout | None:
         reducer = self._reducer(stack)
         for content in contents:
@@ -198,6 +212,8 @@ class Layouts:
             candidates.append(parts)
         for content in moving:
             candidates += [Everything(content.name), Entries(content.name)]
+        if not moving:
+            candidates += [Everything(content.name, learnt=True) for content in contents]
         for rule in candidates:
             found = rule.layout(contents, seen.lead)
             if found is not None and _same(found, layout, seen.lead):
@@ -227,15 +243,18 @@ def _reaching(contents: Sequence[Content], stack: Stack, two_sides: bool) -> lis
     return [content for content in contents if content.decoder == (stack.side == "decoder")]
 
 
-def _signature(stack: Stack, batch: Mapping[str, Any], lead: Shape) -> tuple[Any, ...]:
+def _signature(stack: Stack, batch: Mapping[str, Any], contents: Sequence[Content], lead: Shape) -> tuple[Any, ...]:
     """What an answer of the probe that no rule explains depends on: all sizes, and the numbers of masks and grids."""
-    sizes = tuple((name, tuple(value.shape)) for name, value in batch.items() if isinstance(value, Tensor))
-    numbers = tuple(
-        (name, hash(tuple(value.flatten().tolist())))
-        for name, value in batch.items()
-        if isinstance(value, Tensor) and not value.is_floating_point() and ("mask" in name or "grid" in name)
+    sizes = tuple((content.name, tuple(content.value.shape)) for content in contents)
+    masks = tuple(
+        None if content.real is None else hash(tuple(content.real.flatten().tolist())) for content in contents
     )
-    return stack.path, lead, sizes, numbers
+    grids = tuple(
+        (name, tuple(value.flatten().tolist()))
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and "grid" in name
+    )
+    return stack.path, lead, sizes, masks, grids
 
 
 def _count(contents: Sequence[Content], space: str) -> int:

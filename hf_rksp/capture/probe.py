@@ -2,8 +2,9 @@
 
 The states at the input of the first block are looked at, before any block mixes the tokens. States that move when something
 real changes are tokens. States that move only with what the mask hides are padding. States that move with neither are the
-model's own. Every sequence has a binary code: with the sequences whose code has a bit, and then with the others, changed at a
-time, two passes per bit say for each state which sequence moves it.
+model's own. Meanwhile every block hands on the state that it is given: else attention would carry real tokens into the
+padding in front of the next stack. Every sequence has a binary code: with the sequences whose code has a bit, and then with the
+others, changed at a time, two passes per bit say for each state which sequence moves it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.calling import first_state
+from hf_rksp.capture.calling import first_state, output_state
 from hf_rksp.capture.contents import Content
 from hf_rksp.errors import CaptureError
 
@@ -38,14 +39,14 @@ class Seen:
         owner: by space of sequences ("" for those of the batch, else the name of a content), the sequence that moves a state;
             -1 where none does.
         mixed: whether a state moves with several sequences.
-        padding: whether it moves only with what is hidden.
+        hidden: whether it moves with what is hidden by the masks; ``None`` if nothing is.
     """
 
     lead: tuple[int, ...]
     moved: dict[str, Tensor] = field(default_factory=dict)
     owner: dict[str, Tensor] = field(default_factory=dict)
     mixed: Tensor | None = None
-    padding: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class _Enough(BaseException):
@@ -77,6 +78,7 @@ def probe(
     """
     spaces = {content.name: "" if content.sequences == _rows(contents) else content.name for content in contents}
     base, again = (_states(run, batch, stacks, stop) for _ in range(2))
+    first = next(iter(base), None)
     seen = {path: Seen(tuple(x.shape[:-1])) for path, x in base.items()}
     for path, x in base.items():
         if path not in again or again[path].shape != x.shape or _moved(x, again[path]).any():
@@ -85,17 +87,22 @@ def probe(
                 "padding: pass batches without padding, of one kind of input"
             )
 
-    def changed(which: Callable[[Content], Tensor | None], hidden: bool = False) -> dict[str, Tensor]:
-        """Whether each state moves if the sequences that ``which`` names (for each content) are changed."""
-        given = dict(batch)
+    def changed(
+        which: Callable[[Content], Tensor | None], hidden: bool = False, blocks: bool = False
+    ) -> dict[str, Tensor]:
+        """Whether each state moves if the sequences that ``which`` names (for each content) are changed.
+
+        ``blocks``: in the model as it is, with its blocks at work.
+        """
+        given, before = dict(batch), whole if blocks else base
         for content in contents:
             sequences = which(content)
             if sequences is not None:
                 given[content.name] = _another(content, sequences, hidden, config)
-        found = _states(run, given, stacks, stop)
-        if any(path not in found or found[path].shape != x.shape for path, x in base.items()):
+        found = _states(run, given, stacks, stop, blocks)
+        if any(path not in found or found[path].shape != x.shape for path, x in before.items()):
             raise CaptureError("the number of states changes with the contents of a batch, so they cannot be matched")
-        return {path: _moved(x, found[path]) for path, x in base.items()}
+        return {path: _moved(x, found[path]) for path, x in before.items()}
 
     for content in contents:
         everything = torch.ones(content.sequences, dtype=torch.bool)
@@ -110,7 +117,22 @@ def probe(
     if any(content.real is not None for content in contents):
         everywhere = changed(lambda c: torch.ones(c.sequences, dtype=torch.bool), hidden=True)
         for path, moved in everywhere.items():
-            seen[path].padding = moved & ~torch.stack(list(seen[path].moved.values())).any(0)
+            seen[path].hidden = moved
+    still = {path for path, each in seen.items() if not torch.stack(list(each.moved.values())).any(0).all()}
+    if still - {first}:
+        # Images may reach a text through learnt queries, which only blocks let look at them.
+        whole = _states(run, batch, stacks, stop, True)
+        resting = {path: ~torch.stack(list(seen[path].moved.values())).any(0) for path in still}
+        masked = any(content.real is not None for content in contents)
+        hidden = changed(lambda c: torch.ones(c.sequences, dtype=torch.bool), True, True) if masked else {}
+        for content in contents:
+            moved = changed(
+                lambda c, own=content: torch.ones(c.sequences).bool() if c.name == own.name else None, False, True
+            )
+            for path in still - {first}:
+                if moved[path].shape == resting[path].shape:
+                    more = moved[path] & ~hidden[path] if masked else moved[path]
+                    seen[path].moved[content.name] |= more & resting[path]
     return seen
 
 
@@ -139,8 +161,10 @@ def _decode(changed: Callable[..., dict[str, Tensor]], members: Sequence[Content
     return {path: (torch.where(moved[path], owner[path], -1), mixed[path]) for path in owner}
 
 
-def _states(run: Run, batch: Mapping[str, Any], stacks: Sequence[Stack], stop: bool) -> dict[str, Tensor]:
-    """The state in front of the first block of each stack."""
+def _states(
+    run: Run, batch: Mapping[str, Any], stacks: Sequence[Stack], stop: bool, blocks: bool = False
+) -> dict[str, Tensor]:
+    """The state in front of the first block of each stack; unless ``blocks`` are at work, each hands on what it is given."""
     found: dict[str, Tensor] = {}
     firsts = {stack.blocks[0].module: stack for stack in stacks if stack.blocks}
 
@@ -152,6 +176,8 @@ def _states(run: Run, batch: Mapping[str, Any], stacks: Sequence[Stack], stop: b
             raise _Enough
 
     handles = [module.register_forward_pre_hook(note, with_kwargs=True, prepend=True) for module in firsts]
+    for module in {block.module for stack in stacks for block in stack.blocks if not blocks}:
+        handles += _handing_on(module)
     torch.manual_seed(0)  # a model that draws its own mask draws the same one in each pass
     try:
         run(batch)
@@ -161,6 +187,31 @@ def _states(run: Run, batch: Mapping[str, Any], stacks: Sequence[Stack], stop: b
         for handle in handles:
             handle.remove()
     return found
+
+
+def _handing_on(module: nn.Module) -> list[Any]:
+    """Hooks that let a block return the state that it was given."""
+    given: list[Tensor | None] = []
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        x = first_state(args, kwargs)
+        given.append(None if x is None else x.clone())  # some blocks write into it
+
+    def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        x = given.pop()
+        if x is None or output_state(output, x) is None:
+            return None
+        if isinstance(output, Tensor):
+            return x
+        if isinstance(output, dict):
+            output[next(iter(output))] = x
+            return output
+        return type(output)([x, *output[1:]]) if type(output) in (tuple, list) else None
+
+    return [
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after, with_kwargs=True),
+    ]
 
 
 def _moved(x: Tensor, other: Tensor) -> Tensor:

@@ -103,14 +103,22 @@ class Grid:
 
 @dataclass(frozen=True)
 class Everything:
-    """Every state counts, and the first axis holds the sequences, or an equal number of rows of each."""
+    """Every state counts, and the first axis holds the sequences, or an equal number of rows of each.
+
+    Attributes:
+        name: of the content that says how many sequences there are.
+        learnt: the states are the model's own, and what is padding in the content does not matter.
+    """
 
     name: str
+    learnt: bool = False
 
     def layout(self, contents: Sequence[Content], lead: Shape) -> Layout | None:
         """See `Rule`."""
         content = named(contents, self.name)
-        if content is None or content.real is not None or len(lead) < 2 or lead[0] % content.sequences:
+        if content is None or (content.real is not None and not self.learnt):
+            return None
+        if len(lead) < 2 or lead[0] % content.sequences:
             return None
         each = lead[0] // content.sequences
         owner = None

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from hf_rksp.capture import Layouts, Stack, find_stacks, left_padding_shifts_positions, untouched
 from hf_rksp.config import RiskConfig, SpectralConfig
-from hf_rksp.errors import InputError, first_line
+from hf_rksp.errors import DegenerateMomentsError, InputError, cause_of
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
 from hf_rksp.profile.gather import BlockWeights, Key, forward, survey
@@ -104,6 +104,7 @@ def profile_model(
     Raises:
         CaptureError: no residual blocks, or they did not run.
         NonFiniteError: NaN or inf in the states; the message names the first layer.
+        DegenerateMomentsError: no layer has states that vary; a single one that has none is left out, with a warning.
         TooFewTokensError, InputError: see `hf_rksp.spectral.choose_rank`; nothing to profile.
     """
     config, risk_config = config or SpectralConfig(), risk_config or RiskConfig()
@@ -119,6 +120,7 @@ def profile_model(
     started = time.perf_counter()
     seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
     layers: dict[Key, LayerProfile] = {}
+    constant: list[DegenerateMomentsError] = []
     with torch.compiler.set_stance("force_eager"), untouched(model):
         probe = None if weights else lambda: forward(model, batches[0])
         stacks = find_stacks(model, blocks, probe=probe)
@@ -158,13 +160,18 @@ def profile_model(
                 _check_rank(rank, [found.dim for found in moments.values()])
                 solving = time.perf_counter()
                 for key, layer in solve_layers(stacks, moments, rank, groups > 0, config, share, depths):
-                    layers[key] = layer
+                    if isinstance(layer, LayerProfile):
+                        layers[key] = layer
+                    else:
+                        constant.append(layer)
                     bar.update()
                 seconds["spectra"] += time.perf_counter() - solving
                 if kept:
                     kept.save(seconds, share)
     ordered = tuple(layers.values())
-    notes = _notes(stacks, layouts)
+    if constant and (not layers or kept):
+        raise constant[0]
+    notes = _notes(stacks, layouts) + [f"A layer is left out: {error}" for error in constant]
     for note in notes:
         warnings.warn(note, stacklevel=2)
     aggregates = aggregate(ordered)
@@ -260,7 +267,7 @@ def _as_mapping(number: int, batch: object) -> Mapping[str, Any]:
             except (TypeError, ValueError, RuntimeError) as error:
                 if name in ("input_ids", "attention_mask"):
                     raise InputError(
-                        f"batches[{number}][{name!r}] is a list that makes no tensor ({first_line(error)}): pad the texts to one "
+                        f"batches[{number}][{name!r}] is a list that makes no tensor ({cause_of(error)}): pad the texts to one "
                         "length, or pass one text a batch"
                     ) from None
         made[name] = value

@@ -10,13 +10,14 @@ import torch
 
 from hf_rksp.capture import Stack
 from hf_rksp.config import SpectralConfig
-from hf_rksp.errors import RkspError
+from hf_rksp.errors import DegenerateMomentsError, RkspError
 from hf_rksp.profile.gather import Key
 from hf_rksp.profile.layer import LayerProfile, profile_layer
 from hf_rksp.profile.share import Share
 from hf_rksp.spectral.samples import GroupedSamples
 
-Solved = tuple[Key, LayerProfile]
+#: A layer and its profile, or why it has none: its states do not vary.
+Solved = tuple[Key, LayerProfile | DegenerateMomentsError]
 
 
 def solve_layers(
@@ -52,6 +53,8 @@ def solve_layers(
                 standard_errors=standard_errors,
                 config=config,
             )
+        except DegenerateMomentsError as error:  # of this layer alone
+            return key, DegenerateMomentsError(f"layer {block.path}: {error}")
         except RkspError as error:
             raise type(error)(f"layer {block.path}: {error}") from None
 

@@ -95,11 +95,13 @@ class SpectralMonitor:
         #: What can only be read when the pass is over: then the model is probed.
         self._waiting: list[tuple[Stack, Block, torch.Tensor, torch.Tensor]] = []
         self._broken: set[Key] = set()
-        #: Whether the pass that goes on is looked at; without gradients it is a survey of KSS, which is not waited for.
+        #: Whether the pass that goes on is looked at.
         self._looking = False
+        #: Passes without gradients that go on, beside it or inside: those of a survey or a probe, which are not waited for.
+        self._aside_passes = 0
 
     def _record(self, stack: Stack, block: Block, x: torch.Tensor, y: torch.Tensor) -> None:
-        if self._looking and (stack.path, block.index) not in self._broken:
+        if self._looking and not self._aside_passes and (stack.path, block.index) not in self._broken:
             try:
                 self._sink(stack, block, x, y)
             except Unsettled:
@@ -108,19 +110,23 @@ class SpectralMonitor:
                 self._leave_out(stack, block, error)
 
     def _leave_out(self, stack: Stack, block: Block, error: Exception) -> None:
-        if self._looking:
+        if self._looking and not self._aside_passes:
             self._broken.add((stack.path, block.index))
             self._sink.moments.pop((stack.path, block.index), None)
             self.aside(f"layer {block.path}", error)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._looking = torch.is_grad_enabled()
-        if self._looking:
-            self._runs.next_pass()
-            self._sink.next_batch({**self.unseen, **model_inputs(args, kwargs)})
+        if not torch.is_grad_enabled():
+            self._aside_passes += 1
+            return
+        self._looking = True
+        self._runs.next_pass()
+        self._sink.next_batch({**self.unseen, **model_inputs(args, kwargs)})
 
     def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        if self._looking:
+        if self._aside_passes:
+            self._aside_passes -= 1
+        elif self._looking:
             self.close()
             self._read_waiting(model_inputs(args, kwargs))
 
