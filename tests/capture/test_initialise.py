@@ -1,7 +1,6 @@
 """Random weights are those of ``AutoModel.from_config``, whoever draws them, and a seed names their bytes."""
 
 import copy
-import math
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_rksp.errors import ModelLoadError
 from hf_rksp.inputs.initialise import Initialiser, skeleton
+from hf_rksp.inputs.skeletons import Skeleton
 from tests.capture import models
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "support"))
@@ -207,13 +207,23 @@ class MadeUpModel(PreTrainedModel):
         if module is self and self.config.way == "from_above":
             for block in self.blocks:
                 nn.init.normal_(block.linear.weight, std=1e-4)
+        if self.config.way == "passed_over" and isinstance(
+            module, MadeUpBlock
+        ):  # it has no tensors, and is no module of theirs
+            nn.init.normal_(module.linear.weight, std=1e-4)
         if hasattr(module, "scaled"):
             module.scaled.mul_(10)
 
 
 AutoModel.register(MadeUpConfig, MadeUpModel, exist_ok=True)
 SHARING = ["one_module_for_all", "one_weight_for_all", "one_weight_twice"]
-RIGHT = [way for way in WAYS if not way.startswith("empty")] + [*SHARING, "copied", "after_the_blocks", "from_above"]
+RIGHT = [way for way in WAYS if not way.startswith("empty")] + [
+    *SHARING,
+    "copied",
+    "after_the_blocks",
+    "from_above",
+    "passed_over",
+]
 
 
 @pytest.mark.parametrize("way", RIGHT)
@@ -253,14 +263,26 @@ def test_float64_and_bfloat16(way):
     assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.bfloat16}
 
 
-def test_only_the_block_that_is_made_has_memory():
-    """Building a block once more does not build the others."""
-    weights = Initialiser(skeleton(MadeUpConfig(way="filled", layers=3), torch.float32), 0)
-    numel = sum(math.prod(p.shape) for p in weights.blocks[1].module.parameters())
-    built = weights.bare.build({weights.blocks[1].module})
-    there = [name for name, p in built.named_parameters() if not p.is_meta]
-    assert there and all(name.startswith("blocks.1.") for name in there)
-    assert sum(p.numel() for p in built.parameters() if not p.is_meta) == numel
+@pytest.mark.parametrize(
+    ("way", "there"),
+    [
+        ("filled", ["blocks.1.alpha", "blocks.1.linear.weight", "blocks.1.linear.bias"]),
+        ("after_the_blocks", ["offset"]),
+    ],
+)
+def test_no_other_block_is_built_for_a_tensor(monkeypatch, way, there):
+    """One block at a time has memory, when a model is streamed."""
+    built, own = [], Skeleton.build
+
+    def noted(self, here, away=()):
+        built.append(own(self, here, away))
+        return built[-1]
+
+    monkeypatch.setattr(Skeleton, "build", noted)
+    weights = Initialiser(skeleton(MadeUpConfig(way=way, layers=3), torch.float32), 0)
+    weights.make_rest()
+    weights.make(weights.blocks[1])
+    assert [[name for name, tensor in tensors(model).items() if not tensor.is_meta] for model in built] == [there]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral", "mamba", "bert", "vit"])
