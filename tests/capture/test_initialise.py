@@ -92,7 +92,7 @@ class MadeUpConfig(PreTrainedConfig):
     model_type = "made-up-for-tests"
     way: str = "filled"
     layers: int = 2
-    hidden_size: int = 4
+    hidden_size: int = 16
 
 
 def _filled(block, layer):
@@ -172,13 +172,13 @@ WAYS = {way.__name__[1:]: way for way in (
 class MadeUpBlock(GradientCheckpointingLayer):
     def __init__(self, config, layer, common):
         super().__init__()
-        self.linear = nn.Linear(4, 4)
+        self.linear = nn.Linear(16, 16)
         if config.way == "one_module_for_all":
             self.common = common
         elif config.way == "one_weight_for_all":
             self.linear.weight = common.weight
         elif config.way == "one_weight_twice":
-            self.again = nn.Linear(4, 4)
+            self.again = nn.Linear(16, 16)
             self.again.weight = self.linear.weight
         elif config.way in WAYS:
             WAYS[config.way](self, layer)
@@ -192,7 +192,7 @@ class MadeUpModel(PreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        common = nn.Linear(4, 4)
+        common = nn.Linear(16, 16)
         if config.way == "copied":
             first = MadeUpBlock(MadeUpConfig(way="filled"), 0, common)
             self.blocks = nn.ModuleList(copy.deepcopy(first) for _ in range(config.layers))
@@ -207,9 +207,8 @@ class MadeUpModel(PreTrainedModel):
         if module is self and self.config.way == "from_above":
             for block in self.blocks:
                 nn.init.normal_(block.linear.weight, std=1e-4)
-        if self.config.way == "passed_over" and isinstance(
-            module, MadeUpBlock
-        ):  # it has no tensors, and is no module of theirs
+        # A block has no tensors of its own: transformers passes over it where the code is not its own.
+        if self.config.way == "passed_over" and isinstance(module, MadeUpBlock):
             nn.init.normal_(module.linear.weight, std=1e-4)
         if hasattr(module, "scaled"):
             module.scaled.mul_(10)
