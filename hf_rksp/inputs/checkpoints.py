@@ -39,11 +39,15 @@ def local_folder(name: str) -> Path | None:
             )
     except (OSError, ValueError):  # a name too long for a file, or with a zero in it, is no Hub id either
         pass
-    if written_like_a_path(name) or name.endswith((".json", ".gguf")) or not name.strip() or not name.isprintable():
+    if written_like_a_path(name) or name.endswith((".json", ".gguf")) or not name.strip() or not _can_be_id(name):
         raise ModelLoadError(
-            f"{name!r} does not exist: pass an existing folder or file, or a Hub id such as openai-community/gpt2"
+            f"{name[:300]!r} does not exist: pass an existing folder or file, or a Hub id such as openai-community/gpt2"
         )
     return None
+
+
+def _can_be_id(name: str) -> bool:
+    return name.isprintable() and len(name) <= 200
 
 
 def _in_package(name: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from hf_rksp.errors import ModelLoadError, cause_of
 from hf_rksp.inputs.damage import damage
 from hf_rksp.inputs.hub import hint, hub_or_cache
+from hf_rksp.inputs.paths import is_there
 
 #: Characters of the text that a tokenizer is tried on.
 _SAMPLE = 4000
@@ -31,7 +32,7 @@ class TokenizerPlace:
     def files(self) -> list[Path] | None:
         """The files of a tokenizer in a folder; ``None`` where nobody can look: on the Hub."""
         folder = Path(self.path)
-        if not folder.is_dir():
+        if not (is_there(folder) and folder.is_dir()):
             return None
         if self.gguf:
             return [folder / self.gguf]
