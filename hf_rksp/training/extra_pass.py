@@ -70,20 +70,17 @@ def settle(layouts: Layouts, model: nn.Module, inputs: Mapping[str, Any]) -> Non
 
 @dataclass(frozen=True)
 class _Buffer:
-    """A buffer as it was: where it is, the tensor, its version, and its numbers."""
+    """A buffer as it was: where it is, the tensor, and its numbers."""
 
     module: nn.Module
     name: str
     tensor: Tensor | None
-    version: int
     numbers: Tensor | None
 
 
 def _buffers(model: nn.Module) -> list[_Buffer]:
     return [
-        _Buffer(module, name, None, 0, None)
-        if buffer is None
-        else _Buffer(module, name, buffer, buffer._version, buffer.clone())
+        _Buffer(module, name, buffer, None if buffer is None else buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is None or buffer.numel() <= _LARGEST_BUFFER
@@ -92,7 +89,7 @@ def _buffers(model: nn.Module) -> list[_Buffer]:
 
 def _put_back(buffers: Sequence[_Buffer]) -> None:
     for kept in buffers:
-        # One that was not written to is left alone: the backward pass may need it, and would find it changed.
-        if kept.tensor is not None and kept.tensor._version != kept.version:
+        # One that is as it was is left alone: the backward pass may need it, and would take a copy for a change.
+        if kept.tensor is not None and kept.numbers is not None and not torch.equal(kept.tensor, kept.numbers):
             kept.tensor.copy_(kept.numbers)
         kept.module._buffers[kept.name] = kept.tensor
