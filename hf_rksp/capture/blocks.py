@@ -100,7 +100,8 @@ def find_stacks(
         calls = record_calls(lists.values(), probe)
         found, left_out = _by_running(lists, found, calls)
     if not found:
-        looked = ", ".join(f"{name!r} ({len(inner)} x {type(inner[0]).__name__})" for name, inner in lists.items())
+        names = [f"{name!r} ({len(inner)} x {type(inner[0]).__name__})" for name, inner in lists.items()]
+        looked = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         raise CaptureError(
             f"no residual blocks found in {type(model).__name__}. Looked at these lists of modules: "
             f"{looked or 'none'}. Name the list that carries the residual stream: blocks='path.to.list' "

@@ -16,10 +16,15 @@ from hf_rksp.capture.contents import Content, contents_of
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.probe import Run, Seen, probe
 from hf_rksp.capture.rules import Entries, Everything, Frames, Grid, Parts, Reducer, Rule, Shape, by_sizes
-from hf_rksp.errors import CaptureError
+from hf_rksp.errors import CaptureError, cause_of
 
 #: Names that transformers has for "how many frames do so many samples become".
 _REDUCERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+
+
+_REMEDY = (
+    "pass batches of one kind of input without padding, or name the lists of blocks that can be read with blocks=[...]"
+)
 
 
 class Unsettled(CaptureError):
@@ -105,7 +110,16 @@ class Layouts:
         if not contents:
             return
         self.probes += 1
-        for path, seen in probe(run, batch, contents, self.stacks, self._config, stop).items():
+        try:
+            answers = probe(run, batch, contents, self.stacks, self._config, stop)
+        except CaptureError:
+            raise
+        except Exception as error:  # of the model, which does not take other contents than it was given
+            raise CaptureError(
+                f"sizes alone do not say which states are tokens, and the model cannot be run with other contents to find out "
+                f"({cause_of(error)}): {_REMEDY}"
+            ) from error
+        for path, seen in answers.items():
             stack = next(stack for stack in self.stacks if stack.path == path)
             if self._by_sizes(stack, contents, seen.lead) is not None:
                 continue  # what enters a stack behind another one is mixed already: there, sizes know better
@@ -141,7 +155,7 @@ class Layouts:
             if merged is None:
                 raise CaptureError(
                     f"the states in front of {stack.path} depend on several sequences of the batch at once, so they belong to none "
-                    "of them: pass batches of one sequence"
+                    f"of them: pass batches of one sequence, or {_REMEDY}"
                 )
             owner = merged
         sequences = _count(contents, space)
@@ -184,8 +198,8 @@ class Layouts:
         sequences = _count(contents, "")
         if len(seen.lead) != 2 or seen.lead[0] != sequences:
             raise CaptureError(
-                f"no state in front of {stack.path} depends on {', '.join(seen.moved)}: pass inputs that reach it, or name another "
-                "list with blocks='path.to.list'"
+                f"no state in front of {stack.path} depends on {', '.join(seen.moved)}: pass inputs that reach it, or name "
+                "other lists with blocks=[...]"
             )
         return Layout(sequences)
 
@@ -357,9 +371,12 @@ def _frames(method: Callable[..., Any]) -> Reducer:
 
     def lengths(samples: Tensor) -> list[Tensor]:
         for more in ({"add_adapter": False}, {}):
-            with contextlib.suppress(TypeError):
+            with contextlib.suppress(TypeError, ValueError, RuntimeError):
                 found = method(samples, **more)
-                return [n for n in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(n, Tensor)]
+                each = found if isinstance(found, (tuple, list)) else [found]
+                return [n for n in each if isinstance(n, Tensor) and n.shape == samples.shape]
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # some count for one sound at a time
+            return [samples.new_tensor([int(method(number)) for number in samples])]
         return []
 
     def reduce(real: Tensor, frames: int) -> Tensor | None:
@@ -367,7 +384,7 @@ def _frames(method: Callable[..., Any]) -> Reducer:
         ones = real.sum(1)
         if not bool((real == (torch.arange(real.shape[1], device=real.device) < ones[:, None])).all()):
             return None
-        for whole, own in zip(lengths(ones.new_tensor([real.shape[1]])), lengths(ones), strict=True):
+        for whole, own in zip(lengths(ones.new_tensor([real.shape[1]])), lengths(ones), strict=False):
             if int(whole[0]) == frames:
                 return torch.arange(frames, device=real.device) < own.to(real.device)[:, None]
         return None

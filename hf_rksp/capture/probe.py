@@ -9,6 +9,7 @@ others, changed at a time, two passes per bit say for each state which sequence 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,11 @@ class Seen:
     mixed: Tensor | None = None
     hidden: Tensor | None = None
 
+    @property
+    def all_moved(self) -> bool:
+        """Whether every state moves with something real."""
+        return bool(torch.stack(list(self.moved.values())).any(0).all())
+
 
 class _Enough(BaseException):
     """Every stack has been reached: the rest of the forward pass is not needed."""
@@ -78,35 +84,41 @@ def probe(
     """
     spaces = {content.name: "" if content.sequences == _rows(contents) else content.name for content in contents}
     base, again = (_states(run, batch, stacks, stop) for _ in range(2))
-    first = next(iter(base), None)
     seen = {path: Seen(tuple(x.shape[:-1])) for path, x in base.items()}
     for path, x in base.items():
         if path not in again or again[path].shape != x.shape or _moved(x, again[path]).any():
             raise CaptureError(
                 f"the states of {path} differ between two passes over the same batch, so it cannot be told which of them are "
-                "padding: pass batches without padding, of one kind of input"
+                "padding: pass batches of one kind of input without padding"
             )
 
     def changed(
-        which: Callable[[Content], Tensor | None], hidden: bool = False, blocks: bool = False
+        which: Callable[[Content], Tensor | None],
+        hidden: bool = False,
+        blocks: bool = False,
+        value: float | None = None,
     ) -> dict[str, Tensor]:
         """Whether each state moves if the sequences that ``which`` names (for each content) are changed.
 
-        ``blocks``: in the model as it is, with its blocks at work.
+        ``hidden``: what the masks hide, instead of what is real. ``blocks``: in the model as it is, with its blocks at work.
+        ``value``: to this number.
         """
         given, before = dict(batch), whole if blocks else base
         for content in contents:
             sequences = which(content)
             if sequences is not None:
-                given[content.name] = _another(content, sequences, hidden, config)
+                given[content.name] = _another(content, sequences, hidden, config, value)
         found = _states(run, given, stacks, stop, blocks)
         if any(path not in found or found[path].shape != x.shape for path, x in before.items()):
-            raise CaptureError("the number of states changes with the contents of a batch, so they cannot be matched")
+            raise CaptureError(
+                "the number of states changes with the contents of a batch, so it cannot be told which of them are padding: pass "
+                "batches of one kind of input without padding"
+            )
         return {path: _moved(x, found[path]) for path, x in before.items()}
 
+    masked = any(content.real is not None for content in contents)
     for content in contents:
-        everything = torch.ones(content.sequences, dtype=torch.bool)
-        moved = changed(lambda c, own=content, all=everything: all if c.name == own.name else None)
+        moved = changed(lambda c, own=content: all_of(c) if c.name == own.name else None)
         for path in base:
             seen[path].moved[content.name] = moved[path]
     for space in dict.fromkeys(spaces.values()):
@@ -114,26 +126,33 @@ def probe(
         for path, (owner, mixed) in _decode(changed, members).items():
             seen[path].owner[space] = owner
             seen[path].mixed = mixed if seen[path].mixed is None else seen[path].mixed | mixed
-    if any(content.real is not None for content in contents):
-        everywhere = changed(lambda c: torch.ones(c.sequences, dtype=torch.bool), hidden=True)
+    if masked:
+        everywhere = changed(all_of, hidden=True)
         for path, moved in everywhere.items():
             seen[path].hidden = moved
-    still = {path for path, each in seen.items() if not torch.stack(list(each.moved.values())).any(0).all()}
-    if still - {first}:
-        # Images may reach a text through learnt queries, which only blocks let look at them.
+    later = {path: each for number, (path, each) in enumerate(seen.items()) if number and not each.all_moved}
+    if later:
         whole = _states(run, batch, stacks, stop, True)
-        resting = {path: ~torch.stack(list(seen[path].moved.values())).any(0) for path in still}
-        masked = any(content.real is not None for content in contents)
-        hidden = changed(lambda c: torch.ones(c.sequences, dtype=torch.bool), True, True) if masked else {}
+        hidden = changed(all_of, True, True) if masked else {}
         for content in contents:
-            moved = changed(
-                lambda c, own=content: torch.ones(c.sequences).bool() if c.name == own.name else None, False, True
+            if content.discrete:
+                continue
+            # Images may reach a text through learnt queries, which only blocks let look at them, and through many maps, behind
+            # which a difference is below rounding: NaN is not.
+            reached = changed(
+                lambda c, own=content: all_of(c) if c.name == own.name else None, blocks=True, value=math.nan
             )
-            for path in still - {first}:
-                if moved[path].shape == resting[path].shape:
-                    more = moved[path] & ~hidden[path] if masked else moved[path]
-                    seen[path].moved[content.name] |= more & resting[path]
+            for path, each in later.items():
+                resting = ~torch.stack(list(each.moved.values())).any(0)
+                if path in hidden:
+                    resting &= ~hidden[path]
+                each.moved[content.name] = each.moved[content.name] | (reached[path] & resting)
     return seen
+
+
+def all_of(content: Content) -> Tensor:
+    """All sequences of a content."""
+    return torch.ones(content.sequences, dtype=torch.bool)
 
 
 def _rows(contents: Sequence[Content]) -> int:
@@ -218,7 +237,7 @@ def _moved(x: Tensor, other: Tensor) -> Tensor:
     return ((x != other) & ~(x.isnan() & other.isnan())).any(-1)
 
 
-def _another(content: Content, sequences: Tensor, hidden: bool, config: object) -> Tensor:
+def _another(content: Content, sequences: Tensor, hidden: bool, config: object, to: float | None) -> Tensor:
     """The content with other values in the entries of ``sequences``: the real ones, or those that the mask hides."""
     value, device = content.value, content.value.device
     rows = sequences.to(device)[content.sequence.to(device)]
@@ -230,6 +249,8 @@ def _another(content: Content, sequences: Tensor, hidden: bool, config: object) 
         where = where & (~real if hidden else real)
     if content.discrete:
         return torch.where(where, _other_ids(value, real, config), value)
+    if to is not None:
+        return torch.where(where, to, value)
     spread = value.float().std().nan_to_num(1.0).clamp_min(1e-3) if value.numel() > 1 else 1.0
     return torch.where(
         where, value + (torch.rand_like(value, dtype=torch.float32) + 0.5).to(value.dtype) * spread, value
