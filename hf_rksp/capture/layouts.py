@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack, inside
+from hf_rksp.capture.chains import width_is_last
 from hf_rksp.capture.contents import Content, contents_of
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.probe import Run, Seen, probe
@@ -51,6 +52,7 @@ class Layouts:
         self._two_sides = bool(getattr(self._config, "is_encoder_decoder", False))
         self._rules: dict[str, list[Rule]] = {}
         self._reducers: dict[str, Reducer | None] = {}
+        self._checked: set[str] = set()
         self._unread: dict[str, CaptureError] = {}
         self._exact: dict[tuple[Any, ...], Layout] = {}
 
@@ -61,6 +63,7 @@ class Layouts:
             Unsettled: only a probe can tell; see `learn`. CaptureError: a probe could not tell either.
         """
         contents, lead = contents_of(batch, self._two_sides), tuple(states.shape[:-1])
+        self._check_width(stack, states)
         if not contents:  # nothing is known of the inputs: the first axis is the sequence
             return Layout(lead[0] if lead else 1)
         exact = self._exact.get(_signature(stack, batch, contents, lead)) if self._exact else None
@@ -86,6 +89,17 @@ class Layouts:
             order = "rows first" if found.axes is None else "tokens first"
             self._rules[stack.path] = [Grid(rule.name, order, rule.prepended)]
         return found.to(states.device)
+
+    def _check_width(self, stack: Stack, states: Tensor) -> None:
+        """Refuse states that are images: their second axis holds the channels."""
+        if stack.path not in self._checked:
+            block = next(iter(stack.blocks), None)
+            if block is not None and not width_is_last(block.module, states):
+                raise CaptureError(
+                    f"the states of {stack.path} have shape {tuple(states.shape)} with the channels in the second axis, as in a "
+                    "convolutional network: they are no residual stream of tokens"
+                )
+            self._checked.add(stack.path)
 
     def _by_sizes(self, stack: Stack, contents: Sequence[Content], lead: Shape) -> Rule | None:
         reaching = _reaching(contents, stack, self._two_sides)
