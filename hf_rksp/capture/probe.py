@@ -9,6 +9,7 @@ others, changed at a time, two passes per bit say for each state which sequence 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,6 +49,11 @@ class Seen:
     owner: dict[str, Tensor] = field(default_factory=dict)
     mixed: Tensor | None = None
     hidden: Tensor | None = None
+
+    @property
+    def owned(self) -> bool:
+        """Whether the sequence of any state is known."""
+        return any(bool((owner >= 0).any()) for owner in self.owner.values())
 
     @property
     def all_moved(self) -> bool:
@@ -130,23 +136,30 @@ def probe(
         everywhere = changed(all_of, hidden=True)
         for path, moved in everywhere.items():
             seen[path].hidden = moved
-    later = {path: each for number, (path, each) in enumerate(seen.items()) if number and not each.all_moved}
-    if later:
+    floating = [content for content in contents if not content.discrete]
+    partly = {path: each for path, each in seen.items() if floating and not each.all_moved}
+    if partly:
         whole = _states(run, batch, stacks, stop, True)
         hidden = changed(all_of, True, True) if masked else {}
-        for content in contents:
-            if content.discrete:
-                continue
+        for content in floating:
             # Images may reach a text through learnt queries, which only blocks let look at them, and through many maps, behind
             # which a difference is below rounding: NaN is not.
             reached = changed(
                 lambda c, own=content: all_of(c) if c.name == own.name else None, blocks=True, value=math.nan
             )
-            for path, each in later.items():
+            for path, each in partly.items():
                 resting = ~torch.stack(list(each.moved.values())).any(0)
                 if path in hidden:
                     resting &= ~hidden[path]
                 each.moved[content.name] = each.moved[content.name] | (reached[path] & resting)
+    lost = [path for path, each in partly.items() if not each.owned and any(m.any() for m in each.moved.values())]
+    if lost:
+        by_nan = functools.partial(changed, blocks=True, value=math.nan)
+        for space in dict.fromkeys(spaces[content.name] for content in floating):
+            members = [content for content in floating if spaces[content.name] == space]
+            for path, (owner, mixed) in _decode(by_nan, members).items():
+                if path in lost:
+                    seen[path].owner[space], seen[path].mixed = owner, mixed
     return seen
 
 
