@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import find_stacks, untouched
+from hf_rksp.capture.calling import eager
 from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import InputError
 from hf_rksp.inputs.prepare import with_decoder_inputs
@@ -77,7 +78,7 @@ def check_model(model: nn.Module, ids: Tensor, blocks: str | Sequence[str] | Non
     eights = [_batch(part) for part in ids.split(8)]
 
     def run(variant: nn.Module, batches: Sequence[Mapping[str, Any]]) -> dict[Key, SecondMoments]:
-        with untouched(variant), torch.compiler.set_stance("force_eager"):
+        with untouched(variant), eager():
             stacks = find_stacks(variant, blocks)
             batches = [with_decoder_inputs(variant, dict(batch)) for batch in batches]
             layers = survey(variant, batches[0], stacks)

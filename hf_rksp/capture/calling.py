@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
+
+_lock, _stance = threading.Lock(), contextlib.ExitStack()
+_open = 0
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Functions made by ``torch.compile`` run eagerly inside: hooks that are added after compilation never fire.
+
+    The stance of the compiler is the process's own. Contexts may end in any order (two runs watched side by side): the last
+    one puts the stance back.
+    """
+    global _open
+    with _lock:
+        if not _open:
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _open += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _open -= 1
+            if not _open:
+                _stance.close()
 
 
 def first_state(args: tuple, kwargs: dict) -> Tensor | None:

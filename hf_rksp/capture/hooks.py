@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.blocks import Block, Stack
-from hf_rksp.capture.calling import first_state, output_state
+from hf_rksp.capture.calling import eager, first_state, output_state
 from hf_rksp.errors import CaptureError
 
 #: Called as ``sink(stack, block, x, y)`` with the states before and after the block, shape ``(batch, tokens, d)``.
@@ -67,7 +67,7 @@ def capture_transitions(stacks: Sequence[Stack], sink: Sink, refuse: Refuse | No
                 before, after = _hooks(stack, block, sink, refuse, runs)
                 hooks.before(block.module, before)
                 hooks.after(block.module, after)
-        with torch.compiler.set_stance("force_eager"):
+        with eager():
             yield runs
     finally:
         hooks.remove()

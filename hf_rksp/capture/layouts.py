@@ -157,7 +157,9 @@ class Layouts:
             return self._learnt(stack, contents, seen)
         space = next((space for space, owner in seen.owner.items() if (owner >= 0).any()), None)
         if space is None:
-            raise CaptureError(f"it cannot be told which sequence the states in front of {stack.path} belong to: {_REMEDY}")
+            raise CaptureError(
+                f"it cannot be told which sequence the states in front of {stack.path} belong to: {_REMEDY}"
+            )
         owner = seen.owner[space]
         own_mixed = seen.mixed if seen.mixed is not None else torch.zeros_like(moved)
         frames = self._by_reducer(stack, contents, seen)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.calling import first_state
+from hf_rksp.capture.calling import eager, first_state
 from hf_rksp.capture.hooks import untouched
 
 #: Numbers that are added in another order differ by a few units of rounding; another position is another vector.
@@ -47,7 +47,7 @@ def left_padding_shifts_positions(
     if not bool(padded.any()):
         return False
     moved = {name: _to_the_left(value, real) for name, value in batch.items()}
-    with untouched(model), torch.compiler.set_stance("force_eager"):
+    with untouched(model), eager():
         here = _first_states(stacks, batch, run, real.shape)
         if here is None:
             return False

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_rksp.capture import find_stacks, untouched
+from hf_rksp.capture.calling import eager
 from hf_rksp.errors import CaptureError, InputError, cause_of
 from hf_rksp.profile.gather import forward
 
@@ -75,7 +76,7 @@ def check_length(
 
 
 def _failure(model: nn.Module, batch: Batch, streamed: bool) -> Exception | None:
-    with untouched(model), torch.compiler.set_stance("force_eager"), _stopping(model, streamed), _Tables():
+    with untouched(model), eager(), _stopping(model, streamed), _Tables():
         try:
             forward(model, batch)
         except _Stop:

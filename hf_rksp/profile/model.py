@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hf_rksp.capture import Layouts, Stack, find_stacks, left_padding_shifts_positions, untouched
+from hf_rksp.capture.calling import eager
 from hf_rksp.config import RiskConfig, SpectralConfig
 from hf_rksp.errors import DegenerateMomentsError, InputError, cause_of
 from hf_rksp.machine import peak_memory, versions
@@ -121,7 +122,7 @@ def profile_model(
     seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
     layers: dict[Key, LayerProfile] = {}
     constant: list[DegenerateMomentsError] = []
-    with torch.compiler.set_stance("force_eager"), untouched(model):
+    with eager(), untouched(model):
         probe = None if weights else lambda: forward(model, batches[0])
         stacks = find_stacks(model, blocks, probe=probe)
         seen = {} if weights else survey(model, batches[0], stacks)

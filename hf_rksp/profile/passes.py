@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hf_rksp.capture import Layouts, Stack, untouched
+from hf_rksp.capture.calling import eager
 from hf_rksp.profile.gather import BlockWeights, Key, States, gather_moments, stream_moments
 from hf_rksp.profile.resume import Resume
 from hf_rksp.profile.share import Share, sequences
@@ -37,7 +38,7 @@ def repeated(
         part = _fitting(todo, seen, tokens, max(groups, 1), moment_memory)
         todo = todo[len(part) :]
         # Every pass starts from the same random state, so that models that draw numbers see the same ones.
-        with torch.compiler.set_stance("force_eager"), untouched(model):
+        with eager(), untouched(model):
             moments, spent = gather_moments(
                 model, batches, stacks, part, max(groups, 1), GroupedSamples, share, layouts
             )
@@ -60,7 +61,7 @@ def streamed(
 ) -> Iterator[dict[Key, GroupedSamples]]:
     """The same from one forward pass, with one block in memory at a time."""
     waiting: dict[Key, GroupedSamples] = {}
-    with torch.compiler.set_stance("force_eager"), untouched(model):
+    with eager(), untouched(model):
         for key, moments, spent in stream_moments(
             model, batches, stacks, max(groups, 1), weights, GroupedSamples, resume, share
         ):

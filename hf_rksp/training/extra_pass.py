@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Layouts, untouched
+from hf_rksp.capture.calling import eager
 from hf_rksp.capture.hooks import forked_random_state
 from hf_rksp.errors import CaptureError
 from hf_rksp.profile.gather import forward
@@ -64,7 +65,7 @@ def settle(layouts: Layouts, model: nn.Module, inputs: Mapping[str, Any]) -> Non
             f"sizes alone do not say which states are tokens, and {layouts.probes} probes were not enough for the batches of this "
             "run, each of another kind: pass batches of one length"
         )
-    with extra_passes(model), untouched(model), torch.compiler.set_stance("force_eager"):
+    with extra_passes(model), untouched(model), eager():
         layouts.learn(functools.partial(forward, model), inputs, stop=False)
 
 

@@ -27,7 +27,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALL
 
 import torch
 import transformers
-from transformers import Trainer, TrainingArguments, default_data_collator
+from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 import hf_rksp
 from hf_rksp import KSSConfig, MonitorConfig, RKSPCallback, RKSPTrainer, RkspError
