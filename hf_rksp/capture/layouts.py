@@ -175,7 +175,7 @@ class Layouts:
         sequences = _count(contents, space)
         axis = _axis(owner)
         hidden = torch.zeros_like(moved) if seen.hidden is None else seen.hidden
-        counted = moved.clone()
+        counted = moved & _attended(contents, seen, moved, hidden)
         images = [c for c in contents if not c.discrete and bool(seen.moved[c.name].any())]
         own = ~moved & ~hidden
         if axis is not None:
@@ -303,6 +303,14 @@ def _axis(owner: Tensor) -> int | None:
     return None
 
 
+def _attended(contents: Sequence[Content], seen: Seen, moved: Tensor, hidden: Tensor) -> Tensor:
+    """Which states the model itself takes for real, where convolutions carry real pixels and samples into the padding."""
+    blurred = any(content.real is not None and not content.discrete for content in contents)
+    if seen.attended is None or not blurred or bool((hidden & ~moved & seen.attended).any()):
+        return torch.ones_like(moved)
+    return seen.attended.to(moved.device)
+
+
 def _streams(contents: Sequence[Content], seen: Seen) -> Layout | None:
     """States of shape ``(streams, batch, tokens)``, or the streams behind: several states of each token of one content."""
     for content in contents:
@@ -388,7 +396,9 @@ def _frames(method: Callable[..., Any]) -> Reducer:
             with contextlib.suppress(TypeError, ValueError, RuntimeError):
                 found = method(samples, **more)
                 each = found if isinstance(found, (tuple, list)) else [found]
-                return [n for n in each if isinstance(n, Tensor) and n.shape == samples.shape]
+                counted = [n for n in each if isinstance(n, Tensor) and n.shape == samples.shape]
+                if counted:
+                    return counted
         with contextlib.suppress(TypeError, ValueError, RuntimeError):  # some count for one sound at a time
             return [samples.new_tensor([int(method(number)) for number in samples])]
         return []

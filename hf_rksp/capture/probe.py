@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.calling import first_state, output_state
+from hf_rksp.capture.calling import first_state, output_state, own_mask
 from hf_rksp.capture.contents import Content
 from hf_rksp.errors import CaptureError
 
@@ -41,6 +41,7 @@ class Seen:
             -1 where none does.
         mixed: whether a state moves with several sequences.
         hidden: whether it moves with what is hidden by the masks; ``None`` if nothing is.
+        attended: whether a state is attended to, by the mask that the model hands to the first block; ``None`` without one.
     """
 
     lead: tuple[int, ...]
@@ -48,6 +49,7 @@ class Seen:
     owner: dict[str, Tensor] = field(default_factory=dict)
     mixed: Tensor | None = None
     hidden: Tensor | None = None
+    attended: Tensor | None = None
 
     @property
     def all_moved(self) -> bool:
@@ -83,8 +85,9 @@ def probe(
         CaptureError: two equal passes differ, or the states change their shape with the contents.
     """
     spaces = {content.name: "" if content.sequences == _rows(contents) else content.name for content in contents}
-    base, again = (_states(run, batch, stacks, stop) for _ in range(2))
-    seen = {path: Seen(tuple(x.shape[:-1])) for path, x in base.items()}
+    masks: dict[str, Tensor] = {}
+    base, again = (_states(run, batch, stacks, stop, masks=masks) for _ in range(2))
+    seen = {path: Seen(tuple(x.shape[:-1]), attended=masks.get(path)) for path, x in base.items()}
     for path, x in base.items():
         if path not in again or again[path].shape != x.shape or _moved(x, again[path]).any():
             raise CaptureError(
@@ -181,9 +184,17 @@ def _decode(changed: Callable[..., dict[str, Tensor]], members: Sequence[Content
 
 
 def _states(
-    run: Run, batch: Mapping[str, Any], stacks: Sequence[Stack], stop: bool, blocks: bool = False
+    run: Run,
+    batch: Mapping[str, Any],
+    stacks: Sequence[Stack],
+    stop: bool,
+    blocks: bool = False,
+    masks: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The state in front of the first block of each stack; unless ``blocks`` are at work, each hands on what it is given."""
+    """The state in front of the first block of each stack; unless ``blocks`` are at work, each hands on what it is given.
+
+    ``masks`` takes which states are attended to, for each stack whose first block is told.
+    """
     found: dict[str, Tensor] = {}
     firsts = {stack.blocks[0].module: stack for stack in stacks if stack.blocks}
 
@@ -191,6 +202,9 @@ def _states(
         stack, x = firsts[module], first_state(args, kwargs)
         if x is not None and stack.path not in found:
             found[stack.path] = x.detach().clone()
+            told = None if masks is None else own_mask(module, args, kwargs, x.shape[:-1])
+            if masks is not None and told is not None:
+                masks[stack.path] = told
         if stop and len(found) == len(firsts):
             raise _Enough
 
