@@ -169,12 +169,22 @@ def text_mask(mask: object, ids: Tensor, cached: bool = False) -> Tensor | None:
             f"attention_mask is a {type(mask).__name__}, which does not say what is padding: pass a tensor of 0 and 1 of "
             "shape (batch, tokens)"
         )
+    given = tuple(mask.shape)
     if mask.ndim == 3 and ids.ndim == 2:
         mask = mask[:, None]
     if mask.ndim == 4:
         mask = _seen_by_any(mask, ids)
-    if cached and mask.ndim == 2 and ids.ndim == 2 and mask.shape[1] > ids.shape[1]:
-        mask = mask[:, -ids.shape[1] :]
+    if mask.ndim not in (2, ids.ndim) or (ids.ndim > 1 and ids[..., 0].numel() % mask.shape[0]):
+        raise CaptureError(
+            f"attention_mask has shape {given}, which does not say of ids of shape {tuple(ids.shape)} what is padding: pass a "
+            "mask of 0 and 1 of shape (batch, tokens)"
+        )
+    if mask.ndim == ids.ndim == 2 and mask.shape[1] != ids.shape[1]:
+        missing = ids.shape[1] - mask.shape[1]
+        if missing > 0:  # transformers hides what a mask does not reach
+            mask = torch.nn.functional.pad(mask, (0, missing))
+        elif cached:
+            mask = mask[:, -ids.shape[1] :]
     if mask.ndim == ids.ndim and mask.shape[0] == 1 and mask.shape[1:] == ids.shape[1:]:  # one mask for all texts
         mask = mask.expand(ids.shape)
     return mask != 0
