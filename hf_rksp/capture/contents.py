@@ -55,6 +55,14 @@ class Content:
         """Whether these are ids."""
         return not self.value.is_floating_point()
 
+    @property
+    def blank(self) -> Tensor | None:
+        """Of shape ``(sequences, images)``: which images of several per sequence are zero everywhere, if any is."""
+        if self.discrete or self.value.ndim < 5:
+            return None
+        empty = (self.value == 0).flatten(2).all(2)
+        return empty if bool(empty.any()) else None
+
 
 def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list[Content]:
     """The contents of ``batch``, in its order; what says nothing of its own (masks, positions, labels) is left out.

@@ -21,9 +21,8 @@ from hf_rksp.errors import CaptureError, cause_of
 
 #: Names that transformers has for "how many frames do so many samples become".
 _REDUCERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-
-
-_REMEDY = (
+#: What helps where it cannot be told which states are tokens.
+REMEDY = (
     "pass batches of one kind of input without padding, or name the lists of blocks that can be read with blocks=[...]"
 )
 
@@ -55,6 +54,7 @@ class Layouts:
         self._checked: set[str] = set()
         self._unread: dict[str, CaptureError] = {}
         self._exact: dict[tuple[Any, ...], Layout] = {}
+        self._whole: set[tuple[Any, ...]] = set()
 
     def of(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
         """The layout of ``states``, shape ``(..., d)``, of one stack in the forward pass of ``batch``.
@@ -77,6 +77,10 @@ class Layouts:
         if rule is None:
             if stack.path in self._unread:
                 raise self._unread[stack.path]
+            if lead and _signature(stack, batch, contents, lead[:1]) in self._whole:
+                return Layout(
+                    lead[0]
+                )  # no state in front of the stack is padding: then none is behind a block that pools them
             sizes = ", ".join(f"{content.name} {tuple(content.value.shape)}" for content in contents)
             raise Unsettled(
                 f"the states of {stack.path} have shape {tuple(states.shape)}, and the batch has {sizes}: sizes alone do not say "
@@ -124,15 +128,7 @@ class Layouts:
         if not contents:
             return
         self.probes += 1
-        try:
-            answers = probe(run, batch, contents, self.stacks, self._config, stop)
-        except CaptureError:
-            raise
-        except Exception as error:  # of the model, which does not take other contents than it was given
-            raise CaptureError(
-                f"sizes alone do not say which states are tokens, and the model cannot be run with other contents to find out "
-                f"({cause_of(error)}): {_REMEDY}"
-            ) from error
+        answers = self._answers(run, batch, contents, stop)
         for path, seen in answers.items():
             stack = next(stack for stack in self.stacks if stack.path == path)
             if self._by_sizes(stack, contents, seen.lead) is not None:
@@ -142,6 +138,8 @@ class Layouts:
             except CaptureError as error:  # of this stack alone; the others can be read
                 self._unread[path] = error
                 continue
+            if layout.mask is None and layout.owner is None and layout.axes is None and layout.rows == 1:
+                self._whole.add(_signature(stack, batch, contents, seen.lead[:1]))
             rule = self._explains(stack, contents, seen, layout)
             if rule is not None:
                 kept = self._rules.setdefault(path, [])
@@ -150,12 +148,33 @@ class Layouts:
             else:
                 self._exact[_signature(stack, batch, contents, seen.lead)] = layout
 
+    def _answers(self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content], stop: bool) -> dict[str, Seen]:
+        cause: Exception | None = None
+        for blank in (False, True):
+            try:
+                return probe(run, batch, contents, self.stacks, self._config, stop, blank)
+            except Exception as error:  # of the model, which does not take other contents than it was given
+                cause = cause or error
+                if not any(content.blank is not None for content in contents):
+                    break
+        if isinstance(cause, CaptureError):
+            raise cause
+        raise CaptureError(
+            "sizes alone do not say which states are tokens, and the model cannot be run with other contents to find out "
+            f"({cause_of(cause)}): {REMEDY}"
+        ) from cause
+
     def _layout(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout:
         """What the probe says, for the very batch that was probed."""
         moved = torch.stack(list(seen.moved.values())).any(0)
         if not moved.any():
             return self._learnt(stack, contents, seen)
-        space = next(space for space, owner in seen.owner.items() if (owner >= 0).any())
+        space = next((space for space, owner in seen.owner.items() if (owner >= 0).any()), None)
+        if space is None:
+            raise CaptureError(
+                f"the states in front of {stack.path} move, but with no sequence of the batch in particular, so they belong to "
+                f"none of them: {REMEDY}"
+            )
         owner = seen.owner[space]
         own_mixed = seen.mixed if seen.mixed is not None else torch.zeros_like(moved)
         frames = self._by_reducer(stack, contents, seen)
@@ -169,7 +188,7 @@ class Layouts:
             if merged is None:
                 raise CaptureError(
                     f"the states in front of {stack.path} depend on several sequences of the batch at once, so they belong to none "
-                    f"of them: pass batches of one sequence, or {_REMEDY}"
+                    f"of them: pass batches of one sequence, or {REMEDY}"
                 )
             owner = merged
         sequences = _count(contents, space)
@@ -272,17 +291,18 @@ def _reaching(contents: Sequence[Content], stack: Stack, two_sides: bool) -> lis
 
 
 def _signature(stack: Stack, batch: Mapping[str, Any], contents: Sequence[Content], lead: Shape) -> tuple[Any, ...]:
-    """What an answer of the probe that no rule explains depends on: all sizes, and the numbers of masks and grids."""
+    """What an answer of the probe that no rule explains depends on: sizes, blank images, the numbers of masks and grids."""
     sizes = tuple((content.name, tuple(content.value.shape)) for content in contents)
     masks = tuple(
         None if content.real is None else hash(tuple(content.real.flatten().tolist())) for content in contents
     )
+    blanks = tuple(None if content.blank is None else tuple(content.blank.flatten().tolist()) for content in contents)
     grids = tuple(
         (name, tuple(value.flatten().tolist()))
         for name, value in batch.items()
         if isinstance(value, Tensor) and "grid" in name
     )
-    return stack.path, lead, sizes, masks, grids
+    return stack.path, lead, sizes, masks, blanks, grids
 
 
 def _count(contents: Sequence[Content], space: str) -> int:

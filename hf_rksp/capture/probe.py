@@ -9,6 +9,7 @@ others, changed at a time, two passes per bit say for each state which sequence 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -68,6 +69,7 @@ def probe(
     stacks: Sequence[Stack],
     config: object = None,
     stop: bool = True,
+    blank: bool = False,
 ) -> dict[str, Seen]:
     """What moves the states in front of each stack, by its path; stacks that do not run are not in it.
 
@@ -80,6 +82,7 @@ def probe(
         stacks: whose first blocks are looked at.
         config: of the model: it names the ids that stand for images and the like.
         stop: end each forward pass at the last first block.
+        blank: leave images that are zero everywhere as they are: some models drop them.
 
     Raises:
         CaptureError: two equal passes differ, or the states change their shape with the contents.
@@ -111,6 +114,8 @@ def probe(
             sequences = which(content)
             if sequences is not None:
                 given[content.name] = _another(content, sequences, hidden, config, value)
+                if blank and content.blank is not None:
+                    given[content.name][content.blank] = 0
         found = _states(run, given, stacks, stop, blocks)
         if any(path not in found or found[path].shape != x.shape for path, x in before.items()):
             raise CaptureError(
@@ -137,19 +142,24 @@ def probe(
     if later:
         whole = _states(run, batch, stacks, stop, True)
         hidden = changed(all_of, True, True) if masked else {}
+        # Images may reach a text through learnt queries, which only blocks let look at them, and through many maps, behind which a
+        # difference is below rounding: NaN is not.
+        by_nan = functools.partial(changed, blocks=True, value=math.nan)
         for content in contents:
             if content.discrete:
                 continue
-            # Images may reach a text through learnt queries, which only blocks let look at them, and through many maps, behind
-            # which a difference is below rounding: NaN is not.
-            reached = changed(
-                lambda c, own=content: all_of(c) if c.name == own.name else None, blocks=True, value=math.nan
-            )
+            space = spaces[content.name]
+            reached = by_nan(lambda c, own=content: all_of(c) if c.name == own.name else None)
+            owners = _decode(by_nan, [content]) if any(bool(reached[path].any()) for path in later) else {}
             for path, each in later.items():
                 resting = ~torch.stack(list(each.moved.values())).any(0)
                 if path in hidden:
                     resting &= ~hidden[path]
                 each.moved[content.name] = each.moved[content.name] | (reached[path] & resting)
+                if owners and bool((each.owner[space] < 0).all()):
+                    owner, mixed = owners[path]
+                    each.owner[space] = torch.where(resting, owner, -1)
+                    each.mixed = mixed & resting if each.mixed is None else each.mixed | (mixed & resting)
     return seen
 
 

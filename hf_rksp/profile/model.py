@@ -245,7 +245,9 @@ def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor], words: bool) -> 
     ``words``: the model is one of transformers, whose ``input_ids`` are whole numbers.
     """
     if not isinstance(batches, Iterable):
-        raise InputError(f"batches={batches!r}: pass a list of mappings of the arguments of the model, or of tensors of token ids")
+        raise InputError(
+            f"batches={batches!r}: pass a list of mappings of the arguments of the model, or of tensors of token ids"
+        )
     listed = [batches] if isinstance(batches, (Mapping, Tensor, numpy.ndarray)) else list(batches)
     if not listed:
         raise InputError("batches is empty: pass at least one batch")
@@ -309,7 +311,9 @@ def _as_ids(number: int, ids: Tensor, words: bool) -> Tensor:
             "whole numbers (states are passed as inputs_embeds)"
         )
     if not ids.numel() or not ids.ndim:
-        raise InputError(f"batches[{number}]['input_ids'] has shape {tuple(ids.shape)}: pass ids of shape (batch, tokens)")
+        raise InputError(
+            f"batches[{number}]['input_ids'] has shape {tuple(ids.shape)}: pass ids of shape (batch, tokens)"
+        )
     return ids if ids.dtype in (torch.int32, torch.int64) else ids.long()
 
 
