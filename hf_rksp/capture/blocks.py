@@ -139,12 +139,20 @@ def _named(model: nn.Module, lists: Mapping[str, nn.Module], blocks: str | Seque
 
 
 def _are_blocks(members: nn.Module) -> bool:
-    """Whether all members are residual blocks by their class; single ones may be wrapped (PEFT, control vectors)."""
-    bare = [member for member in members.children() if _is_block(member)]
-    kinds = {type(member) for member in bare}
-    return bool(bare) and all(
-        _is_block(member) or any(type(part) in kinds for part in member.modules()) for member in members.children()
+    """Whether all members are residual blocks by their class, or have one wrapped around (PEFT, control vectors)."""
+    kinds = {type(member) for member in members.children() if _is_block(member)}
+    return all(
+        _is_block(member) or _wraps_a_block(member) or any(type(part) in kinds for part in member.modules())
+        for member in members.children()
     )
+
+
+def _wraps_a_block(module: nn.Module) -> bool:
+    """Whether a module holds one block, and not in a list: those that hold a list are stages."""
+    if type(module).__name__.endswith(_NOT_RESIDUAL) or isinstance(module, (nn.ModuleList, nn.Sequential)):
+        return False
+    inner = [child for child in module.children() if _is_block(child) or _wraps_a_block(child)]
+    return len(inner) == 1
 
 
 def _is_block(module: nn.Module) -> bool:

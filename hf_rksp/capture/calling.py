@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from hf_rksp.capture.contents import attended
 
 _lock, _stance = threading.Lock(), contextlib.ExitStack()
 _open = 0
@@ -56,3 +59,19 @@ def output_state(output: object, x: Tensor) -> Tensor | None:
     """The hidden state among the outputs of a block: the first tensor; ``None`` if it has not the shape of ``x``."""
     found = raw_output(output)
     return found if found is not None and found.shape == x.shape else None
+
+
+def own_mask(module: nn.Module, args: tuple, kwargs: dict, lead: tuple[int, ...]) -> Tensor | None:
+    """Which of the states of shape ``lead`` are attended to, by the attention mask that a block is called with.
+
+    ``None`` if the block is given none that can be read.
+    """
+    value = kwargs.get("attention_mask")
+    if value is None:
+        names = list(inspect.signature(module.forward).parameters)
+        value = next((v for name, v in zip(names, args, strict=False) if name == "attention_mask"), None)
+    if not isinstance(value, Tensor) or len(lead) != 2:
+        return None
+    if value.ndim == 4 and value.shape[0] in (1, lead[0]) and value.shape[3] == lead[1]:
+        return attended(value).expand(lead)
+    return value != 0 if tuple(value.shape) == tuple(lead) and not value.is_floating_point() else None

@@ -85,7 +85,12 @@ def chained(container: nn.Module, calls: Calls, marked: bool) -> Chain:
         return Chain(True, False, changing)
     if any(call.took is None or call.gave is None for call, _ in runs):
         return Chain(True, False, changing)
-    hands_on = all(_same(before[0].gave, after[0].took) for before, after in pairwise(runs))
+    places = {member: place for place, member in enumerate(members)}
+    # Where a loop begins anew, something may lie in between: a norm, or the number of the round.
+    onward = [(a, b) for (a, x), (b, y) in pairwise(runs) if places[y] > places[x]]
+    again = [(a, b) for (a, x), (b, y) in pairwise(runs) if places[y] <= places[x]]
+    hands_on = all(_same(a.gave, b.took) for a, b in onward or again)
+    hands_on = hands_on and all(a.gave.shape == b.took.shape for a, b in again)
     tokens = all(width_is_last(member, call.took) for call, member in runs if call.took is not None)
     return Chain(True, hands_on and tokens, changing)
 

@@ -21,9 +21,11 @@ _DESCRIBES = re.compile(
 )
 #: Masks that say which entries are padding, by their name; others say what is attended to, or what is to be predicted.
 _PADDING = re.compile(
-    "^(attention_mask|padding_mask|mask|input_mask|src_mask|feature_attention_mask)$"
+    "^(attention_mask|padding_mask|mask|src_mask|feature_attention_mask)$"
     "|(?<!global)(?<!cross)(?<!token)_(attention|padding|pixel|observed|features|values|audio|input)_mask$|^pixel_mask$"
 )
+#: An additive mask hides what it lowers by more than this. Masks of -10000 are in use; the bias of far tokens is smaller.
+_HIDDEN = -5000.0
 #: What tells the parts of a batch apart in the names of their masks.
 _STEMS = ("decoder", "pixel", "image", "visual", "video", "audio", "feature", "entity", "qformer", "past", "speech")
 
@@ -52,6 +54,14 @@ class Content:
     def discrete(self) -> bool:
         """Whether these are ids."""
         return not self.value.is_floating_point()
+
+    @property
+    def blank(self) -> Tensor | None:
+        """Of shape ``(sequences, images)``: which images of several per sequence are zero everywhere, if any is."""
+        if self.discrete or self.value.ndim < 5:
+            return None
+        empty = (self.value == 0).flatten(2).all(2)
+        return empty if bool(empty.any()) else None
 
 
 def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list[Content]:
@@ -115,8 +125,9 @@ def _real(name: str, value: Tensor, batch: Mapping[str, Any], decoder: bool) -> 
         own = batch.get(name.removesuffix("input_ids").removesuffix("ids") + "attention_mask")
         if own is not None:
             return text_mask(own, value, any("past" in key or "cache" in key for key in batch))
+        turned = batch.get("input_mask")  # XLNet's: 1 is padding
         if name == "input_ids":
-            return None
+            return turned == 0 if isinstance(turned, Tensor) and turned.shape == value.shape else None
     fitting = [
         (key, mask)
         for key, mask in batch.items()
@@ -146,8 +157,8 @@ def _fits(mask: Tensor, value: Tensor) -> bool:
 def text_mask(mask: object, ids: Tensor, cached: bool = False) -> Tensor | None:
     """Of the attention mask of a text: true where there is no padding; ``None`` if all is real.
 
-    A mask of four dimensions says for each query what it attends to: a token that no query sees is padding. The tokens of a
-    cache stand in front of the ids in the mask.
+    A mask of four dimensions says for each query what it attends to: see `_seen_by_any`. The tokens of a cache stand in front
+    of the ids in the mask.
 
     Args:
         mask: as the model is given it.
@@ -166,10 +177,56 @@ def text_mask(mask: object, ids: Tensor, cached: bool = False) -> Tensor | None:
             f"attention_mask is a {type(mask).__name__}, which does not say what is padding: pass a tensor of 0 and 1 of "
             "shape (batch, tokens)"
         )
+    given = tuple(mask.shape)
+    if mask.ndim == 3 and ids.ndim == 2:
+        mask = mask[:, None]
     if mask.ndim == 4:
-        additive = mask.is_floating_point()
-        seen = mask > torch.finfo(mask.dtype).min / 2 if additive else mask != 0
-        mask = seen.any(2).any(1)
-    if cached and mask.ndim == 2 and ids.ndim == 2 and mask.shape[1] > ids.shape[1]:
-        mask = mask[:, -ids.shape[1] :]
+        mask = _seen_by_any(mask, ids)
+    if mask.ndim not in (2, ids.ndim) or (ids.ndim > 1 and ids[..., 0].numel() % mask.shape[0]):
+        raise CaptureError(
+            f"attention_mask has shape {given}, which does not say of ids of shape {tuple(ids.shape)} what is padding: pass a "
+            "mask of 0 and 1 of shape (batch, tokens)"
+        )
+    if mask.ndim == ids.ndim == 2 and mask.shape[1] != ids.shape[1]:
+        missing = ids.shape[1] - mask.shape[1]
+        if missing > 0:  # transformers hides what a mask does not reach
+            mask = torch.nn.functional.pad(mask, (0, missing))
+        elif cached:
+            mask = mask[:, -ids.shape[1] :]
+    if mask.ndim == ids.ndim and mask.shape[0] == 1 and mask.shape[1:] == ids.shape[1:]:  # one mask for all texts
+        mask = mask.expand(ids.shape)
     return mask != 0
+
+
+def attended(mask: Tensor) -> Tensor:
+    """Of a mask ``(batch, heads, queries, keys)``, boolean or additive: which keys are attended to by any query.
+
+    A row of padding that attends to everything, so that it is not empty, does not count.
+    """
+    return _attends(mask).any(1)
+
+
+def _attends(mask: Tensor) -> Tensor:
+    """Shape ``(batch, queries, keys)``: whether a query attends to a key in any head."""
+    seen = (mask > _HIDDEN if mask.is_floating_point() else mask != 0).any(1)
+    full = seen.all(2)
+    # The last row of a causal mask rightly sees everything, and no other row does.
+    made_full = full & ~full.all(1, keepdim=True) & (full.sum(1, keepdim=True) > full[:, -1:].long())
+    return seen & ~made_full[:, :, None]
+
+
+def _seen_by_any(mask: Tensor, ids: Tensor) -> Tensor:
+    """Of a mask ``(batch, heads, queries, keys)``: which tokens are no padding.
+
+    A token that no query attends to is padding. So are tokens that attend to themselves and their like alone.
+    """
+    seen = _attends(mask)
+    real = seen.any(1)
+    if seen.shape[1:] != (ids.shape[-1],) * 2 or len(seen) != len(ids):
+        return real
+    company = (seen | seen.mT) & (ids[:, :, None] != ids[:, None])
+    alone = real & ~company.any(2)
+    # A packed text of one token is alone as well, but several of those are different words.
+    if int(alone.sum()) > 1 and len(ids[alone].unique()) == 1 and not bool(alone[real].all()):
+        real = real & ~alone
+    return real

@@ -21,9 +21,8 @@ from hf_rksp.errors import CaptureError, cause_of
 
 #: Names that transformers has for "how many frames do so many samples become".
 _REDUCERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-
-
-_REMEDY = (
+#: What helps where it cannot be told which states are tokens.
+REMEDY = (
     "pass batches of one kind of input without padding, or name the lists of blocks that can be read with blocks=[...]"
 )
 
@@ -55,6 +54,7 @@ class Layouts:
         self._checked: set[str] = set()
         self._unread: dict[str, CaptureError] = {}
         self._exact: dict[tuple[Any, ...], Layout] = {}
+        self._whole: set[tuple[Any, ...]] = set()
 
     def of(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
         """The layout of ``states``, shape ``(..., d)``, of one stack in the forward pass of ``batch``.
@@ -77,6 +77,9 @@ class Layouts:
         if rule is None:
             if stack.path in self._unread:
                 raise self._unread[stack.path]
+            if lead and _signature(stack, batch, contents, lead[:1]) in self._whole:
+                # No state in front of the stack is padding: then none is behind a block that pools them.
+                return Layout(lead[0])
             sizes = ", ".join(f"{content.name} {tuple(content.value.shape)}" for content in contents)
             raise Unsettled(
                 f"the states of {stack.path} have shape {tuple(states.shape)}, and the batch has {sizes}: sizes alone do not say "
@@ -124,15 +127,7 @@ class Layouts:
         if not contents:
             return
         self.probes += 1
-        try:
-            answers = probe(run, batch, contents, self.stacks, self._config, stop)
-        except CaptureError:
-            raise
-        except Exception as error:  # of the model, which does not take other contents than it was given
-            raise CaptureError(
-                f"sizes alone do not say which states are tokens, and the model cannot be run with other contents to find out "
-                f"({cause_of(error)}): {_REMEDY}"
-            ) from error
+        answers = self._answers(run, batch, contents, stop)
         for path, seen in answers.items():
             stack = next(stack for stack in self.stacks if stack.path == path)
             if self._by_sizes(stack, contents, seen.lead) is not None:
@@ -142,6 +137,8 @@ class Layouts:
             except CaptureError as error:  # of this stack alone; the others can be read
                 self._unread[path] = error
                 continue
+            if layout.mask is None and layout.owner is None and layout.axes is None and layout.rows == 1:
+                self._whole.add(_signature(stack, batch, contents, seen.lead[:1]))
             rule = self._explains(stack, contents, seen, layout)
             if rule is not None:
                 kept = self._rules.setdefault(path, [])
@@ -149,6 +146,22 @@ class Layouts:
                 del kept[4:]
             else:
                 self._exact[_signature(stack, batch, contents, seen.lead)] = layout
+
+    def _answers(self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content], stop: bool) -> dict[str, Seen]:
+        cause: Exception | None = None
+        for blank in (False, True):
+            try:
+                return probe(run, batch, contents, self.stacks, self._config, stop, blank)
+            except Exception as error:  # of the model, which does not take other contents than it was given
+                cause = cause or error
+                if not any(content.blank is not None for content in contents):
+                    break
+        if isinstance(cause, CaptureError):
+            raise cause
+        raise CaptureError(
+            "sizes alone do not say which states are tokens, and the model cannot be run with other contents to find out "
+            f"({cause_of(cause)}): {REMEDY}"
+        ) from cause
 
     def _layout(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout:
         """What the probe says, for the very batch that was probed."""
@@ -158,7 +171,8 @@ class Layouts:
         space = next((space for space, owner in seen.owner.items() if (owner >= 0).any()), None)
         if space is None:
             raise CaptureError(
-                f"it cannot be told which sequence the states in front of {stack.path} belong to: {_REMEDY}"
+                f"the states in front of {stack.path} move, but with no sequence of the batch in particular, so they belong to "
+                f"none of them: {REMEDY}"
             )
         owner = seen.owner[space]
         own_mixed = seen.mixed if seen.mixed is not None else torch.zeros_like(moved)
@@ -173,13 +187,13 @@ class Layouts:
             if merged is None:
                 raise CaptureError(
                     f"the states in front of {stack.path} depend on several sequences of the batch at once, so they belong to none "
-                    f"of them: pass batches of one sequence, or {_REMEDY}"
+                    f"of them: pass batches of one sequence, or {REMEDY}"
                 )
             owner = merged
         sequences = _count(contents, space)
         axis = _axis(owner)
         hidden = torch.zeros_like(moved) if seen.hidden is None else seen.hidden
-        counted = moved.clone()
+        counted = moved & _attended(contents, seen, moved, hidden)
         images = [c for c in contents if not c.discrete and bool(seen.moved[c.name].any())]
         own = ~moved & ~hidden
         if axis is not None:
@@ -276,17 +290,18 @@ def _reaching(contents: Sequence[Content], stack: Stack, two_sides: bool) -> lis
 
 
 def _signature(stack: Stack, batch: Mapping[str, Any], contents: Sequence[Content], lead: Shape) -> tuple[Any, ...]:
-    """What an answer of the probe that no rule explains depends on: all sizes, and the numbers of masks and grids."""
+    """What an answer of the probe that no rule explains depends on: sizes, blank images, the numbers of masks and grids."""
     sizes = tuple((content.name, tuple(content.value.shape)) for content in contents)
     masks = tuple(
         None if content.real is None else hash(tuple(content.real.flatten().tolist())) for content in contents
     )
+    blanks = tuple(None if content.blank is None else tuple(content.blank.flatten().tolist()) for content in contents)
     grids = tuple(
         (name, tuple(value.flatten().tolist()))
         for name, value in batch.items()
         if isinstance(value, Tensor) and "grid" in name
     )
-    return stack.path, lead, sizes, masks, grids
+    return stack.path, lead, sizes, masks, blanks, grids
 
 
 def _count(contents: Sequence[Content], space: str) -> int:
@@ -305,6 +320,14 @@ def _axis(owner: Tensor) -> int | None:
         if bool(((rows == most) | (rows < 0)).all()):
             return axis
     return None
+
+
+def _attended(contents: Sequence[Content], seen: Seen, moved: Tensor, hidden: Tensor) -> Tensor:
+    """Which states the model itself takes for real, where convolutions carry real pixels and samples into the padding."""
+    blurred = any(content.real is not None and not content.discrete for content in contents)
+    if seen.attended is None or not blurred or bool((hidden & ~moved & seen.attended).any()):
+        return torch.ones_like(moved)
+    return seen.attended.to(moved.device)
 
 
 def _streams(contents: Sequence[Content], seen: Seen) -> Layout | None:
@@ -392,7 +415,9 @@ def _frames(method: Callable[..., Any]) -> Reducer:
             with contextlib.suppress(TypeError, ValueError, RuntimeError):
                 found = method(samples, **more)
                 each = found if isinstance(found, (tuple, list)) else [found]
-                return [n for n in each if isinstance(n, Tensor) and n.shape == samples.shape]
+                counted = [n for n in each if isinstance(n, Tensor) and n.shape == samples.shape]
+                if counted:
+                    return counted
         with contextlib.suppress(TypeError, ValueError, RuntimeError):  # some count for one sound at a time
             return [samples.new_tensor([int(method(number)) for number in samples])]
         return []

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.calling import first_state, output_state
+from hf_rksp.capture.calling import first_state, output_state, own_mask
 from hf_rksp.capture.contents import Content
 from hf_rksp.errors import CaptureError
 
@@ -42,6 +42,7 @@ class Seen:
             -1 where none does.
         mixed: whether a state moves with several sequences.
         hidden: whether it moves with what is hidden by the masks; ``None`` if nothing is.
+        attended: whether a state is attended to, by the mask that the model hands to the first block; ``None`` without one.
     """
 
     lead: tuple[int, ...]
@@ -49,11 +50,7 @@ class Seen:
     owner: dict[str, Tensor] = field(default_factory=dict)
     mixed: Tensor | None = None
     hidden: Tensor | None = None
-
-    @property
-    def owned(self) -> bool:
-        """Whether the sequence of any state is known."""
-        return any(bool((owner >= 0).any()) for owner in self.owner.values())
+    attended: Tensor | None = None
 
     @property
     def all_moved(self) -> bool:
@@ -72,6 +69,7 @@ def probe(
     stacks: Sequence[Stack],
     config: object = None,
     stop: bool = True,
+    blank: bool = False,
 ) -> dict[str, Seen]:
     """What moves the states in front of each stack, by its path; stacks that do not run are not in it.
 
@@ -84,13 +82,15 @@ def probe(
         stacks: whose first blocks are looked at.
         config: of the model: it names the ids that stand for images and the like.
         stop: end each forward pass at the last first block.
+        blank: leave images that are zero everywhere as they are: some models drop them.
 
     Raises:
         CaptureError: two equal passes differ, or the states change their shape with the contents.
     """
     spaces = {content.name: "" if content.sequences == _rows(contents) else content.name for content in contents}
-    base, again = (_states(run, batch, stacks, stop) for _ in range(2))
-    seen = {path: Seen(tuple(x.shape[:-1])) for path, x in base.items()}
+    masks: dict[str, Tensor] = {}
+    base, again = (_states(run, batch, stacks, stop, masks=masks) for _ in range(2))
+    seen = {path: Seen(tuple(x.shape[:-1]), attended=masks.get(path)) for path, x in base.items()}
     for path, x in base.items():
         if path not in again or again[path].shape != x.shape or _moved(x, again[path]).any():
             raise CaptureError(
@@ -114,6 +114,8 @@ def probe(
             sequences = which(content)
             if sequences is not None:
                 given[content.name] = _another(content, sequences, hidden, config, value)
+                if blank and content.blank is not None:
+                    given[content.name][content.blank] = 0
         found = _states(run, given, stacks, stop, blocks)
         if any(path not in found or found[path].shape != x.shape for path, x in before.items()):
             raise CaptureError(
@@ -141,25 +143,22 @@ def probe(
     if partly:
         whole = _states(run, batch, stacks, stop, True)
         hidden = changed(all_of, True, True) if masked else {}
+        # Images may reach a text through learnt queries, which only blocks let look at them, and through many maps, behind which a
+        # difference is below rounding: NaN is not.
+        by_nan = functools.partial(changed, blocks=True, value=math.nan)
         for content in floating:
-            # Images may reach a text through learnt queries, which only blocks let look at them, and through many maps, behind
-            # which a difference is below rounding: NaN is not.
-            reached = changed(
-                lambda c, own=content: all_of(c) if c.name == own.name else None, blocks=True, value=math.nan
-            )
+            space = spaces[content.name]
+            reached = by_nan(lambda c, own=content: all_of(c) if c.name == own.name else None)
+            owners = _decode(by_nan, [content]) if any(bool(reached[path].any()) for path in partly) else {}
             for path, each in partly.items():
                 resting = ~torch.stack(list(each.moved.values())).any(0)
                 if path in hidden:
                     resting &= ~hidden[path]
                 each.moved[content.name] = each.moved[content.name] | (reached[path] & resting)
-    lost = [path for path, each in partly.items() if not each.owned and any(m.any() for m in each.moved.values())]
-    if lost:
-        by_nan = functools.partial(changed, blocks=True, value=math.nan)
-        for space in dict.fromkeys(spaces[content.name] for content in floating):
-            members = [content for content in floating if spaces[content.name] == space]
-            for path, (owner, mixed) in _decode(by_nan, members).items():
-                if path in lost:
-                    seen[path].owner[space], seen[path].mixed = owner, mixed
+                if owners and bool((each.owner[space] < 0).all()):
+                    owner, mixed = owners[path]
+                    each.owner[space] = torch.where(resting, owner, -1)
+                    each.mixed = mixed & resting if each.mixed is None else each.mixed | (mixed & resting)
     return seen
 
 
@@ -194,9 +193,17 @@ def _decode(changed: Callable[..., dict[str, Tensor]], members: Sequence[Content
 
 
 def _states(
-    run: Run, batch: Mapping[str, Any], stacks: Sequence[Stack], stop: bool, blocks: bool = False
+    run: Run,
+    batch: Mapping[str, Any],
+    stacks: Sequence[Stack],
+    stop: bool,
+    blocks: bool = False,
+    masks: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The state in front of the first block of each stack; unless ``blocks`` are at work, each hands on what it is given."""
+    """The state in front of the first block of each stack; unless ``blocks`` are at work, each hands on what it is given.
+
+    ``masks`` takes which states are attended to, for each stack whose first block is told.
+    """
     found: dict[str, Tensor] = {}
     firsts = {stack.blocks[0].module: stack for stack in stacks if stack.blocks}
 
@@ -204,6 +211,9 @@ def _states(
         stack, x = firsts[module], first_state(args, kwargs)
         if x is not None and stack.path not in found:
             found[stack.path] = x.detach().clone()
+            told = None if masks is None else own_mask(module, args, kwargs, x.shape[:-1])
+            if masks is not None and told is not None:
+                masks[stack.path] = told
         if stop and len(found) == len(firsts):
             raise _Enough
 

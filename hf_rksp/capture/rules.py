@@ -118,7 +118,7 @@ class Everything:
         content = named(contents, self.name)
         if content is None or (content.real is not None and not self.learnt):
             return None
-        if len(lead) < 2 or lead[0] % content.sequences:
+        if len(lead) < 2 or lead[0] % content.sequences or content.blank is not None:
             return None
         each = lead[0] // content.sequences
         owner = None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Layout, Layouts, Stack, Unsettled, capture_transitions, lock_step, untouched
+from hf_rksp.capture.layouts import REMEDY
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.profile.resume import Resume
 from hf_rksp.profile.share import ALONE, Share
@@ -194,7 +195,7 @@ def gather_moments(
             break
         except Unsettled as unsettled:
             if id(sink.batch) in probed:
-                raise CaptureError(str(unsettled)) from None
+                raise CaptureError(f"{unsettled}, and a probe does not either: {REMEDY}") from None
             probed.add(id(sink.batch))
             with untouched(model):
                 layouts.learn(functools.partial(forward, model), sink.batch)

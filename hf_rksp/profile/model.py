@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -116,7 +117,7 @@ def profile_model(
         raise InputError(f"resume={str(resume)!r} needs weights= (on the command line: --stream); leave it out")
     if moment_memory is None:
         moment_memory = 2**29 if weights else default_moment_memory(model)
-    batches = _as_mappings(batches)
+    batches = _as_mappings(batches, hasattr(getattr(model, "_orig_mod", model), "config"))
     share = share_of(batches, shared)
     started = time.perf_counter()
     seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
@@ -239,20 +240,29 @@ def _warn_of_left_padding(model: nn.Module, batches: Sequence[Mapping[str, Any]]
             return
 
 
-def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor]) -> list[Mapping[str, Any]]:
-    """The batches as a list of mappings, refused here if there is nothing in them to profile."""
-    listed = [batches] if isinstance(batches, (Mapping, Tensor)) else list(batches)
+def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor], words: bool) -> list[Mapping[str, Any]]:
+    """The batches as a list of mappings, refused here if there is nothing in them to profile.
+
+    ``words``: the model is one of transformers, whose ``input_ids`` are whole numbers.
+    """
+    if not isinstance(batches, Iterable):
+        raise InputError(
+            f"batches={batches!r}: pass a list of mappings of the arguments of the model, or of tensors of token ids"
+        )
+    listed = [batches] if isinstance(batches, (Mapping, Tensor, numpy.ndarray)) else list(batches)
     if not listed:
         raise InputError("batches is empty: pass at least one batch")
-    mappings = [_as_mapping(number, batch) for number, batch in enumerate(listed)]
+    mappings = [_as_mapping(number, batch, words) for number, batch in enumerate(listed)]
     masks = [batch.get("attention_mask") for batch in mappings]
     if all(isinstance(mask, Tensor) and not mask.any() for mask in masks):
         raise InputError("batches: attention_mask is 0 everywhere, so every token is padding; pass batches with text")
     return mappings
 
 
-def _as_mapping(number: int, batch: object) -> Mapping[str, Any]:
-    """One batch as what the model is called with: lists become tensors, and a text on its own a batch of one."""
+def _as_mapping(number: int, batch: object, words: bool) -> Mapping[str, Any]:
+    """One batch as what the model is called with: lists and arrays become tensors, and a text on its own a batch of one."""
+    if isinstance(batch, (list, numpy.ndarray)):
+        batch = {"input_ids": batch}
     if isinstance(batch, Tensor):
         batch = {"input_ids": batch}
     if not isinstance(batch, Mapping):
@@ -262,9 +272,9 @@ def _as_mapping(number: int, batch: object) -> Mapping[str, Any]:
         )
     made = {}
     for name, value in batch.items():
-        if isinstance(value, (list, tuple)) and name != "past_key_values":
+        if isinstance(value, (list, tuple, numpy.ndarray)) and name != "past_key_values":
             try:
-                value = torch.as_tensor(value)
+                value = _as_tensor(value)
             except (TypeError, ValueError, RuntimeError) as error:
                 if name in ("input_ids", "attention_mask"):
                     raise InputError(
@@ -273,6 +283,8 @@ def _as_mapping(number: int, batch: object) -> Mapping[str, Any]:
                     ) from None
         made[name] = value
     ids = made.get("input_ids")
+    if isinstance(ids, Tensor):
+        made["input_ids"] = ids = _as_ids(number, ids, words)
     if isinstance(ids, Tensor) and ids.ndim == 1:
         length = len(ids)
         made = {
@@ -282,6 +294,28 @@ def _as_mapping(number: int, batch: object) -> Mapping[str, Any]:
     if not any(isinstance(value, Tensor) for value in made.values()):
         raise InputError(f"batches[{number}] holds no tensor, only {', '.join(map(repr, made)) or 'nothing'}")
     return made
+
+
+def _as_tensor(values: Any) -> Tensor:
+    if isinstance(values, (list, tuple)) and values and all(isinstance(value, Tensor) for value in values):
+        return torch.stack(list(values))
+    return torch.as_tensor(values)
+
+
+def _as_ids(number: int, ids: Tensor, words: bool) -> Tensor:
+    """Token ids in a type that an embedding takes; other numbers only where the model need not have words."""
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        if not words:
+            return ids
+        raise InputError(
+            f"batches[{number}]['input_ids'] is a tensor of {str(ids.dtype).removeprefix('torch.')}: pass token ids, which are "
+            "whole numbers (states are passed as inputs_embeds)"
+        )
+    if not ids.numel() or not ids.ndim:
+        raise InputError(
+            f"batches[{number}]['input_ids'] has shape {tuple(ids.shape)}: pass ids of shape (batch, tokens)"
+        )
+    return ids if ids.dtype in (torch.int32, torch.int64) else ids.long()
 
 
 def _fingerprint(
