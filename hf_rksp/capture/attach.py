@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,18 @@ class Hook:
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
 
-    @torch.compiler.disable
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Hand on what the module was called with."""
         self.function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Hook, (_nothing,)
+
+
+@functools.cache
+def _keep_out_of_graphs() -> None:
+    # Not as a decorator: that loads the whole compiler, two seconds in which a command could have said what is wrong.
+    Hook.__call__ = torch.compiler.disable(Hook.__call__)  # type: ignore[method-assign]
 
 
 class Attached:
@@ -38,6 +44,7 @@ class Attached:
     """
 
     def __init__(self) -> None:
+        _keep_out_of_graphs()
         self._handles: list[Any] = []
         self._tables: list[tuple[Any, Any]] = []
 

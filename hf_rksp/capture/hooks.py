@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -94,9 +95,26 @@ def forked_random_state(model: nn.Module) -> contextlib.AbstractContextManager[N
     return torch.random.fork_rng(devices=devices)
 
 
-def model_inputs(args: tuple, kwargs: dict) -> Mapping[str, Any]:
-    """What a model was called with, as a mapping: its keywords, or the mapping among its arguments."""
-    return kwargs if kwargs else next((arg for arg in args if isinstance(arg, Mapping)), {})
+def model_inputs(module: nn.Module, args: tuple, kwargs: dict) -> Mapping[str, Any]:
+    """What ``module`` was called with, by the names of its forward method; a mapping among the arguments as its own entries."""
+    named: dict[str, Any] = dict(zip(_names_of(module), args, strict=False))
+    inner: dict[str, Any] = {}
+    for name, value in {**named, **kwargs}.items():
+        inner |= value if isinstance(value, Mapping) else {name: value}
+    for value in args[len(named) :]:  # taken by *args, which have no names
+        inner |= value if isinstance(value, Mapping) else {}
+    return inner
+
+
+def _names_of(module: nn.Module) -> list[str]:
+    """Names of the arguments that ``module`` takes by their place."""
+    try:
+        kinds = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # a function without a signature
+        return []
+    names = [one.name for one in kinds if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    base = getattr(module, "get_base_model", None)  # PEFT hands on whatever comes
+    return names if names or base is None else _names_of(base())
 
 
 def not_residual(block: Block, x: Tensor | None) -> CaptureError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -42,6 +43,17 @@ class Transition:
 Finish = Callable[[list[Transition], Mapping[str, Any]], None]
 
 
+@dataclass
+class _Pass:
+    """What was seen of a forward pass that goes on. Inside one there may be another: of a teacher, or a hook that looks at outputs."""
+
+    batch: Mapping[str, Any]
+    runs: Runs = field(default_factory=Runs)
+    open: dict[str, list[Transition | None]] = field(default_factory=dict)
+    seen: list[Transition] = field(default_factory=list)
+    versions: list[tuple[Transition, Tensor, int]] = field(default_factory=list)
+
+
 class TrainingTap:
     """While open, hands the transitions of every training forward pass of ``model`` to ``finish``.
 
@@ -64,67 +76,60 @@ class TrainingTap:
         self.model = getattr(model, "_orig_mod", model)
         self.stacks, self.finish, self.refuse = stacks, finish, refuse
         self._hooks = Attached()
-        self._passing = False
+        self._passes: list[_Pass] = []
         self._in_place = False
-        self._forget()
 
     def __enter__(self) -> TrainingTap:
         self._hooks.before(self.model, self._begin)
         for stack in self.stacks:
             for block in stack.blocks:
                 self._watch(stack, block)
-        self._hooks.after(self.model, self._end)
+        self._hooks.after(self.model, self._end, always_call=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hooks.remove()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._passing = False
-        self._batch: Mapping[str, Any] = {}
-        self._runs = Runs()
-        self._open: dict[str, list[Transition | None]] = {}
-        self._seen: list[Transition] = []
-        self._versions: list[tuple[Transition, Tensor, int]] = []
+        self._passes = []
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._forget()
-        self._passing, self._batch = True, model_inputs(args, kwargs)
+        self._passes.append(_Pass(model_inputs(module, args, kwargs)))
 
     def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        seen, batch, versions = self._seen, self._batch, self._versions
-        self._forget()
+        if not self._passes:  # opened while the model was running
+            return
+        now = self._passes.pop()
+        if output is None:  # it has raised
+            return
         # Some blocks add to their input in place, which is the output of the block before. What it was is gone, so this
         # pass goes without; from now on copies are kept.
-        for transition, state, version in versions:
+        for transition, state, version in now.versions:
             if state._version != version:
                 transition.overwritten = self._in_place = True
-        if seen or (module.training and torch.is_grad_enabled()):
-            self.finish(seen, batch)
-        for transition in seen:
+        if now.seen or (module.training and torch.is_grad_enabled()):
+            self.finish(now.seen, now.batch)
+        for transition in now.seen:
             # The graph holds the hooks and the hooks hold this: without the states the graph can be freed.
             del transition.x, transition.y
 
     def _kept(self, seen: Transition, state: Tensor) -> Tensor:
         if self._in_place:
             return state.clone()
-        self._versions.append((seen, state, state._version))
+        self._passes[-1].versions.append((seen, state, state._version))
         return state
 
     def _watch(self, stack: Stack, block: Block) -> None:
+        # Without a pass that goes on, the model is called in parts, or a block is computed once more in the backward pass.
         def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            if (
-                self._passing
-            ):  # else the model is called in parts, or a block is computed once more in the backward pass
-                run = self._runs.number(block)
-                self._open.setdefault(block.path, []).append(self._enter(stack, block, run, args, kwargs))
+            if self._passes:
+                now = self._passes[-1]
+                run = now.runs.number(block)
+                now.open.setdefault(block.path, []).append(self._enter(stack, block, run, args, kwargs))
 
         def after(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            entered = self._open.get(block.path)
-            seen = entered.pop() if self._passing and entered else None
+            entered = self._passes[-1].open.get(block.path) if self._passes else None
+            seen = entered.pop() if entered else None
             if seen is not None:
                 self._leave(seen, output)
 
@@ -149,7 +154,7 @@ class TrainingTap:
             return
         seen.y = self._kept(seen, y)
         _act(y, seen, "at_y")
-        self._seen.append(seen)
+        self._passes[-1].seen.append(seen)
 
     def _refuse(self, stack: Stack, block: Block, x: Tensor | None) -> None:
         error = not_residual(block, x)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,12 +28,11 @@ def say_notes(notes: Sequence[str]) -> None:
 def hush_libraries() -> None:
     """Keep the libraries' own notices and bars out of the terminal; warnings of ours remain."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # datasets is loaded where a dataset is read
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
@@ -48,29 +46,23 @@ def check_json_target(target: str | None) -> None:
     if target in (None, "-"):
         return
     path = Path(target)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
         raise OutputError(f"--json {target}: cannot be written; pass a file in a writable folder, or -")
 
 
 def write_json(data: Any, target: str) -> None:
     """Strict JSON to stdout (``-``) or, moved into place when whole, to a file."""
     from hf_rksp.report.schema import dumps, plain
+    from hf_rksp.report.write import put_file
 
     text = data if isinstance(data, str) else dumps(plain(data))
     if target == "-":
         sys.stdout.write(json_for(text, sys.stdout.encoding))
         sys.stdout.flush()
         return
-    path = Path(target)
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(json_for(text, "utf-8"))
-        os.replace(temporary, path)
+        put_file(Path(target), json_for(text, "utf-8").encode("utf-8"))
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise OutputError(
             f"--json {target}: cannot be written ({error.strerror}); pass a file in a writable folder, or -"
         ) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_rksp.cli import exit_codes
 from hf_rksp.cli.options import new_parser
-from hf_rksp.cli.output import check_json_target, write_json
+from hf_rksp.cli.output import check_json_target, say_notes, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="a .jsonl history, or the folder of a run that holds rksp_history.jsonl",
+        help="a .jsonl history, or the folder of a run that holds rksp_history.jsonl (of several, the one written last)",
     )
     parser.add_argument(
         "--out", default="rksp_timeline.html", metavar="FILE.html", help="the page (default: rksp_timeline.html)"
@@ -37,7 +37,17 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and name it."""
     from hf_rksp.report import read_history, write_timeline
+    from hf_rksp.report.history import histories_in
 
+    for path in map(Path, args.runs):
+        others = histories_in(path)[:-1] if path.is_dir() else []
+        if others:
+            newest = histories_in(path)[-1].name
+            say_notes(
+                [
+                    f"{path} holds {len(others) + 1} histories; {newest} was written last and is drawn. Pass a file for another"
+                ]
+            )
     histories = [read_history(Path(path)) for path in args.runs]
     check_json_target(args.json)
     written = write_timeline(histories, args.out)

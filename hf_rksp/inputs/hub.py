@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -79,10 +80,12 @@ def _is_offline() -> bool:
 
 def _set_offline(values: tuple[bool, bool]) -> tuple[bool, bool]:
     """Tell huggingface_hub (and with it transformers) and datasets; returns what they were told before."""
-    from datasets import config
     from huggingface_hub import constants
 
-    before = bool(constants.HF_HUB_OFFLINE), bool(config.HF_HUB_OFFLINE)
-    constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = values
-    config.HF_DATASETS_OFFLINE = values[1]
+    # datasets takes a second to load, and only who reads a dataset has done so.
+    config = sys.modules.get("datasets.config")
+    before = bool(constants.HF_HUB_OFFLINE), bool(getattr(config, "HF_HUB_OFFLINE", False))
+    constants.HF_HUB_OFFLINE = values[0]
+    if config is not None:
+        config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = values[1]  # type: ignore[attr-defined]
     return before

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 from torch import Tensor
 
 from hf_rksp.config import SpectralConfig
@@ -170,7 +170,7 @@ def interval(name: str, value: float, error: float, groups: int) -> tuple[float,
     It covers the choice of text. It does not cover what all text of this length has in common: see the bias of
     ``nonlinearity_ratio`` by few tokens.
     """
-    half = float(student_t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * error
+    half = float(stdtrit(groups - 1, (1 + CONFIDENCE) / 2)) * error
     low, high = max(value - half, 0.0), value + half
     return low, min(high, 1.0) if name in SHARES else high
 

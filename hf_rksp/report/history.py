@@ -35,7 +35,7 @@ class History:
 
 
 def read_history(path: str | os.PathLike[str]) -> History:
-    """Read a history file, or the ``rksp_history.jsonl`` of a folder.
+    """Read a history file, or that of a folder; of several runs that wrote into one folder, the last that was written.
 
     A later line replaces an earlier one of the same kind and step: after a resume, steps are made twice. Evaluation is the
     exception, because Trainer logs it in a line of its own beside the one of training: it is added to its step. A last line
@@ -46,7 +46,7 @@ def read_history(path: str | os.PathLike[str]) -> History:
         SchemaError: a line is broken, or the file is of another schema version.
     """
     file = Path(path)
-    file = file / FILE_NAME if file.is_dir() else file
+    file = _newest(file) if file.is_dir() else file
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
@@ -80,6 +80,18 @@ def read_history(path: str | os.PathLike[str]) -> History:
         raise SchemaError(f"{file}: no run line is in this file; pass a {FILE_NAME} of a training run")
     logs, profiles = (tuple(rows[step] for step in sorted(rows)) for rows in steps.values())
     return History(_name(run, file), run, logs, profiles)
+
+
+def histories_in(folder: Path) -> list[Path]:
+    """The histories in a folder, the one that was written last at the end."""
+    stem, end = FILE_NAME.split(".")
+    found = [file for file in folder.glob(f"{stem}*.{end}") if file.is_file()]
+    return sorted(found, key=lambda file: (file.stat().st_mtime_ns, len(file.name), file.name))
+
+
+def _newest(folder: Path) -> Path:
+    found = histories_in(folder)
+    return found[-1] if found else folder / FILE_NAME
 
 
 def is_training(row: Row) -> bool:

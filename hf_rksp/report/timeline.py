@@ -22,7 +22,7 @@ from hf_rksp.report.text import line
 from hf_rksp.report.timeline_curves import curve_figures
 from hf_rksp.report.timeline_heat import heat_figures
 from hf_rksp.report.timeline_movie import Movie
-from hf_rksp.report.write import check_writable, put_files, reason_of
+from hf_rksp.report.write import check_writable, put_file, reason_of
 
 #: Runs on one page; more lines cannot be told apart.
 MOST_RUNS = 6
@@ -106,9 +106,10 @@ def write_timeline(histories: Sequence[History], path: str | os.PathLike[str]) -
     page, target = render_timeline(histories).encode("utf-8", "replace"), Path(path)
     if target.is_dir() or not target.name:
         raise OutputError(f"path={str(path)!r}: is a folder; pass the name of a file, such as page.html")
-    check_writable(target.parent)
+    if not target.exists() or target.is_file():
+        check_writable(target.parent)
     try:
-        put_files({target.name: page}, target.parent)
+        put_file(target, page)
     except OSError as error:
         raise OutputError(
             f"path={str(path)!r}: cannot be written ({reason_of(error)}); pass a file in a folder that you may "

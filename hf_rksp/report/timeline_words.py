@@ -13,6 +13,14 @@ from hf_rksp.report.timeline_numbers import Series, gaps, layer_names, logged, m
 from hf_rksp.report.timeline_tables import radius, tokens
 
 
+#: Counts in the log, what they count, and by whom it was left out.
+_COUNTS = (
+    ("kss/skipped", "layers of training passes that it could not read", "KSS"),
+    ("kss/dropped", "terms and gradients that were not finite", "KSS"),
+    ("spectrum/skipped", "layers of profiles that it could not read or solve", "The monitor"),
+)
+
+
 def title(histories: Sequence[History]) -> str:
     """The model's name, where it is one."""
     models = [section(history.run, "model") for history in histories]
@@ -39,7 +47,7 @@ def _common(values: Iterable[str]) -> str:
 
 def story(history: History) -> list[str]:
     """What happened, one thing a sentence, and no judgement."""
-    return [*_loss(history), *_gradient(history), *_spectrum(history), *_unprofiled(history)]
+    return [*_loss(history), *_gradient(history), *_spectrum(history), *_unprofiled(history), *_left_out(history)]
 
 
 def _loss(history: History) -> list[str]:
@@ -113,6 +121,19 @@ def _unprofiled(history: History) -> list[str]:
     if end <= steps[-1] + usual:
         return []
     return [f"No profile after step {count(steps[-1])}; the log goes on to step {count(end)}."]
+
+
+def _left_out(history: History) -> list[str]:
+    """What the log counts of layers that could not be read or solved."""
+    told = []
+    for name, left, by in _COUNTS:
+        series = [(step, value) for step, value in logged(history, name) if value is not None]
+        above = [(step, value) for step, value in series if value > 0]
+        if above:
+            told.append(
+                f"{by} left out {count(int(above[-1][1]))} {left} ({name}), first seen at step {count(above[0][0])}."
+            )
+    return told
 
 
 def cautions(histories: Sequence[History]) -> list[str]:

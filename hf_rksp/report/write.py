@@ -146,6 +146,14 @@ def put_files(files: Mapping[str, bytes], target: Path) -> None:
             raise
 
 
+def put_file(path: Path, content: bytes) -> None:
+    """Write one file aside and move it into place; a device, a pipe or what a link names is written to, and stays what it is."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+    else:
+        put_files({path.name: content}, path.parent)
+
+
 def _undo(places: Sequence[Path], made: Sequence[Path], aside: Path) -> None:
     """Put back what was there. A file whose new content still lies aside was not touched yet."""
     for number, place in enumerate(places):

@@ -23,8 +23,21 @@ from hf_rksp.training.history import HistoryWriter
 from hf_rksp.training.monitor import OFF, SpectralMonitor, history_rows, summary
 
 logger = logging.getLogger(__name__)
+
+
+def several_devices(number: int) -> str:
+    """Why nothing is measured where one process has several devices."""
+    return f"{number} devices in one process: DataParallel runs copies of the model side by side, and hides the blocks"
+
+
 #: Name of what a resumed run needs, in the state of Trainer and so in its checkpoints.
 STATE = "hf_rksp"
+
+
+class _Kept(dict[str, Any]):
+    """What a checkpoint keeps of one callback; in a checkpoint it is a plain object of JSON."""
+
+    owner = 0
 
 
 class RKSPCallback(TrainerCallback):
@@ -59,7 +72,7 @@ class RKSPCallback(TrainerCallback):
         self._history: HistoryWriter | None = None
         self._given: Sequence[Stack] | None = None
         self._begun: tuple[TrainingArguments, TrainerState, nn.Module] | None = None
-        self._state: dict[str, Any] = {}
+        self._state = _Kept()
         self._trials = 0
         self._barren: Path | None = None
 
@@ -76,6 +89,9 @@ class RKSPCallback(TrainerCallback):
                 f"the trainer hands callbacks a {kind} as its model, and what can be profiled is a torch.nn.Module. Use "
                 "SpectralMonitor on the module itself, or a Trainer of transformers"
             )
+            return
+        if (devices := getattr(args, "n_gpu", 1)) > 1:
+            self._stand_aside(f"{several_devices(devices)}: launch one process a device")
             return
         self._begun = args, state, model
         if stacks is None and self.waits:
@@ -111,8 +127,12 @@ class RKSPCallback(TrainerCallback):
         kept = getattr(state, "stateful_callbacks", None)
         kept = kept if isinstance(kept, dict) else {}
         fresh: dict[str, Any] = {"pending": {}, "skipped": 0, "history": None, "mark": []}
+        name, number = STATE, 1
+        while isinstance(other := kept.get(name), _Kept) and other.owner != id(self):  # another callback of this run
+            name, number = f"{STATE}_{number + 1}", number + 1
         # The same dict from now on, so that every checkpoint has it as it is.
-        self._state = kept[STATE] = {**fresh, **(kept.get(STATE) or {} if state.global_step else {})}
+        self._state = kept[name] = _Kept(fresh | (kept.get(name) or {} if state.global_step else {}))
+        self._state.owner = id(self)
         if not state.is_world_process_zero:
             self._state["pending"] = {}
 
@@ -269,7 +289,7 @@ class RKSPCallback(TrainerCallback):
         """Draw the report."""
         history = self._history
         self.close()
-        if history and self.config.report and not history.empty:
+        if history and self.config.report and not history.empty and history.path.is_file():
             from hf_rksp.report import read_history, write_timeline
 
             page = history.path.with_name(history.path.stem.replace("history", "report") + ".html")

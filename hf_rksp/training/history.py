@@ -65,7 +65,7 @@ class HistoryWriter:
             ) from None
 
     def _is_own(self, mark: Sequence[int]) -> bool:
-        if not mark or not self.path.exists():
+        if not mark or not self.path.is_file():
             return True
         size, checksum = mark
         raw = self.path.read_bytes()[:size]
@@ -89,7 +89,7 @@ class HistoryWriter:
 
     def _keep(self, step: int) -> None:
         """Leave the rows up to ``step`` alone; profiles of ``step`` itself were made after its checkpoint."""
-        raw = self.path.read_bytes() if step and self.path.exists() else b""
+        raw = self.path.read_bytes() if step and self.path.is_file() else b""
         kept = []
         for line in raw.decode("utf-8", "replace").splitlines():
             try:

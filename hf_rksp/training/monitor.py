@@ -121,14 +121,14 @@ class SpectralMonitor:
             return
         self._looking = True
         self._runs.next_pass()
-        self._sink.next_batch({**self.unseen, **model_inputs(args, kwargs)})
+        self._sink.next_batch({**self.unseen, **model_inputs(module, args, kwargs)})
 
     def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
         if self._aside_passes:
             self._aside_passes -= 1
         elif self._looking:
             self.close()
-            self._read_waiting(model_inputs(args, kwargs))
+            self._read_waiting(model_inputs(module, args, kwargs))
 
     def _read_waiting(self, inputs: Mapping[str, Any]) -> None:
         """Probe the model, and read what waited for that."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -115,7 +114,6 @@ class SpectralShaper:
         self._passes = 1
         self._dropped = 0
         self._lost: Tensor | int = 0
-        self._warned = False
         self._named = blocks is not None
         self._tap = TrainingTap(model, self.stacks, self._finish, self._refuse)
         self._terms = Terms(self.aside)
@@ -394,22 +392,15 @@ class SpectralShaper:
     def _solve(self, sums: Tensor, config: KSSConfig) -> SolvedLayers:
         """Solve the sums of all processes, and note what was found."""
         sums = sums.cpu()
-        self._check_tokens(float(sums[:, 0].max()), config.rank)
+        few = sums[:, 0] < 2 * config.rank
+        if few.any():
+            self.aside("a batch of few tokens", _too_few(float(sums[few, 0].max()), config.rank), int(few.sum()))
         solved = solve_layers(sums, config)
-        self._note(solved)
+        self._note(solved, solved.dropped - int(few.sum()))
         return solved
 
-    def _check_tokens(self, tokens: float, rank: int) -> None:
-        if 0 < tokens < 2 * rank and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"KSS is left out of batches like this one: {tokens:.0f} tokens do not determine an operator of rank "
-                f"{rank}. Use batches of {2 * rank} tokens or more, or kss_rank={int(tokens // 2)}",
-                stacklevel=2,
-            )
-
-    def _note(self, solved: SolvedLayers) -> None:
-        self._dropped += solved.dropped
+    def _note(self, solved: SolvedLayers, dropped: int) -> None:
+        self._dropped += dropped
         moduli = solved.eigenvalues.abs()
         finite = moduli[~moduli.isnan().any(-1)]
         if len(finite):
@@ -475,6 +466,11 @@ class SpectralShaper:
         scale = (scale if layout.owner is None else scale[layout.owner]).reshape(-1, 1, 1)
         added = torch.where(scale > 0, scale * projected, 0.0) @ basis.mT
         return gradient + layout.write(added.to(gradient.dtype), gradient.shape)
+
+
+def _too_few(tokens: float, rank: int) -> str:
+    smaller = f", or kss_rank={int(tokens // 2)}" if tokens >= 2 else ""
+    return f"{tokens:.0f} tokens do not determine an operator of rank {rank}; use batches of {2 * rank} tokens or more{smaller}"
 
 
 def _no_autocast(layer: Transition) -> contextlib.AbstractContextManager[Any]:

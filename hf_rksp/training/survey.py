@@ -65,7 +65,7 @@ class Survey:
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.passes += 1
         self._runs.next_pass()
-        self._sink.next_batch({**self.unseen, **model_inputs(args, kwargs)})
+        self._sink.next_batch({**self.unseen, **model_inputs(module, args, kwargs)})
 
     def _record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         key = (stack.path, block.index)

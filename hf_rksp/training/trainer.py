@@ -20,8 +20,9 @@ from hf_rksp.errors import CaptureError, InputError, first_line
 from hf_rksp.report.write import put_files
 from hf_rksp.training.arguments import RKSPArguments
 from hf_rksp.training.aside import reason
-from hf_rksp.training.callback import RKSPCallback
-from hf_rksp.training.distributed import reshard, world_size
+from hf_rksp.training.callback import RKSPCallback, several_devices
+from hf_rksp.training.distributed import world_size
+from hf_rksp.training.extra_pass import extra_passes
 from hf_rksp.training.shaper import SpectralShaper
 
 logger = logging.getLogger(__name__)
@@ -70,10 +71,10 @@ class RKSPTrainerMixin:
         self._blocks = blocks or (own.rksp_blocks if own else None)
         self._shaper: SpectralShaper | None = None
         self._microbatches: list[Any] = []
-        if given.n_gpu > 1:
+        if given.n_gpu > 1 and self.kss:
             raise InputError(
-                f"{given.n_gpu} devices in one process: DataParallel hides the blocks. Launch one process a device: "
-                "torchrun --nproc_per_node N, or accelerate launch"
+                f"{several_devices(given.n_gpu)}. Launch one process a device: torchrun --nproc_per_node N, or accelerate launch. Or "
+                "train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off"
             )
         self._waits = False
         #: Whether somebody has asked for a monitor, in more words than the defaults.
@@ -154,7 +155,7 @@ class RKSPTrainerMixin:
     def _probe(self, batch: Any) -> None:
         """One forward pass without gradients, in evaluation mode, that leaves everything as it was."""
         try:
-            with untouched(self.model), self.compute_loss_context_manager():  # type: ignore[attr-defined]
+            with extra_passes(self.model), untouched(self.model), self.compute_loss_context_manager():  # type: ignore[attr-defined]
                 self.survey_pass(batch)
         except Exception as error:
             name = type(self.model).__name__  # type: ignore[attr-defined]
@@ -162,7 +163,6 @@ class RKSPTrainerMixin:
                 f"no residual blocks found in {name}, and it cannot be run with the first batch alone to look for them "
                 f"({reason(error)}); survey_pass can be overridden"
             ) from error
-        reshard(self.model)  # type: ignore[attr-defined]
 
     def _found(self, stacks: list[Stack]) -> None:
         """Watch these blocks from now on."""
