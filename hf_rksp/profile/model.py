@@ -260,7 +260,9 @@ def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor], words: bool) -> 
 
 def _as_mapping(number: int, batch: object, words: bool) -> Mapping[str, Any]:
     """One batch as what the model is called with: lists and arrays become tensors, and a text on its own a batch of one."""
-    if isinstance(batch, (list, numpy.ndarray)):
+    # A list of tensors is what a DataLoader makes of tuples: which of them is what, nobody says.
+    texts = isinstance(batch, list) and not any(isinstance(part, Tensor) for part in batch)
+    if texts or isinstance(batch, numpy.ndarray):
         batch = {"input_ids": batch}
     if isinstance(batch, Tensor):
         batch = {"input_ids": batch}
