@@ -310,7 +310,7 @@ def _as_ids(number: int, ids: Tensor, words: bool) -> Tensor:
             return ids
         raise InputError(
             f"batches[{number}]['input_ids'] is a tensor of {str(ids.dtype).removeprefix('torch.')}: pass token ids, which are "
-            "whole numbers (states are passed as inputs_embeds)"
+            "whole numbers; anything else is passed in a mapping, under the name that the model has for it"
         )
     if not ids.numel() or not ids.ndim:
         raise InputError(
