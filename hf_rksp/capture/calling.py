@@ -67,9 +67,9 @@ def own_mask(module: nn.Module, args: tuple, kwargs: dict, lead: tuple[int, ...]
     ``None`` if the block is given none that can be read.
     """
     value = kwargs.get("attention_mask")
-    if value is None:
+    if value is None and args:
         names = list(inspect.signature(module.forward).parameters)
-        value = next((v for name, v in zip(names, args, strict=False) if name == "attention_mask"), None)
+        value = dict(zip(names, args, strict=False)).get("attention_mask")
     if not isinstance(value, Tensor) or len(lead) != 2:
         return None
     if value.ndim == 4 and value.shape[0] in (1, lead[0]) and value.shape[3] == lead[1]:

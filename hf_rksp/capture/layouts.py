@@ -148,14 +148,18 @@ class Layouts:
                 self._exact[_signature(stack, batch, contents, seen.lead)] = layout
 
     def _answers(self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content], stop: bool) -> dict[str, Seen]:
+        ways = [(batch, False)]
+        if any(content.blank is not None for content in contents):
+            ways.append((batch, True))
+        if "labels" in batch and all(content.name != "labels" for content in contents):
+            unlabelled = {name: value for name, value in batch.items() if name != "labels"}
+            ways += [(unlabelled, blank) for _, blank in ways]  # a loss may refuse what becomes of other contents
         cause: Exception | None = None
-        for blank in (False, True):
+        for inputs, blank in ways:
             try:
-                return probe(run, batch, contents, self.stacks, self._config, stop, blank)
+                return probe(run, inputs, contents, self.stacks, self._config, stop, blank)
             except Exception as error:  # of the model, which does not take other contents than it was given
                 cause = cause or error
-                if not any(content.blank is not None for content in contents):
-                    break
         if isinstance(cause, CaptureError):
             raise cause
         raise CaptureError(

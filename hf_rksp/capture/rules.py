@@ -118,8 +118,10 @@ class Everything:
         content = named(contents, self.name)
         if content is None or (content.real is not None and not self.learnt):
             return None
-        if len(lead) < 2 or lead[0] % content.sequences or content.blank is not None:
+        if len(lead) < 2 or lead[0] % content.sequences:
             return None
+        if content.blank is not None and int((~content.blank).sum()) == lead[0]:
+            return None  # the model may have dropped the images that are blank: then rows are images of some sequences
         each = lead[0] // content.sequences
         owner = None
         if each > 1:

@@ -261,7 +261,9 @@ def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor], words: bool) -> 
 
 def _as_mapping(number: int, batch: object, words: bool) -> Mapping[str, Any]:
     """One batch as what the model is called with: lists and arrays become tensors, and a text on its own a batch of one."""
-    if isinstance(batch, (list, numpy.ndarray)):
+    # A list of tensors is what a DataLoader makes of tuples: which of them is what, nobody says.
+    texts = isinstance(batch, list) and not any(isinstance(part, Tensor) for part in batch)
+    if texts or isinstance(batch, numpy.ndarray):
         batch = {"input_ids": batch}
     if isinstance(batch, Tensor):
         batch = {"input_ids": batch}
@@ -309,7 +311,7 @@ def _as_ids(number: int, ids: Tensor, words: bool) -> Tensor:
             return ids
         raise InputError(
             f"batches[{number}]['input_ids'] is a tensor of {str(ids.dtype).removeprefix('torch.')}: pass token ids, which are "
-            "whole numbers (states are passed as inputs_embeds)"
+            "whole numbers; anything else is passed in a mapping, under the name that the model has for it"
         )
     if not ids.numel() or not ids.ndim:
         raise InputError(

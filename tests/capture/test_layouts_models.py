@@ -9,6 +9,7 @@ from torch import nn
 from hf_rksp import profile_model
 from hf_rksp.capture import Layouts, find_stacks, untouched
 from hf_rksp.capture.contents import contents_of, text_mask
+from hf_rksp.capture.rules import Everything
 from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.profile.gather import forward
 
@@ -123,6 +124,7 @@ def test_arrays_and_lists_are_batches():
         ([torch.zeros(B, 0).long()], r"shape \(4, 0\)"),
         ([[[1, 2], [3]]], "makes no tensor"),
         ([numpy.array([["a"]])], "makes no tensor"),
+        ([[ids(), padded()]], r"batches\[0\] is a list"),
         (5, "batches=5"),
     ],
 )
@@ -234,6 +236,30 @@ def test_behind_a_block_that_pools_all_states_count_if_all_did():
     batch["past_observed_mask"] = torch.ones(5, 10)
     found = counts(built(transformers.InformerModel, config), batch)
     assert found == {"encoder.layers": [40, 20], "decoder.layers": [20, 20]}
+
+
+def test_black_frames_of_a_video_need_no_probe():
+    videos = {"pixel_values": torch.ones(3, 4, 3, 8, 8)}
+    videos["pixel_values"][1, 2:] = 0
+    (content,) = contents_of(videos)
+    assert content.blank is not None
+    for rows in (3, 12):
+        assert Everything("pixel_values").layout([content], (rows, 5)).sequences == 3
+    videos["pixel_values"][:, 1:] = 0  # three images are left of twelve: perhaps one a video, perhaps not
+    assert Everything("pixel_values").layout(contents_of(videos), (3, 5)) is None
+
+
+def test_a_loss_that_does_not_take_other_contents_is_left_out_of_a_probe():
+    model, batch = idefics(), with_images([(1, 1)] * 4) | {"labels": ids(4, 20)}
+    plain = model.forward
+
+    def forward(**inputs):
+        if "labels" in inputs and not torch.equal(inputs["pixel_values"], batch["pixel_values"]):
+            raise ValueError("boxes are not finite")
+        return plain(**inputs)
+
+    model.forward = forward
+    assert counts(model, batch)["model.vision_model.encoder.layers"] == [4 * 2 * 16] * 2
 
 
 # --- Blocks -----------------------------------------------------------------------------------------------------------
