@@ -45,7 +45,7 @@ Finish = Callable[[list[Transition], Mapping[str, Any]], None]
 
 @dataclass
 class _Pass:
-    """What was seen of a forward pass that goes on. Inside one there may be another: of a teacher, or a hook that looks at outputs."""
+    """What was seen of a forward pass that goes on; inside it there may be another, of a teacher or of a hook of the user's."""
 
     batch: Mapping[str, Any]
     runs: Runs = field(default_factory=Runs)

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,10 +81,23 @@ def check_folder(folder: Path) -> WeightFiles:
         raise ModelLoadError(
             f"{str(folder)!r} is a file: pass the folder that holds config.json and the weights, or a .gguf file"
         )
+    if _is_no_text(str(folder.absolute())):
+        raise ModelLoadError(
+            f"{str(folder)!r}: its name is no text in this locale ({sys.getfilesystemencoding()}), and the libraries that read "
+            "weights and tokenizers take text alone: set LC_ALL=C.UTF-8 (PYTHONUTF8=1), or rename the folder"
+        )
     try:
         return _check_adapter(folder) if is_adapter(folder) else _check_model(folder)
     except OSError as error:
         raise ModelLoadError(f"{str(folder)!r} cannot be read ({cause_of(error)}): see its permissions") from None
+
+
+def _is_no_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:  # bytes that Python could not read as characters
+        return True
+    return False
 
 
 def check_gguf(path: Path) -> None:

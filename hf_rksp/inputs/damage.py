@@ -18,6 +18,12 @@ _MAGIC = (
 _PAGE = re.compile(
     rb"\s*(<\?xml[^>]*>)?\s*(<!--.*?-->)?\s*<(!doctype|html|head|body|error)\b", re.IGNORECASE | re.DOTALL
 )
+#: Encodings that JSON does not have, by the mark in front.
+_MARKS = (
+    (b"\xef\xbb\xbf", "begins with a byte order mark, which JSON does not have: save it as UTF-8 without one"),
+    (b"\xff\xfe", "is UTF-16 text: save it as UTF-8"),
+    (b"\xfe\xff", "is UTF-16 text: save it as UTF-8"),
+)
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
 
 
@@ -42,6 +48,9 @@ def damage(path: Path) -> str | None:
         return f"is a web page (HTML) saved under that name: {_AGAIN}"
     for magic, words in _MAGIC:
         if start.startswith(magic) and not (magic == b"\x89HDF" and path.suffix == ".h5"):
+            return words
+    for mark, words in _MARKS:
+        if path.suffix == ".json" and start.startswith(mark):
             return words
     if path.suffix not in _WEIGHTS:
         return None

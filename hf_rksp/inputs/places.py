@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hf_rksp.errors import ModelLoadError
+from hf_rksp.errors import ModelLoadError, cause_of
 from hf_rksp.inputs.adapters import adapter_config
 from hf_rksp.inputs.checkpoints import check_folder, check_gguf, is_adapter, local_folder
 from hf_rksp.inputs.configs import config_place
@@ -33,6 +33,8 @@ def own_tokenizer(source: ModelSource) -> TokenizerPlace | None:
         check_gguf(folder)
         return TokenizerPlace(str(folder.parent), folder.name)
     check_folder(folder)
+    if not is_adapter(folder):
+        _check_config(source, folder)
     if is_adapter(folder) and not TokenizerPlace(str(folder)).files:
         _, base, base_folder = adapter_config(source, folder)
         try:
@@ -42,6 +44,19 @@ def own_tokenizer(source: ModelSource) -> TokenizerPlace | None:
                 f"adapter {source.model!r}: its base model {base!r} cannot be loaded ({error}); pass --base-model ID_OR_FOLDER"
             ) from None
     return TokenizerPlace(str(folder))
+
+
+def _check_config(source: ModelSource, folder: Path) -> None:
+    """Say what is wrong with a configuration here: its tokenizer reads it too, and would be called the one that is broken."""
+    from transformers import AutoConfig
+
+    import hf_rksp.architectures  # noqa: F401 - registers them
+
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=source.trust_remote_code)
+    except Exception as error:  # configurations are validated by code of every model, each with its own exceptions
+        if "trust_remote_code" not in str(error):
+            raise ModelLoadError(f"model={source.model!r} cannot be loaded: {cause_of(error)}") from None
 
 
 def given_tokenizer(name: str) -> TokenizerPlace:

@@ -12,7 +12,6 @@ from hf_rksp.report.text import DASH, count, large, line, number, share
 from hf_rksp.report.timeline_numbers import Series, gaps, layer_names, logged, mean, peak
 from hf_rksp.report.timeline_tables import radius, tokens
 
-
 #: Counts in the log, what they count, and by whom it was left out.
 _COUNTS = (
     ("kss/skipped", "layers of training passes that it could not read", "KSS"),

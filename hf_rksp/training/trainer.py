@@ -73,8 +73,8 @@ class RKSPTrainerMixin:
         self._microbatches: list[Any] = []
         if given.n_gpu > 1 and self.kss:
             raise InputError(
-                f"{several_devices(given.n_gpu)}. Launch one process a device: torchrun --nproc_per_node N, or accelerate launch. Or "
-                "train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off"
+                f"{several_devices(given.n_gpu)}. Launch one process a device: torchrun --nproc_per_node N, or accelerate launch. "
+                "Or train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off"
             )
         self._waits = False
         #: Whether somebody has asked for a monitor, in more words than the defaults.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
@@ -90,3 +91,20 @@ def test_a_file_has_the_tokenizer_of_its_folder(rksp, llama):
 def test_overrides_name_entries_alone(rksp, key):
     code, _, err = rksp("audit", "--init", "gpt2", "--config-overrides", f"{key}=1", "--quiet")
     assert code == 2 and "is not a key of a gpt2" in err
+
+
+@pytest.mark.parametrize(
+    ("values", "encoding", "cause"),
+    [
+        (json.dumps(LLAMA), "utf-8-sig", "byte order mark"),
+        (json.dumps(LLAMA), "utf-16", "UTF-16"),
+        (LLAMA | {"hidden_size": "wide"}, "utf-8", "hidden_size"),
+        (LLAMA | {"model_type": "llama-9"}, "utf-8", "llama-9"),
+    ],
+)
+def test_a_configuration_beside_weights_is_what_is_named(rksp, tmp_path, llama, values, encoding, cause):
+    """And not the tokenizer, which reads it as well."""
+    folder = shutil.copytree(llama, tmp_path / "model")
+    write(folder, values, encoding)
+    code, _, err = rksp("audit", folder, "--quiet")
+    assert code == 2 and cause in err and "the tokenizer" not in err and "half-written" not in err

@@ -1,6 +1,7 @@
 """``rksp timeline``: files and folders in, one page out, the usual exit codes."""
 
 import json
+import os
 
 from tests.browser.histories import broken, calm, log, write
 
@@ -43,3 +44,27 @@ def test_a_page_that_cannot_be_written_is_1(rksp, tmp_path):
     write(tmp_path / "a", calm())
     code, _, err = rksp("timeline", "a", "--out", tmp_path)
     assert code == 1 and "is a folder" in err
+
+
+def test_says_which_of_several_histories_it_draws(rksp, tmp_path):
+    first = write(tmp_path / "a", calm("first"))
+    first.with_name("rksp_history_2.jsonl").write_text(write(tmp_path / "b", calm("second")).read_text())
+    os.utime(first, (1e9, 1e9))
+    code, _, err = rksp("timeline", tmp_path / "a", "--out", "page.html")
+    assert code == 0 and "2 histories" in err and "rksp_history_2.jsonl" in err
+    assert "second" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_json_into_a_pipe_and_through_a_link(rksp, tmp_path):
+    """As root, a device of the system would else be replaced by a file."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        assert rksp("env", "--json", tmp_path / "pipe")[0] == 0
+        assert "versions" in json.loads(os.read(reader, 60_000))
+        assert (tmp_path / "pipe").is_fifo()
+    finally:
+        os.close(reader)
+    (tmp_path / "link").symlink_to(tmp_path / "there.json")
+    assert rksp("env", "--json", tmp_path / "link")[0] == 0
+    assert (tmp_path / "link").is_symlink() and "versions" in json.loads((tmp_path / "there.json").read_text())

@@ -1,6 +1,7 @@
 """Weights that lie in a folder under other names, in pieces, or in another format: loaded, or named with what is wrong."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -239,3 +240,14 @@ def test_adapter_for_layers_that_its_base_lacks(adapter, folder):
     notes = load_model(ModelSource(model=str(adapter), base_model=str(folder))).notes
     assert len(notes) == 2 and all("1 more layers" in note for note in notes)
     assert f"The checkpoint {str(adapter)!r}" in notes[1]
+
+
+def test_a_folder_whose_name_is_no_text(rksp, tmp_path, llama):
+    """Rust takes no such name; what is wrong is the name, and not the tokenizer or the weights."""
+    folder = tmp_path / os.fsdecode(b"mod\xe8le")
+    try:
+        shutil.copytree(llama, folder)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    code, _, err = rksp("audit", folder, "--quiet")
+    assert code == 2 and "its name is no text" in err and "LC_ALL" in err and "the tokenizer" not in err

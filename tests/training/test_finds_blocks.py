@@ -1,14 +1,28 @@
 """Blocks that only a forward pass shows, and models without any: found in the first batch, or refused before the first step."""
 
+import random
+
+import numpy
 import pytest
 import torch
 from torch import nn
 from transformers import MPNetConfig, MPNetForMaskedLM, Trainer, TrainingArguments, set_seed
 
-from hf_rksp import RKSPCallback, RKSPTrainer
+from hf_rksp import RKSPCallback, RKSPTrainer, RKSPTrainingArguments
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import CaptureError, InputError
-from tests.training.common import Chain, Rows, assert_same_weights, hooks, logged, token_rows, trained, trainer
+from tests.training.common import (
+    Chain,
+    Rows,
+    arguments,
+    assert_same_weights,
+    gpt2,
+    hooks,
+    logged,
+    token_rows,
+    trained,
+    trainer,
+)
 
 
 class Point(nn.Module):
@@ -131,3 +145,52 @@ def test_a_training_step_of_ones_own_hides_the_first_batch(tmp_path, caplog):
     assert run.state.global_step == 4 and "training_step" in warned(caplog)[-1]
     kss = {"kss": KSSConfig(rank=8), "rksp_blocks": "layers"}
     assert len(logged(trained(tmp_path, Chain(), kind=OwnStep, **kss), "kss/loss")) == 4
+
+
+class Counts(nn.Module):
+    """No blocks, and a forward pass that changes a buffer and draws from every random state."""
+
+    def __init__(self):
+        super().__init__()
+        set_seed(0)
+        self.linear = nn.Linear(3, 1)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, labels=None):
+        self.calls += 1
+        noise = numpy.random.rand() + random.random() + torch.rand(())
+        y = self.linear(x).squeeze(-1) * (1 + noise) + self.calls
+        return nn.functional.mse_loss(y, labels), y
+
+
+def test_the_search_in_the_first_batch_leaves_the_run_as_it_was(tmp_path):
+    rows = [{"x": [0.1 * i, 1.0, 2.0], "labels": float(i)} for i in range(16)]
+    runs = []
+    for kind, more in ((Trainer, {"settings": TrainingArguments}), (RKSPTrainer, {"kss": False})):
+        random.seed(0)
+        numpy.random.seed(0)
+        runs.append(trained(tmp_path, Counts(), rows, kind, **more))
+    assert_same_weights(*(run.model for run in runs))
+
+
+def of_two_devices(folder, kind):
+    args = arguments(folder, kind)
+    assert args.n_gpu <= 1
+    args._n_gpu = 2
+    return args
+
+
+def test_several_devices_in_one_process(tmp_path, caplog):
+    """KSS refuses, the monitor stands aside, and with both off it is the Trainer underneath."""
+    with pytest.raises(InputError, match=r"DataParallel.*kss=False"):
+        RKSPTrainer(model=gpt2(), args=of_two_devices(tmp_path, RKSPTrainingArguments))
+    for kind, settings, more in (
+        (RKSPTrainer, RKSPTrainingArguments, {"kss": False}),
+        (Trainer, TrainingArguments, {"callbacks": [RKSPCallback()]}),
+        (RKSPTrainer, RKSPTrainingArguments, {"kss": False, "monitor": False}),
+    ):
+        caplog.clear()
+        run = kind(model=gpt2(), args=of_two_devices(tmp_path, settings), train_dataset=token_rows(), **more)
+        run.train()
+        assert run.state.global_step == 4 and not list(tmp_path.glob("*.jsonl"))
+        assert ["DataParallel" in text for text in warned(caplog)] == ([] if "monitor" in more else [True])

@@ -171,3 +171,34 @@ def test_what_waits_for_the_next_log_survives_a_resume(tmp_path):
         names = [{name for row in run.state.log_history for name in row} for run in (whole, again)]
         assert names[0] == names[1] and "rksp/near_unit_mass/max" in names[0]
         assert logged(whole, "rksp/near_unit_mass/max") == logged(again, "rksp/near_unit_mass/max")
+
+
+def test_two_callbacks_of_one_run_keep_apart(tmp_path):
+    """Each goes on in its own file after a resume, with its own counts."""
+    two = [EVERY, MonitorConfig(every=2, rank=4)]
+    saving = {"save_strategy": "steps", "save_steps": 2}
+
+    def run(folder, steps, **more):
+        one = trainer(
+            tmp_path / folder, gpt2(), None, Trainer, callbacks=list(map(RKSPCallback, two)), max_steps=steps, **saving
+        )
+        one.train(**more)
+
+    run("whole", 4)
+    run(
+        "parts", 4, resume_from_checkpoint=str(shutil.copytree(tmp_path / "whole", tmp_path / "parts") / "checkpoint-2")
+    )
+    for name, profiled in (("rksp_history.jsonl", [0, 1, 2, 3]), ("rksp_history_2.jsonl", [0, 2, 3])):
+        assert steps(tmp_path / "whole" / name) == steps(tmp_path / "parts" / name) == profiled
+    assert len(list((tmp_path / "parts").glob("*.jsonl"))) == 2
+
+
+def test_a_history_that_has_become_a_device_is_not_read(tmp_path, caplog):
+    """Some of them never end."""
+
+    def becomes(folder):
+        (folder / "rksp_history.jsonl").unlink()
+        (folder / "rksp_history.jsonl").symlink_to("/dev/null")
+
+    run = trained(tmp_path, gpt2(), callbacks=[After(becomes)], rksp_every=1, rksp_report=True)
+    assert run.state.global_step == 4 and not warnings_of(caplog)

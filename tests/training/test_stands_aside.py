@@ -368,3 +368,14 @@ def test_a_trainer_whose_model_is_no_module(tmp_path, caplog):
 def test_errors_name_the_argument(name, tmp_path):
     with pytest.raises(InputError, match=rf"^{name}=-1"):
         trainer(tmp_path, None, **{name: -1})
+
+
+@pytest.mark.parametrize("schedule", ["balanced", "paper"])
+def test_batches_of_one_token(schedule, tmp_path, caplog):
+    """Too few tokens are no fault of the numbers: counted as skipped, and no rank is named that cannot be."""
+    settings = {"kss_schedule": schedule, "kss_every": 1, "kss_layer_fraction": 1.0, "per_device_train_batch_size": 1}
+    run = trained(tmp_path, gpt2(), token_rows(tokens=1), rksp_every=1, **settings)
+    assert logged(run, "kss/skipped") == [3, 6, 9, 12] == logged(run, "spectrum/skipped")
+    assert logged(run, "kss/dropped") == [0] * 4
+    (text,) = said(caplog, "KSS leaves out")
+    assert "1 tokens" in text and "16 tokens or more" in text and "kss_rank=" not in text

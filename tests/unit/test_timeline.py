@@ -2,7 +2,9 @@
 
 import html
 import json
+import os
 import re
+import threading
 
 import pytest
 
@@ -336,3 +338,49 @@ def test_refuses_a_folder_and_a_file_as_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         write_timeline(histories, tmp_path / "file" / "page.html")
+
+
+def test_of_several_histories_the_last_that_was_written(tmp_path):
+    first = write(tmp_path, calm("first"))
+    second = first.with_name("rksp_history_2.jsonl")
+    second.write_text(write(tmp_path / "aside", calm("second")).read_text())
+    tenth = first.with_name("rksp_history_10.jsonl")
+    tenth.write_text(write(tmp_path / "aside", calm("tenth")).read_text())
+    for order in ((first, second, tenth), (second, tenth, first), (tenth, first, second)):
+        for place, file in enumerate(order):
+            os.utime(file, (1e9 + place, 1e9 + place))
+        assert read_history(tmp_path) == read_history(order[-1])
+    for file in order:
+        os.utime(file, (1e9, 1e9))
+    assert read_history(tmp_path).name == "tenth"
+    first.unlink()  # as after a search over hyperparameters
+    assert read_history(tmp_path).name == "tenth"
+
+
+def test_story_names_what_was_left_out(tmp_path):
+    rows = [
+        run(),
+        *(log(step, 2.0, **{"kss/skipped": max(0.0, step - 3.0), "spectrum/skipped": 0.0}) for step in range(1, 8)),
+    ]
+    (told,) = [line for line in story(read(tmp_path, rows)[0]) if "left out" in line]
+    assert told.startswith("KSS left out 4 layers") and "kss/skipped" in told and "step 4" in told
+    rows = [run(), *(log(step, 2.0, **{"kss/dropped": 2.0, "spectrum/skipped": 5.0}) for step in range(1, 3))]
+    assert sum("left out" in line for line in story(read(tmp_path, rows)[0])) == 2
+
+
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_what_is_no_file_stays_what_it_is(tmp_path, name):
+    """A device, a pipe, a link: written to, never replaced by a file of its name."""
+    target, got = tmp_path / name, []
+    if name == "pipe":
+        os.mkfifo(target)
+        reader = threading.Thread(target=lambda: got.append(target.read_bytes()), daemon=True)
+        reader.start()
+    else:
+        target.symlink_to(tmp_path / "there")
+    write_timeline([read_history(write(tmp_path / "one", calm()))], target)
+    if name == "pipe":
+        reader.join(10)
+        assert target.is_fifo() and got[0].startswith(b"<!doctype html>")
+    else:
+        assert target.is_symlink() and (tmp_path / "there").read_bytes().startswith(b"<!doctype html>")
