@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from inputs import Feed, run
 from torch import Tensor, nn
+
+from support.inputs import Feed, run
 
 
 def compare(row: dict[str, Any], model: nn.Module, feed: Feed, profile: Any) -> str | None:
@@ -35,13 +38,17 @@ def inputs_of(model: nn.Module, paths: list[str], batch: Mapping[str, Any], **mo
     seen: list[Tensor] = []
 
     def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        states = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point()]
+        states = [
+            value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point()
+        ]
         named = kwargs.get("hidden_states")
         state = named if isinstance(named, Tensor) and not args else next(iter(states), None)
         if state is not None:
             seen.append(state.detach().clone())
 
-    handles = [model.get_submodule(path).register_forward_pre_hook(look, with_kwargs=True) for path in dict.fromkeys(paths)]
+    handles = [
+        model.get_submodule(path).register_forward_pre_hook(look, with_kwargs=True) for path in dict.fromkeys(paths)
+    ]
     try:
         torch.manual_seed(0)
         output = run(model, batch, **more)
@@ -99,37 +106,59 @@ def _tokens(
     row: dict[str, Any], model: nn.Module, feed: Feed, stack: str, layers: list[Any], paths: list[str]
 ) -> str | None:
     """Whether the count of each layer is one that there can be."""
-    allowed = {0}
+    allowed: dict[int, set[int]] = {}
     for batch, padded in zip(feed.batches, feed.padded, strict=True):
         seen, _ = inputs_of(model, paths, batch)
-        counts = _counts(model, batch, padded, paths, seen[0], layers[0].dim)
-        allowed = {one + other for one in allowed for other in counts}
-    row.setdefault("truth", {})[stack] = sorted(allowed)
-    wrong = sorted({layer.tokens for layer in layers} - allowed)
-    if wrong:
-        return f"{stack} counts {wrong[0]} tokens where there are {' or '.join(map(str, sorted(allowed)))}"
+        known: dict[Any, set[int]] = {}
+        for i, layer in enumerate(layers):
+            at = i if len(seen) == len(layers) else 0
+            key = seen[at].shape
+            if key not in known:  # layers of one shape see the same positions
+                known[key] = _counts(model, batch, padded, paths, seen, at, layer.dim)
+            allowed[i] = {one + other for one in allowed.get(i, {0}) for other in known[key]}
+    row.setdefault("truth", {})[stack] = sorted(set().union(*allowed.values()))
+    for i, layer in enumerate(layers):
+        if layer.tokens not in allowed[i]:
+            return (
+                f"{layer.path} counts {layer.tokens} tokens where there are {' or '.join(map(str, sorted(allowed[i])))}"
+            )
     return None
 
 
 def _counts(
-    model: nn.Module, batch: Mapping[str, Any], padded: Mapping[str, Tensor], paths: list[str], state: Tensor, width: int
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    padded: Mapping[str, Tensor],
+    paths: list[str],
+    states: list[Tensor],
+    at: int,
+    width: int,
 ) -> set[int]:
-    """The numbers of real positions that a batch may have in a stack whose first block sees ``state``."""
-    allowed = _with_padding(model, batch, padded, paths, state, width)
-    own = _own(model, batch, paths, state, width)
+    """The numbers of real positions that a batch may have in front of the block that runs as number ``at``."""
+    allowed = _with_padding(model, batch, padded, paths, states, at, width)
+    own = _unmoved(model, batch, paths, states, at, width)
     return allowed | {count - own for count in allowed if count > own}
 
 
 def _with_padding(
-    model: nn.Module, batch: Mapping[str, Any], padded: Mapping[str, Tensor], paths: list[str], state: Tensor, width: int
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    padded: Mapping[str, Tensor],
+    paths: list[str],
+    states: list[Tensor],
+    at: int,
+    width: int,
 ) -> set[int]:
+    state = states[at]
     places = state.numel() // width
-    sees = [name for name in padded if _sees(model, batch, name, padded[name], paths, state)]
+    sees = [name for name in padded if _sees(model, batch, name, padded[name], paths, states)]
     if not sees:  # nothing is padding here, or the model itself blanks it in front of the blocks
         found = {places}
         for name in padded:
-            if not _text(name):
-                found |= _reduced(model, batch, name, padded[name], paths, state, width)
+            if _text(name):
+                found |= set() if _mixed(batch) else _pooled(padded[name], state)
+            else:
+                found |= _reduced(model, batch, name, padded[name], paths, states, at, width)
                 found.add(int((state.reshape(-1, width) != 0).any(-1).sum()))
         return found
     allowed = set()
@@ -139,25 +168,36 @@ def _with_padding(
             allowed.add(places - int((mask == 0).sum()))  # a position for each place of the mask
             if places > mask.numel() and _text(name):
                 allowed.add(int(mask.sum()))  # the rest was added inside as padding
-        else:
-            allowed |= _reduced(model, batch, name, mask, paths, state, width)
+        if mask.shape[1] not in state.shape[:2] and places < mask.numel():
+            allowed |= _pooled(mask, state)
+            allowed |= _reduced(model, batch, name, mask, paths, states, at, width)
     return allowed
 
 
-def _own(model: nn.Module, batch: Mapping[str, Any], paths: list[str], state: Tensor, width: int) -> int:
+def _unmoved(
+    model: nn.Module, batch: Mapping[str, Any], paths: list[str], states: list[Tensor], at: int, width: int
+) -> int:
     """Positions in front of the first block that no input moves: learnt tokens, which may be counted or left out."""
     everywhere = {
         name: _moved(value, torch.ones(value.shape[:2], dtype=torch.bool))
         for name, value in batch.items()
         if isinstance(value, Tensor) and value.ndim >= 2 and _content(name)
     }
+    moved = _changed(model, paths, dict(batch) | everywhere, states, at, width)
+    return 0 if moved is None else int((~moved).sum())
+
+
+def _changed(
+    model: nn.Module, paths: list[str], batch: Mapping[str, Any], states: list[Tensor], at: int, width: int
+) -> Tensor | None:
+    """Which positions another batch moves; ``None`` where the model does not take it, or makes other positions of it."""
     try:
-        other, _ = inputs_of(model, paths, dict(batch) | everywhere)
+        others, _ = inputs_of(model, paths, batch)
     except Exception:  # other ids may ask for other places of an image
-        return 0
-    if other[0].shape != state.shape:
-        return 0
-    return int((other[0] == state).reshape(-1, width).all(-1).sum())
+        return None
+    if len(others) != len(states) or others[at].shape != states[at].shape:
+        return None
+    return (others[at] != states[at]).reshape(-1, width).any(-1)
 
 
 def _content(name: str) -> bool:
@@ -168,14 +208,32 @@ def _text(name: str) -> bool:
     return name.endswith(("ids", "embeds"))
 
 
+def _mixed(batch: Mapping[str, Any]) -> bool:
+    """Whether something beside texts goes in."""
+    return any(
+        isinstance(value, Tensor) and value.is_floating_point() and _content(name) for name, value in batch.items()
+    )
+
+
+def _pooled(mask: Tensor, state: Tensor) -> set[int]:
+    """Where several places of a text make one position: those with a real place, with or without one kept in front."""
+    if state.ndim != 3 or state.shape[0] != mask.shape[0] or not 1 < state.shape[1] <= mask.shape[1] // 2 + 1:
+        return set()
+    length, size = state.shape[1], -(-mask.shape[1] // state.shape[1])
+    cells = torch.nn.functional.pad(mask, (0, length * size - mask.shape[1])).view(-1, length, size).amax(-1)
+    shifted = torch.cat([torch.ones_like(cells[:, :1]), cells[:, :-1]], 1)
+    return {int(cells.sum()), int(shifted.sum())}
+
+
 def _sees(
-    model: nn.Module, batch: Mapping[str, Any], name: str, mask: Tensor, paths: list[str], state: Tensor
+    model: nn.Module, batch: Mapping[str, Any], name: str, mask: Tensor, paths: list[str], states: list[Tensor]
 ) -> bool:
     """Whether the places masked in ``name`` are positions of the stack: they have its length, or move its states."""
-    if _text(name) and mask.shape[1] in state.shape[:2]:
+    if states[0].shape[:2] == mask.shape or (_text(name) and mask.shape[1] in states[0].shape[:2]):
         return True
-    other, _ = inputs_of(model, paths, dict(batch) | {name: _moved(batch[name], mask == 0)})
-    return other[0].shape == state.shape and not torch.equal(other[0], state)
+    width = states[0].shape[-1]
+    moved = _changed(model, paths, dict(batch) | {name: _moved(batch[name], mask == 0)}, states, 0, width)
+    return moved is not None and bool(moved.any())
 
 
 def _moved(values: Tensor, where: Tensor) -> Tensor:
@@ -194,21 +252,30 @@ def _moved(values: Tensor, where: Tensor) -> Tensor:
 
 
 def _reduced(
-    model: nn.Module, batch: Mapping[str, Any], name: str, mask: Tensor, paths: list[str], state: Tensor, width: int
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    name: str,
+    mask: Tensor,
+    paths: list[str],
+    states: list[Tensor],
+    at: int,
+    width: int,
 ) -> set[int]:
     """Behind convolutions: positions that a real sample moves, and what the model's own reducers say."""
-    other, _ = inputs_of(model, paths, dict(batch) | {name: _moved(batch[name], mask != 0)})
-    moved = (other[0] != state).reshape(-1, width).any(-1) if other[0].shape == state.shape else None
+    moved = _changed(model, paths, dict(batch) | {name: _moved(batch[name], mask != 0)}, states, at, width)
     allowed = set() if moved is None else {int(moved.sum())}
-    for function in ("_get_feat_extract_output_lengths", "_get_feature_vector_attention_mask", "_get_output_lengths"):
-        for module in model.modules():
-            reducer = getattr(module, function, None)
-            if reducer is not None and "vector" not in function:
-                found = [reducer(length) for length in mask.sum(-1)]  # some take one number at a time
+    if _text(name):
+        return allowed
+    for module in model.modules():
+        for function in filter(_REDUCER.match, dir(module)):
+            with contextlib.suppress(Exception):  # of another module, or with arguments of its own
+                found = [getattr(module, function)(length) for length in mask.sum(-1)]
                 found = [item[0] if isinstance(item, tuple) else item for item in found]
-                allowed.add(int(sum(int(item) for item in found)))
-                break
+                allowed.add(sum(int(item) for item in found))
     return allowed
+
+
+_REDUCER = re.compile("_get_.*(output|subsampl).*length", re.IGNORECASE)
 
 
 def _path(model: nn.Module, path: str) -> str:

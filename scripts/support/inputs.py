@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from recipes import RECIPES
 from torch import Tensor, nn
-from ways import NotThisWay, ways
+
+from support.recipes import RECIPES
+from support.ways import NotThisWay, ways
 
 SEQUENCES = 8
 TEXT = 19
@@ -79,7 +80,9 @@ class Maker:
             table = self.model.get_input_embeddings()
         stated = self.find("vocab_size", "src_vocab_size", default=None)
         rows = getattr(table, "num_embeddings", None) or (table.weight.shape[0] if _is_table(table) else None)
-        return min((value for value in (stated, rows) if isinstance(value, int)), default=300)  # characters have no table
+        return min(
+            (value for value in (stated, rows) if isinstance(value, int)), default=300
+        )  # characters have no table
 
     def special(self) -> set[int]:
         """Ids that mean something to the model."""
@@ -87,7 +90,11 @@ class Maker:
         for config in _configs(self.config):
             for name, value in vars(config).items():
                 if name.endswith(("_token_id", "_token_index", "_id", "_token_ids")):
-                    found |= {item for item in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(item, int)}
+                    found |= {
+                        item
+                        for item in (value if isinstance(value, (list, tuple)) else [value])
+                        if isinstance(item, int)
+                    }
                 if name == "vocabulary_map":
                     found |= set(value.values())
         return found
@@ -106,7 +113,9 @@ class Maker:
         lengths = torch.tensor([length - step * (i % 5) for i in range(SEQUENCES)])
         return (torch.arange(length) < lengths[:, None]).long()
 
-    def text(self, name: str = "input_ids", mask: str = "attention_mask", length: int = TEXT, pad: bool = True) -> dict[str, Tensor]:
+    def text(
+        self, name: str = "input_ids", mask: str = "attention_mask", length: int = TEXT, pad: bool = True
+    ) -> dict[str, Tensor]:
         places = [self.find("max_position_embeddings", "n_positions", default=length)]
         length = min([length, *(place - 1 for place in places if isinstance(place, int) and place > 8)])
         self.length = length
@@ -132,7 +141,9 @@ class Maker:
 
     @property
     def channels(self) -> int:
-        return self.find("num_channels", "in_channels", "in_chans", "num_input_channels", default=3, inside="vision|backbone|image|")
+        return self.find(
+            "num_channels", "in_channels", "in_chans", "num_input_channels", default=3, inside="vision|backbone|image|"
+        )
 
     def image(self, side: tuple[int, int] | None = None, frames: int | None = None) -> Tensor:
         height, width = side or self.side
@@ -192,7 +203,15 @@ def _ways(model: nn.Module, model_type: str) -> Iterator[tuple[str, Callable[[Ma
     yield from ways(names, mains)
 
 
-_MAIN = ("input_ids", "pixel_values", "pixel_values_videos", "input_features", "input_values", "past_values", "hidden_states")
+_MAIN = (
+    "input_ids",
+    "pixel_values",
+    "pixel_values_videos",
+    "input_features",
+    "input_values",
+    "past_values",
+    "hidden_states",
+)
 
 
 def _configs(config: Any, inside: str = "") -> Iterator[Any]:

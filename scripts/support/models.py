@@ -130,5 +130,7 @@ def whole_of(model_type: str) -> str:
     if model_type in WHOLES:
         return WHOLES[model_type]
     package = CONFIG_MAPPING[model_type].__module__.split(".")[-2]
-    others = [name for name in CONFIG_MAPPING_NAMES if name != model_type and model_type_to_module_name(name) == package]
+    others = [
+        name for name in CONFIG_MAPPING_NAMES if name != model_type and model_type_to_module_name(name) == package
+    ]
     return min(others, key=len)

@@ -18,12 +18,20 @@ def _resnet() -> ResNetConfig:
 
 
 def _resnet_last() -> ResNetConfig:
-    return ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic", out_indices=[4])
+    return ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic", out_indices=[4]
+    )
 
 
 def _swin() -> SwinConfig:
     return SwinConfig(
-        image_size=64, patch_size=4, embed_dim=16, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], window_size=4, out_indices=[2, 3, 4]
+        image_size=64,
+        patch_size=4,
+        embed_dim=16,
+        depths=[2, 2, 2, 2],
+        num_heads=[1, 2, 4, 8],
+        window_size=4,
+        out_indices=[2, 3, 4],
     )
 
 
@@ -45,7 +53,10 @@ _MOE = {
     "topk_group": 1,
     "mlp_layer_types": ["dense", "sparse", "sparse"],
 }
-_IMAGES = {"vocabulary_map": {"<image>": 300, "<|extra_200|>": 301} | {f"IMGIMG{'A' * 4}{chr(65 + i)}Z": 200 + i for i in range(9)}}
+_IMAGES = {
+    "vocabulary_map": {"<image>": 300, "<|extra_200|>": 301}
+    | {f"IMGIMG{'A' * 4}{chr(65 + i)}Z": 200 + i for i in range(9)}
+}
 _EMU_IMAGES = {
     "vocabulary_map": {"<image>": 300, "<|extra_200|>": 301} | {f"<|visual token {i:06d}|>": 200 + i for i in range(64)}
 }
@@ -126,7 +137,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma4_text": {"global_head_dim": 32},
     "glm5_next_text": {"num_key_value_heads": 4, "index_kpool": 2},
     "gpt_neo": {"num_layers": 4, "attention_types": [[["global", "local"], 2]], "window_size": 8},
-    "granite4_vision": {"deepstack_layer_map": [[-2, 0], [-1, 1]], "spatial_target_layers": [2], "downsample_rate": "1/2"},
+    "granite4_vision": {
+        "deepstack_layer_map": [[-2, 0], [-1, 1]],
+        "spatial_target_layers": [2],
+        "downsample_rate": "1/2",
+    },
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
     "hgnet_v2": {"hidden_sizes": [256, 512, 1024, 2048]},
     "informer": _SERIES,
@@ -155,7 +170,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "muse_spark_audio": {"num_hidden_layers": 4},
     "nemotron": {"num_key_value_heads": 2},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
-    "omdet-turbo": {"backbone_config": _swin, "encoder_in_channels": [32, 64, 128], "image_size": 64, "apply_layernorm_after_vision_backbone": False},
+    "omdet-turbo": {
+        "backbone_config": _swin,
+        "encoder_in_channels": [32, 64, 128],
+        "image_size": 64,
+        "apply_layernorm_after_vision_backbone": False,
+    },
     "pix2struct_text_model": {"initializer_range": 0.02},
     "pp_ocrv5_server_det": _INTRACLASS | {"kernel_list": [3, 2, 2], "scale_factor_list": [1, 2, 4, 8]},
     "pp_ocrv6_medium_det": _INTRACLASS,
@@ -195,19 +215,32 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "pp_doclayout_v4": _DETECTOR,
     "pix2struct_vision_model": {"patch_embed_hidden_size": 192},
     "kosmos_2_5_vision_model": {"patch_embed_hidden_size": 192},
-    "phi4_multimodal_audio": {"nemo_conv_channels": 64, "ext_pw_out_channel": 64, "depthwise_separable_out_channel": 64},
-    "paddleocr_vl_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}},
+    "phi4_multimodal_audio": {
+        "nemo_conv_channels": 64,
+        "ext_pw_out_channel": 64,
+        "depthwise_separable_out_channel": 64,
+    },
+    "paddleocr_vl_text": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+    },
     "superpoint": {"keypoint_decoder_dim": 65},
     "clap_audio_model": {"patch_embeds_hidden_size": 8},
     "fastspeech2_conformer_hifigan": {"model_in_dim": 80},
     "janus_vqgan": {"num_patches": 4},
     "audio-spectrogram-transformer": {"max_length": 64},
-    "bark": {"semantic_config": {"block_size": 128}, "coarse_acoustics_config": {"block_size": 128}, "fine_acoustics_config": {"block_size": 128}},
+    "bark": {
+        "semantic_config": {"block_size": 128},
+        "coarse_acoustics_config": {"block_size": 128},
+        "fine_acoustics_config": {"block_size": 128},
+    },
     "granite_speech5_encoder": {"num_mel_bins": 64},
     "kosmos-2": {"latent_query_num": 8},
     "kosmos-2.5": {"latent_query_num": 8},
     "sam3_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
-    "sam2_vision_model": {"backbone_channel_list": [128, 64, 32, 16], "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+    "sam2_vision_model": {
+        "backbone_channel_list": [128, 64, 32, 16],
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    },
     "sam_hq_mask_decoder": {"vit_dim": 64},
     "step3p5": {"sliding_window": 8},
     "textnet": {"hidden_sizes": [64, 64, 128, 256, 512]},
@@ -222,5 +255,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "pp_ocrv6_small_det": {"layer_list_out_channels": [48, 96, 192, 384]},
     "qwen3_asr_encoder": {"n_window": 8},
     "shieldgemma2": {"yes_token_index": 20, "no_token_index": 21},
-    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "hybrid"]},
+    "levit": {"patch_size": 16},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "hybrid"],
+    },
 }

@@ -53,7 +53,10 @@ def _picture(name: str, side: int = 64) -> Callable[[Any], Batch]:
 
 def _clap_audio(maker: Any) -> Batch:
     config = next(config for config in _configs(maker) if hasattr(config, "spec_size"))
-    return {"input_features": maker.normal(8, 1, 100, config.num_mel_bins), "is_longer": torch.zeros(8, 1, dtype=torch.bool)}
+    return {
+        "input_features": maker.normal(8, 1, 100, config.num_mel_bins),
+        "is_longer": torch.zeros(8, 1, dtype=torch.bool),
+    }
 
 
 def _clap(maker: Any) -> Batch:
@@ -96,9 +99,15 @@ def _codebooks(maker: Any) -> Batch:
 
 
 def _dia_decoder(maker: Any) -> Batch:
-    codes = torch.randint(0, min(maker.config.vocab_size, 60), (8, 13, maker.config.num_channels), generator=maker.generator)
+    codes = torch.randint(
+        0, min(maker.config.vocab_size, 60), (8, 13, maker.config.num_channels), generator=maker.generator
+    )
     width = maker.find("cross_hidden_size", default=64)
-    return {"input_ids": codes, "encoder_hidden_states": maker.normal(8, 11, width), "position_ids": torch.arange(13)[None].repeat(8, 1)}
+    return {
+        "input_ids": codes,
+        "encoder_hidden_states": maker.normal(8, 11, width),
+        "position_ids": torch.arange(13)[None].repeat(8, 1),
+    }
 
 
 def _musicgen(maker: Any) -> Batch:
@@ -176,7 +185,10 @@ def _mllama(maker: Any) -> Batch:
 def _sized_patches(maker: Any) -> Batch:
     """MiniCPM: the patches of all images in one row, and how many there are of each."""
     patch = maker.find("patch_size", default=8)
-    return {"pixel_values": maker.normal(1, 3, patch, 8 * 16 * patch), "target_sizes": torch.tensor([[4, 4]] * 8, dtype=torch.int32)}
+    return {
+        "pixel_values": maker.normal(1, 3, patch, 8 * 16 * patch),
+        "target_sizes": torch.tensor([[4, 4]] * 8, dtype=torch.int32),
+    }
 
 
 def _square_patches(maker: Any) -> Batch:
@@ -221,9 +233,10 @@ def _blip_qformer(maker: Any) -> Batch:
 
 
 def _instruct_qformer(maker: Any) -> Batch:
-    return maker.text() | {
+    text = maker.text()
+    return text | {
         "query_embeds": maker.normal(8, 9, maker.config.hidden_size),
-        "attention_mask": torch.ones(8, 28, dtype=torch.long),
+        "attention_mask": torch.cat([torch.ones(8, 9, dtype=torch.long), text["attention_mask"]], 1),
         "encoder_hidden_states": maker.normal(8, 17, maker.config.encoder_hidden_size),
     }
 
@@ -266,7 +279,10 @@ def _pi0(maker: Any) -> Batch:
 
 
 def _perceiver_resampler(maker: Any) -> Batch:
-    return {"context": maker.normal(8, 17, maker.config.hidden_size), "attention_mask": torch.ones(8, 17, dtype=torch.long)}
+    return {
+        "context": maker.normal(8, 17, maker.config.hidden_size),
+        "attention_mask": torch.ones(8, 17, dtype=torch.long),
+    }
 
 
 def _moshi_depth(maker: Any) -> Batch:
@@ -289,7 +305,12 @@ def _spark(maker: Any) -> Batch:
 
 
 def _neucodec(maker: Any) -> Batch:
-    return {"input_values": maker.normal(8, 1, 16000), "input_features": maker.normal(8, 50, maker.find("feature_projection_input_dim", default=64, inside="semantic"))}
+    return {
+        "input_values": maker.normal(8, 1, 16000),
+        "input_features": maker.normal(
+            8, 50, maker.find("feature_projection_input_dim", default=64, inside="semantic")
+        ),
+    }
 
 
 def _codes_text(maker: Any) -> Batch:
@@ -347,7 +368,10 @@ def _kyutai(maker: Any) -> Batch:
 def _row_of_mels(maker: Any) -> Batch:
     """The frames of all clips in one row, and how many there are of each: the audio encoders of Qwen."""
     lengths = torch.tensor([96, 80, 64, 96, 80, 64, 96, 80])
-    made: Batch = {"input_features": maker.normal(maker.config.num_mel_bins, int(lengths.sum())), "feature_lens": lengths}
+    made: Batch = {
+        "input_features": maker.normal(maker.config.num_mel_bins, int(lengths.sum())),
+        "feature_lens": lengths,
+    }
     if "aftercnn_lens" in maker.names:
         made["aftercnn_lens"] = (lengths - 1) // 2 + 1
     return made
@@ -381,7 +405,10 @@ def _molmo_vision(maker: Any) -> Batch:
 
 def _with_encoder(maker: Any) -> Batch:
     width = maker.config.hidden_size
-    return maker.text() | {"encoder_hidden_states": maker.normal(8, 11, width), "encoder_attention_mask": torch.ones(8, 11)}
+    return maker.text() | {
+        "encoder_hidden_states": maker.normal(8, 11, width),
+        "encoder_attention_mask": torch.ones(8, 11),
+    }
 
 
 def _merged_patches(maker: Any) -> Batch:
@@ -472,6 +499,7 @@ RECIPES: dict[str, Callable[[Any], Batch]] = {
     "blt": _blt,
     "blt_global_transformer": _states("inputs_embeds"),
     "bridgetower_vision_model": lambda maker: {"image": maker.image()},
+    "canine": lambda maker: maker.text(length=60),
     "chameleon_vqgan": _picture("pixel_values"),
     "clap": _clap,
     "clap_audio_model": _clap_audio,

@@ -4,10 +4,11 @@
     python scripts/support/run.py --only bert llama   # these
     python scripts/support/run.py --stage feed        # only as far as this stage; its rows are kept apart
     python scripts/support/run.py --status            # types by outcome, and what is left
+    python scripts/support/run.py --render            # the table from the rows there are
 
 Each type has a process of its own, forked from one that has imported everything, so that a crash, a hang or a hunger for
 memory is that type's alone. Rows are appended as they come to scripts/support/rows.jsonl: a run that was stopped goes on.
-When every type has its row, zoo_reports/support.json and support.md are written from them.
+At the end zoo_reports/support.json and support.md are written from them.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run, or tell how far the run is."""
     arguments = _arguments(argv)
     file = HERE / ("rows.jsonl" if arguments.stage == "train" else f"rows-{arguments.stage}.jsonl")
-    sys.path[:0] = [str(HERE), str(ROOT)]
-    import models
-    import table
+    sys.path[:0] = [str(HERE.parent), str(ROOT)]
+    from support import models, table
 
     types = models.model_types()
     unknown = sorted(set(arguments.only) - set(types))
@@ -55,9 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     chosen = arguments.only or types
     again = arguments.again or arguments.only
     left = [name for name in chosen if again or name not in rows or rows[name]["outcome"] in arguments.outcome]
-    _run(left, file, arguments)
-    rows = read(file)
-    if arguments.stage == "train" and set(types) <= set(rows):
+    if not arguments.render:
+        _run(left, file, arguments)
+        rows = read(file)
+    if arguments.render or (arguments.stage == "train" and not arguments.only):
         table.publish(rows, types, ROOT / "zoo_reports")
     print(_status(rows, types))
     return 0
@@ -66,8 +67,13 @@ def main(argv: list[str] | None = None) -> int:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--status", action="store_true", help="types by outcome, and what is left")
+    parser.add_argument(
+        "--render", action="store_true", help="write the table from the rows there are, and try nothing"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="TYPE", help="these model types, done or not")
-    parser.add_argument("--outcome", nargs="+", default=[], help="also again those that came out so: fault, 'not tried', ...")
+    parser.add_argument(
+        "--outcome", nargs="+", default=[], help="also again those that came out so: fault, 'not tried', ..."
+    )
     parser.add_argument("--again", action="store_true", help="all types, also those that have a row")
     parser.add_argument("--stage", choices=("build", "feed", "profile", "train"), default="train", help="how far")
     parser.add_argument("--processes", type=int, default=1, help="types at a time (default 1)")
@@ -126,7 +132,7 @@ def _run(left: list[str], file: Path, arguments: argparse.Namespace) -> None:
 
 def _warm() -> None:
     """Import before the first fork what every trial imports, and let no child's collector walk (and so copy) all of it."""
-    import trial  # noqa: F401
+    from support import trial  # noqa: F401
 
     for name in ("torch._dynamo", "deepspeed", "transformers.generation"):
         with contextlib.suppress(ImportError):
@@ -183,7 +189,8 @@ def _child(model_type: str, stage: str, out: int) -> None:
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         import transformers
-        import trial
+
+        from support import trial
 
         transformers.utils.logging.set_verbosity_error()
         row = trial.trial(model_type, stage)

@@ -35,7 +35,10 @@ FAMILIES = {
 def publish(rows: Mapping[str, Mapping[str, Any]], types: Sequence[str], folder: Path) -> None:
     """Write support.json and support.md into ``folder``."""
     data = collected(rows, types)
-    for name, text in (("support.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n"), ("support.md", render(data))):
+    for name, text in (
+        ("support.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n"),
+        ("support.md", render(data)),
+    ):
         aside = folder / f".{name}.new"
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, folder / name)
@@ -54,10 +57,13 @@ def collected(rows: Mapping[str, Mapping[str, Any]], types: Sequence[str]) -> di
     }
 
 
+_LEFT = {"outcome": "not tried", "reason": "not reached yet"}
+
+
 def _entry(rows: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
-    row = rows[name]
+    row = rows.get(name, _LEFT)
     if row["outcome"] == "part":
-        whole = rows[row["whole"]]
+        whole = rows.get(row["whole"], _LEFT)
         reason = f"no model of its own: tried as a part of {row['whole']}"
         told = f"{reason}; {whole['reason']}" if whole.get("reason") else reason
         return {"outcome": whole["outcome"], "reason": told, "family": family(whole), "class": whole.get("class", "")}
@@ -102,7 +108,11 @@ def render(data: Mapping[str, Any]) -> str:
         "",
         "| outcome | types | meaning |",
         "| --- | ---: | --- |",
-        *(f"| {name} | {counts[name]} | {text} |" for name, text in OUTCOMES.items() if counts[name] or name != "fault"),
+        *(
+            f"| {name} | {counts[name]} | {text} |"
+            for name, text in OUTCOMES.items()
+            if counts[name] or name != "fault"
+        ),
         "",
         "## By what goes in",
         "",

@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from overrides import OVERRIDES
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from support.overrides import OVERRIDES
 
 WIDTH = 64
 HEADS = 4
@@ -44,7 +45,11 @@ class Shrinker:
         own = dict(OVERRIDES.get(kind.model_type, {})) | dict(changes)
         default = default or _default(kind, own)
         outputs = getattr(default, "out_indices", None) or ()
-        if len(outputs) > LAYERS and "depths" not in vars(default) and isinstance(vars(default).get("num_hidden_layers"), int):
+        if (
+            len(outputs) > LAYERS
+            and "depths" not in vars(default)
+            and isinstance(vars(default).get("num_hidden_layers"), int)
+        ):
             own.setdefault("num_hidden_layers", len(outputs))
         layers = _layers(default, own)
         values: dict[str, Any] = {}
@@ -68,7 +73,11 @@ class Shrinker:
                 values[name] = self._small(name, vars(default)[name], default, layers)
         indices = getattr(default, "out_indices", None)
         if isinstance(indices, (list, tuple)) and "out_features" not in own:
-            values = {name: value for name, value in values.items() if "out_features" not in name and "out_indices" not in name}
+            values = {
+                name: value
+                for name, value in values.items()
+                if "out_features" not in name and "out_indices" not in name
+            }
             values["out_indices"] = _spread(len(indices), *_stages(default, layers))
         _rope(values, default)
         values |= own
@@ -109,6 +118,8 @@ class Shrinker:
             return [max(1, item // value[0]) for item in value]
         if re.search("hidden_sizes|embed_dims?$|embed_dim_per_stage", name) and whole:
             return [max(8, 16 * item // value[0] // 8 * 8) for item in value]
+        if name == "patch_size" and "depths" not in vars(default) and whole:
+            return [min(item, PATCH) for item in value]
         if re.search("image_size", name):
             return [4 * IMAGE if "depths" in vars(default) else IMAGE] * len(value)
         if re.search("^conv_dim$|tdnn_dim", name) and whole:
@@ -123,8 +134,12 @@ class Shrinker:
 
 
 _BASE = {field.name for field in dataclasses.fields(PreTrainedConfig)} - {"tie_word_embeddings"}
-_TOKEN = re.compile(r"(token|image|audio|video|patch|bos|eos|pad|sep|cls|mask|unk|start|end|newline)_(id|index|ids)$|_token_id")
-_INDICES = re.compile(r"feature_layer|indices|indexes|_idxs|layer_ids|cross_attention_layers|out_indices|hook_ids|extract_layers|_target_layers")
+_TOKEN = re.compile(
+    r"(token|image|audio|video|patch|bos|eos|pad|sep|cls|mask|unk|start|end|newline)_(id|index|ids)$|_token_id"
+)
+_INDICES = re.compile(
+    r"feature_layer|indices|indexes|_idxs|layer_ids|cross_attention_layers|out_indices|hook_ids|extract_layers|_target_layers"
+)
 #: What a default configuration lacks, where the model needs it.
 _MISSING = {"head_dim": HEAD_DIM, "num_key_value_heads": HEADS, "num_experts_per_tok": 2}
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth", "encoder_layers", "layers", "num_blocks")
@@ -147,9 +162,15 @@ _RULES: list[tuple[re.Pattern[str], Callable[[int], int]]] = [
         ("mamba_d_head|mamba_headdim|mamba_head_dim", _at_most(16)),
         ("mamba_n_heads|n_mamba_heads|mamba_num_heads", _at_most(8)),
         ("linear_num_key_heads", _at_most(2)),
-        ("head_dim|headdim|^d_kv$|^d_head$|kv_channels|head_size|dim_head|attention_head_dim|linear_(key|value)", _at_most(HEAD_DIM)),
+        (
+            "head_dim|headdim|^d_kv$|^d_head$|kv_channels|head_size|dim_head|attention_head_dim|linear_(key|value)",
+            _at_most(HEAD_DIM),
+        ),
         ("heads?$|_heads_", _at_most(HEADS)),
-        ("num_attention_layers|num_global_layers|num_coda|layer_index|layers_per|every_n|_layer_(start|end)", _at_most(2)),
+        (
+            "num_attention_layers|num_global_layers|num_coda|layer_index|layers_per|every_n|_layer_(start|end)",
+            _at_most(2),
+        ),
         ("first_k_dense|num_dense_layers|moe_layer_start|num_(first|last)_full|num_kv_shared", _at_most(1)),
         ("layers$|^n_layer$|^depth$|num_blocks|_depth$|hidden_groups|_num_layers$", _at_most(LAYERS)),
         ("per_layer_input$|_rank$|lora|rank$", _at_most(16)),
@@ -168,7 +189,10 @@ _RULES: list[tuple[re.Pattern[str], Callable[[int], int]]] = [
             _at_most(WIDTH),
         ),
         ("num_position_embeddings|position_embedding_size", lambda value: (IMAGE // PATCH) ** 2),
-        ("position_embeddings|n_positions|max_.*positions|n_ctx|max_seq_len|model_max_length|max_pos_emb", _at_most(POSITIONS)),
+        (
+            "position_embeddings|n_positions|max_.*positions|n_ctx|max_seq_len|model_max_length|max_pos_emb",
+            _at_most(POSITIONS),
+        ),
         ("image_size|img_size|^resolution$", lambda value: IMAGE),
         ("temporal_patch_size|merge", lambda value: value),
         ("patch_size|encoder_stride", _at_most(PATCH)),
@@ -178,7 +202,10 @@ _RULES: list[tuple[re.Pattern[str], Callable[[int], int]]] = [
         ("^chunk_size$|mamba_chunk_size|lsh_attn_chunk|local_attn_chunk|block_size", _at_most(8)),
         ("time_step_rank|dt_rank", _at_most(4)),
         ("codebook_size|num_embeddings|codevector|num_centroids|buckets?$", _at_most(64)),
-        ("num_queries|num_query_tokens|num_denoising|num_proposals|num_detection_tokens|num_latents|n_latents", _at_most(8)),
+        (
+            "num_queries|num_query_tokens|num_denoising|num_proposals|num_detection_tokens|num_latents|n_latents",
+            _at_most(8),
+        ),
         ("base_channels", _at_most(32)),
         ("num_filters|n_filters", _at_most(8)),
         ("mm_tokens_per_image", _at_most(4)),

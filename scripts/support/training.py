@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import models
 import torch
 import transformers
-from inputs import DECODER, SEQUENCES, Feed
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 import hf_rksp
 from hf_rksp import RkspError, RKSPTrainerMixin
+from support import models
+from support.inputs import DECODER, SEQUENCES, Feed
 
 STEPS = 5
 
@@ -64,11 +64,17 @@ class NoTraining(Exception):
 class _LossTrainer(Trainer):
     """The model's own loss where it gives one, else the mean square of all that it returns."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         outputs = model(**inputs)
         loss = outputs.get("loss") if hasattr(outputs, "get") else None
         if not (isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1):
-            parts = [value.float().square().mean() for value in _tensors(outputs) if value.is_floating_point() and value.requires_grad]
+            parts = [
+                value.float().square().mean()
+                for value in _tensors(outputs)
+                if value.is_floating_point() and value.requires_grad
+            ]
             if not parts:
                 raise NoTraining("no output carries a gradient")
             loss = torch.stack(parts).sum()
@@ -137,7 +143,13 @@ def _shaped(head: type, config: Any, batches: list[dict[str, Any]], plain: _Run)
         return Compared(fault=f"RKSPTrainer dies where Trainer trains: {short(error, where=True)}", seen=seen)
     told = ["kss/loss" in log for log in shaped.logs]
     skipped = max((float(log.get("kss/skipped", 0)) for log in shaped.logs), default=0.0)
-    seen |= {"losses": shaped.losses, "plain": plain.losses, "kss": told, "skipped": skipped, "warnings": shaped.warnings[:4]}
+    seen |= {
+        "losses": shaped.losses,
+        "plain": plain.losses,
+        "kss": told,
+        "skipped": skipped,
+        "warnings": shaped.warnings[:4],
+    }
     if len(shaped.losses) != STEPS:
         return Compared(fault=f"{len(shaped.losses)} steps of {STEPS}", seen=seen)
     if shaped.losses[0] != plain.losses[0]:
@@ -147,7 +159,11 @@ def _shaped(head: type, config: Any, batches: list[dict[str, Any]], plain: _Run)
     notes = [_line(text, 400) for text in dict.fromkeys(shaped.warnings)]
     if not all(told):
         sentence = f"KSS acted in {sum(told)} of {STEPS} steps"
-        return Compared(refused=f"{sentence}: {notes[0]}", seen=seen) if notes else Compared(fault=f"{sentence}, without a word", seen=seen)
+        return (
+            Compared(refused=f"{sentence}: {notes[0]}", seen=seen)
+            if notes
+            else Compared(fault=f"{sentence}, without a word", seen=seen)
+        )
     if skipped and not notes:
         return Compared(fault=f"kss/skipped is {skipped:.0f}, without a word", seen=seen)
     return Compared(notes=notes, seen=seen)

@@ -14,28 +14,27 @@ import re
 import time
 from typing import Any
 
-import checks
-import inputs
-import models
-import tiny
 import torch
-import training
 import transformers
-from init_check import check_init
 from torch import nn
 from transformers.models.auto import modeling_auto
 
 from hf_rksp import RkspError, profile_model
+from support import checks, inputs, models, tiny, training
+from support.init_check import check_init
 
 STAGES = ("build", "feed", "profile", "train")
 
 
-def trial(model_type: str, last: str = "train") -> dict[str, Any]:
-    """What came out of ``model_type``, up to the stage ``last``: its outcome, the reason, and what was seen."""
+def trial(model_type: str, last: str = "train", draws: bool = True) -> dict[str, Any]:
+    """What came out of ``model_type``, up to the stage ``last``: its outcome, the reason, and what was seen.
+
+    ``draws=False`` leaves out the look at the random weights of `--init`, which takes as long as all the rest.
+    """
     row: dict[str, Any] = {"type": model_type, "stage": last}
     started = time.perf_counter()
     try:
-        row |= _outcome(row, model_type, last)
+        row |= _outcome(row, model_type, last, draws)
     except _Stop as stop:
         row |= {"outcome": stop.outcome, "reason": stop.reason}
     return row | {"seconds": round(time.perf_counter() - started, 2)}
@@ -47,7 +46,7 @@ class _Stop(Exception):
         self.outcome, self.reason = outcome, reason
 
 
-def _outcome(row: dict[str, Any], model_type: str, last: str) -> dict[str, Any]:
+def _outcome(row: dict[str, Any], model_type: str, last: str, draws: bool) -> dict[str, Any]:
     model, config = _built(row, model_type)
     if last == "build":
         return {"outcome": "built"}
@@ -57,7 +56,8 @@ def _outcome(row: dict[str, Any], model_type: str, last: str) -> dict[str, Any]:
     refused, notes = _profiled(row, model, feed)
     if last == "profile":
         return _named(refused, notes, None)
-    notes += _drawn(row, model_type, config)
+    if draws:
+        notes += _drawn(row, model_type, config)
     trained = training.compare(model_type, type(model), config, feed)
     row["training"] = trained.seen
     if trained.fault:

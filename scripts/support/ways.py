@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+
 class NotThisWay(Exception):
     """The configuration says that the model is not called like that."""
 
@@ -60,7 +61,10 @@ def _text_with(main: str, kinds: dict[str, Callable[[Any], dict[str, Any]]]) -> 
         if main:
             yield f"text with {name}", lambda maker, way=way, main=main: _fused(maker, way(maker), main)
         else:
-            yield f"text beside {name}", lambda maker, way=way: maker.text() | way(maker) | _extra(maker) | _target(maker)
+            yield (
+                f"text beside {name}",
+                lambda maker, way=way: maker.text() | way(maker) | _extra(maker) | _target(maker),
+            )
 
 
 _FEATURES = {
@@ -84,8 +88,18 @@ def _fused(maker: Any, made: dict[str, Any], main: str) -> dict[str, Any]:
     length = 1 + max(counts) + 1 + 17
     ids = maker.ids(length)
     keep = maker.mask(length)
-    start = maker.find("vision_start_token_id", f"{word}_start_token_id", f"{word}_bos_token_id", f"{'boi' if word == 'image' else 'boa'}_token_id")
-    end = maker.find("vision_end_token_id", f"{word}_end_token_id", f"{word}_eos_token_id", f"{'eoi' if word == 'image' else 'eoa'}_token_id")
+    start = maker.find(
+        "vision_start_token_id",
+        f"{word}_start_token_id",
+        f"{word}_bos_token_id",
+        f"{'boi' if word == 'image' else 'boa'}_token_id",
+    )
+    end = maker.find(
+        "vision_end_token_id",
+        f"{word}_end_token_id",
+        f"{word}_eos_token_id",
+        f"{'eoi' if word == 'image' else 'eoa'}_token_id",
+    )
     for row, count in enumerate(counts):
         if isinstance(start, int):
             ids[row, 0] = start
@@ -119,7 +133,11 @@ def features(maker: Any, made: dict[str, Any], main: str, functions: tuple[str, 
         out = out[0]
     sequences = len(next(iter(made.values()))) if "grid" not in "".join(made) else 8
     sequences = 8 if sequences % 8 == 0 else sequences
-    rows = [len(item) if item.ndim == 2 else item.shape[:-1].numel() for item in out] if isinstance(out, (list, tuple)) else None
+    rows = (
+        [len(item) if item.ndim == 2 else item.shape[:-1].numel() for item in out]
+        if isinstance(out, (list, tuple))
+        else None
+    )
     if rows is None:
         total = out.shape[:-1].numel()
         return [total // 8] * 8
@@ -150,7 +168,10 @@ def _sized_image(maker: Any) -> dict[str, Any]:
 
 def _tiled_image(maker: Any) -> dict[str, Any]:
     side = maker.side
-    return {"pixel_values": maker.image()[:, None].repeat(1, 5, 1, 1, 1), "image_sizes": torch.tensor([[2 * side[0], 2 * side[1]]] * 8)}
+    return {
+        "pixel_values": maker.image()[:, None].repeat(1, 5, 1, 1, 1),
+        "image_sizes": torch.tensor([[2 * side[0], 2 * side[1]]] * 8),
+    }
 
 
 def _flat_patches(maker: Any) -> dict[str, Any]:
@@ -166,7 +187,11 @@ def _flat_patches(maker: Any) -> dict[str, Any]:
 
 def _positioned_patches(maker: Any) -> dict[str, Any]:
     patch = maker.find("patch_size", default=8, inside="vision|")
-    grid = torch.stack(torch.meshgrid(torch.arange(6), torch.arange(6), indexing="xy"), -1).reshape(1, 36, 2).repeat(8, 1, 1)
+    grid = (
+        torch.stack(torch.meshgrid(torch.arange(6), torch.arange(6), indexing="xy"), -1)
+        .reshape(1, 36, 2)
+        .repeat(8, 1, 1)
+    )
     name = next(name for name in ("image_position_ids", "pixel_position_ids") if name in maker.names)
     return {"pixel_values": torch.rand(8, 36, 3 * patch * patch, generator=maker.generator), name: grid}
 
@@ -186,9 +211,13 @@ _IMAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "flat patches": _flat_patches,
     "larger images": _named("pixel_values", lambda maker: maker.image((64, 64))),
     "large images": _named("pixel_values", lambda maker: maker.image((128, 128))),
-    "videos": _named("pixel_values", lambda maker: maker.image(frames=maker.find("num_frames", "frames_per_clip", default=4))),
+    "videos": _named(
+        "pixel_values", lambda maker: maker.image(frames=maker.find("num_frames", "frames_per_clip", default=4))
+    ),
     "short videos": _named("pixel_values", lambda maker: maker.image(frames=4)),
-    "states of patches": _named("pixel_values", lambda maker: maker.normal(8, 16, maker.find("hidden_size", default=64))),
+    "states of patches": _named(
+        "pixel_values", lambda maker: maker.normal(8, 16, maker.find("hidden_size", default=64))
+    ),
 }
 
 
@@ -199,15 +228,27 @@ def _grid_video(maker: Any) -> dict[str, Any]:
 
 _VIDEOS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "patches of videos": _grid_video,
-    "videos": _named("pixel_values_videos", lambda maker: maker.image(frames=maker.find("num_frames", "frames_per_clip", default=4))),
+    "videos": _named(
+        "pixel_values_videos", lambda maker: maker.image(frames=maker.find("num_frames", "frames_per_clip", default=4))
+    ),
     "short videos": _named("pixel_values_videos", lambda maker: maker.image(frames=4)),
 }
 
 
 def _bins(maker: Any) -> int:
     return maker.find(
-        "num_mel_bins", "n_mels", "input_feat_per_channel", "feature_projection_input_dim", "input_dim", "mel_bins",
-        "feature_size", "n_mel_bins", "input_feat_size", "input_size", default=80, inside="audio|speech|encoder|",
+        "num_mel_bins",
+        "n_mels",
+        "input_feat_per_channel",
+        "feature_projection_input_dim",
+        "input_dim",
+        "mel_bins",
+        "feature_size",
+        "n_mel_bins",
+        "input_feat_size",
+        "input_size",
+        default=80,
+        inside="audio|speech|encoder|",
     )
 
 
@@ -217,7 +258,14 @@ def _frames(maker: Any) -> int:
 
 
 def _sounds(name: str) -> dict[str, Callable[[Any], dict[str, Any]]]:
-    mask_names = (f"{name}_mask", "attention_mask", "padding_mask", "feature_attention_mask", "audio_mel_mask", "audio_attention_mask")
+    mask_names = (
+        f"{name}_mask",
+        "attention_mask",
+        "padding_mask",
+        "feature_attention_mask",
+        "audio_mel_mask",
+        "audio_attention_mask",
+    )
 
     def masked(maker: Any, values: Tensor, length: int, but: tuple[str, ...] = (), pad: bool = True) -> dict[str, Any]:
         mask = next((item for item in mask_names if item in maker.names and item not in but), None)
@@ -227,7 +275,11 @@ def _sounds(name: str) -> dict[str, Callable[[Any], dict[str, Any]]]:
         if not pad:
             return {name: values, mask: torch.ones_like(keep)}
         maker.padded[name] = keep
-        shape = [8, *([1] * (values.ndim - 2)), length] if values.shape[-1] == length else [8, length, *([1] * (values.ndim - 2))]
+        shape = (
+            [8, *([1] * (values.ndim - 2)), length]
+            if values.shape[-1] == length
+            else [8, length, *([1] * (values.ndim - 2))]
+        )
         return {name: values * keep.view(shape), mask: keep}
 
     def text(maker: Any) -> tuple[str, ...]:
@@ -272,7 +324,9 @@ def _extra(maker: Any, but: Any = ()) -> dict[str, Any]:
     length = maker.length
     if "bbox" in maker.names:
         corners = torch.randint(0, 50, (8, length, 2), generator=maker.generator)
-        made["bbox"] = torch.cat([corners, corners + torch.randint(1, 20, (8, length, 2), generator=maker.generator)], -1)
+        made["bbox"] = torch.cat(
+            [corners, corners + torch.randint(1, 20, (8, length, 2), generator=maker.generator)], -1
+        )
     if "decoder_input_ids" not in maker.names and "labels" in needed:
         made["labels"] = maker.ids(length)
     return {name: value for name, value in made.items() if name not in but}
@@ -325,8 +379,11 @@ def _series() -> Iterator[Way]:
     yield "series of channels", channels
     yield "series", lambda maker: {"past_values": maker.normal(8, 64), "freq": torch.zeros(8, 1, dtype=torch.long)}
     yield "series without frequencies", lambda maker: {"past_values": maker.normal(8, 64)}
-    yield "series and their padding", lambda maker: {
-        "past_values": maker.normal(8, 64),
-        "past_values_padding": torch.zeros(8, 64, dtype=torch.long),
-    }
+    yield (
+        "series and their padding",
+        lambda maker: {
+            "past_values": maker.normal(8, 64),
+            "past_values_padding": torch.zeros(8, 64, dtype=torch.long),
+        },
+    )
     yield "list of series", lambda maker: {"past_values": list(maker.normal(8, 64))}
