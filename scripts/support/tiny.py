@@ -204,7 +204,7 @@ _RULES: list[tuple[re.Pattern[str], Callable[[int], int]]] = [
         ("codebook_size|num_embeddings|codevector|num_centroids|buckets?$", _at_most(64)),
         (
             "num_queries|num_query_tokens|num_denoising|num_proposals|num_detection_tokens|num_latents|n_latents",
-            _at_most(8),
+            _at_most(16),
         ),
         ("base_channels", _at_most(32)),
         ("num_filters|n_filters", _at_most(8)),
