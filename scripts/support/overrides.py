@@ -5,6 +5,7 @@ A value that can be called is called when the configuration is built. A mapping 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import ResNetConfig, SwinConfig
@@ -53,9 +54,20 @@ _MOE = {
     "topk_group": 1,
     "mlp_layer_types": ["dense", "sparse", "sparse"],
 }
+def _inner(model_type: str) -> Callable[[], Any]:
+    """A tiny configuration where the default one has none."""
+
+    def make() -> Any:
+        from support.tiny import tiny_config
+
+        return tiny_config(model_type)
+
+    return make
+
+
 _IMAGES = {
     "vocabulary_map": {"<image>": 300, "<|extra_200|>": 301}
-    | {f"IMGIMG{'A' * 4}{chr(65 + i)}Z": 200 + i for i in range(9)}
+    | {f"IMGIMG{''.join(chr(65 + int(digit)) for digit in str(i))}Z": 200 + i for i in range(64)}
 }
 _EMU_IMAGES = {
     "vocabulary_map": {"<image>": 300, "<|extra_200|>": 301} | {f"<|visual token {i:06d}|>": 200 + i for i in range(64)}
@@ -256,6 +268,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen3_asr_encoder": {"n_window": 8},
     "shieldgemma2": {"yes_token_index": 20, "no_token_index": 21},
     "levit": {"patch_size": 16},
+    "aria": {"projector_patch_to_query_dict": {16: 8, 64: 8}},
+    "gemma4": {"vision_config": _inner("gemma4_vision")},
+    "embedding_gemma2": {"vision_config": _inner("gemma4_vision")},
+    "granite_speech": {"window_size": 15},
+    "llava_next": {"image_grid_pinpoints": [[64, 64]]},
+    "llava_next_video": {"image_grid_pinpoints": [[64, 64]]},
+    "llava_onevision": {"image_grid_pinpoints": [[64, 64]]},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 310},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 310},
     "zamba": {
         "num_hidden_layers": 4,
         "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "hybrid"],

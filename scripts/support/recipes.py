@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from support.ways import fused
 
 Batch = dict[str, Any]
 
@@ -478,7 +479,8 @@ def _grown_mel(maker: Any) -> Batch:
 
 
 def _squares(maker: Any) -> Batch:
-    patch, frames = maker.config.patch_size, maker.config.temporal_patch_size
+    patch = maker.find("patch_size", inside="vision")
+    frames = maker.find("temporal_patch_size", inside="vision")
     return {"pixel_values": maker.normal(8 * 16, frames, patch, patch, 3)}
 
 
@@ -492,6 +494,34 @@ def _one_channel(maker: Any) -> Batch:
 
 def _embedded_grid(maker: Any) -> Batch:
     return {"patch_embeds": maker.normal(8, maker.config.hidden_size, 4, 4)}
+
+
+def _in_text(made: Callable[[Any], Batch], main: str = "pixel_values") -> Callable[[Any], Batch]:
+    """A text with places for the images that ``made`` gives."""
+    return lambda maker: fused(maker, made(maker), main)
+
+
+def _two_resolutions(maker: Any) -> Batch:
+    return {"pixel_values": maker.image(), "high_res_pixel_values": maker.image()}
+
+
+def _square_patches_of_images(maker: Any) -> Batch:
+    made = _square_patches(maker)
+    return {"pixel_values": made["pixel_values"], "image_grid_thw": made["grid_thw"]}
+
+
+def _rows_of_patches(maker: Any) -> Batch:
+    patch = maker.find("patch_size", default=8, inside="vision|")
+    return {"pixel_values": maker.normal(8 * 16, 3 * patch * patch)}
+
+
+def _whole_mel(maker: Any) -> Batch:
+    return {"input_features": maker.normal(8, 96, 560), "input_features_mask": torch.ones(8, 96, dtype=torch.bool)}
+
+
+def _merged_images(maker: Any) -> Batch:
+    values, grid = maker.patches()
+    return {"pixel_values": values, "image_grid_thw": grid, "image_merge_sizes": torch.full((8,), 2)}
 
 
 RECIPES: dict[str, Callable[[Any], Batch]] = {
@@ -586,6 +616,13 @@ RECIPES: dict[str, Callable[[Any], Batch]] = {
     "inkling_vision": _squares,
     "vibevoice_acoustic_tokenizer_encoder": _one_channel,
     "xcodec2": _neucodec,
+    "deepseek_vl_hybrid": _in_text(_two_resolutions),
+    "kimi_k25": _in_text(_square_patches_of_images),
+    "paddleocr_vl": _in_text(_square_patches_of_images),
+    "neomme": _in_text(_rows_of_patches),
+    "video_llama_3": _in_text(_merged_images),
+    "inkling_mm_model": _in_text(_squares),
+    "fun_asr_nano": _in_text(_whole_mel, "input_features"),
     "superglue": _pairs,
     "visual_bert": _visual_bert,
 }

@@ -59,7 +59,7 @@ def ways(names: dict[str, Any], mains: list[str]) -> Iterator[Way]:
 def _text_with(main: str, kinds: dict[str, Callable[[Any], dict[str, Any]]]) -> Iterator[Way]:
     for name, way in kinds.items():
         if main:
-            yield f"text with {name}", lambda maker, way=way, main=main: _fused(maker, way(maker), main)
+            yield f"text with {name}", lambda maker, way=way, main=main: fused(maker, way(maker), main)
         else:
             yield (
                 f"text beside {name}",
@@ -76,7 +76,7 @@ _FEATURES = {
 }
 
 
-def _fused(maker: Any, made: dict[str, Any], main: str) -> dict[str, Any]:
+def fused(maker: Any, made: dict[str, Any], main: str) -> dict[str, Any]:
     """A text with as many places for the image as the model itself makes features of it."""
     word, functions = _FEATURES[main]
     token = maker.find(f"{word}_token_id", f"{word}_token_index")
@@ -120,6 +120,10 @@ def _fused(maker: Any, made: dict[str, Any], main: str) -> dict[str, Any]:
     return batch | _extra(maker, but=batch) | _target(maker)
 
 
+def _first(output: Any, *names: str) -> Any:
+    return next((value for name in names if (value := getattr(output, name, None)) is not None), None)
+
+
 def features(maker: Any, made: dict[str, Any], main: str, functions: tuple[str, ...]) -> list[int]:
     """Places that each sequence's image takes, by the model's own function."""
     found = (getattr(module, name) for module in maker.model.modules() for name in functions if hasattr(module, name))
@@ -128,7 +132,7 @@ def features(maker: Any, made: dict[str, Any], main: str, functions: tuple[str, 
         raise NotThisWay(f"{type(maker.model).__name__} has none of {functions}")
     with torch.no_grad():
         out = function(**made)
-    out = out if isinstance(out, (Tensor, list, tuple)) else getattr(out, "pooler_output", None)
+    out = out if isinstance(out, (Tensor, list, tuple)) else _first(out, "pooler_output", "last_hidden_state")
     if isinstance(out, tuple) and len(out) and isinstance(out[0], (list, tuple)):
         out = out[0]
     sequences = len(next(iter(made.values()))) if "grid" not in "".join(made) else 8
