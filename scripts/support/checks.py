@@ -216,13 +216,16 @@ def _mixed(batch: Mapping[str, Any]) -> bool:
 
 
 def _pooled(mask: Tensor, state: Tensor) -> set[int]:
-    """Where several places of a text make one position: those with a real place, with or without one kept in front."""
+    """Where several places of a text make one position: from those that are all real to those with a real one.
+
+    A model may keep one in front of them, and pool in several steps: both move the edge by a position.
+    """
     if state.ndim != 3 or state.shape[0] != mask.shape[0] or not 1 < state.shape[1] <= mask.shape[1] // 2 + 1:
         return set()
     length, size = state.shape[1], -(-mask.shape[1] // state.shape[1])
-    cells = torch.nn.functional.pad(mask, (0, length * size - mask.shape[1])).view(-1, length, size).amax(-1)
-    shifted = torch.cat([torch.ones_like(cells[:, :1]), cells[:, :-1]], 1)
-    return {int(cells.sum()), int(shifted.sum())}
+    cells = torch.nn.functional.pad(mask, (0, length * size - mask.shape[1])).view(-1, length, size)
+    shifted = torch.cat([torch.ones_like(cells[:, :1, 0]), cells.amax(-1)[:, :-1]], 1)
+    return set(range(int(cells.amin(-1).sum()), int(shifted.sum()) + 1))
 
 
 def _sees(

@@ -136,7 +136,8 @@ class Maker:
         size = size.get("longest_edge", size.get("height", 32)) if isinstance(size, dict) else size
         if isinstance(size, (list, tuple)):
             return int(size[-2]), int(size[-1])
-        size = size if isinstance(size, int) and size >= 16 else 64
+        stages = self.find("depths", default=None)
+        size = size if isinstance(size, int) and size >= 16 else 128 if stages else 64
         return size, size
 
     @property
