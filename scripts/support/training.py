@@ -29,10 +29,11 @@ STEPS = 5
 
 @dataclass
 class Compared:
-    """What came out: ``fault`` and ``refused`` are sentences, ``seen`` is for the row."""
+    """What came out: ``fault``, ``refused`` and ``untrained`` are sentences, ``seen`` is for the row."""
 
     fault: str | None = None
     refused: str | None = None
+    untrained: str | None = None
     notes: list[str] = field(default_factory=list)
     seen: dict[str, Any] = field(default_factory=dict)
 
@@ -98,7 +99,7 @@ def compare(model_type: str, kind: type, config: Any, feed: Feed) -> Compared:
         except Exception as error:
             reason = f"{head.__name__}: {type(error).__name__}: {str(error)[:150]}"
     else:
-        return Compared(notes=[f"not trained, plain Trainer cannot either ({_line(reason)})"], seen={"plain": reason})
+        return Compared(untrained=f"plain Trainer cannot train it here: {_line(reason)}", seen={"plain": reason})
     return _shaped(head, config, batches, plain)
 
 

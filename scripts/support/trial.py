@@ -62,6 +62,8 @@ def _outcome(row: dict[str, Any], model_type: str, last: str, draws: bool) -> di
     row["training"] = trained.seen
     if trained.fault:
         raise _Stop("fault", f"training: {trained.fault}")
+    if trained.untrained and not refused:
+        raise _Stop("not tried", trained.untrained)
     return _named(refused, notes + trained.notes, trained.refused)
 
 
