@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from support.batches import NotThisWay
 from support.recipes import RECIPES
-from support.ways import NotThisWay, ways
+from support.ways import ways
 
 SEQUENCES = 8
 TEXT = 19

@@ -54,6 +54,8 @@ _MOE = {
     "topk_group": 1,
     "mlp_layer_types": ["dense", "sparse", "sparse"],
 }
+
+
 def _inner(model_type: str) -> Callable[[], Any]:
     """A tiny configuration where the default one has none."""
 

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "scripts"))
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 from support import run, table
+
+ROOT = Path(__file__).parents[2]
 
 ROWS = {
     "bert": {"type": "bert", "outcome": "works", "reason": "", "input": {"input_ids": [8, 19]}, "class": "BertModel"},
-    "vit": {"type": "vit", "outcome": "works with a note", "reason": "a | b", "input": {"pixel_values": [8, 3, 32, 32]}},
+    "vit": {
+        "type": "vit",
+        "outcome": "works with a note",
+        "reason": "a | b",
+        "input": {"pixel_values": [8, 3, 32, 32]},
+    },
     "bit": {"type": "bit", "outcome": "refused", "reason": "no blocks", "input": {"pixel_values": [8, 3, 32, 32]}},
     "part_of_vit": {"type": "part_of_vit", "outcome": "part", "whole": "vit", "reason": "no model of its own"},
 }
