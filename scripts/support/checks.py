@@ -168,6 +168,8 @@ def _with_padding(
             allowed.add(places - int((mask == 0).sum()))  # a position for each place of the mask
             if places > mask.numel() and _text(name):
                 allowed.add(int(mask.sum()))  # the rest was added inside as padding
+                if places % mask.numel() == 0:
+                    allowed.add(int(mask.sum()) * (places // mask.numel()))  # several positions for each place
         if mask.shape[1] not in state.shape[:2] and places < mask.numel():
             allowed |= _pooled(mask, state)
             allowed |= _reduced(model, batch, name, mask, paths, states, at, width)

@@ -15,16 +15,16 @@ Batch = dict[str, Any]
 def _lxmert(maker: Any) -> Batch:
     config = maker.config
     return maker.text() | {
-        "visual_feats": maker.normal(8, 7, config.visual_feat_dim),
-        "visual_pos": torch.rand(8, 7, config.visual_pos_dim, generator=maker.generator),
+        "visual_feats": maker.normal(8, 16, config.visual_feat_dim),
+        "visual_pos": torch.rand(8, 16, config.visual_pos_dim, generator=maker.generator),
     }
 
 
 def _visual_bert(maker: Any) -> Batch:
     return maker.text() | {
-        "visual_embeds": maker.normal(8, 7, maker.config.visual_embedding_dim),
-        "visual_attention_mask": torch.ones(8, 7, dtype=torch.long),
-        "visual_token_type_ids": torch.ones(8, 7, dtype=torch.long),
+        "visual_embeds": maker.normal(8, 16, maker.config.visual_embedding_dim),
+        "visual_attention_mask": torch.ones(8, 16, dtype=torch.long),
+        "visual_token_type_ids": torch.ones(8, 16, dtype=torch.long),
     }
 
 
@@ -126,7 +126,7 @@ def _fused_instruct(word: str) -> Callable[[Any], Batch]:
         keep = maker.mask(ids.shape[1])
         maker.padded["input_ids"] = keep
         pixels = maker.image(frames=4 if word == "video" else None)
-        prompt = maker.ids(7)
+        prompt = maker.ids(14)
         return {
             "pixel_values": pixels,
             "input_ids": ids * keep,
@@ -215,7 +215,7 @@ def _merged_patches(maker: Any) -> Batch:
 def _queried(maker: Any) -> Batch:
     width = maker.config.hidden_size
     return {
-        "decoder_queries": maker.normal(8, 7, width),
+        "decoder_queries": maker.normal(8, 14, width),
         "backbone_features": [maker.normal(8, width, side, side) for side in (24, 12, 6)],
         "encoder_hidden_states": maker.normal(8, 36, width),
     }

@@ -94,11 +94,11 @@ def _moshi_depth(maker: Any) -> Batch:
 def _glimmer(maker: Any) -> Batch:
     width = maker.config.hidden_size
     targets = len(maker.find("target_layer_ids", default=[0]))
-    return {"noise_embeds": maker.normal(8, 6, width), "context_hidden_states": maker.normal(8, 13, width * targets)}
+    return {"noise_embeds": maker.normal(8, 12, width), "context_hidden_states": maker.normal(8, 13, width * targets)}
 
 
 def _spark(maker: Any) -> Batch:
-    return {"input_values": maker.normal(8, 4 * 1920)}
+    return {"input_values": maker.normal(8, 12 * 1920)}
 
 
 def _neucodec(maker: Any) -> Batch:
