@@ -1,0 +1,54 @@
+"""Twenty model types, of every kind of input and of stack, by the code that tries all of them (scripts/support)."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+from support.trial import trial
+
+#: Model type -> what is particular about it.
+SAMPLE = {
+    "bert": "text",
+    "xlnet": "tokens before sequences",
+    "albert": "one module is every layer",
+    "longformer": "padding inside the model",
+    "gemma2": "layers of two kinds",
+    "mamba": "state space",
+    "mixtral": "experts",
+    "t5": "two sides",
+    "vit": "image",
+    "layoutlmv3": "image after the text",
+    "levit": "a stage that narrows",
+    "detr": "learnt queries",
+    "videomae": "video",
+    "wav2vec2": "sound, convolutions in front",
+    "whisper": "sound to text",
+    "patchtst": "time series, channels",
+    "clip": "two towers",
+    "llava": "image in the text",
+    "qwen2_vl": "patches without a batch",
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    before = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    yield
+    transformers.utils.logging.set_verbosity(before)
+
+
+@pytest.mark.parametrize("model_type", SAMPLE)
+def test_works(model_type):
+    row = trial(model_type, draws=False)
+    assert row["outcome"] in ("works", "works with a note"), row["reason"]
+    assert all(row["training"]["kss"]) and len(row["training"]["losses"]) == 5
+    assert row["tokens"]
+
+
+def test_convolutions_are_refused_in_a_sentence():
+    row = trial("convnext", draws=False)
+    assert row["outcome"] == "refused" and "no residual blocks found in ConvNextModel" in row["reason"], row
