@@ -392,7 +392,7 @@ class SpectralShaper:
     def _solve(self, sums: Tensor, config: KSSConfig) -> SolvedLayers:
         """Solve the sums of all processes, and note what was found."""
         sums = sums.cpu()
-        few = sums[:, 0] < 2 * config.rank
+        few = (sums[:, 0] < 2 * config.rank) & sums.isfinite().all(-1)
         if few.any():
             self.aside("a batch of few tokens", _too_few(float(sums[few, 0].max()), config.rank), int(few.sum()))
         solved = solve_layers(sums, config)
