@@ -162,7 +162,7 @@ class _Child:
                 return self._row()
         if time.monotonic() - self.started > self.limit:
             self.kill()
-            return self._left(f"took more than {self.limit:.0f} seconds")
+            return self._left("not tried", f"took more than {self.limit:.0f} seconds")
         return None
 
     def kill(self) -> None:
@@ -174,11 +174,11 @@ class _Child:
         try:
             return json.loads(self.data)
         except ValueError:
-            return self._left(f"its process ended with status {status}")
+            return self._left("fault", f"its process ended with status {status}")
 
-    def _left(self, reason: str) -> dict[str, Any]:
+    def _left(self, outcome: str, reason: str) -> dict[str, Any]:
         os.close(self.pipe)
-        return {"type": self.model_type, "outcome": "fault", "reason": reason, "seconds": self.limit}
+        return {"type": self.model_type, "outcome": outcome, "reason": reason, "seconds": self.limit}
 
 
 def _child(model_type: str, stage: str, out: int) -> None:
