@@ -1,5 +1,6 @@
 """Twenty model types, of every kind of input and of stack, by the code that tries all of them (scripts/support)."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 import transformers
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+from support import training
+from support import trial as trials
 from support.trial import trial
 
 #: Model type -> what is particular about it.
@@ -52,3 +55,29 @@ def test_works(model_type):
 def test_convolutions_are_refused_in_a_sentence():
     row = trial("convnext", draws=False)
     assert row["outcome"] == "refused" and "no residual blocks found in ConvNextModel" in row["reason"], row
+
+
+def test_one_token_too_many_is_a_fault(monkeypatch):
+    profiled = trials.profile_model
+
+    def wrong(*args, **kwargs):
+        profile = profiled(*args, **kwargs)
+        layers = [dataclasses.replace(layer, tokens=layer.tokens + 1) for layer in profile.layers]
+        return dataclasses.replace(profile, layers=tuple(layers))
+
+    monkeypatch.setattr(trials, "profile_model", wrong)
+    row = trial("bert", draws=False)
+    assert row["outcome"] == "fault" and "counts 253 tokens where there are 252" in row["reason"], row
+
+
+def test_a_run_that_dies_and_one_without_kss_are_faults(monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("states")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._ShapedTrainer, "training_step", broken)
+        row = trial("bert", draws=False)
+        assert row["outcome"] == "fault" and "RKSPTrainer dies where Trainer trains: KeyError" in row["reason"], row
+    monkeypatch.setattr(training._ShapedTrainer, "kss", None)
+    row = trial("bert", draws=False)
+    assert row["outcome"] == "fault" and "KSS acted in 0 of 5 steps, without a word" in row["reason"], row
