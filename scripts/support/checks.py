@@ -59,28 +59,50 @@ def inputs_of(model: nn.Module, paths: list[str], batch: Mapping[str, Any], **mo
 
 
 def _states(row: dict[str, Any], model: nn.Module, feed: Feed, stack: str, paths: list[str]) -> str | None:
-    output = None
+    """Whether the blocks' states are among those that the model itself returns, where it returns states of their shape.
+
+    A model keeps what enters each block, or what leaves it where something is added in between; of the last it keeps what is
+    past the norm, so that one may be another.
+    """
     for more in ({"output_hidden_states": True, "return_dict": True}, {"output_hidden_states": True}):
+        left: list[Tensor] = []
         try:
-            seen, output = inputs_of(model, paths, feed.batches[0], **more)
+            with _outputs_of(model, paths, left):
+                entered, output = inputs_of(model, paths, feed.batches[0], **more)
             break
         except TypeError:
             continue
-    if output is None:
+    else:
         row["states"][stack] = "not returned"
         return None
     found = "not returned"
     for states in _tuples(output):
-        if len(states) < len(seen) or len(states) > len(seen) + 2:
-            continue
-        if all(state.shape == other.shape for state, other in zip(seen, states, strict=False)):
-            start = next((i for i in range(len(states) - len(seen) + 1) if _equal(seen, states[i:])), None)
-            if start is not None:
+        same = all(state.shape == other.shape for state, other in zip(entered, states, strict=False))
+        if same and len(entered) <= len(states) <= len(entered) + 2:
+            starts = range(len(states) - len(entered) + 1)
+            if any(_equal(entered, states[i:]) or (len(left) > 1 and _equal(left[:-1], states[i:])) for i in starts):
                 row["states"][stack] = "equal"
                 return None
             found = "other"
     row["states"][stack] = found
-    return None
+    return f"the states of {stack} are not the model's own hidden_states" if found == "other" else None
+
+
+@contextlib.contextmanager
+def _outputs_of(model: nn.Module, paths: list[str], left: list[Tensor]) -> Iterator[None]:
+    """Collects in ``left`` the state that leaves each of the modules at ``paths``."""
+
+    def look(module: nn.Module, args: object, output: Any) -> None:
+        first = output[0] if isinstance(output, (tuple, list)) else output
+        if isinstance(first, Tensor):
+            left.append(first.detach().clone())
+
+    handles = [model.get_submodule(path).register_forward_hook(look) for path in dict.fromkeys(paths)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _equal(seen: list[Tensor], states: tuple[Tensor, ...]) -> bool:

@@ -70,6 +70,19 @@ def test_one_token_too_many_is_a_fault(monkeypatch):
     assert row["outcome"] == "fault" and "counts 253 tokens where there are 252" in row["reason"], row
 
 
+def test_states_of_other_modules_are_a_fault(monkeypatch):
+    profiled = trials.profile_model
+
+    def wrong(*args, **kwargs):
+        profile = profiled(*args, **kwargs)
+        layers = [dataclasses.replace(layer, path=f"{layer.path}.intermediate") for layer in profile.layers]
+        return dataclasses.replace(profile, layers=tuple(layers))
+
+    monkeypatch.setattr(trials, "profile_model", wrong)
+    row = trial("bert", draws=False)
+    assert row["outcome"] == "fault" and "encoder.layer are not the model's own hidden_states" in row["reason"], row
+
+
 def test_a_run_that_dies_and_one_without_kss_are_faults(monkeypatch):
     def broken(*_, **__):
         raise KeyError("states")
