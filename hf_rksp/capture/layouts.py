@@ -69,6 +69,10 @@ class Layouts:
         exact = self._exact.get(_signature(stack, batch, contents, lead)) if self._exact else None
         if exact is not None:
             return exact.to(states.device)
+        for content in contents:
+            # A mask over queries and text that has the shape of the states, and not that of the text, is about the states.
+            if content.real is not None and lead == tuple(content.real.shape) != tuple(content.value.shape[:2]):
+                return Layout(content.sequences, content.real).to(states.device)
         for rule in self._rules.get(stack.path, ()):
             found = rule.layout(contents, lead)
             if found is not None:
@@ -416,13 +420,13 @@ def _frames(method: Callable[..., Any]) -> Reducer:
 
     def lengths(samples: Tensor) -> list[Tensor]:
         for more in ({"add_adapter": False}, {}):
-            with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            with contextlib.suppress(Exception):  # a method of the model's own, which may want another configuration
                 found = method(samples, **more)
                 each = found if isinstance(found, (tuple, list)) else [found]
                 counted = [n for n in each if isinstance(n, Tensor) and n.shape == samples.shape]
                 if counted:
                     return counted
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # some count for one sound at a time
+        with contextlib.suppress(Exception):  # some count for one sound at a time
             return [samples.new_tensor([int(method(number)) for number in samples])]
         return []
 

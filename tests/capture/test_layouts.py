@@ -323,7 +323,34 @@ def test_a_probe_leaves_the_model_as_it_was():
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
+def test_a_mask_with_the_shape_of_the_states_is_about_the_states():
+    """A Q-Former is given one mask over its queries and the text."""
+    mask = torch.cat([torch.ones(B, 2), padded()], 1).long()
+    batch = {"pixel_values": images(patches=2), "input_ids": ids(), "attention_mask": mask}
+    model = Net(lambda net, t, i: torch.cat([i, t], 1))
+    assert set(counts(model, batch).values()) == {int(mask.sum())}
+
+
 # --- Frames -----------------------------------------------------------------------------------------------------------
+
+
+class Broken(Net):
+    """Its own count of frames does not work here, as where a configuration lacks an entry."""
+
+    def _get_feat_extract_output_lengths(self, samples):
+        return self.config.stride
+
+    def forward(self, input_values, attention_mask=None):
+        x = self.patch(input_values.unfold(1, 5, 5))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_a_count_of_frames_that_does_not_work_is_passed_over():
+    mask = torch.stack([(torch.arange(20) < 20 - 5 * i).long() for i in range(3)])
+    batch = {"input_values": torch.randn(3, 20, dtype=torch.float64), "attention_mask": mask}
+    assert set(counts(Broken(None), batch).values()) == {4 + 3 + 2}
 
 
 class Sounds(Net):
