@@ -15,7 +15,7 @@ from hf_rksp.capture.blocks import Stack, inside
 from hf_rksp.capture.chains import width_is_last
 from hf_rksp.capture.contents import Content, contents_of
 from hf_rksp.capture.layout import Layout
-from hf_rksp.capture.probe import Run, Seen, probe
+from hf_rksp.capture.probe import Run, Seen, first_states, probe
 from hf_rksp.capture.rules import Entries, Everything, Frames, Grid, Parts, Reducer, Rule, Shape, by_sizes
 from hf_rksp.errors import CaptureError, cause_of
 
@@ -112,7 +112,9 @@ class Layouts:
         reaching = _reaching(contents, stack, self._two_sides)
         return by_sizes(reaching, lead, stack.prepended, self._reducer(stack))
 
-    def learn(self, run: Run, batch: Mapping[str, Any], stop: bool = True) -> None:
+    def learn(
+        self, run: Run, batch: Mapping[str, Any], stop: bool = True, stacks: Sequence[Stack] | None = None
+    ) -> None:
         """Probe the model with ``batch``, and keep for each stack the rule that explains what was seen.
 
         The model has to be in evaluation mode without gradients; see `hf_rksp.capture.untouched`.
@@ -121,6 +123,7 @@ class Layouts:
             run: one forward pass of the model on a batch.
             batch: what the model is called with.
             stop: end a pass as soon as all stacks are reached.
+            stacks: those that are looked at; all of them without it.
 
         A stack whose states cannot be matched with the contents of the batch is refused by `of` from then on.
 
@@ -131,7 +134,7 @@ class Layouts:
         if not contents:
             return
         self.probes += 1
-        answers = self._answers(run, batch, contents, stop)
+        answers = self._answers(run, batch, contents, stop, stacks or self.stacks)
         for path, seen in answers.items():
             stack = next(stack for stack in self.stacks if stack.path == path)
             if self._by_sizes(stack, contents, seen.lead) is not None:
@@ -151,7 +154,27 @@ class Layouts:
             else:
                 self._exact[_signature(stack, batch, contents, seen.lead)] = layout
 
-    def _answers(self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content], stop: bool) -> dict[str, Seen]:
+    def learn_streamed(self, run: Run, batch: Mapping[str, Any]) -> None:
+        """The same for a model whose blocks are not in memory: what stands in front of the first one is all that can be seen.
+
+        The other stacks are taken to have their axes in the same order.
+        """
+        first, *others = self.stacks
+        states = first_states(run, batch, [first]).get(first.path)
+        if states is None:
+            return
+        try:
+            self.of(first, batch, states)
+        except Unsettled:
+            self.learn(run, batch, stacks=[first])
+            order = next((rule.order for rule in self._rules.get(first.path, ()) if isinstance(rule, Grid)), None)
+            for stack in others if order else ():
+                for content in _reaching(contents_of(batch, self._two_sides), stack, self._two_sides):
+                    self._rules.setdefault(stack.path, []).append(Grid(content.name, order, stack.prepended))
+
+    def _answers(
+        self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content], stop: bool, stacks: Sequence[Stack]
+    ) -> dict[str, Seen]:
         ways = [(batch, False)]
         if any(content.blank is not None for content in contents):
             ways.append((batch, True))

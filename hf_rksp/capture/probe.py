@@ -89,7 +89,7 @@ def probe(
     """
     spaces = {content.name: "" if content.sequences == _rows(contents) else content.name for content in contents}
     masks: dict[str, Tensor] = {}
-    base, again = (_states(run, batch, stacks, stop, masks=masks) for _ in range(2))
+    base, again = (first_states(run, batch, stacks, stop, masks=masks) for _ in range(2))
     seen = {path: Seen(tuple(x.shape[:-1]), attended=masks.get(path)) for path, x in base.items()}
     for path, x in base.items():
         if path not in again or again[path].shape != x.shape or _moved(x, again[path]).any():
@@ -116,7 +116,7 @@ def probe(
                 given[content.name] = _another(content, sequences, hidden, config, value)
                 if blank and content.blank is not None:
                     given[content.name][content.blank] = 0
-        found = _states(run, given, stacks, stop, blocks)
+        found = first_states(run, given, stacks, stop, blocks)
         if any(path not in found or found[path].shape != x.shape for path, x in before.items()):
             raise CaptureError(
                 "the number of states changes with the contents of a batch, so it cannot be told which of them are padding: pass "
@@ -141,7 +141,7 @@ def probe(
     floating = [content for content in contents if not content.discrete]
     partly = {path: each for path, each in seen.items() if floating and not each.all_moved}
     if partly:
-        whole = _states(run, batch, stacks, stop, True)
+        whole = first_states(run, batch, stacks, stop, True)
         hidden = changed(all_of, True, True) if masked else {}
         # Images may reach a text through learnt queries, which only blocks let look at them, and through many maps, behind which a
         # difference is below rounding: NaN is not.
@@ -192,11 +192,11 @@ def _decode(changed: Callable[..., dict[str, Tensor]], members: Sequence[Content
     return {path: (torch.where(moved[path], owner[path], -1), mixed[path]) for path in owner}
 
 
-def _states(
+def first_states(
     run: Run,
     batch: Mapping[str, Any],
     stacks: Sequence[Stack],
-    stop: bool,
+    stop: bool = True,
     blocks: bool = False,
     masks: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:

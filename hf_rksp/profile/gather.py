@@ -225,6 +225,8 @@ def stream_moments(
     done: set[str] = set()
     layouts = Layouts(model, stacks)
     passes = [functools.partial(forward, model, batch) for batch in batches]
+    for batch in batches:
+        layouts.learn_streamed(functools.partial(forward, model), batch)
     stack_of = {block.path: stack for stack in stacks for block in stack.blocks}
     sink: MomentSink | None = None
     now = 0
