@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,6 +90,11 @@ def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list
             for content in made
         ]
     return made
+
+
+def sequences_of(contents: Sequence[Content]) -> int:
+    """The number of sequences of a batch: its texts, else what its first content has."""
+    return next((content.sequences for content in contents if content.discrete), contents[0].sequences)
 
 
 def _says_something(value: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack, inside
 from hf_rksp.capture.chains import width_is_last
-from hf_rksp.capture.contents import Content, contents_of
+from hf_rksp.capture.contents import Content, contents_of, sequences_of
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.probe import Run, Seen, first_states, probe
 from hf_rksp.capture.rules import Entries, Everything, Frames, Grid, Parts, Reducer, Rule, Shape, by_sizes
@@ -338,7 +338,7 @@ def _signature(stack: Stack, batch: Mapping[str, Any], contents: Sequence[Conten
 def _count(contents: Sequence[Content], space: str) -> int:
     if space:
         return next(content.sequences for content in contents if content.name == space)
-    return next((c.sequences for c in contents if c.discrete), contents[0].sequences)
+    return sequences_of(contents)
 
 
 def _axis(owner: Tensor) -> int | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
 from hf_rksp.capture.calling import first_state, output_state, own_mask
-from hf_rksp.capture.contents import Content
+from hf_rksp.capture.contents import Content, sequences_of
 from hf_rksp.errors import CaptureError
 
 #: Runs the model once on a batch.
@@ -87,7 +87,7 @@ def probe(
     Raises:
         CaptureError: two equal passes differ, or the states change their shape with the contents.
     """
-    spaces = {content.name: "" if content.sequences == _rows(contents) else content.name for content in contents}
+    spaces = {content.name: "" if content.sequences == sequences_of(contents) else content.name for content in contents}
     masks: dict[str, Tensor] = {}
     base, again = (first_states(run, batch, stacks, stop, masks=masks) for _ in range(2))
     seen = {path: Seen(tuple(x.shape[:-1]), attended=masks.get(path)) for path, x in base.items()}
@@ -165,10 +165,6 @@ def probe(
 def all_of(content: Content) -> Tensor:
     """All sequences of a content."""
     return torch.ones(content.sequences, dtype=torch.bool)
-
-
-def _rows(contents: Sequence[Content]) -> int:
-    return next((c.sequences for c in contents if c.discrete), contents[0].sequences)
 
 
 def _decode(changed: Callable[..., dict[str, Tensor]], members: Sequence[Content]) -> dict[str, tuple[Tensor, Tensor]]:
