@@ -1,6 +1,6 @@
 """Hooks on the residual blocks of any model. Needs torch alone; models are known by their shape, not by import."""
 
-from hf_rksp.capture.blocks import Block, Stack, find_stacks, needs_probe
+from hf_rksp.capture.blocks import Block, Stack, find_stacks, needs_probe, restore, without
 from hf_rksp.capture.hooks import capture_transitions, untouched
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.layouts import Layouts, Unsettled
@@ -22,5 +22,7 @@ __all__ = [
     "left_padding_shifts_positions",
     "lock_step",
     "needs_probe",
+    "restore",
     "untouched",
+    "without",
 ]

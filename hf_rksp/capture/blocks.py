@@ -1,18 +1,19 @@
 """Find the residual blocks of a model: the members of the lists that carry the residual stream.
 
 In transformers most such members are a ``GradientCheckpointingLayer``; a list of nothing but those is a stack. Models
-without one (your own, or remote code), and models in stages, are run once: a list whose members hand their state to each
-other is a stack.
+with lists of other blocks (your own, remote code, a tower that transformers does not mark), and models in stages, are run
+once: a list whose members hand their state to each other is a stack.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from hf_rksp.capture.chains import Calls, chained, record_calls
+from hf_rksp.capture.chains import Run, chained, looks_residual, record_runs
 from hf_rksp.errors import CaptureError, InputError
 
 #: Class names of layers that transformers checkpoints but that are no residual blocks, by their endings. Both change
@@ -43,6 +44,8 @@ class Stack:
         prepended: learnt tokens that PEFT's prompt tuning puts before each sequence.
         left_out: paths of members of the list that change the shape of the state: they have no operator from a space to itself.
         members: number of modules in the list.
+        unchained: of the first stack: lists anywhere in the model whose members look like residual blocks, but do not hand
+            their state to each other, so that they are in no stack.
     """
 
     path: str
@@ -51,6 +54,7 @@ class Stack:
     prepended: int = 0
     left_out: tuple[str, ...] = ()
     members: int = 0
+    unchained: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -96,9 +100,11 @@ def find_stacks(
         return [_stack(model, path, lists[path]) for path in _named(model, lists, blocks)]
     found = outermost(name for name, members in lists.items() if _are_blocks(members))
     left_out: Mapping[str, tuple[str, ...]] = {}
+    unchained: tuple[str, ...] = ()
     if probe is not None and (not found or needs_probe(model)):
-        calls = record_calls(lists.values(), probe)
-        found, left_out = _by_running(lists, found, calls)
+        runs = record_runs(lists, probe)
+        found, left_out = _by_running(lists, found, runs)
+        unchained = tuple(name for name in unmarked(model) if not _touches(name, found) and looks_residual(runs[name]))
     if not found:
         names = [f"{name!r} ({len(inner)} x {type(inner[0]).__name__})" for name, inner in lists.items()]
         looked = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
@@ -107,11 +113,40 @@ def find_stacks(
             f"{looked or 'none'}. Name the list that carries the residual stream: blocks='path.to.list' "
             "(--blocks on the command line)"
         )
-    return [_stack(model, path, lists[path], left_out.get(path, ())) for path in found]
+    stacks = [_stack(model, path, lists[path], left_out.get(path, ())) for path in found]
+    return [dataclasses.replace(stacks[0], unchained=unchained), *stacks[1:]]
+
+
+def restore(model: nn.Module, found: Mapping[str, tuple[str, ...]]) -> list[Stack]:
+    """The stacks at these paths, each with the paths of what is left out of it: as another process found them."""
+    model = getattr(model, "_orig_mod", model)
+    lists = dict(model.named_modules())
+    return [_stack(model, path, lists[path], found[path]) for path in lists if path in outermost(found)]
+
+
+def without(stacks: Sequence[Stack], blocks: Sequence[Block]) -> list[Stack]:
+    """``stacks`` with these blocks left out, and without those that have no other."""
+    lost = {
+        stack.path: [b for b in stack.blocks if any(b.module is block.module for block in blocks)] for stack in stacks
+    }
+    kept = [
+        dataclasses.replace(
+            stack,
+            blocks=tuple(block for block in stack.blocks if block not in lost[stack.path]),
+            left_out=stack.left_out + tuple(block.path for block in lost[stack.path]),
+        )
+        for stack in stacks
+    ]
+    gone = tuple(path for stack in kept if not stack.blocks for path in stack.left_out)
+    kept = [stack for stack in kept if stack.blocks]
+    return [dataclasses.replace(kept[0], left_out=kept[0].left_out + gone), *kept[1:]] if kept else []
 
 
 def needs_probe(model: nn.Module) -> bool:
-    """Whether the modules alone leave it open which are the residual blocks: none are marked, or blocks may lie in blocks."""
+    """Whether the modules alone leave it open which are the residual blocks.
+
+    So it is if none are marked, if other lists may hold blocks too, or if blocks may lie in blocks.
+    """
     model = getattr(model, "_orig_mod", model)
     lists = [module for module in model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module)]
     marked = [members for members in lists if _are_blocks(members)]
@@ -122,7 +157,31 @@ def needs_probe(model: nn.Module) -> bool:
         for part in member.modules()
         if isinstance(part, (nn.ModuleList, nn.Sequential)) and len(part)
     )
-    return not marked or any(all(any(m.children()) for m in part) and len({*map(type, part)}) == 1 for part in inner)
+    return not marked or any(map(_alike, inner)) or bool(unmarked(model))
+
+
+def unmarked(model: nn.Module) -> list[str]:
+    """Paths of the outermost lists beside those that transformers marks whose members could be residual blocks.
+
+    They have at least two members, all of one class, each with parts of its own. Whether they are blocks only a forward
+    pass can tell.
+    """
+    model = getattr(model, "_orig_mod", model)
+    lists = {name: part for name, part in model.named_modules() if isinstance(part, (nn.ModuleList, nn.Sequential))}
+    marked = [name for name, members in lists.items() if len(members) and _are_blocks(members)]
+    other = [name for name, members in lists.items() if len(members) > 1 and _alike(members)]
+    return outermost(name for name in other if not _touches(name, marked))
+
+
+def _alike(members: nn.Module) -> bool:
+    """Whether all members of a list are of one class and have parts of their own."""
+    listed = list(members.children())
+    return all(any(member.children()) for member in listed) and len({*map(type, listed)}) == 1
+
+
+def _touches(name: str, others: Iterable[str]) -> bool:
+    """Whether a list is one of the others, lies in one of them, or holds one."""
+    return any(name == other or inside(name, other) or inside(other, name) for other in others)
 
 
 def _named(model: nn.Module, lists: Mapping[str, nn.Module], blocks: str | Sequence[str]) -> list[str]:
@@ -173,20 +232,19 @@ def inside(name: str, other: str) -> bool:
 
 
 def _by_running(
-    lists: Mapping[str, nn.Module], marked: Sequence[str], calls: Calls
+    lists: Mapping[str, nn.Module], marked: Sequence[str], runs: Mapping[str, list[Run]]
 ) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """The lists that carry a residual stream by what ran, and what of each changes the shape of the state.
 
     A list whose members all keep the shape of the state is whole. Where some do not (stages), the lists inside are looked at.
     """
-    found = {name: chained(members, calls, name in marked) for name, members in lists.items()}
+    found = {name: chained(members, runs[name], name in marked) for name, members in lists.items()}
     whole = {name for name, chain in found.items() if chain.is_stream and not chain.changing}
     broken = {name for name, chain in found.items() if chain.is_stream and chain.changing}
-    if marked:  # what transformers marks is right, if it keeps the shape; a list elsewhere is a head or a router
+    if marked:  # what transformers marks is right, if it keeps the shape, and so is nothing inside or around it
         trusted = [name for name in marked if name in whole or not found[name].ran]
-        stages = [name for name in marked if name not in trusted]
-        whole = {name for name in whole if any(inside(name, stage) for stage in stages)} | set(trusted)
-        broken = {name for name in broken if name in stages or any(inside(name, stage) for stage in stages)}
+        whole = {name for name in whole if not _touches(name, trusted)} | set(trusted)
+        broken = {name for name in broken if not _touches(name, trusted)}
     chosen = outermost(name for name in lists if name in whole)
     # A list of stages may hold lists of blocks; then it is not the stream itself.
     parts = [
@@ -198,7 +256,7 @@ def _by_running(
     kinds = {type(member) for name in chosen for member in lists[name] if any(member.children())}
     for name, members in lists.items():  # a stage of one block, or of one that changes the shape
         alone = len(members) == 1 and type(members[0]) in kinds and found[name].ran
-        if alone and not any(inside(name, other) or inside(other, name) or name == other for other in chosen):
+        if alone and not _touches(name, chosen):
             chosen.append(name)
     chosen = outermost(name for name in lists if name in chosen)
     left_out = {

@@ -66,10 +66,12 @@ def own_mask(module: nn.Module, args: tuple, kwargs: dict, lead: tuple[int, ...]
 
     ``None`` if the block is given none that can be read.
     """
-    value = kwargs.get("attention_mask")
-    if value is None and args:
-        names = list(inspect.signature(module.forward).parameters)
-        value = dict(zip(names, args, strict=False)).get("attention_mask")
+    given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) if args else {}
+    given |= kwargs
+    value = given.get("attention_mask")
+    if value is None:  # under another name, a mask with a truth value for each state
+        values = (value for name, value in given.items() if name.endswith("mask") and isinstance(value, Tensor))
+        value = next((mask for mask in values if mask.dtype == torch.bool and mask.shape == lead), None)
     if not isinstance(value, Tensor) or len(lead) != 2:
         return None
     if value.ndim == 4 and value.shape[0] in (1, lead[0]) and value.shape[3] == lead[1]:

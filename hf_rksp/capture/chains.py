@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,19 +11,33 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.calling import first_state, output_state, raw_output
 
+#: From this cosine between the states that enter a module and those that leave it on, the module adds to its state.
+_RESIDUAL = 0.5
+
 
 @dataclass(frozen=True)
-class Call:
-    """One run of a module: what it took, what it returned, and that if it has the shape of what it took."""
+class Run:
+    """One run of a member of a list.
 
-    order: int
-    took: Tensor | None
-    gave: Tensor | None
+    Attributes:
+        module: the member.
+        read: whether it takes a state and returns a tensor.
+        keeps_shape: whether it returns a state of the shape that it took.
+        handed_on: whether it took the very state that the run before it in the list returned.
+        fits: whether its state has the shape of what that run returned.
+        again: whether it took the very state that the run before it took.
+        width_last: whether the last axis of the state holds the numbers of one state.
+        cosine: between the state that it took and the one that it returned; 0 if the shapes differ.
+    """
+
+    module: nn.Module
+    read: bool
     keeps_shape: bool
-
-
-#: Module -> its runs.
-Calls = dict[nn.Module, list[Call]]
+    handed_on: bool = False
+    fits: bool = False
+    again: bool = False
+    width_last: bool = False
+    cosine: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,58 +55,94 @@ class Chain:
     changing: frozenset[nn.Module]
 
 
-def record_calls(lists: Iterable[nn.Module], probe: Callable[[], object]) -> Calls:
-    """The runs of all members of ``lists`` in the forward pass that ``probe`` makes."""
-    calls: Calls = {}
-    order = 0
+def record_runs(lists: Mapping[str, nn.Module], probe: Callable[[], object]) -> dict[str, list[Run]]:
+    """The runs of the members of each of ``lists`` in the forward pass that ``probe`` makes, in the order in which they ran.
+
+    Of each list two states are held at a time, whatever its length.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in lists}
+    before: dict[str, tuple[Tensor | None, Tensor | None]] = {}
+    owners: dict[nn.Module, list[str]] = {}
+    for name, members in lists.items():
+        for member in members.children():
+            owners.setdefault(member, []).append(name)
 
     def record(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        nonlocal order
-        x = first_state(args, kwargs)
+        x, y = first_state(args, kwargs), raw_output(output)
         keeps = x is not None and output_state(output, x) is not None
-        calls.setdefault(module, []).append(Call(order, x, raw_output(output), keeps))
-        order += 1
+        composite = x is not None and any(module.children())
+        width_last = composite and width_is_last(module, x)
+        cosine = _cosine(x, y) if width_last and keeps else 0.0
+        for name in owners[module]:
+            took, gave = before.get(name, (None, None))
+            fits = x is not None and gave is not None and gave.shape == x.shape
+            runs[name].append(
+                Run(
+                    module,
+                    x is not None and y is not None,
+                    keeps,
+                    _same(gave, x),
+                    fits,
+                    _same(took, x),
+                    width_last,
+                    cosine,
+                )
+            )
+            before[name] = x, y
 
-    members = {member for container in lists for member in container.children()}
-    handles = [member.register_forward_hook(record, with_kwargs=True) for member in members]
+    handles = [member.register_forward_hook(record, with_kwargs=True) for member in owners]
     try:
         with torch.no_grad():
             probe()
     finally:
         for handle in handles:
             handle.remove()
-    return calls
+    return runs
 
 
-def chained(container: nn.Module, calls: Calls, marked: bool) -> Chain:
+def chained(container: nn.Module, runs: list[Run], marked: bool) -> Chain:
     """Whether the runs of the members of a list chain, in the order in which they ran.
 
     Args:
-        container: the list. calls: from `record_calls`.
+        container: the list. runs: of its members, from `record_runs`.
         marked: the members are residual blocks by their class: then nothing has to chain (a model may cast between them).
     """
     members = list(container.children())
-    runs = sorted(
-        ((call, member) for member in members for call in calls.get(member, [])), key=lambda pair: pair[0].order
-    )
     if not runs:
         return Chain(False, marked, frozenset())
-    changing = frozenset(member for call, member in runs if not call.keeps_shape)
+    changing = frozenset(run.module for run in runs if not run.keeps_shape)
     if marked:
         return Chain(True, True, changing)
     # A bare layer is no block: Sequential(Linear, ReLU, Linear) chains as well.
     if any(not any(member.children()) for member in members) or len(runs) < 2 or len(changing) * 2 > len(members):
         return Chain(True, False, changing)
-    if any(call.took is None or call.gave is None for call, _ in runs):
+    if not all(run.read for run in runs):
         return Chain(True, False, changing)
     places = {member: place for place, member in enumerate(members)}
     # Where a loop begins anew, something may lie in between: a norm, or the number of the round.
-    onward = [(a, b) for (a, x), (b, y) in pairwise(runs) if places[y] > places[x]]
-    again = [(a, b) for (a, x), (b, y) in pairwise(runs) if places[y] <= places[x]]
-    hands_on = all(_same(a.gave, b.took) for a, b in onward or again)
-    hands_on = hands_on and all(a.gave.shape == b.took.shape for a, b in again)
-    tokens = all(width_is_last(member, call.took) for call, member in runs if call.took is not None)
-    return Chain(True, hands_on and tokens, changing)
+    onward = [later for earlier, later in pairwise(runs) if places[later.module] > places[earlier.module]]
+    again = [later for earlier, later in pairwise(runs) if places[later.module] <= places[earlier.module]]
+    hands_on = all(run.handed_on for run in onward or again) and all(run.fits for run in again)
+    return Chain(True, hands_on and all(run.width_last for run in runs), changing)
+
+
+def looks_residual(runs: list[Run]) -> bool:
+    """Whether the members of a list take and return states of one shape, and add to them, without handing them on.
+
+    Members that all take the same state are heads.
+    """
+    later = runs[1:]
+    return (
+        bool(later)
+        and all(run.keeps_shape and run.width_last and run.cosine > _RESIDUAL for run in runs)
+        and all(run.fits for run in later)
+        and not all(run.again for run in later)
+    )
+
+
+def _cosine(x: Tensor, y: Tensor) -> float:
+    """Mean over the states of the cosine between what enters and what leaves."""
+    return float(torch.nn.functional.cosine_similarity(x.float(), y.float(), dim=-1).mean())
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

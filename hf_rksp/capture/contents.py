@@ -137,7 +137,7 @@ def _real(name: str, value: Tensor, batch: Mapping[str, Any], decoder: bool) -> 
         (key, mask)
         for key, mask in batch.items()
         if isinstance(mask, Tensor)
-        and _PADDING.search(key)
+        and (_PADDING.search(key) or key == f"{name}_mask")
         and key.startswith("decoder") == decoder
         and _fits(mask, value)
     ]

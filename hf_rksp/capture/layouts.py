@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from hf_rksp.capture.blocks import Stack, inside
 from hf_rksp.capture.chains import width_is_last
 from hf_rksp.capture.contents import Content, contents_of, sequences_of
+from hf_rksp.capture.fronts import Run, first_states
 from hf_rksp.capture.layout import Layout
-from hf_rksp.capture.probe import Run, Seen, first_states, probe
+from hf_rksp.capture.polarity import marks_padding
+from hf_rksp.capture.probe import Seen, probe
 from hf_rksp.capture.rules import Entries, Everything, Frames, Grid, Parts, Reducer, Rule, Shape, by_sizes
 from hf_rksp.errors import CaptureError, cause_of
 
@@ -28,7 +31,19 @@ REMEDY = (
 
 
 class Unsettled(CaptureError):
-    """Sizes alone do not say which states are tokens: a probe has to."""
+    """Sizes alone do not say which states of the stack at ``path`` are tokens: a probe has to."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def no_tokens(stack: Stack, states: Tensor) -> CaptureError:
+    """The error for states whose second axis holds the channels."""
+    return CaptureError(
+        f"the states of {stack.path} have shape {tuple(states.shape)} with the channels in the second axis, as in a "
+        "convolutional network: they are no residual stream of tokens"
+    )
 
 
 class Layouts:
@@ -40,7 +55,8 @@ class Layouts:
 
     Attributes:
         probes: number of probes so far.
-        notes: sentences on states that are left out because they are the model's own, by the path of their stack.
+        notes: sentences on what is left out or read in another way than usual, by the stack or content that they are about.
+        unread: why a stack cannot be read, by its path.
     """
 
     def __init__(self, model: nn.Module, stacks: Sequence[Stack]) -> None:
@@ -52,7 +68,10 @@ class Layouts:
         self._rules: dict[str, list[Rule]] = {}
         self._reducers: dict[str, Reducer | None] = {}
         self._checked: set[str] = set()
-        self._unread: dict[str, CaptureError] = {}
+        self._filled: set[str] = set()
+        self._read: set[str] = set()
+        self._turned: set[str] = set()
+        self.unread: dict[str, CaptureError] = {}
         self._exact: dict[tuple[Any, ...], Layout] = {}
         self._whole: set[tuple[Any, ...]] = set()
 
@@ -62,7 +81,7 @@ class Layouts:
         Raises:
             Unsettled: only a probe can tell; see `learn`. CaptureError: a probe could not tell either.
         """
-        contents, lead = contents_of(batch, self._two_sides), tuple(states.shape[:-1])
+        contents, lead = self._contents(batch), tuple(states.shape[:-1])
         self._check_width(stack, states)
         if not contents:  # nothing is known of the inputs: the first axis is the sequence
             return Layout(lead[0] if lead else 1)
@@ -79,33 +98,63 @@ class Layouts:
                 return found.to(states.device)
         rule = self._by_sizes(stack, contents, lead)
         if rule is None:
-            if stack.path in self._unread:
-                raise self._unread[stack.path]
+            if stack.path in self.unread:
+                raise self.unread[stack.path]
             if lead and _signature(stack, batch, contents, lead[:1]) in self._whole:
                 # No state in front of the stack is padding: then none is behind a block that pools them.
                 return Layout(lead[0])
             sizes = ", ".join(f"{content.name} {tuple(content.value.shape)}" for content in contents)
             raise Unsettled(
+                stack.path,
                 f"the states of {stack.path} have shape {tuple(states.shape)}, and the batch has {sizes}: sizes alone do not say "
-                "which of the states are tokens and which are padding"
+                "which of the states are tokens and which are padding",
             )
         found = rule.layout(contents, lead)
         assert found is not None
+        if isinstance(rule, Everything) and stack.path not in self._filled:
+            if bool((states == 0).all(-1).any()):
+                raise Unsettled(
+                    stack.path, f"states of {stack.path} are zero, which may be padding that the model adds"
+                )
+            self._filled.add(stack.path)
+            self._whole.add(_signature(stack, batch, contents, lead[:1]))
         if isinstance(rule, Grid) and len(set(lead)) == len(lead) == 2:
             # From now on this stack's order of axes is known, also where a batch has as many sequences as tokens.
             order = "rows first" if found.axes is None else "tokens first"
             self._rules[stack.path] = [Grid(rule.name, order, rule.prepended)]
         return found.to(states.device)
 
+    def _contents(self, batch: Mapping[str, Any]) -> list[Content]:
+        """The contents of a batch, with the masks read as this model reads them."""
+        return [
+            replace(content, real=~content.real)
+            if content.real is not None and content.name in self._turned
+            else content
+            for content in contents_of(batch, self._two_sides)
+        ]
+
+    def _look_at_masks(self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content]) -> bool:
+        """Find out, once for each content, which masks mark the padding; whether there is a new one."""
+        turned = set()
+        for content in contents:
+            if content.real is None or content.discrete or content.name in self._read:
+                continue
+            self._read.add(content.name)
+            with contextlib.suppress(Exception):  # a model that does not take other contents than it was given
+                if marks_padding(run, batch, content, self.stacks):
+                    turned.add(content.name)
+                    self.notes[content.name] = (
+                        f"the mask of {content.name} is 1 where there is padding, as this model has it"
+                    )
+        self._turned |= turned
+        return bool(turned)
+
     def _check_width(self, stack: Stack, states: Tensor) -> None:
         """Refuse states that are images: their second axis holds the channels."""
         if stack.path not in self._checked:
             block = next(iter(stack.blocks), None)
             if block is not None and not width_is_last(block.module, states):
-                raise CaptureError(
-                    f"the states of {stack.path} have shape {tuple(states.shape)} with the channels in the second axis, as in a "
-                    "convolutional network: they are no residual stream of tokens"
-                )
+                raise no_tokens(stack, states)
             self._checked.add(stack.path)
 
     def _by_sizes(self, stack: Stack, contents: Sequence[Content], lead: Shape) -> Rule | None:
@@ -130,19 +179,26 @@ class Layouts:
         Raises:
             CaptureError: the model is another one at each pass.
         """
-        contents = contents_of(batch, self._two_sides)
+        contents = self._contents(batch)
         if not contents:
             return
         self.probes += 1
+        if self._look_at_masks(run, batch, contents):
+            contents = self._contents(batch)
         answers = self._answers(run, batch, contents, stop, stacks or self.stacks)
+        padding: dict[Shape, Tensor] = {}
         for path, seen in answers.items():
+            if isinstance(seen, CaptureError):
+                self.unread[path] = seen
+                continue
             stack = next(stack for stack in self.stacks if stack.path == path)
-            if self._by_sizes(stack, contents, seen.lead) is not None:
+            rule = self._by_sizes(stack, contents, seen.lead)
+            if rule is not None and not (isinstance(rule, Everything) and bool(seen.zero.any())):
                 continue  # what enters a stack behind another one is mixed already: there, sizes know better
             try:
-                layout = self._layout(stack, contents, seen)
+                layout = self._layout(stack, contents, seen, padding)
             except CaptureError as error:  # of this stack alone; the others can be read
-                self._unread[path] = error
+                self.unread[path] = error
                 continue
             if layout.mask is None and layout.owner is None and layout.axes is None and layout.rows == 1:
                 self._whole.add(_signature(stack, batch, contents, seen.lead[:1]))
@@ -153,6 +209,17 @@ class Layouts:
                 del kept[4:]
             else:
                 self._exact[_signature(stack, batch, contents, seen.lead)] = layout
+
+    def leave_out(self, path: str, error: CaptureError) -> None:
+        """Go on without a stack that cannot be read, if there are others; a note says so.
+
+        Raises:
+            CaptureError: ``error``: there is no other.
+        """
+        self.unread[path] = error
+        if all(stack.path in self.unread for stack in self.stacks):
+            raise error
+        self.notes[path] = f"The layers of {path} are left out: {error}"
 
     def learn_streamed(self, run: Run, batch: Mapping[str, Any]) -> None:
         """The same for a model whose blocks are not in memory: what stands in front of the first one is all that can be seen.
@@ -169,12 +236,12 @@ class Layouts:
             self.learn(run, batch, stacks=[first])
             order = next((rule.order for rule in self._rules.get(first.path, ()) if isinstance(rule, Grid)), None)
             for stack in others if order else ():
-                for content in _reaching(contents_of(batch, self._two_sides), stack, self._two_sides):
+                for content in _reaching(self._contents(batch), stack, self._two_sides):
                     self._rules.setdefault(stack.path, []).append(Grid(content.name, order, stack.prepended))
 
     def _answers(
         self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content], stop: bool, stacks: Sequence[Stack]
-    ) -> dict[str, Seen]:
+    ) -> dict[str, Seen | CaptureError]:
         ways = [(batch, False)]
         if any(content.blank is not None for content in contents):
             ways.append((batch, True))
@@ -182,20 +249,29 @@ class Layouts:
             unlabelled = {name: value for name, value in batch.items() if name != "labels"}
             ways += [(unlabelled, blank) for _, blank in ways]  # a loss may refuse what becomes of other contents
         cause: Exception | None = None
+        best: dict[str, Seen | CaptureError] = {}
         for inputs, blank in ways:
             try:
-                return probe(run, inputs, contents, self.stacks, self._config, stop, blank)
+                found = probe(run, inputs, contents, stacks, self._config, stop, blank)
             except Exception as error:  # of the model, which does not take other contents than it was given
                 cause = cause or error
-        if isinstance(cause, CaptureError):
-            raise cause
+                continue
+            if not best or _refused(found) < _refused(best):
+                best = found
+            if not _refused(best):
+                break
+        if best:
+            return best
         raise CaptureError(
             "sizes alone do not say which states are tokens, and the model cannot be run with other contents to find out "
             f"({cause_of(cause)}): {REMEDY}"
         ) from cause
 
-    def _layout(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout:
-        """What the probe says, for the very batch that was probed."""
+    def _layout(self, stack: Stack, contents: Sequence[Content], seen: Seen, padding: dict[Shape, Tensor]) -> Layout:
+        """What the probe says, for the very batch that was probed.
+
+        ``padding`` has the padding in front of the stacks before this one: what lies between may add to it.
+        """
         moved = torch.stack(list(seen.moved.values())).any(0)
         if not moved.any():
             return self._learnt(stack, contents, seen)
@@ -224,15 +300,21 @@ class Layouts:
         sequences = _count(contents, space)
         axis = _axis(owner)
         hidden = torch.zeros_like(moved) if seen.hidden is None else seen.hidden
-        counted = moved & _attended(contents, seen, moved, hidden)
+        text = _written(contents, seen, moved, hidden)
+        if text is not None:
+            return Layout(sequences, text)
+        counted = moved & _attended(contents, seen, moved, hidden, bool(self._turned)) & ~(hidden & seen.causal)
         images = [c for c in contents if not c.discrete and bool(seen.moved[c.name].any())]
         own = ~moved & ~hidden
         if axis is not None:
             whole = own.all(axis, keepdim=True).expand(own.shape)
             learnt = whole & own
+            padded = _zeros_behind(moved, learnt, seen, axis)
+            padded = padding.setdefault(seen.lead, padded) & (learnt | seen.zero)
             if images and not stack.prepended:
-                counted |= learnt  # class tokens stand among the places of an image
-            elif bool(learnt.any()):
+                counted = (counted | learnt) & ~padded  # class tokens stand among the places of an image
+                learnt = padded
+            if bool(learnt.any()):
                 self.notes[stack.path] = (
                     f"{int(learnt.movedim(axis, 0)[0].sum())} states per sequence of {stack.path} are the model's own, not tokens "
                     "of the batch: they are left out"
@@ -259,7 +341,7 @@ class Layouts:
     def _learnt(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout:
         """Learnt queries alone, which look at the batch from the first block on: all of them count."""
         sequences = _count(contents, "")
-        if len(seen.lead) != 2 or seen.lead[0] != sequences:
+        if len(seen.lead) < 2 or seen.lead[0] != sequences:
             raise CaptureError(
                 f"no state in front of {stack.path} depends on {', '.join(seen.moved)}: pass inputs that reach it, or name "
                 "other lists with blocks=[...]"
@@ -311,6 +393,10 @@ class Layouts:
         return self._reducers[stack.path]
 
 
+def _refused(answers: Mapping[str, object]) -> int:
+    return sum(isinstance(answer, CaptureError) for answer in answers.values())
+
+
 def _reaching(contents: Sequence[Content], stack: Stack, two_sides: bool) -> list[Content]:
     """The contents that can reach the stack by what the model says of its two sides."""
     if not two_sides:
@@ -353,12 +439,53 @@ def _axis(owner: Tensor) -> int | None:
     return None
 
 
-def _attended(contents: Sequence[Content], seen: Seen, moved: Tensor, hidden: Tensor) -> Tensor:
-    """Which states the model itself takes for real, where convolutions carry real pixels and samples into the padding."""
+def _attended(contents: Sequence[Content], seen: Seen, moved: Tensor, hidden: Tensor, turned: bool) -> Tensor:
+    """Which states the model itself takes for real, where convolutions carry real pixels and samples into the padding.
+
+    ``turned``: its masks mark the padding.
+    """
     blurred = any(content.real is not None and not content.discrete for content in contents)
-    if seen.attended is None or not blurred or bool((hidden & ~moved & seen.attended).any()):
+    if seen.attended is None or not blurred:
         return torch.ones_like(moved)
-    return seen.attended.to(moved.device)
+    attended = seen.attended.to(moved.device)
+    if turned:
+        attended = ~attended
+    return torch.ones_like(moved) if bool((hidden & ~moved & attended).any()) else attended
+
+
+def _written(contents: Sequence[Content], seen: Seen, moved: Tensor, hidden: Tensor) -> Tensor | None:
+    """The mask of a text that has a state for each of its ids, images in their places.
+
+    A place whose state another image leaves as it is (one of few codes that stand for a patch) is a token all the same.
+    """
+    for content in contents:
+        real = content.real
+        if not content.discrete or real is None or seen.lead != tuple(real.shape):
+            continue
+        real = real.to(moved.device)
+        if bool(seen.moved[content.name].any()) and not bool((moved & ~real).any() or (hidden & real).any()):
+            return real
+    return None
+
+
+def _zeros_behind(moved: Tensor, learnt: Tensor, seen: Seen, axis: int) -> Tensor:
+    """The states that are zero and stand between those of the batch and the model's own, or the end: padding up to a size.
+
+    Class tokens and registers that have not been trained are zero as well, but stand in front of those of the batch.
+    """
+    order = (axis, *[a for a in range(moved.ndim) if a != axis])
+    flat, empty = moved.permute(order).flatten(1), (learnt & seen.zero).permute(order).flatten(1)
+    found = empty & _next_to(flat, empty) & ~_next_to(flat.flip(1), empty.flip(1)).flip(1)
+    shape = [moved.shape[a] for a in order]
+    return found.reshape(shape).permute([order.index(a) for a in range(moved.ndim)])
+
+
+def _next_to(start: Tensor, through: Tensor) -> Tensor:
+    """Of the places in ``through``, rows of places: those that are reached from a place in ``start`` going to the right."""
+    reached = torch.zeros_like(start)
+    for place in range(1, start.shape[1]):
+        reached[:, place] = through[:, place] & (start[:, place - 1] | reached[:, place - 1])
+    return reached
 
 
 def _streams(contents: Sequence[Content], seen: Seen) -> Layout | None:

@@ -6,26 +6,23 @@ padding: right-padded batches do not show it, left-padded ones without ``positio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.calling import eager, first_state
+from hf_rksp.capture.calling import eager
+from hf_rksp.capture.fronts import Run, first_states
 from hf_rksp.capture.hooks import untouched
 
 #: Numbers that are added in another order differ by a few units of rounding; another position is another vector.
 _UNITS = 64
 
 
-class _Seen(Exception):
-    """The states at the first block are known."""
-
-
 def left_padding_shifts_positions(
-    model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack], run: Callable[[Mapping[str, Any]], object]
+    model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack], run: Run
 ) -> bool:
     """Whether the padding on the left of ``batch`` makes the model count positions from the padding.
 
@@ -48,11 +45,11 @@ def left_padding_shifts_positions(
         return False
     moved = {name: _to_the_left(value, real) for name, value in batch.items()}
     with untouched(model), eager():
-        here = _first_states(stacks, batch, run, real.shape)
+        here = _states(stacks, batch, run, real.shape)
         if here is None:
             return False
         try:
-            there = _first_states(stacks, moved, run, real.shape)
+            there = _states(stacks, moved, run, real.shape)
         except (
             Exception
         ):  # a model with a layout of its own does not take it; then nothing is known, and nothing is said
@@ -67,38 +64,19 @@ def left_padding_shifts_positions(
     return float((one - other).abs().max()) > _UNITS * torch.finfo(here.dtype).eps * scale
 
 
+def _states(stacks: Sequence[Stack], batch: Mapping[str, Any], run: Run, shape: torch.Size) -> Tensor | None:
+    """What enters the first block that sees one state a place, shape ``(texts, places, d)``; ``None`` if none does."""
+    for x in first_states(run, batch, stacks).values():
+        if x.ndim == 3 and x.shape[:2] == shape:
+            return x
+        if x.ndim == 3 and x.shape[:2] == (shape[1], shape[0]):  # tokens first
+            return x.transpose(0, 1)
+    return None
+
+
 def _to_the_left(value: Any, real: Tensor) -> Any:
     """``value`` with the real places of each row first and its padding after them, where it has one entry a place."""
     if not isinstance(value, Tensor) or value.shape[:2] != real.shape:
         return value
     order = torch.argsort((~real).long(), dim=1, stable=True).to(value.device)
     return value[torch.arange(len(real), device=value.device)[:, None], order]
-
-
-def _first_states(
-    stacks: Sequence[Stack], batch: Mapping[str, Any], run: Callable[[Mapping[str, Any]], object], shape: torch.Size
-) -> Tensor | None:
-    """What enters the first block that sees one state a place, shape ``(texts, places, d)``; ``None`` if none does."""
-    found: list[Tensor] = []
-
-    def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        x = first_state(args, kwargs)
-        if x is None or x.ndim != 3:
-            return
-        if x.shape[:2] == shape:
-            found.append(x.detach().clone())
-        elif x.shape[:2] == (shape[1], shape[0]):  # tokens first
-            found.append(x.detach().transpose(0, 1).clone())
-        if found:
-            raise _Seen
-
-    firsts = [stack.blocks[0].module for stack in stacks if stack.blocks]
-    handles = [block.register_forward_pre_hook(look, with_kwargs=True, prepend=True) for block in firsts]
-    try:
-        run(batch)
-    except _Seen:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else None

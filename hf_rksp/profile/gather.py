@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Layout, Layouts, Stack, Unsettled, capture_transitions, lock_step, untouched
-from hf_rksp.capture.layouts import REMEDY
+from hf_rksp.capture.chains import width_is_last
+from hf_rksp.capture.hooks import Refuse
+from hf_rksp.capture.layouts import REMEDY, no_tokens
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.profile.resume import Resume
 from hf_rksp.profile.share import ALONE, Share
@@ -126,23 +128,40 @@ class States(NamedTuple):
     itemsize: int
 
 
-def survey(model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack]) -> dict[Key, States]:
+def survey(
+    model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack], refuse: Refuse | None = None
+) -> dict[Key, States]:
     """One forward pass of one batch: which layers run, and what states they see, in the order of depth.
 
     A module that runs several times is as many layers; they stand in the order in which they ran.
 
+    Args:
+        model, batch, stacks: see `gather_moments`.
+        refuse: called with each block that takes no state, or returns one of another shape, in place of the error.
+
     Raises:
-        CaptureError: no block ran.
+        CaptureError: no block ran, or one is no residual block.
     """
     seen: dict[Key, States] = {}
 
-    def note(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
-        seen[stack.path, block.index] = States(x.shape[-1], x[..., 0].numel(), x.element_size())
+    refused = 0
 
-    with capture_transitions(stacks, note) as runs:
+    def note(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        if refuse is not None and not width_is_last(block.module, x):
+            count(stack, block, no_tokens(stack, x))
+        else:
+            seen[stack.path, block.index] = States(x.shape[-1], x[..., 0].numel(), x.element_size())
+
+    def count(stack: Stack, block: Block, error: CaptureError) -> None:
+        nonlocal refused
+        refused += 1
+        if refuse is not None:
+            refuse(stack, block, error)
+
+    with capture_transitions(stacks, note, refuse and count) as runs:
         runs.next_pass()
         forward(model, batch)
-    if not seen:
+    if not seen and not refused:
         raise CaptureError(
             f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs "
             "that reach them, or name the list with blocks='path.to.list'"
@@ -166,11 +185,12 @@ def gather_moments(
     keep: type[Kept] = GroupedMoments,
     share: Share = ALONE,
     layouts: Layouts | None = None,
+    strict: bool = True,
 ) -> tuple[dict[Key, Any], dict[str, float]]:
     """What ``keep`` makes of ``layers`` over all ``batches``, and the seconds of the forward pass and of that.
 
     Where sizes do not say which states are tokens, the model is probed with the batch in question: see
-    `hf_rksp.capture.Layouts`.
+    `hf_rksp.capture.Layouts`. Unless ``strict``, a stack of which a probe cannot tell either is left out, if there are others.
 
     Raises:
         NonFiniteError: NaN or inf; the first layer is named.
@@ -187,7 +207,8 @@ def gather_moments(
     while True:
         sink = MomentSink(layouts, groups, keep, share.first, layers)
         try:
-            with capture_transitions(chosen, sink) as runs:
+            read = [stack for stack in chosen if strict or stack.path not in layouts.unread]
+            with capture_transitions(read, sink) as runs:
                 for batch in batches:
                     runs.next_pass()
                     sink.next_batch(batch)
@@ -195,11 +216,23 @@ def gather_moments(
             break
         except Unsettled as unsettled:
             if id(sink.batch) in probed:
-                raise CaptureError(f"{unsettled}, and a probe does not either: {REMEDY}") from None
+                error = CaptureError(f"{unsettled}, and a probe does not either: {REMEDY}")
+                if strict:
+                    raise error from None
+                layouts.leave_out(unsettled.path, error)
+                continue
             probed.add(id(sink.batch))
             with untouched(model):
                 layouts.learn(functools.partial(forward, model), sink.batch)
+        except CaptureError as error:
+            path = next((path for path, known in layouts.unread.items() if known is error), None)
+            if strict or path is None:
+                raise
+            layouts.leave_out(path, error)
     elapsed = time.perf_counter() - start
+    for path in set().union(*share.gather(list(layouts.unread))):  # another process cannot read it
+        layouts.unread.setdefault(path, CaptureError(f"another process cannot read {path}"))
+        sink.moments = {key: kept for key, kept in sink.moments.items() if key[0] != path}
     _merge(sink.moments, share)
     _check_counted(sink.moments)
     return sink.moments, {"forward": elapsed - sink.seconds, "moments": sink.seconds}

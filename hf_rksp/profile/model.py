@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hf_rksp.capture import Layouts, Stack, find_stacks, left_padding_shifts_positions, untouched
+from hf_rksp.capture import Block, Layouts, Stack, find_stacks, left_padding_shifts_positions, untouched, without
 from hf_rksp.capture.calling import eager
 from hf_rksp.config import RiskConfig, SpectralConfig
-from hf_rksp.errors import DegenerateMomentsError, InputError, cause_of
+from hf_rksp.errors import CaptureError, DegenerateMomentsError, InputError, cause_of
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
-from hf_rksp.profile.gather import BlockWeights, Key, forward, survey
+from hf_rksp.profile.gather import BlockWeights, Key, States, forward, survey
 from hf_rksp.profile.layer import LayerProfile
 from hf_rksp.profile.passes import repeated, streamed
 from hf_rksp.profile.resume import Resume, digest
@@ -126,7 +126,7 @@ def profile_model(
     with eager(), untouched(model):
         probe = None if weights else lambda: forward(model, batches[0])
         stacks = find_stacks(model, blocks, probe=probe)
-        seen = {} if weights else survey(model, batches[0], stacks)
+        stacks, seen = (stacks, {}) if weights else _readable(model, batches[0], stacks, blocks is None)
     layouts = Layouts(model, stacks)
     if not weights:
         _warn_of_left_padding(model, batches, stacks)
@@ -150,7 +150,9 @@ def profile_model(
         parts = (
             streamed(model, batches, stacks, groups, moment_memory, weights, seconds, kept, share)
             if weights
-            else repeated(model, batches, stacks, seen, groups, moment_memory, seconds, share, layouts)
+            else repeated(
+                model, batches, stacks, seen, groups, moment_memory, seconds, share, layouts, blocks is not None
+            )
         )
         if seen:
             _check_rank(rank, [states.width for states in seen.values()])
@@ -203,6 +205,27 @@ def profile_model(
     )
 
 
+def _readable(
+    model: nn.Module, batch: Mapping[str, Any], stacks: list[Stack], found: bool
+) -> tuple[list[Stack], dict[Key, States]]:
+    """The stacks without what is no residual block, if they were ``found`` and not named, and the states that the others see.
+
+    Raises:
+        CaptureError: nothing is left.
+    """
+    refused: list[tuple[Block, CaptureError]] = []
+    seen = survey(model, batch, stacks, (lambda _, block, error: refused.append((block, error))) if found else None)
+    if not refused:
+        return stacks, seen
+    kept = without(stacks, [block for block, _ in refused])
+    seen = {
+        key: states for key, states in seen.items() if any(stack.holds(b, key) for stack in kept for b in stack.blocks)
+    }
+    if not seen:
+        raise refused[0][1]
+    return kept, seen
+
+
 def _depths(stacks: Sequence[Stack], seen: Sequence[Key] | Mapping[Key, Any]) -> dict[Key, tuple[int, int]]:
     """Where one module is several layers: the place of each among the layers of its stack, and their number."""
     depths = {}
@@ -223,6 +246,12 @@ def _notes(stacks: Sequence[Stack], layouts: Layouts) -> list[str]:
             f"{len(lost)} of {total} blocks change the shape of the state, as the first block of a stage does, and have no "
             f"spectrum. They are left out: {', '.join(lost)}"
         )
+    notes += [
+        f"The modules of {path} take and return states of one shape, but do not hand these to each other: they are not profiled. "
+        f"If they carry a residual stream, pass blocks=[..., {path!r}]"
+        for stack in stacks
+        for path in stack.unchained
+    ]
     return notes + list(layouts.notes.values())
 
 

@@ -26,6 +26,7 @@ def repeated(
     seconds: dict[str, float],
     share: Share,
     layouts: Layouts | None = None,
+    strict: bool = True,
 ) -> Iterator[dict[Key, GroupedSamples]]:
     """Samples or moments of as many layers as fit into memory, by a forward pass for each such part."""
     todo = list(seen)
@@ -40,12 +41,12 @@ def repeated(
         # Every pass starts from the same random state, so that models that draw numbers see the same ones.
         with eager(), untouched(model):
             moments, spent = gather_moments(
-                model, batches, stacks, part, max(groups, 1), GroupedSamples, share, layouts
+                model, batches, stacks, part, max(groups, 1), GroupedSamples, share, layouts, strict
             )
         for name, value in spent.items():
             seconds[name] += value
         # In the order of depth: blocks may be registered in another. Nothing here holds on to what is solved and dropped.
-        yield {key: moments.pop(key) for key in part}
+        yield {key: moments.pop(key) for key in part if key in moments}
 
 
 def streamed(

@@ -22,9 +22,10 @@ def compare(row: dict[str, Any], model: nn.Module, feed: Feed, profile: Any) -> 
     row["tokens"] = {stack: sorted({layer.tokens for layer in layers}) for stack, layers in stacks.items()}
     row["states"] = {}
     faults = []
+    filled: dict[tuple[int, ...], int] = {}
     for stack, layers in stacks.items():
         paths = [_path(model, layer.path) for layer in layers]
-        fault = _states(row, model, feed, stack, paths) or _tokens(row, model, feed, stack, layers, paths)
+        fault = _states(row, model, feed, stack, paths) or _tokens(row, model, feed, stack, layers, paths, filled)
         if fault:
             faults.append(fault)
     return faults[0] if faults else None
@@ -125,19 +126,35 @@ def _tuples(output: Any) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _tokens(
-    row: dict[str, Any], model: nn.Module, feed: Feed, stack: str, layers: list[Any], paths: list[str]
+    row: dict[str, Any],
+    model: nn.Module,
+    feed: Feed,
+    stack: str,
+    layers: list[Any],
+    paths: list[str],
+    filled: dict[tuple[int, ...], int],
 ) -> str | None:
-    """Whether the count of each layer is one that there can be."""
+    """Whether the count of each layer is one that there can be.
+
+    ``filled`` has, by their shape, the states in front of the stacks before this one that are not zero, in all batches: images
+    may be padded with zeros up to a size, and what lies between two stacks may add to these.
+    """
+    own: dict[tuple[int, ...], int] = {}
     allowed: dict[int, set[int]] = {}
     for batch, padded in zip(feed.batches, feed.padded, strict=True):
         seen, _ = inputs_of(model, paths, batch)
         known: dict[Any, set[int]] = {}
+        lead = tuple(seen[0].shape[:-1])
+        own[lead] = own.get(lead, 0) + int((seen[0] != 0).any(-1).sum())
         for i, layer in enumerate(layers):
             at = i if len(seen) == len(layers) else 0
             key = seen[at].shape
             if key not in known:  # layers of one shape see the same positions
                 known[key] = _counts(model, batch, padded, paths, seen, at, layer.dim)
             allowed[i] = {one + other for one in allowed.get(i, {0}) for other in known[key]}
+    if not any(_sees(model, batch, name, padded[name], paths, seen) for name in padded):
+        for lead, count in own.items():
+            allowed = {i: counts | {filled.setdefault(lead, count)} for i, counts in allowed.items()}
     row.setdefault("truth", {})[stack] = sorted(set().union(*allowed.values()))
     for i, layer in enumerate(layers):
         if layer.tokens not in allowed[i]:
@@ -188,6 +205,10 @@ def _with_padding(
         mask = padded[name]
         if mask.shape[1] in state.shape[:2] or places >= mask.numel():
             allowed.add(places - int((mask == 0).sum()))  # a position for each place of the mask
+            if state.shape[1] == mask.shape[1] + 1 and _text(name):
+                allowed |= set(
+                    range(int(mask.sum()), int(mask.sum()) + len(mask) + 1)
+                )  # one more per text, real or not
             if places > mask.numel() and _text(name):
                 allowed.add(int(mask.sum()))  # the rest was added inside as padding
                 if places % mask.numel() == 0:
