@@ -1,6 +1,6 @@
 """Hooks on the residual blocks of any model. Needs torch alone; models are known by their shape, not by import."""
 
-from hf_rksp.capture.blocks import Block, Stack, find_stacks, needs_probe, restore, without
+from hf_rksp.capture.blocks import Block, Stack, find_stacks, needs_probe, restore, unmarked, without
 from hf_rksp.capture.hooks import capture_transitions, untouched
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.layouts import Layouts, Unsettled
@@ -23,6 +23,7 @@ __all__ = [
     "lock_step",
     "needs_probe",
     "restore",
+    "unmarked",
     "untouched",
     "without",
 ]

@@ -133,7 +133,7 @@ class Layouts:
             for content in contents_of(batch, self._two_sides)
         ]
 
-    def _look_at_masks(self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content]) -> bool:
+    def _look_at_masks(self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content], stop: bool) -> bool:
         """Find out, once for each content, which masks mark the padding; whether there is a new one."""
         turned = set()
         for content in contents:
@@ -141,7 +141,7 @@ class Layouts:
                 continue
             self._read.add(content.name)
             with contextlib.suppress(Exception):  # a model that does not take other contents than it was given
-                if marks_padding(run, batch, content, self.stacks):
+                if marks_padding(run, batch, content, self.stacks, stop):
                     turned.add(content.name)
                     self.notes[content.name] = (
                         f"the mask of {content.name} is 1 where there is padding, as this model has it"
@@ -183,7 +183,7 @@ class Layouts:
         if not contents:
             return
         self.probes += 1
-        if self._look_at_masks(run, batch, contents):
+        if self._look_at_masks(run, batch, contents, stop):
             contents = self._contents(batch)
         answers = self._answers(run, batch, contents, stop, stacks or self.stacks)
         padding: dict[Shape, Tensor] = {}
@@ -193,7 +193,9 @@ class Layouts:
                 continue
             stack = next(stack for stack in self.stacks if stack.path == path)
             rule = self._by_sizes(stack, contents, seen.lead)
-            if rule is not None and not (isinstance(rule, Everything) and bool(seen.zero.any())):
+            if rule is not None and not (
+                isinstance(rule, Everything) and (seen.lead in padding or bool(seen.zero.any()))
+            ):
                 continue  # what enters a stack behind another one is mixed already: there, sizes know better
             try:
                 layout = self._layout(stack, contents, seen, padding)
@@ -210,16 +212,17 @@ class Layouts:
             else:
                 self._exact[_signature(stack, batch, contents, seen.lead)] = layout
 
-    def leave_out(self, path: str, error: CaptureError) -> None:
-        """Go on without a stack that cannot be read, if there are others; a note says so.
+    @property
+    def readable(self) -> list[Stack]:
+        """The stacks without those of which no probe could tell the tokens.
 
         Raises:
-            CaptureError: ``error``: there is no other.
+            CaptureError: none is left.
         """
-        self.unread[path] = error
-        if all(stack.path in self.unread for stack in self.stacks):
-            raise error
-        self.notes[path] = f"The layers of {path} are left out: {error}"
+        left = [stack for stack in self.stacks if stack.path not in self.unread]
+        if self.stacks and not left:
+            raise next(iter(self.unread.values()))
+        return left
 
     def learn_streamed(self, run: Run, batch: Mapping[str, Any]) -> None:
         """The same for a model whose blocks are not in memory: what stands in front of the first one is all that can be seen.
@@ -304,13 +307,18 @@ class Layouts:
         if text is not None:
             return Layout(sequences, text)
         counted = moved & _attended(contents, seen, moved, hidden, bool(self._turned)) & ~(hidden & seen.causal)
+        if seen.attended is not None and not self._turned:  # an image may be added to the padding of a text too
+            counted &= ~hidden | seen.attended.to(moved.device)
         images = [c for c in contents if not c.discrete and bool(seen.moved[c.name].any())]
         own = ~moved & ~hidden
         if axis is not None:
             whole = own.all(axis, keepdim=True).expand(own.shape)
             learnt = whole & own
             padded = _zeros_behind(moved, learnt, seen, axis)
+            if seen.attended is not None and not self._turned:
+                padded |= learnt & ~seen.attended.to(moved.device)
             padded = padding.setdefault(seen.lead, padded) & (learnt | seen.zero)
+            learnt &= ~padded
             if images and not stack.prepended:
                 counted = (counted | learnt) & ~padded  # class tokens stand among the places of an image
                 learnt = padded

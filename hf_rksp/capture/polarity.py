@@ -17,7 +17,9 @@ from hf_rksp.capture.fronts import Run, first_states
 _REACH = 2
 
 
-def marks_padding(run: Run, batch: Mapping[str, Any], content: Content, stacks: Sequence[Stack]) -> bool:
+def marks_padding(
+    run: Run, batch: Mapping[str, Any], content: Content, stacks: Sequence[Stack], stop: bool = True
+) -> bool:
     """Whether the mask of pixels, samples or features is 1 where there is padding, by what the blocks let through.
 
     What is padding may not move what is real, while what is real may move the padding. So the states under 1 are padding if
@@ -29,6 +31,7 @@ def marks_padding(run: Run, batch: Mapping[str, Any], content: Content, stacks: 
         batch: what the model is called with.
         content: with a mask, which is read as if 1 were real.
         stacks: whose states are looked at.
+        stop: end each pass when all stacks are reached.
     """
     real = content.real
     if real is None or content.discrete or real.ndim != 2 or bool(real.all()) or not bool(real.any()):
@@ -38,7 +41,7 @@ def marks_padding(run: Run, batch: Mapping[str, Any], content: Content, stacks: 
     passes += [
         {**batch, content.name: another(content, all_of(content), hidden, None, None)} for hidden in (True, False)
     ]
-    given, by_zeros, by_ones = (first_states(run, inputs, deep, blocks=True, place=-1) for inputs in passes)
+    given, by_zeros, by_ones = (first_states(run, inputs, deep, stop, blocks=True, place=-1) for inputs in passes)
     for path, x in given.items():
         if x.ndim != 3 or x.shape[0] != real.shape[0] or x.shape[1] > real.shape[1]:
             continue

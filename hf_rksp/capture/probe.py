@@ -166,7 +166,7 @@ def _look(
         everywhere = changed(all_of, hidden=True)
         for path, moved in everywhere.items():
             seen[path].hidden = moved
-        for path in _looking_back(run, batch, contents, stacks, config, base, seen):
+        for path in _looking_back(run, batch, contents, stacks, config, base, seen, stop):
             seen[path].causal = True
     floating = [content for content in contents if not content.discrete]
     partly = {path: each for path, each in seen.items() if floating and not each.all_moved}
@@ -200,6 +200,7 @@ def _looking_back(
     config: object,
     base: Mapping[str, Tensor],
     seen: Mapping[str, Seen],
+    stop: bool,
 ) -> list[str]:
     """The stacks in front of which texts padded on the right are mixed with what stands before alone.
 
@@ -214,7 +215,7 @@ def _looking_back(
     if not both or len(texts) < len(contents):
         return []
     later = {c.name: another(but_the_first(c), all_of(c), False, config, None) for c in texts}
-    found = first_states(run, {**batch, **later}, [stack for stack in stacks if stack.path in both])
+    found = first_states(run, {**batch, **later}, stacks, stop, skip=[s.path for s in stacks if s.path not in both])
     looking = []
     for path in both:
         if path in found and found[path].shape == base[path].shape:

@@ -207,7 +207,8 @@ def gather_moments(
     while True:
         sink = MomentSink(layouts, groups, keep, share.first, layers)
         try:
-            read = [stack for stack in chosen if strict or stack.path not in layouts.unread]
+            paths = {stack.path for stack in (layouts.stacks if strict else layouts.readable)}
+            read = [stack for stack in chosen if stack.path in paths]
             with capture_transitions(read, sink) as runs:
                 for batch in batches:
                     runs.next_pass()
@@ -219,16 +220,14 @@ def gather_moments(
                 error = CaptureError(f"{unsettled}, and a probe does not either: {REMEDY}")
                 if strict:
                     raise error from None
-                layouts.leave_out(unsettled.path, error)
+                layouts.unread[unsettled.path] = error
                 continue
             probed.add(id(sink.batch))
             with untouched(model):
                 layouts.learn(functools.partial(forward, model), sink.batch)
         except CaptureError as error:
-            path = next((path for path, known in layouts.unread.items() if known is error), None)
-            if strict or path is None:
+            if strict or all(known is not error for known in layouts.unread.values()):
                 raise
-            layouts.leave_out(path, error)
     elapsed = time.perf_counter() - start
     for path in set().union(*share.gather(list(layouts.unread))):  # another process cannot read it
         layouts.unread.setdefault(path, CaptureError(f"another process cannot read {path}"))
@@ -247,6 +246,7 @@ def stream_moments(
     keep: type[Kept] = GroupedMoments,
     resume: Resume | None = None,
     share: Share = ALONE,
+    layouts: Layouts | None = None,
 ) -> Iterator[tuple[Key, Any, dict[str, float]]]:
     """The same as `gather_moments`, layer by layer in the order of depth, with one block in memory at a time.
 
@@ -256,7 +256,7 @@ def stream_moments(
         NonFiniteError: NaN or inf; the layer is named. CaptureError: a block ran several times in one forward pass.
     """
     done: set[str] = set()
-    layouts = Layouts(model, stacks)
+    layouts = layouts or Layouts(model, stacks)
     passes = [functools.partial(forward, model, batch) for batch in batches]
     for batch in batches:
         layouts.learn_streamed(functools.partial(forward, model), batch)

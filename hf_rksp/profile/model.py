@@ -21,7 +21,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hf_rksp.capture import Block, Layouts, Stack, find_stacks, left_padding_shifts_positions, untouched, without
+from hf_rksp.capture import (
+    Block,
+    Layouts,
+    Stack,
+    find_stacks,
+    left_padding_shifts_positions,
+    unmarked,
+    untouched,
+    without,
+)
 from hf_rksp.capture.calling import eager
 from hf_rksp.config import RiskConfig, SpectralConfig
 from hf_rksp.errors import CaptureError, DegenerateMomentsError, InputError, cause_of
@@ -148,7 +157,7 @@ def profile_model(
         earlier = sum(kept.seconds.values()) if kept else 0.0
         count = len(seen) or sum(len(stack.blocks) for stack in stacks)
         parts = (
-            streamed(model, batches, stacks, groups, moment_memory, weights, seconds, kept, share)
+            streamed(model, batches, stacks, groups, moment_memory, weights, seconds, kept, share, layouts)
             if weights
             else repeated(
                 model, batches, stacks, seen, groups, moment_memory, seconds, share, layouts, blocks is not None
@@ -172,10 +181,12 @@ def profile_model(
                 seconds["spectra"] += time.perf_counter() - solving
                 if kept:
                     kept.save(seconds, share)
-    ordered = tuple(layers.values())
+    ordered = tuple(layer for (path, _), layer in layers.items() if path not in layouts.unread)
     if constant and (not layers or kept):
         raise constant[0]
     notes = _notes(stacks, layouts) + [f"A layer is left out: {error}" for error in constant]
+    if weights and blocks is None:
+        notes += [_not_run(path) for path in unmarked(model)]
     for note in notes:
         warnings.warn(note, stacklevel=2)
     aggregates = aggregate(ordered)
@@ -252,7 +263,15 @@ def _notes(stacks: Sequence[Stack], layouts: Layouts) -> list[str]:
         for stack in stacks
         for path in stack.unchained
     ]
+    notes += [f"The layers of {path} are left out: {error}" for path, error in layouts.unread.items()]
     return notes + list(layouts.notes.values())
+
+
+def _not_run(path: str) -> str:
+    return (
+        f"The modules of {path} may be residual blocks, which only running the whole model tells: with weights= (--stream on the "
+        f"command line) they are not profiled. If they carry a residual stream, pass blocks=[..., {path!r}]"
+    )
 
 
 def _warn_of_left_padding(model: nn.Module, batches: Sequence[Mapping[str, Any]], stacks: Sequence[Stack]) -> None:

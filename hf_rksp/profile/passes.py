@@ -59,12 +59,13 @@ def streamed(
     seconds: dict[str, float],
     resume: Resume | None,
     share: Share,
+    layouts: Layouts,
 ) -> Iterator[dict[Key, GroupedSamples]]:
     """The same from one forward pass, with one block in memory at a time."""
     waiting: dict[Key, GroupedSamples] = {}
     with eager(), untouched(model):
         for key, moments, spent in stream_moments(
-            model, batches, stacks, max(groups, 1), weights, GroupedSamples, resume, share
+            model, batches, stacks, max(groups, 1), weights, GroupedSamples, resume, share, layouts
         ):
             for name, value in spent.items():
                 seconds[name] += value

@@ -8,7 +8,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from hf_rksp.capture import Stack
+from hf_rksp.capture import Stack, restore
 
 
 def world_size() -> int:
@@ -43,6 +43,21 @@ def agreed(stacks: Sequence[Stack], mine: Collection[tuple[str, int]]) -> set[tu
     torch.distributed.all_reduce(counts, op=torch.distributed.ReduceOp.MIN)
     runs = zip(blocks, counts.tolist(), strict=True)
     return {(stack.path, stack.layer(block, run).index) for (stack, block), number in runs for run in range(number)}
+
+
+def found_anywhere(model: nn.Module, stacks: Sequence[Stack]) -> list[Stack]:
+    """The stacks that any process found in its own batch: batches may reach different parts of a model.
+
+    Every process has to call it, and all get the same stacks.
+    """
+    if world_size() == 1:
+        return list(stacks)
+    found: list[dict[str, tuple[str, ...]]] = [{}] * world_size()
+    torch.distributed.all_gather_object(found, {stack.path: stack.left_out for stack in stacks})
+    merged: dict[str, tuple[str, ...]] = {}
+    for part in found:
+        merged = {**part, **merged}
+    return restore(model, merged)
 
 
 def reshard(model: nn.Module) -> None:

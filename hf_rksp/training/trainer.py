@@ -21,7 +21,7 @@ from hf_rksp.report.write import put_files
 from hf_rksp.training.arguments import RKSPArguments
 from hf_rksp.training.aside import reason
 from hf_rksp.training.callback import RKSPCallback, several_devices
-from hf_rksp.training.distributed import world_size
+from hf_rksp.training.distributed import found_anywhere, world_size
 from hf_rksp.training.extra_pass import extra_passes
 from hf_rksp.training.shaper import SpectralShaper
 
@@ -185,13 +185,18 @@ class RKSPTrainerMixin:
             CaptureError: there are none.
         """
         self._waits = False
+        stacks, cause = [], ""
         try:
-            self._found(self.find_blocks(batch))
+            stacks = self.find_blocks(batch)
         except CaptureError as error:
-            if self.kss or self._asked or self._blocks:
-                raise CaptureError(f"{str(error).rstrip('.')}. {_REMEDIES}") from None
-            if self.rksp_monitor:
-                self.rksp_monitor.found(None, str(error))
+            cause = str(error)
+        stacks = found_anywhere(self.model, stacks)  # type: ignore[attr-defined]
+        if stacks:
+            self._found(stacks)
+        elif self.kss or self._asked or self._blocks:
+            raise CaptureError(f"{cause.rstrip('.')}. {_REMEDIES}")
+        elif self.rksp_monitor:
+            self.rksp_monitor.found(None, cause)
 
     def _wrap_loss(self) -> None:
         """Add the term of KSS also where a subclass has a ``compute_loss`` that does not call the one below."""

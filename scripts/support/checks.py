@@ -174,9 +174,29 @@ def _counts(
     width: int,
 ) -> set[int]:
     """The numbers of real positions that a batch may have in front of the block that runs as number ``at``."""
-    allowed = _with_padding(model, batch, padded, paths, states, at, width)
+    allowed = _with_padding(model, batch, padded, paths, states, at, width) | _attended(model, batch, paths)
     own = _unmoved(model, batch, paths, states, at, width)
     return allowed | {count - own for count in allowed if count > own}
+
+
+def _attended(model: nn.Module, batch: Mapping[str, Any], paths: list[str]) -> set[int]:
+    """The positions that any other attends to, by the mask that the first block is called with."""
+    found: set[int] = set()
+
+    def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+        mask = given.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 4 and not found:
+            seen = mask if mask.dtype == torch.bool else mask > -1000
+            found.add(int(seen.any(1).any(1).sum()))
+
+    handle = model.get_submodule(paths[0]).register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        torch.manual_seed(0)
+        run(model, batch)
+    finally:
+        handle.remove()
+    return found
 
 
 def _with_padding(
@@ -190,6 +210,9 @@ def _with_padding(
 ) -> set[int]:
     state = states[at]
     places = state.numel() // width
+    ids = batch.get("input_ids")
+    if isinstance(ids, Tensor) and "input_ids" not in padded and tuple(ids.shape) == tuple(state.shape[:-1]):
+        return {places}  # a text without padding
     sees = [name for name in padded if _sees(model, batch, name, padded[name], paths, states)]
     if not sees:  # nothing is padding here, or the model itself blanks it in front of the blocks
         found = {places}

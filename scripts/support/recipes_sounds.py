@@ -217,5 +217,6 @@ SOUNDS: dict[str, Callable[[Any], Batch]] = {
     "vibevoice_acoustic_tokenizer_decoder": _channel_states,
     "vibevoice_acoustic_tokenizer_encoder": _one_channel,
     "voxtral_realtime": _streamed_speech,
+    "voxtral_realtime_encoder": _mel("input_features", "num_mel_bins", "bins"),
     "xcodec2": _neucodec,
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 import hf_rksp
@@ -92,7 +92,8 @@ def compare(model_type: str, kind: type, config: Any, feed: Feed) -> Compared:
     for head, labels in [*models.head_classes(model_type), (kind, None)]:
         try:
             batches = [_labelled(batch, labels) for batch in feed.batches]
-            plain = _train(_LossTrainer, head, config, batches)
+            model, twin = _twins(head, config)
+            plain = _train(_LossTrainer, twin, batches)
             if not all(math.isfinite(loss) for loss in plain.losses):
                 raise NoTraining(f"plain Trainer's losses are {plain.losses}")
             break
@@ -100,7 +101,17 @@ def compare(model_type: str, kind: type, config: Any, feed: Feed) -> Compared:
             reason = f"{head.__name__}: {type(error).__name__}: {str(error)[:150]}"
     else:
         return Compared(untrained=f"plain Trainer cannot train it here: {_line(reason)}", seen={"plain": reason})
-    return _shaped(head, config, batches, plain)
+    return _shaped(model, batches, plain)
+
+
+def _twins(head: type, config: Any) -> tuple[nn.Module, nn.Module]:
+    """A model and another of the same weights, also where transformers leaves some of them undrawn."""
+    made = []
+    for _ in range(2):
+        transformers.set_seed(0)
+        made.append(models.build(head, config))
+    made[1].load_state_dict(made[0].state_dict())
+    return made[0], made[1]
 
 
 @dataclass
@@ -110,9 +121,8 @@ class _Run:
     warnings: list[str]
 
 
-def _train(trainer_class: type[Trainer], head: type, config: Any, batches: list[dict[str, Any]]) -> _Run:
+def _train(trainer_class: type[Trainer], model: nn.Module, batches: list[dict[str, Any]]) -> _Run:
     transformers.set_seed(0)
-    model = models.build(head, config)
     with tempfile.TemporaryDirectory() as folder, said() as words:
         arguments = TrainingArguments(
             folder,
@@ -134,10 +144,10 @@ def _train(trainer_class: type[Trainer], head: type, config: Any, batches: list[
     return _Run([log["loss"] for log in logs], logs, words)
 
 
-def _shaped(head: type, config: Any, batches: list[dict[str, Any]], plain: _Run) -> Compared:
-    seen: dict[str, Any] = {"class": head.__name__}
+def _shaped(model: nn.Module, batches: list[dict[str, Any]], plain: _Run) -> Compared:
+    seen: dict[str, Any] = {"class": type(model).__name__}
     try:
-        shaped = _train(_ShapedTrainer, head, config, batches)
+        shaped = _train(_ShapedTrainer, model, batches)
     except RkspError as error:
         return Compared(refused=f"{type(error).__name__}: {_line(str(error), 600)}", seen=seen)
     except Exception as error:

@@ -1,0 +1,155 @@
+"""What a probe goes by where padding is mixed with what is real, or where the model itself adds it."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_rksp.capture import find_stacks, untouched
+from hf_rksp.capture.contents import contents_of
+from hf_rksp.capture.polarity import marks_padding
+from hf_rksp.profile.gather import forward, gather_moments
+from tests.capture.test_layouts import BATCH, REAL, B, D, Net, T, counts, images, padded
+
+FRAMES = 8
+
+
+# --- Texts ------------------------------------------------------------------------------------------------------------
+
+
+def grams(x, reach=2):
+    """Each state sees the words before it as well, as hashes of n-grams do."""
+    return sum(nn.functional.pad(x, (0, 0, k, 0))[:, : x.shape[1]] * (k + 1) for k in range(reach + 1))
+
+
+def test_padding_that_n_grams_mix_with_words_is_padding():
+    front = lambda net, t, i: torch.cat([grams(t), net.own[:1].expand(len(t), 1, -1)], 1)  # noqa: E731
+    assert set(counts(Net(front), BATCH).values()) == {REAL}
+
+
+def test_words_that_a_window_mixes_with_padding_are_words():
+    """A window that looks both ways: then a state counts if any word moves it."""
+    both = lambda net, t, i: torch.cat([grams(t) + grams(t.flip(1)).flip(1), net.own[:1].expand(len(t), 1, -1)], 1)  # noqa: E731
+    assert set(counts(Net(both), BATCH).values()) == {int(sum(min(T, int(row.sum()) + 2) for row in padded()))}
+
+
+def test_the_place_of_an_image_that_looks_like_any_other_is_a_word():
+    """The codes of images are few: here another image leaves a state as it is."""
+
+    def front(net, t, i):
+        x = t.clone()
+        x[:, 1] = i[:, 0]
+        x[0, 1] = 1.0
+        return x
+
+    batch = BATCH | {"pixel_values": images()}
+    assert set(counts(Net(front), batch).values()) == {REAL}
+
+
+# --- Images -----------------------------------------------------------------------------------------------------------
+
+
+def filled(net, t, i, own=0):
+    """Patches, then zeros up to a size, after the model's own tokens."""
+    tokens = net.own[:1].expand(len(i), own, -1)
+    return torch.cat([tokens, i, torch.zeros(len(i), 3, D, dtype=i.dtype)], 1)
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_zeros_behind_the_places_of_an_image_are_padding(own):
+    model = Net(lambda net, t, i: filled(net, t, i, own))
+    assert set(counts(model, {"pixel_values": images()}).values()) == {(3 + own) * B}
+
+
+def test_zeros_in_front_are_registers_that_have_not_been_trained():
+    model = Net(lambda net, t, i: torch.cat([net.own[:1].expand(B, 1, -1), torch.zeros(B, 2, D).double(), i], 1))
+    assert set(counts(model, {"pixel_values": images()}).values()) == {6 * B}
+
+
+class Two(Net):
+    """Something is added to all states between two stacks."""
+
+    def __init__(self, front):
+        super().__init__(front)
+        self.later = nn.ModuleList(type(self.blocks[0])() for _ in range(2)).double()
+
+    def forward(self, input_ids=None, pixel_values=None, **other):
+        x = super().forward(pixel_values=pixel_values) + self.own[0]
+        for block in self.later:
+            x = block(x)
+        return x
+
+
+def test_padding_is_padding_in_the_stacks_behind_too():
+    model = Two(filled)
+    layers = [("blocks", 0), ("blocks", 1), ("later", 0), ("later", 1)]
+    with untouched(model):
+        found, _ = gather_moments(
+            model, [{"pixel_values": images()}], find_stacks(model, ["blocks", "later"]), layers, 1
+        )
+    assert {layer: kept[0].count for layer, kept in found.items()} == dict.fromkeys(layers, 3 * B)
+
+
+def test_numbers_of_rows_and_columns_stay_as_they_are():
+    """Patches as Pix2Struct has them: the first two numbers of each are its row and column, and index a table."""
+    patches = torch.cat([torch.tensor([[1.0, 1], [1, 2], [2, 1]]).double().expand(B, -1, -1), images()[..., :3]], 2)
+    model = Net(lambda net, t, i: torch.cat([i, t], 1))
+    plain = model.forward
+
+    def forward(pixel_values=None, **other):
+        rows = nn.functional.embedding(pixel_values[..., 0].long(), model.own[:3])
+        return plain(pixel_values=pixel_values + rows[..., :5], **other)
+
+    model.forward = forward
+    assert set(counts(model, BATCH | {"pixel_values": patches}).values()) == {REAL + 3 * B}
+
+
+# --- Masks ------------------------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Reads the states that ``keep`` says, and no others."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(D, D)
+
+    def forward(self, hidden_states, audio_mask):
+        kept = hidden_states * audio_mask[..., None]
+        return hidden_states + torch.tanh(self.inner(kept.cumsum(1) + kept.flip(1).cumsum(1).flip(1)))
+
+
+class Listener(nn.Module):
+    """Two samples make a frame; ``turned``: its mask is 1 where there is padding."""
+
+    def __init__(self, turned):
+        super().__init__()
+        torch.manual_seed(0)
+        self.join, self.blocks = nn.Linear(6, D), nn.ModuleList(Attention() for _ in range(2))
+        self.turned = turned
+        self.double().eval()
+
+    def forward(self, mel, mel_mask):
+        x = self.join(mel.unflatten(1, (-1, 2)).flatten(2))
+        mask = mel_mask.bool()[:, ::2]
+        for block in self.blocks:
+            x = block(x, ~mask if self.turned else mask)
+        return x
+
+
+def sounds():
+    """Frames of which 8, 7, 6, 5 are real, of two samples each."""
+    real = torch.stack([torch.arange(2 * FRAMES) < 2 * (FRAMES - i) for i in range(B)])
+    mel = torch.randn(B, 2 * FRAMES, 3, generator=torch.Generator().manual_seed(0)).double()
+    return mel * real[..., None], real
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_a_mask_marks_is_seen_in_the_blocks(turned):
+    model, (mel, real) = Listener(turned), sounds()
+    batch = {"mel": mel, "mel_mask": ~real if turned else real}
+    stacks = find_stacks(model, "blocks")
+    (content,) = contents_of(batch)
+    assert torch.equal(content.real, batch["mel_mask"])  # by its name it is the mask of mel
+    with untouched(model):
+        assert marks_padding(lambda inputs: forward(model, inputs), batch, content, stacks) == turned
+    assert set(counts(model, batch).values()) == {int(real.sum()) // 2}

@@ -1,0 +1,155 @@
+"""Towers that transformers does not mark, blocks that change the state, and stacks of which nobody can tell the tokens."""
+
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from hf_rksp import profile_model
+from hf_rksp.capture import find_stacks, needs_probe, restore
+from hf_rksp.errors import CaptureError
+
+B, T, D, VOCAB = 4, 6, 16, 40
+
+
+def ids(n=B, seed=0):
+    return torch.randint(3, VOCAB, (n, T), generator=torch.Generator().manual_seed(seed))
+
+
+def images(n=B, patches=3):
+    return torch.randn(n, patches, 5, generator=torch.Generator().manual_seed(1))
+
+
+class Mix(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(D, D)
+
+    def forward(self, hidden_states):
+        return hidden_states + 0.1 * torch.tanh(self.inner(hidden_states))
+
+
+class Marked(GradientCheckpointingLayer):
+    def __init__(self):
+        super().__init__()
+        self.mix = Mix()
+
+    def forward(self, hidden_states):
+        return self.mix(hidden_states)
+
+
+class Reader(nn.Module):
+    """A marked text tower, an image tower of other blocks, and heads; ``between`` acts between the image's blocks."""
+
+    def __init__(self, between=lambda x: x, merge=lambda x: x, text=Marked):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.patch = nn.Embedding(VOCAB, D), nn.Linear(5, D)
+        self.vision = nn.ModuleDict({"layers": nn.ModuleList(Mix() for _ in range(3))})
+        self.text = nn.ModuleDict({"layers": nn.ModuleList(text() for _ in range(2))})
+        self.heads = nn.ModuleList(Mix() for _ in range(2))
+        self.between, self.merge = between, merge
+        self.eval()
+
+    def forward(self, input_ids=None, pixel_values=None):
+        if pixel_values is not None:
+            x = self.merge(self.patch(pixel_values))
+            for block in self.vision["layers"]:
+                x = self.between(block(x))
+        x = self.embed(input_ids)
+        for block in self.text["layers"]:
+            x = block(x)
+        return [head(x) for head in self.heads]
+
+
+BATCH = {"input_ids": ids(), "pixel_values": images()}
+
+
+def profiled(model, batch=None, **values):
+    return profile_model(model, [batch or BATCH], rank=2, groups=0, progress=False, **values)
+
+
+def tokens(profile):
+    return {layer.path: layer.tokens for layer in profile.layers}
+
+
+def test_a_tower_that_is_not_marked_is_found_by_running():
+    model = Reader()
+    assert needs_probe(model) and [stack.path for stack in find_stacks(model)] == ["text.layers"]
+    found = tokens(profiled(model))
+    assert found == {f"vision.layers.{i}": 3 * B for i in range(3)} | {f"text.layers.{i}": T * B for i in range(2)}
+
+
+def test_a_tower_that_a_batch_does_not_reach_is_not_looked_at():
+    assert set(tokens(profiled(Reader(), {"input_ids": ids()}))) == {"text.layers.0", "text.layers.1"}
+
+
+def test_blocks_that_do_not_hand_on_their_state_are_named():
+    with pytest.warns(
+        UserWarning, match=r"vision.layers take and return states of one shape.*not profiled.*'vision.layers'"
+    ):
+        found = profiled(Reader(between=lambda x: x + 1))
+    assert set(tokens(found)) == {"text.layers.0", "text.layers.1"}
+    assert "vision.layers" in found.setup["left_out"][0] and not any(
+        "heads" in note for note in found.setup["left_out"]
+    )
+
+
+def test_no_more_than_two_states_of_a_list_are_held_while_looking():
+    kept = []
+
+    def watch(x):
+        kept.append(weakref.ref(x))
+        assert sum(ref() is not None for ref in kept) <= 3
+        return x
+
+    model = Reader(between=watch)
+    model.vision["layers"] = nn.ModuleList(Mix() for _ in range(8))
+    assert [stack.path for stack in find_stacks(model, probe=lambda: model(**BATCH))] == [
+        "vision.layers",
+        "text.layers",
+    ]
+
+
+class Pooling(Marked):
+    """Leaves one of two states, if there are as many as words."""
+
+    def forward(self, hidden_states):
+        y = self.mix(hidden_states)
+        return y[:, ::2] if y.shape[1] == T else y
+
+
+def test_a_marked_block_that_changes_the_state_is_left_out():
+    model = Reader(text=Pooling)
+    with pytest.warns(UserWarning, match=r"1 of 5 blocks change the shape of the state.*text.layers.0"):
+        found = profiled(model)
+    assert "text.layers.1" in tokens(found) and "text.layers.0" not in tokens(found)
+    with pytest.raises(CaptureError, match=r"text.layers.0 \(Pooling\) took a state of shape \(4, 6, 16\)"):
+        profiled(model, blocks="text.layers")  # who names a list means all of it
+
+
+def test_a_stack_of_which_nobody_can_tell_the_tokens_leaves_the_others():
+    mixed = Reader(merge=lambda x: (x + x.mean(0, keepdim=True)).repeat(1, 2, 1))
+    with pytest.warns(UserWarning, match=r"The layers of vision.layers are left out: .*several sequences"):
+        found = profiled(mixed)
+    assert set(tokens(found)) == {"text.layers.0", "text.layers.1"}
+    with pytest.raises(CaptureError, match="several sequences of the batch at once"):
+        profiled(mixed, blocks=["vision.layers", "text.layers"])
+
+
+def test_a_stack_that_has_another_number_of_states_at_each_pass_leaves_the_others():
+    def merge(x):
+        return x[:, : 1 + int(x.sum() * 1000) % 3].repeat_interleave(2, 1)
+
+    with pytest.warns(UserWarning, match=r"vision.layers are left out: the number of states of vision.layers changes"):
+        found = profiled(Reader(merge=merge))
+    assert set(tokens(found)) == {"text.layers.0", "text.layers.1"}
+
+
+def test_stacks_are_restored_from_their_paths():
+    model = Reader()
+    found = restore(model, {"text.layers": ("text.layers.0",), "vision.layers": ()})
+    assert [stack.path for stack in found] == ["vision.layers", "text.layers"]
+    assert [block.path for block in found[1].blocks] == ["text.layers.1"] and found[1].members == 2
