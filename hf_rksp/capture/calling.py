@@ -61,6 +61,34 @@ def output_state(output: object, x: Tensor) -> Tensor | None:
     return found if found is not None and found.shape == x.shape else None
 
 
+def side_streams(args: tuple, kwargs: dict, output: object) -> list[tuple[int, ...]]:
+    """Shapes of further states that a block takes and returns beside `first_state`: entities beside words, images beside texts."""
+    x = first_state(args, kwargs)
+    if x is None:
+        return []
+    taken = [
+        value
+        for value in (*args, *kwargs.values())
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == x.ndim and value is not x
+    ]
+    returned = list(_tensors(output))[1:]
+    return [
+        tuple(value.shape)
+        for value in taken
+        if value.shape[-1] == x.shape[-1] and any(o.shape == value.shape and o is not value for o in returned)
+    ]
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        yield from _tensors(tuple(output.values()))
+    elif isinstance(output, (tuple, list)):
+        for part in output:
+            yield from _tensors(part)
+
+
 def own_mask(module: nn.Module, args: tuple, kwargs: dict, lead: tuple[int, ...]) -> Tensor | None:
     """Which of the states of shape ``lead`` are attended to, by the attention mask that a block is called with.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,20 +12,18 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack, inside
 from hf_rksp.capture.chains import width_is_last
-from hf_rksp.capture.contents import Content, contents_of, sequences_of
+from hf_rksp.capture.contents import Content, contents_of
+from hf_rksp.capture.evidence import REMEDY, layout_of
+from hf_rksp.capture.explain import explains
 from hf_rksp.capture.fronts import Run, first_states
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.polarity import marks_padding
 from hf_rksp.capture.probe import Seen, probe
-from hf_rksp.capture.rules import Entries, Everything, Frames, Grid, Parts, Reducer, Rule, Shape, by_sizes
+from hf_rksp.capture.rules import Everything, Grid, Reducer, Rule, Shape, by_sizes
 from hf_rksp.errors import CaptureError, cause_of
 
 #: Names that transformers has for "how many frames do so many samples become".
 _REDUCERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-#: What helps where it cannot be told which states are tokens.
-REMEDY = (
-    "pass batches of one kind of input without padding, or name the lists of blocks that can be read with blocks=[...]"
-)
 
 
 class Unsettled(CaptureError):
@@ -198,13 +194,14 @@ class Layouts:
             ):
                 continue  # what enters a stack behind another one is mixed already: there, sizes know better
             try:
-                layout = self._layout(stack, contents, seen, padding)
+                reducer, turned = self._reducer(stack), bool(self._turned)
+                layout = layout_of(stack, contents, seen, padding, reducer, turned, self.notes)
             except CaptureError as error:  # of this stack alone; the others can be read
                 self.unread[path] = error
                 continue
             if layout.mask is None and layout.owner is None and layout.axes is None and layout.rows == 1:
                 self._whole.add(_signature(stack, batch, contents, seen.lead[:1]))
-            rule = self._explains(stack, contents, seen, layout)
+            rule = explains(stack, contents, seen, layout, reducer)
             if rule is not None:
                 kept = self._rules.setdefault(path, [])
                 kept.insert(0, rule)
@@ -270,123 +267,6 @@ class Layouts:
             f"({cause_of(cause)}): {REMEDY}"
         ) from cause
 
-    def _layout(self, stack: Stack, contents: Sequence[Content], seen: Seen, padding: dict[Shape, Tensor]) -> Layout:
-        """What the probe says, for the very batch that was probed.
-
-        ``padding`` has the padding in front of the stacks before this one: what lies between may add to it.
-        """
-        moved = torch.stack(list(seen.moved.values())).any(0)
-        if not moved.any():
-            return self._learnt(stack, contents, seen)
-        space = next((space for space, owner in seen.owner.items() if (owner >= 0).any()), None)
-        if space is None:
-            raise CaptureError(
-                f"the states in front of {stack.path} move, but with no sequence of the batch in particular, so they belong to "
-                f"none of them: {REMEDY}"
-            )
-        owner = seen.owner[space]
-        own_mixed = seen.mixed if seen.mixed is not None else torch.zeros_like(moved)
-        frames = self._by_reducer(stack, contents, seen)
-        if frames is not None:
-            return frames
-        grid = _streams(contents, seen)
-        if grid is not None:
-            return grid
-        if bool(own_mixed.any()):
-            merged = _regrouped(owner, seen, contents, space)
-            if merged is None:
-                raise CaptureError(
-                    f"the states in front of {stack.path} depend on several sequences of the batch at once, so they belong to none "
-                    f"of them: pass batches of one sequence, or {REMEDY}"
-                )
-            owner = merged
-        sequences = _count(contents, space)
-        axis = _axis(owner)
-        hidden = torch.zeros_like(moved) if seen.hidden is None else seen.hidden
-        text = _written(contents, seen, moved, hidden)
-        if text is not None:
-            return Layout(sequences, text)
-        counted = moved & _attended(contents, seen, moved, hidden, bool(self._turned)) & ~(hidden & seen.causal)
-        if seen.attended is not None and not self._turned:  # an image may be added to the padding of a text too
-            counted &= ~hidden | seen.attended.to(moved.device)
-        images = [c for c in contents if not c.discrete and bool(seen.moved[c.name].any())]
-        own = ~moved & ~hidden
-        if axis is not None:
-            whole = own.all(axis, keepdim=True).expand(own.shape)
-            learnt = whole & own
-            padded = _zeros_behind(moved, learnt, seen, axis)
-            if seen.attended is not None and not self._turned:
-                padded |= learnt & ~seen.attended.to(moved.device)
-            padded = padding.setdefault(seen.lead, padded) & (learnt | seen.zero)
-            learnt &= ~padded
-            if images and not stack.prepended:
-                counted = (counted | learnt) & ~padded  # class tokens stand among the places of an image
-                learnt = padded
-            if bool(learnt.any()):
-                self.notes[stack.path] = (
-                    f"{int(learnt.movedim(axis, 0)[0].sum())} states per sequence of {stack.path} are the model's own, not tokens "
-                    "of the batch: they are left out"
-                )
-            order = (axis, *[a for a in range(owner.ndim) if a != axis])
-            by_row = owner.movedim(axis, 0).flatten(1).amax(1).clamp_min(0)
-            mask = counted.permute(order).flatten(1)
-            plain = bool((by_row == torch.arange(len(by_row), device=by_row.device)).all()) and len(by_row) == sequences
-            return Layout(
-                sequences,
-                None if bool(mask.all()) else mask,
-                None if plain else by_row,
-                None if order == tuple(range(owner.ndim)) else order,
-            )
-        mask = counted & (owner >= 0)
-        return Layout(
-            sequences,
-            None if bool(mask.all()) else mask.reshape(-1, 1),
-            owner.clamp_min(0).reshape(-1),
-            None,
-            owner.ndim,
-        )
-
-    def _learnt(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout:
-        """Learnt queries alone, which look at the batch from the first block on: all of them count."""
-        sequences = _count(contents, "")
-        if len(seen.lead) < 2 or seen.lead[0] != sequences:
-            raise CaptureError(
-                f"no state in front of {stack.path} depends on {', '.join(seen.moved)}: pass inputs that reach it, or name "
-                "other lists with blocks=[...]"
-            )
-        return Layout(sequences)
-
-    def _by_reducer(self, stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout | None:
-        reducer = self._reducer(stack)
-        for content in contents:
-            if reducer and not content.discrete and content.real is not None and bool(seen.moved[content.name].any()):
-                found = Frames(content.name, reducer).layout(contents, seen.lead)
-                if found is not None:
-                    return found
-        return None
-
-    def _explains(self, stack: Stack, contents: Sequence[Content], seen: Seen, layout: Layout) -> Rule | None:
-        """A rule that gives just this layout and will hold for other batches."""
-        moving = [content for content in contents if bool(seen.moved[content.name].any())]
-        candidates: list[Rule] = []
-        for content in moving:
-            candidates += [Grid(content.name, order, stack.prepended) for order in ("rows first", "tokens first")]
-        reducer = self._reducer(stack)
-        if reducer is not None:
-            candidates += [Frames(content.name, reducer) for content in moving]
-        parts = _parts(moving, seen, layout)
-        if parts is not None:
-            candidates.append(parts)
-        for content in moving:
-            candidates += [Everything(content.name), Entries(content.name)]
-        if not moving:
-            candidates += [Everything(content.name, learnt=True) for content in contents]
-        for rule in candidates:
-            found = rule.layout(contents, seen.lead)
-            if found is not None and _same(found, layout, seen.lead):
-                return rule
-        return None
-
     def _reducer(self, stack: Stack) -> Reducer | None:
         """The way from samples to frames: of a module that the stack lies in, else of any."""
         if stack.path not in self._reducers:
@@ -427,150 +307,6 @@ def _signature(stack: Stack, batch: Mapping[str, Any], contents: Sequence[Conten
         if isinstance(value, Tensor) and "grid" in name
     )
     return stack.path, lead, sizes, masks, blanks, grids
-
-
-def _count(contents: Sequence[Content], space: str) -> int:
-    if space:
-        return next(content.sequences for content in contents if content.name == space)
-    return sequences_of(contents)
-
-
-def _axis(owner: Tensor) -> int | None:
-    """The axis along which the sequence changes and across which it does not; ``None`` if there is none."""
-    if owner.ndim < 2:
-        return None
-    for axis in range(owner.ndim):
-        rows = owner.movedim(axis, 0).flatten(1)
-        most = rows.amax(1, keepdim=True)
-        if bool(((rows == most) | (rows < 0)).all()):
-            return axis
-    return None
-
-
-def _attended(contents: Sequence[Content], seen: Seen, moved: Tensor, hidden: Tensor, turned: bool) -> Tensor:
-    """Which states the model itself takes for real, where convolutions carry real pixels and samples into the padding.
-
-    ``turned``: its masks mark the padding.
-    """
-    blurred = any(content.real is not None and not content.discrete for content in contents)
-    if seen.attended is None or not blurred:
-        return torch.ones_like(moved)
-    attended = seen.attended.to(moved.device)
-    if turned:
-        attended = ~attended
-    return torch.ones_like(moved) if bool((hidden & ~moved & attended).any()) else attended
-
-
-def _written(contents: Sequence[Content], seen: Seen, moved: Tensor, hidden: Tensor) -> Tensor | None:
-    """The mask of a text that has a state for each of its ids, images in their places.
-
-    A place whose state another image leaves as it is (one of few codes that stand for a patch) is a token all the same.
-    """
-    for content in contents:
-        real = content.real
-        if not content.discrete or real is None or seen.lead != tuple(real.shape):
-            continue
-        real = real.to(moved.device)
-        if bool(seen.moved[content.name].any()) and not bool((moved & ~real).any() or (hidden & real).any()):
-            return real
-    return None
-
-
-def _zeros_behind(moved: Tensor, learnt: Tensor, seen: Seen, axis: int) -> Tensor:
-    """The states that are zero and stand between those of the batch and the model's own, or the end: padding up to a size.
-
-    Class tokens and registers that have not been trained are zero as well, but stand in front of those of the batch.
-    """
-    order = (axis, *[a for a in range(moved.ndim) if a != axis])
-    flat, empty = moved.permute(order).flatten(1), (learnt & seen.zero).permute(order).flatten(1)
-    found = empty & _next_to(flat, empty) & ~_next_to(flat.flip(1), empty.flip(1)).flip(1)
-    shape = [moved.shape[a] for a in order]
-    return found.reshape(shape).permute([order.index(a) for a in range(moved.ndim)])
-
-
-def _next_to(start: Tensor, through: Tensor) -> Tensor:
-    """Of the places in ``through``, rows of places: those that are reached from a place in ``start`` going to the right."""
-    reached = torch.zeros_like(start)
-    for place in range(1, start.shape[1]):
-        reached[:, place] = through[:, place] & (start[:, place - 1] | reached[:, place - 1])
-    return reached
-
-
-def _streams(contents: Sequence[Content], seen: Seen) -> Layout | None:
-    """States of shape ``(streams, batch, tokens)``, or the streams behind: several states of each token of one content."""
-    for content in contents:
-        moved = seen.moved[content.name]
-        if not content.discrete or not bool(moved.any()) or len(seen.lead) < 3:
-            continue
-        for order in (None, "rows first"):
-            found = Grid(content.name, order).layout(contents, seen.lead)
-            if found is not None and found.streams:
-                return found
-    return None
-
-
-def _regrouped(owner: Tensor, seen: Seen, contents: Sequence[Content], space: str) -> Tensor | None:
-    """Where several entries along the first axis of a content make one state (codebooks), the first axis of the states."""
-    count = _count(contents, space)
-    if len(seen.lead) >= 2 and seen.lead[0] > 0 and count % seen.lead[0] == 0 and count > seen.lead[0]:
-        rows = torch.arange(seen.lead[0], device=owner.device) * (count // seen.lead[0])
-        return torch.where(owner >= 0, rows.reshape(-1, *[1] * (owner.ndim - 1)), -1)
-    return None
-
-
-def _parts(moving: Sequence[Content], seen: Seen, layout: Layout) -> Parts | None:
-    """The contents in the columns of a row, if every one of them stands in one piece."""
-    if len(seen.lead) != 2 or layout.axes is not None or layout.owner is not None:
-        return None
-    width = seen.lead[1]
-    placed: list[tuple[str, int, int]] = []
-    for content in moving:
-        if content.value.shape[0] != seen.lead[0] or content.value.ndim < 2:
-            continue
-        shape = content.value.shape[:2]
-        if content.real is not None and content.real.shape != shape:
-            continue
-        if not content.discrete and content.real is None:
-            continue  # the places of an image: every one counts, how many there are is the model's business
-        moved = seen.moved[content.name]
-        real = torch.ones(shape, dtype=torch.bool, device=moved.device) if content.real is None else content.real
-        real = real.to(moved.device)
-        begins = [
-            start for start in range(width - shape[1] + 1) if bool((moved[:, start : start + shape[1]] == real).all())
-        ]
-        if len(begins) != 1:
-            return None
-        placed.append((content.name, begins[0], shape[1]))
-    placed.sort(key=lambda part: part[1])
-    if not placed or any(a[1] + a[2] != b[1] for a, b in itertools.pairwise(placed)):
-        return None
-    begin, end = placed[0][1], placed[-1][1] + placed[-1][2]
-    mask = torch.ones(seen.lead, dtype=torch.bool) if layout.mask is None else layout.mask.bool().cpu()
-    if not (mask[:, :begin] == mask[:1, :begin]).all() or not (mask[:, end:] == mask[:1, end:]).all():
-        return None
-    before, after = tuple(mask[0, :begin].tolist()), tuple(mask[0, end:].tolist())
-    return Parts(tuple((name, start) for name, start, _ in placed), before, after, not any(after))
-
-
-def _same(one: Layout, other: Layout, lead: Shape) -> bool:
-    """Whether two layouts count the same states and give them to the same sequences."""
-    if (one.streams, one.sequences) != (other.streams, other.sequences):
-        return False
-
-    def spread(layout: Layout) -> Tensor:
-        indices = torch.arange(math.prod(lead)).reshape(*lead, 1)
-        rows = layout.read(indices)
-        owner = torch.arange(len(rows)) if layout.owner is None else layout.owner.cpu()
-        owners = owner[:, None].expand(rows.shape[:2]).clone()
-        if layout.mask is not None:
-            owners[layout.mask.cpu() == 0] = -1
-        flat = torch.empty(math.prod(lead), dtype=torch.long)
-        flat[rows.reshape(-1, rows.shape[-1])[:, 0]] = owners.reshape(-1)
-        return flat
-
-    if one.streams:
-        return one.axes == other.axes
-    return bool((spread(one) == spread(other)).all())
 
 
 def _frames(method: Callable[..., Any]) -> Reducer:

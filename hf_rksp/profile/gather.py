@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Layout, Layouts, Stack, Unsettled, capture_transitions, lock_step, untouched
+from hf_rksp.capture.calling import side_streams
 from hf_rksp.capture.chains import width_is_last
+from hf_rksp.capture.evidence import REMEDY
 from hf_rksp.capture.hooks import Refuse
-from hf_rksp.capture.layouts import REMEDY, no_tokens
+from hf_rksp.capture.layouts import no_tokens
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.profile.resume import Resume
 from hf_rksp.profile.share import ALONE, Share
@@ -129,7 +131,11 @@ class States(NamedTuple):
 
 
 def survey(
-    model: nn.Module, batch: Mapping[str, Any], stacks: Sequence[Stack], refuse: Refuse | None = None
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    stacks: Sequence[Stack],
+    refuse: Refuse | None = None,
+    notes: dict[str, str] | None = None,
 ) -> dict[Key, States]:
     """One forward pass of one batch: which layers run, and what states they see, in the order of depth.
 
@@ -138,6 +144,7 @@ def survey(
     Args:
         model, batch, stacks: see `gather_moments`.
         refuse: called with each block that takes no state, or returns one of another shape, in place of the error.
+        notes: takes a sentence on the states that blocks take and return beside the first, by the path of their stack.
 
     Raises:
         CaptureError: no block ran, or one is no residual block.
@@ -158,9 +165,23 @@ def survey(
         if refuse is not None:
             refuse(stack, block, error)
 
-    with capture_transitions(stacks, note, refuse and count) as runs:
-        runs.next_pass()
-        forward(model, batch)
+    def look_beside(stack: Stack, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        if notes is not None and (shapes := side_streams(args, kwargs, output)):
+            notes[stack.path] = (
+                f"The blocks of {stack.path} take and return a second stream of states, of shape {shapes[0]}: it is not profiled"
+            )
+
+    hooks = [
+        stack.blocks[0].module.register_forward_hook(functools.partial(look_beside, stack), with_kwargs=True)
+        for stack in stacks
+    ]
+    try:
+        with capture_transitions(stacks, note, refuse and count) as runs:
+            runs.next_pass()
+            forward(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
     if not seen and not refused:
         raise CaptureError(
             f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs "

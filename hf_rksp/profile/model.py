@@ -135,7 +135,8 @@ def profile_model(
     with eager(), untouched(model):
         probe = None if weights else lambda: forward(model, batches[0])
         stacks = find_stacks(model, blocks, probe=probe)
-        stacks, seen = (stacks, {}) if weights else _readable(model, batches[0], stacks, blocks is None)
+        beside: dict[str, str] = {}
+        stacks, seen = (stacks, {}) if weights else _readable(model, batches[0], stacks, blocks is None, beside)
     layouts = Layouts(model, stacks)
     if not weights:
         _warn_of_left_padding(model, batches, stacks)
@@ -184,7 +185,7 @@ def profile_model(
     ordered = tuple(layer for (path, _), layer in layers.items() if path not in layouts.unread)
     if constant and (not layers or kept):
         raise constant[0]
-    notes = _notes(stacks, layouts) + [f"A layer is left out: {error}" for error in constant]
+    notes = _notes(stacks, layouts) + [f"A layer is left out: {error}" for error in constant] + list(beside.values())
     if weights and blocks is None:
         notes += [_not_run(path) for path in unmarked(model)]
     for note in notes:
@@ -217,15 +218,19 @@ def profile_model(
 
 
 def _readable(
-    model: nn.Module, batch: Mapping[str, Any], stacks: list[Stack], found: bool
+    model: nn.Module, batch: Mapping[str, Any], stacks: list[Stack], found: bool, notes: dict[str, str]
 ) -> tuple[list[Stack], dict[Key, States]]:
     """The stacks without what is no residual block, if they were ``found`` and not named, and the states that the others see.
+
+    ``notes`` takes what `survey` says.
 
     Raises:
         CaptureError: nothing is left.
     """
     refused: list[tuple[Block, CaptureError]] = []
-    seen = survey(model, batch, stacks, (lambda _, block, error: refused.append((block, error))) if found else None)
+    seen = survey(
+        model, batch, stacks, (lambda _, block, error: refused.append((block, error))) if found else None, notes
+    )
     if not refused:
         return stacks, seen
     kept = without(stacks, [block for block, _ in refused])

@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -153,3 +154,22 @@ def test_stacks_are_restored_from_their_paths():
     found = restore(model, {"text.layers": ("text.layers.0",), "vision.layers": ()})
     assert [stack.path for stack in found] == ["vision.layers", "text.layers"]
     assert [block.path for block in found[1].blocks] == ["text.layers.1"] and found[1].members == 2
+
+
+def test_a_second_stream_beside_the_first_is_named():
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "hidden_size": D}
+    config = transformers.LukeConfig(vocab_size=VOCAB, entity_vocab_size=9, entity_emb_size=D, **sizes)
+    entities = {
+        "entity_ids": torch.ones(B, 2).long(),
+        "entity_attention_mask": torch.ones(B, 2).long(),
+        "entity_position_ids": torch.zeros(B, 2, 3).long(),
+    }
+    model, words = (
+        transformers.LukeModel(config).eval(),
+        {"input_ids": ids(), "attention_mask": torch.ones(B, T).long()},
+    )
+    with pytest.warns(
+        UserWarning, match=r"encoder.layer take and return a second stream of states, of shape \(4, 2, 16\)"
+    ):
+        assert set(tokens(profiled(model, words | entities)).values()) == {B * T}
+    assert "left_out" not in profiled(model, words).setup

@@ -9,7 +9,9 @@ import torch
 import torch.multiprocessing as mp
 
 from hf_rksp import SpectralShaper
+from hf_rksp.capture import find_stacks
 from hf_rksp.config import KSSConfig, MonitorConfig
+from hf_rksp.training.distributed import found_anywhere
 from hf_rksp.training.monitor import SpectralMonitor
 from tests.training.common import Chain, token_rows
 
@@ -35,6 +37,10 @@ def worker(rank, port, out):
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     ids = torch.stack([row["input_ids"] for row in token_rows(8).rows])[rank * 4 :][:4]
     seen = [run(rank, ids, *way) for way in WAYS]
+    model = torch.nn.ModuleDict({"text": Chain(), "vision": Chain()})
+    mine = [["text.layers"], ["vision.layers", "text.layers"]][rank]  # the batch of process 0 has no image
+    stacks = found_anywhere(model, find_stacks(model, mine))
+    seen.append([[stack.path, [block.path for block in stack.blocks]] for stack in stacks])
     with open(f"{out}/{rank}.json", "w") as file:
         json.dump(seen, file)
     torch.distributed.barrier()
@@ -83,3 +89,9 @@ def test_processes_agree(way, ranks):
     if not exact:
         assert [row[2] for row in one] == [row[2] for row in other] == [0, 2, 6, 6]
     assert one[-1][2] > 0 and other[-1][2] > 0 and one[-1][4] == other[-1][4] == 0
+
+
+def test_what_one_process_finds_all_look_at(ranks):
+    (one, other) = (rank[-1] for rank in ranks)
+    assert one == other and [path for path, _ in one] == ["text.layers", "vision.layers"]
+    assert [len(blocks) for _, blocks in one] == [4, 4]
