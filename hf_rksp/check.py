@@ -21,7 +21,7 @@ from hf_rksp.capture.calling import eager
 from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import InputError
 from hf_rksp.inputs.prepare import with_decoder_inputs
-from hf_rksp.profile.gather import Key, gather_moments, survey
+from hf_rksp.profile.gather import Key, forward, gather_moments, survey
 from hf_rksp.spectral import SecondMoments, eigenvalue_masses, whitened_dmd
 
 #: Rounding in float32 grows with depth to about 1e-5; a padding bug changes moments by more than 1e-2.
@@ -79,8 +79,8 @@ def check_model(model: nn.Module, ids: Tensor, blocks: str | Sequence[str] | Non
 
     def run(variant: nn.Module, batches: Sequence[Mapping[str, Any]]) -> dict[Key, SecondMoments]:
         with untouched(variant), eager():
-            stacks = find_stacks(variant, blocks)
             batches = [with_decoder_inputs(variant, dict(batch)) for batch in batches]
+            stacks = find_stacks(variant, blocks, probe=lambda: forward(variant, batches[0]))
             layers = survey(variant, batches[0], stacks)
             moments, _ = gather_moments(variant, batches, stacks, layers, groups=1)
         return {key: groups[0] for key, groups in moments.items()}

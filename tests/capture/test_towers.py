@@ -10,6 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_rksp import profile_model
 from hf_rksp.capture import find_stacks, needs_probe, restore
+from hf_rksp.check import check_model
 from hf_rksp.errors import CaptureError
 
 B, T, D, VOCAB = 4, 6, 16, 40
@@ -173,3 +174,21 @@ def test_a_second_stream_beside_the_first_is_named():
     ):
         assert set(tokens(profiled(model, words | entities)).values()) == {B * T}
     assert "left_out" not in profiled(model, words).setup
+
+
+def test_check_finds_blocks_that_are_not_marked():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.config = transformers.PreTrainedConfig(pad_token_id=0)
+            self.embed, self.layers = nn.Embedding(VOCAB, D), nn.ModuleList(Mix() for _ in range(2))
+
+        def forward(self, input_ids, attention_mask=None):
+            x = self.embed(input_ids)
+            for block in self.layers:
+                x = block(x)
+            return x
+
+    agreements = {found.check: found for found in check_model(Plain().eval(), ids(16))}
+    assert agreements["alone_vs_padded"].agrees and agreements["batch_1_vs_8"].layer.startswith("layers.")
