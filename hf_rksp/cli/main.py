@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
@@ -72,10 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry_point() -> None:
-    """Console script. A LAPACK call in a thread cannot be interrupted, so an interrupted run does not wait for it."""
+    """Console script.
+
+    An interrupted run does not wait for its threads: a LAPACK call in one cannot be interrupted. Neither does one of several
+    processes: threads of a process group abort a process now and then that ends while they do, though all is written.
+    """
     code = main()
-    sys.stderr.flush()
-    if code == exit_codes.INTERRUPTED:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    if code == exit_codes.INTERRUPTED or os.environ.get("WORLD_SIZE", "1") != "1":
         os._exit(code)
     sys.exit(code)
 
