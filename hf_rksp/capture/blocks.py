@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hf_rksp.capture.chains import Run, chained, looks_residual, record_runs
-from hf_rksp.errors import CaptureError, InputError
+from hf_rksp.capture.chains import Run, chained, looks_like_one_block, looks_residual, record_runs
+from hf_rksp.capture.refusals import nothing_found
+from hf_rksp.errors import InputError
 
 #: Class names of layers that transformers checkpoints but that are no residual blocks, by their endings. Both change
 #: the shape of the state: stages of image models (Swin's own blocks lie inside), and the convolutions before Wav2Vec2.
@@ -101,18 +102,15 @@ def find_stacks(
     found = outermost(name for name, members in lists.items() if _are_blocks(members))
     left_out: Mapping[str, tuple[str, ...]] = {}
     unchained: tuple[str, ...] = ()
+    runs: dict[str, list[Run]] = {}
     if probe is not None and (not found or needs_probe(model)):
         runs = record_runs(lists, probe)
         found, left_out = _by_running(lists, found, runs)
         unchained = tuple(name for name in unmarked(model) if not _touches(name, found) and looks_residual(runs[name]))
     if not found:
-        names = [f"{name!r} ({len(inner)} x {type(inner[0]).__name__})" for name, inner in lists.items()]
-        looked = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-        raise CaptureError(
-            f"no residual blocks found in {type(model).__name__}. Looked at these lists of modules: "
-            f"{looked or 'none'}. Name the list that carries the residual stream: blocks='path.to.list' "
-            "(--blocks on the command line)"
-        )
+        found = outermost(name for name in runs if looks_like_one_block(runs[name]))
+    if not found:
+        raise nothing_found(model, lists, runs)
     stacks = [_stack(model, path, lists[path], left_out.get(path, ())) for path in found]
     return [dataclasses.replace(stacks[0], unchained=unchained), *stacks[1:]]
 

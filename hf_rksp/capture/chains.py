@@ -140,6 +140,11 @@ def looks_residual(runs: list[Run]) -> bool:
     )
 
 
+def looks_like_one_block(runs: list[Run]) -> bool:
+    """Whether a single run is that of a residual block: of a model with one layer, which hands its state to no other."""
+    return len(runs) == 1 and runs[0].keeps_shape and runs[0].width_last and runs[0].cosine > _RESIDUAL
+
+
 def _cosine(x: Tensor, y: Tensor) -> float:
     """Mean over the states of the cosine between what enters and what leaves."""
     return float(torch.nn.functional.cosine_similarity(x.float(), y.float(), dim=-1).mean())

@@ -11,13 +11,9 @@ from hf_rksp.capture.blocks import Stack
 from hf_rksp.capture.contents import Content, sequences_of
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.probe import Seen
+from hf_rksp.capture.refusals import REMEDY
 from hf_rksp.capture.rules import Frames, Grid, Reducer, Shape
 from hf_rksp.errors import CaptureError
-
-#: What helps where it cannot be told which states are tokens.
-REMEDY = (
-    "pass batches of one kind of input without padding, or name the lists of blocks that can be read with blocks=[...]"
-)
 
 
 def layout_of(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.blocks import Block, Stack
 from hf_rksp.capture.calling import eager, first_state, output_state
+from hf_rksp.capture.refusals import not_residual
 from hf_rksp.errors import CaptureError
 
 #: Called as ``sink(stack, block, x, y)`` with the states before and after the block, shape ``(batch, tokens, d)``.
@@ -117,15 +118,6 @@ def _names_of(module: nn.Module) -> list[str]:
     return names if names or base is None else _names_of(base())
 
 
-def not_residual(block: Block, x: Tensor | None) -> CaptureError:
-    """The error for a module that took no hidden state, or returned none of the shape of ``x``."""
-    seen = "no hidden state" if x is None else f"a state of shape {tuple(x.shape)} but returned none"
-    return CaptureError(
-        f"block {block.path} ({type(block.module).__name__}) took {seen}: it is not a residual block. Name the list "
-        "of residual blocks with blocks='path.to.list' (--blocks on the command line)"
-    )
-
-
 def _hooks(
     stack: Stack, block: Block, sink: Sink, refuse: Refuse | None, runs: Runs
 ) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -142,7 +134,7 @@ def _hooks(
         now, x = kept.pop()
         y = None if x is None else output_state(output, x)
         if x is None or y is None:
-            error = not_residual(block, x)
+            error = not_residual(block.path, block.module, x)
             if refuse is None:
                 raise error
             refuse(stack, now, error)

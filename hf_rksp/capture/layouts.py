@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from hf_rksp.capture.blocks import Stack, inside
 from hf_rksp.capture.chains import width_is_last
 from hf_rksp.capture.contents import Content, contents_of
-from hf_rksp.capture.evidence import REMEDY, layout_of
+from hf_rksp.capture.evidence import layout_of
 from hf_rksp.capture.explain import explains
 from hf_rksp.capture.fronts import Run, first_states
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.polarity import marks_padding
 from hf_rksp.capture.probe import Seen, probe
+from hf_rksp.capture.refusals import REMEDY, no_tokens
 from hf_rksp.capture.rules import Everything, Grid, Reducer, Rule, Shape, by_sizes
 from hf_rksp.errors import CaptureError, cause_of
 
@@ -32,14 +33,6 @@ class Unsettled(CaptureError):
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)
         self.path = path
-
-
-def no_tokens(stack: Stack, states: Tensor) -> CaptureError:
-    """The error for states whose second axis holds the channels."""
-    return CaptureError(
-        f"the states of {stack.path} have shape {tuple(states.shape)} with the channels in the second axis, as in a "
-        "convolutional network: they are no residual stream of tokens"
-    )
 
 
 class Layouts:
@@ -150,7 +143,7 @@ class Layouts:
         if stack.path not in self._checked:
             block = next(iter(stack.blocks), None)
             if block is not None and not width_is_last(block.module, states):
-                raise no_tokens(stack, states)
+                raise no_tokens(stack.path, states)
             self._checked.add(stack.path)
 
     def _by_sizes(self, stack: Stack, contents: Sequence[Content], lead: Shape) -> Rule | None:

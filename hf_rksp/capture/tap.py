@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.blocks import Block, Stack
 from hf_rksp.capture.calling import first_state, output_state
-from hf_rksp.capture.hooks import Refuse, Runs, model_inputs, not_residual
+from hf_rksp.capture.hooks import Refuse, Runs, model_inputs
+from hf_rksp.capture.refusals import not_residual
 
 #: Gradient at a state -> what to send on instead; ``None`` leaves it as it is.
 GradientRule = Callable[[Tensor], Tensor | None]
@@ -157,7 +158,7 @@ class TrainingTap:
         self._passes[-1].seen.append(seen)
 
     def _refuse(self, stack: Stack, block: Block, x: Tensor | None) -> None:
-        error = not_residual(block, x)
+        error = not_residual(block.path, block.module, x)
         if self.refuse is None:
             raise error
         self.refuse(stack, block, error)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from hf_rksp.capture import Block, Layout, Layouts, Stack, Unsettled, capture_transitions, lock_step, untouched
 from hf_rksp.capture.calling import side_streams
 from hf_rksp.capture.chains import width_is_last
-from hf_rksp.capture.evidence import REMEDY
 from hf_rksp.capture.hooks import Refuse
-from hf_rksp.capture.layouts import no_tokens
+from hf_rksp.capture.refusals import REMEDY, no_tokens
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.profile.resume import Resume
 from hf_rksp.profile.share import ALONE, Share
@@ -155,7 +154,7 @@ def survey(
 
     def note(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         if refuse is not None and not width_is_last(block.module, x):
-            count(stack, block, no_tokens(stack, x))
+            count(stack, block, no_tokens(stack.path, x))
         else:
             seen[stack.path, block.index] = States(x.shape[-1], x[..., 0].numel(), x.element_size())
 

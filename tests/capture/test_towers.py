@@ -192,3 +192,34 @@ def test_check_finds_blocks_that_are_not_marked():
 
     agreements = {found.check: found for found in check_model(Plain().eval(), ids(16))}
     assert agreements["alone_vs_padded"].agrees and agreements["batch_1_vs_8"].layer.startswith("layers.")
+
+
+SMALL = {"vocab_size": VOCAB, "hidden_size": D, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def test_a_model_of_one_shared_layer_that_runs_once():
+    config = transformers.AlbertConfig(**SMALL, embedding_size=D, num_hidden_layers=1)
+    found = profiled(transformers.AlbertModel(config).eval(), {"input_ids": ids()})
+    assert tokens(found) == {"encoder.albert_layer_groups.0": B * T}
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (
+            lambda: transformers.XLMModel(transformers.XLMConfig(vocab_size=VOCAB, emb_dim=D, n_layers=3, n_heads=2)),
+            "Each block is spread over them",
+        ),
+        (
+            lambda: transformers.SqueezeBertModel(
+                transformers.SqueezeBertConfig(**SMALL, embedding_size=D, num_hidden_layers=2)
+            ),
+            r"calls their forward\(\) itself",
+        ),
+    ],
+    ids=["spread over lists", "past the hooks"],
+)
+def test_models_without_a_module_for_a_block_are_refused_with_the_reason(model, reason):
+    with pytest.raises(CaptureError, match=rf"Looked at these lists of modules: .*{reason}") as error:
+        profiled(model().eval(), {"input_ids": ids()})
+    assert "blocks=" not in str(error.value)  # which could not help
