@@ -7,7 +7,6 @@ batches -> capture -> second moments, a set for each group of sequences -> white
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
 import warnings
@@ -16,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,18 +24,19 @@ from hf_rksp.capture import (
     Layouts,
     Stack,
     find_stacks,
-    left_padding_shifts_positions,
     unmarked,
     untouched,
     without,
 )
 from hf_rksp.capture.calling import eager
 from hf_rksp.config import RiskConfig, SpectralConfig
-from hf_rksp.errors import CaptureError, DegenerateMomentsError, InputError, cause_of
+from hf_rksp.errors import CaptureError, DegenerateMomentsError, InputError
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
+from hf_rksp.profile.batches import as_mappings
 from hf_rksp.profile.gather import BlockWeights, Key, States, forward, survey
 from hf_rksp.profile.layer import LayerProfile
+from hf_rksp.profile.notes import left_out, not_run, warn_of_left_padding
 from hf_rksp.profile.passes import repeated, streamed
 from hf_rksp.profile.resume import Resume, digest
 from hf_rksp.profile.share import share_of
@@ -126,7 +125,7 @@ def profile_model(
         raise InputError(f"resume={str(resume)!r} needs weights= (on the command line: --stream); leave it out")
     if moment_memory is None:
         moment_memory = 2**29 if weights else default_moment_memory(model)
-    batches = _as_mappings(batches, hasattr(getattr(model, "_orig_mod", model), "config"))
+    batches = as_mappings(batches, hasattr(getattr(model, "_orig_mod", model), "config"))
     share = share_of(batches, shared)
     started = time.perf_counter()
     seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
@@ -139,7 +138,7 @@ def profile_model(
         stacks, seen = (stacks, {}) if weights else _readable(model, batches[0], stacks, blocks is None, beside)
     layouts = Layouts(model, stacks)
     if not weights:
-        _warn_of_left_padding(model, batches, stacks)
+        warn_of_left_padding(model, batches, stacks)
     seconds["forward"] += time.perf_counter() - started
     described = _describe_model(model, stacks, source) | dict(model_info or {})
     kept = Resume(Path(resume) / f"process-{share.rank}" if shared else resume) if resume is not None else None
@@ -185,9 +184,9 @@ def profile_model(
     ordered = tuple(layer for (path, _), layer in layers.items() if path not in layouts.unread)
     if constant and (not layers or kept):
         raise constant[0]
-    notes = _notes(stacks, layouts) + [f"A layer is left out: {error}" for error in constant] + list(beside.values())
+    notes = left_out(stacks, layouts) + [f"A layer is left out: {error}" for error in constant] + list(beside.values())
     if weights and blocks is None:
-        notes += [_not_run(path) for path in unmarked(model)]
+        notes += [not_run(path) for path in unmarked(model)]
     for note in notes:
         warnings.warn(note, stacklevel=2)
     aggregates = aggregate(ordered)
@@ -250,127 +249,6 @@ def _depths(stacks: Sequence[Stack], seen: Sequence[Key] | Mapping[Key, Any]) ->
         if any(index >= stack.members for _, index in own):
             depths |= {key: (place, len(own)) for place, key in enumerate(own)}
     return depths
-
-
-def _notes(stacks: Sequence[Stack], layouts: Layouts) -> list[str]:
-    """What the profile leaves out, in sentences."""
-    lost = [path for stack in stacks for path in stack.left_out]
-    notes = []
-    if lost:
-        total = len(lost) + sum(len(stack.blocks) for stack in stacks)
-        notes.append(
-            f"{len(lost)} of {total} blocks change the shape of the state, as the first block of a stage does, and have no "
-            f"spectrum. They are left out: {', '.join(lost)}"
-        )
-    notes += [
-        f"The modules of {path} take and return states of one shape, but do not hand these to each other: they are not profiled. "
-        f"If they carry a residual stream, pass blocks=[..., {path!r}]"
-        for stack in stacks
-        for path in stack.unchained
-    ]
-    notes += [f"The layers of {path} are left out: {error}" for path, error in layouts.unread.items()]
-    return notes + list(layouts.notes.values())
-
-
-def _not_run(path: str) -> str:
-    return (
-        f"The modules of {path} may be residual blocks, which only running the whole model tells: with weights= (--stream on the "
-        f"command line) they are not profiled. If they carry a residual stream, pass blocks=[..., {path!r}]"
-    )
-
-
-def _warn_of_left_padding(model: nn.Module, batches: Sequence[Mapping[str, Any]], stacks: Sequence[Stack]) -> None:
-    """Say so if the model counts the positions of left-padded texts from the padding; the first such batch decides."""
-    for batch in batches:
-        mask = batch.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask[:, 0] == 0).any()):
-            if left_padding_shifts_positions(model, batch, stacks, functools.partial(forward, model)):
-                warnings.warn(
-                    "batches are padded on the left without position_ids, and this model counts positions from the padding: its "
-                    "states are those of texts in other places. Pass position_ids, or pad on the right",
-                    stacklevel=3,
-                )
-            return
-
-
-def _as_mappings(batches: Iterable[Mapping[str, Any] | Tensor], words: bool) -> list[Mapping[str, Any]]:
-    """The batches as a list of mappings, refused here if there is nothing in them to profile.
-
-    ``words``: the model is one of transformers, whose ``input_ids`` are whole numbers.
-    """
-    if not isinstance(batches, Iterable):
-        raise InputError(
-            f"batches={batches!r}: pass a list of mappings of the arguments of the model, or of tensors of token ids"
-        )
-    listed = [batches] if isinstance(batches, (Mapping, Tensor, numpy.ndarray)) else list(batches)
-    if not listed:
-        raise InputError("batches is empty: pass at least one batch")
-    mappings = [_as_mapping(number, batch, words) for number, batch in enumerate(listed)]
-    masks = [batch.get("attention_mask") for batch in mappings]
-    if all(isinstance(mask, Tensor) and not mask.any() for mask in masks):
-        raise InputError("batches: attention_mask is 0 everywhere, so every token is padding; pass batches with text")
-    return mappings
-
-
-def _as_mapping(number: int, batch: object, words: bool) -> Mapping[str, Any]:
-    """One batch as what the model is called with: lists and arrays become tensors, and a text on its own a batch of one."""
-    # A list of tensors is what a DataLoader makes of tuples: which of them is what, nobody says.
-    texts = isinstance(batch, list) and not any(isinstance(part, Tensor) for part in batch)
-    if texts or isinstance(batch, numpy.ndarray):
-        batch = {"input_ids": batch}
-    if isinstance(batch, Tensor):
-        batch = {"input_ids": batch}
-    if not isinstance(batch, Mapping):
-        raise InputError(
-            f"batches[{number}] is a {type(batch).__name__}: pass mappings of the arguments of the model, "
-            "{'input_ids': ids, 'attention_mask': mask}, or tensors of token ids"
-        )
-    made = {}
-    for name, value in batch.items():
-        if isinstance(value, (list, tuple, numpy.ndarray)) and name != "past_key_values":
-            try:
-                value = _as_tensor(value)
-            except (TypeError, ValueError, RuntimeError) as error:
-                if name in ("input_ids", "attention_mask"):
-                    raise InputError(
-                        f"batches[{number}][{name!r}] is a list that makes no tensor ({cause_of(error)}): pad the texts to one "
-                        "length, or pass one text a batch"
-                    ) from None
-        made[name] = value
-    ids = made.get("input_ids")
-    if isinstance(ids, Tensor):
-        made["input_ids"] = ids = _as_ids(number, ids, words)
-    if isinstance(ids, Tensor) and ids.ndim == 1:
-        length = len(ids)
-        made = {
-            name: value[None] if isinstance(value, Tensor) and value.ndim == 1 and len(value) == length else value
-            for name, value in made.items()
-        }
-    if not any(isinstance(value, Tensor) for value in made.values()):
-        raise InputError(f"batches[{number}] holds no tensor, only {', '.join(map(repr, made)) or 'nothing'}")
-    return made
-
-
-def _as_tensor(values: Any) -> Tensor:
-    if isinstance(values, (list, tuple)) and values and all(isinstance(value, Tensor) for value in values):
-        return torch.stack(list(values))
-    return torch.as_tensor(values)
-
-
-def _as_ids(number: int, ids: Tensor, words: bool) -> Tensor:
-    """Token ids in a type that an embedding takes; other numbers only where the model need not have words."""
-    if ids.is_floating_point() or ids.dtype == torch.bool:
-        if not words:
-            return ids
-        raise InputError(
-            f"batches[{number}]['input_ids'] is a tensor of {str(ids.dtype).removeprefix('torch.')}: pass token ids, which are "
-            "whole numbers; anything else is passed in a mapping, under the name that the model has for it"
-        )
-    if not ids.numel() or not ids.ndim:
-        raise InputError(
-            f"batches[{number}]['input_ids'] has shape {tuple(ids.shape)}: pass ids of shape (batch, tokens)"
-        )
-    return ids if ids.dtype in (torch.int32, torch.int64) else ids.long()
 
 
 def _fingerprint(
