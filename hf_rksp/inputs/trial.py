@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_rksp.capture import find_stacks, untouched
@@ -54,10 +55,11 @@ def check_length(
     Raises:
         InputError: it does not take ``length`` tokens, with the number that it takes; or no text at all.
     """
-    error = _failure(model, batch_of(length), streamed)
+    longest = functools.partial(_of_words, model, batch_of)
+    error = _failure(model, longest(length), streamed)
     if error is None or isinstance(error, torch.OutOfMemoryError):  # a whole batch needs more: for profiling to say
         return
-    shortest = next((n for n in (8, 4, 2) if n < length and _failure(model, batch_of(n), streamed) is None), None)
+    shortest = next((n for n in (8, 4, 2) if n < length and _failure(model, longest(n), streamed) is None), None)
     if shortest is None:
         raise InputError(
             f"model={name!r} cannot be run with input_ids and attention_mask ({cause_of(error)}): call "
@@ -66,13 +68,22 @@ def check_length(
     takes, fails = shortest, length
     while fails - takes > 1:
         middle = (takes + fails) // 2
-        takes, fails = (middle, fails) if _failure(model, batch_of(middle), streamed) is None else (takes, middle)
+        takes, fails = (middle, fails) if _failure(model, longest(middle), streamed) is None else (takes, middle)
     has = (
         f"has {takes} positions for tokens" if isinstance(error, (_OutOfTable, IndexError)) else f"takes {takes} tokens"
     )
     raise InputError(
         f"seq_len={length}: the model {has} ({cause_of(error)}); pass --seq-len {takes} or less"
     ) from error
+
+
+def _of_words(model: nn.Module, batch_of: Callable[[int], Batch], length: int) -> Batch:
+    """The batch with another id in the place of the padding's: models that count positions from the ids skip that one."""
+    batch = dict(batch_of(length))
+    ids, padding = batch.get("input_ids"), getattr(getattr(model, "config", None), "pad_token_id", None)
+    if isinstance(ids, Tensor) and padding is not None:
+        batch["input_ids"] = torch.where(ids == padding, 0 if padding else 1, ids)
+    return batch
 
 
 def _failure(model: nn.Module, batch: Batch, streamed: bool) -> Exception | None:
