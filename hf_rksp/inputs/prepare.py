@@ -114,6 +114,8 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
         raise InputError(
             f"the tokenizer gives id {largest}, and the model has {vocabulary} embeddings: pass the model's own --tokenizer"
         )
+    if options.tokenizer is None and place is not None:
+        origin = origin.replace(str(place), model.name)  # as the model was asked for, not where it lies on this machine
     setup = {"text": sequences.info, "tokenizer": origin, "batch_size": options.batch_size, "seed": options.seed}
     prepared = Prepared(loaded, sequences, setup, tuple(notes))
     first = Sequences(sequences.ids[:1], {})
