@@ -226,8 +226,9 @@ def _embedded_patches(maker: Any) -> Batch:
 
 
 def _framed_text(maker: Any) -> Batch:
-    """A text beside the frames of a video: TVP."""
-    return maker.text() | {"pixel_values": maker.image((128, 128), frames=maker.config.num_frames)}
+    """A text beside the frames of a video, one video a batch: more of them TVP does not take."""
+    text, frames = maker.ids(60)[:1], maker.image(2 * (maker.config.max_img_size,), frames=maker.config.num_frames)[:1]
+    return {"input_ids": text, "attention_mask": torch.ones_like(text), "pixel_values": frames}
 
 
 def _trimap(maker: Any) -> Batch:
@@ -246,6 +247,12 @@ def _squares(maker: Any) -> Batch:
     patch = maker.find("patch_size", inside="vision")
     frames = maker.find("temporal_patch_size", inside="vision")
     return {"pixel_values": maker.normal(8 * 16, frames, patch, patch, 3)}
+
+
+def _merged_squares(maker: Any) -> Batch:
+    """A square of patches for each place in a text."""
+    side = maker.find("patch_size", inside="vision") * maker.find("spatial_merge_size", inside="vision")
+    return {"pixel_values": maker.normal(8 * 4, side, side, 3), "image_grid_thw": torch.tensor([[1, 2, 2]] * 8)}
 
 
 def _embedded_grid(maker: Any) -> Batch:
@@ -291,6 +298,7 @@ IMAGES: dict[str, Callable[[Any], Batch]] = {
     "florence_vision": _picture("hidden_states"),
     "idefics": _idefics,
     "idefics2_perceiver": _perceiver_resampler,
+    "inkling2_vision": _merged_squares,
     "inkling_mm_model": _in_text(_squares),
     "inkling_vision": _squares,
     "instructblip": _fused_instruct("image"),
