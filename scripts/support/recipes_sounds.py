@@ -77,12 +77,18 @@ def _masked_mel(name: str, mask: str, bins: str | int, padding: bool = False) ->
     return make
 
 
-def _masked_bins(maker: Any) -> Batch:
+def _whole_chunks(maker: Any) -> Batch:
     """Mel bins before frames, whole chunks of them, the last ones padding."""
-    keep = maker.mask(96, 9)
+    length = 4 * maker.config.n_window
+    keep = maker.mask(length, 9)
     maker.padded["input_features"] = keep
-    bins = maker.normal(8, maker.config.num_mel_bins, 96)
+    bins = maker.normal(8, maker.config.num_mel_bins, length)
     return {"input_features": bins * keep[:, None], "input_features_mask": keep}
+
+
+def _clvp(maker: Any) -> Batch:
+    """Texts of one length: what of a text is padding does not show in the sounds that the model makes of it."""
+    return maker.text(pad=False) | _mel("input_features", 64, "bins")(maker)
 
 
 def _denoised(maker: Any) -> Batch:
@@ -105,7 +111,7 @@ def _spoken_codes(maker: Any) -> Batch:
         "code": torch.randint(0, config.num_embeds - 1, (8, 12), generator=maker.generator),
         "conditioning": maker.normal(8, config.enc_emb_dim),
         "reference_mel": maker.normal(8, 30, config.mel_dim),
-        "num_steps": 3,
+        "num_steps": 2,
     }
 
 
@@ -231,6 +237,7 @@ def _in_text(made: Callable[[Any], Batch], main: str = "pixel_values") -> Callab
 SOUNDS: dict[str, Callable[[Any], Batch]] = {
     "clap": _clap,
     "clap_audio_model": _clap_audio,
+    "clvp": _clvp,
     "dia": _codebooks,
     "dia_decoder": _dia_decoder,
     "dots3_note_audio_encoder": _chunked_mel,
@@ -262,7 +269,7 @@ SOUNDS: dict[str, Callable[[Any], Batch]] = {
     "qwen2_5_omni_bigvgan": _mel("mel_spectrogram", "mel_dim", "bins", 24),
     "qwen2_5_omni_dit": _denoised,
     "qwen2_5_omni_token2wav": _spoken_codes,
-    "qwen3_asr_encoder": _masked_bins,
+    "qwen3_asr_encoder": _whole_chunks,
     "qwen3_omni_moe_audio_encoder": _row_of_mels,
     "speecht5": _speech_text,
     "speecht5_hifigan": _mel("spectrogram", "model_in_dim", length=4),

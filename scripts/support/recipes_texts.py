@@ -101,14 +101,13 @@ def _assistant(maker: Any) -> Batch:
     """States of the model that is assisted, and the keys and values of its last layers."""
     config = maker.config.text_config
     keys = {}
-    for layer, kind in enumerate(config.layer_types):
-        heads, width = config.num_key_value_heads, config.head_dim
-        if kind == "full_attention":
-            heads, width = config.num_global_key_value_heads or heads, config.global_head_dim
-        keys[kind] = (maker.normal(8, heads, 21, width), maker.normal(8, heads, 21, width))
+    for i, kind in enumerate(config.layer_types):
+        layer = config.per_layer_config[i]
+        shape = (8, layer.num_key_value_heads, 21, layer.head_dim)
+        keys[kind] = (maker.normal(*shape), maker.normal(*shape))
     return {
-        "inputs_embeds": maker.normal(8, 12, 2 * maker.config.backbone_hidden_size),
-        "position_ids": torch.full((8, 12), 20),
+        "inputs_embeds": maker.normal(8, 21, 2 * maker.config.backbone_hidden_size),
+        "position_ids": torch.arange(21)[None].repeat(8, 1),
         "shared_kv_states": keys,
     }
 
