@@ -105,6 +105,7 @@ _INTRACLASS = {
         "symmetric_conv_long_shortratio": [[3, 3], [1, 1], [1, 1]],
     }
 }
+_CODEC = {"quantization_dim": 128, "encoder_hidden_size": 4, "initializer_range": 0.1}
 _FORMULA = {
     "post_conv_in_channels": 64,
     "post_conv_mid_channels": 64,
@@ -227,7 +228,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         },
         "backbone_hidden_size": 64,
     },
-    "neucodec": {"quantization_dim": 128},
+    "neucodec": _CODEC,
     "nemotron": {"num_key_value_heads": 2},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
     "omdet-turbo": {
@@ -320,7 +321,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "step3p5": {"sliding_window": 8},
     "textnet": {"hidden_sizes": [64, 64, 128, 256, 512]},
     "vjepa2": {"crop_size": 32, "frames_per_clip": 4},
-    "xcodec2": {"quantization_dim": 128},
+    "xcodec2": _CODEC,
     "xmod": {"default_language": "en_XX"},
     "zoedepth": {"bottleneck_features": 64},
     "xlstm": {"num_heads": 4, "qk_dim_factor": 1.0},

@@ -273,6 +273,15 @@ def _rows_of_patches(maker: Any) -> Batch:
     return {"pixel_values": maker.normal(8 * 16, 3 * patch * patch)}
 
 
+def _pooled_crops(maker: Any) -> Batch:
+    """Molmo 2: a crop of the whole image for each text, and which four patches make a place in it."""
+    made = _molmo_vision(maker)
+    corners = torch.tensor([0, 2, 8, 10])[:, None] + torch.tensor([0, 1, 4, 5])
+    pooling = (corners + 16 * torch.arange(8)[:, None, None]).reshape(32, 4)
+    grids = torch.tensor([[2, 2, 0, 0]] * 8)
+    return made | {"image_token_pooling": pooling, "image_grids": grids}
+
+
 def _merged_images(maker: Any) -> Batch:
     values, grid = maker.patches()
     return {"pixel_values": values, "image_grid_thw": grid, "image_merge_sizes": torch.full((8,), 2)}
@@ -315,6 +324,7 @@ IMAGES: dict[str, Callable[[Any], Batch]] = {
     "minicpmv4_7_vision": _sized_patches,
     "mllama": _mllama,
     "mllama_vision_model": _tiled_vision,
+    "molmo2": _in_text(_pooled_crops),
     "molmo2_adapter": _pooled_patches,
     "molmo2_vision": _molmo_vision,
     "neomme": _in_text(_rows_of_patches),

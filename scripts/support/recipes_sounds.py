@@ -157,9 +157,9 @@ def _spark(maker: Any) -> Batch:
 
 def _neucodec(maker: Any) -> Batch:
     return {
-        "input_values": maker.normal(8, 1, 8000),
+        "input_values": maker.normal(8, 1, 4800),
         "input_features": maker.normal(
-            8, 25, maker.find("feature_projection_input_dim", default=64, inside="semantic")
+            8, 15, maker.find("feature_projection_input_dim", default=64, inside="semantic")
         ),
     }
 
