@@ -30,8 +30,6 @@ LARGER = {
     "instructblip": 2,
     "levit": 4,
     "lxmert": 2,
-    "mobilevit": 2,
-    "muse_spark_audio": 2,
     "oneformer": 2,
     "pe_audio": 2,
     "pi0": 2,
@@ -57,11 +55,13 @@ class Feed:
         batches: each a mapping of arguments.
         padded: name of an argument -> its mask of shape (sequences, places), where something is padding.
         kind: which way of calling it was.
+        sequences: how many there are in a batch.
     """
 
     batches: list[dict[str, Any]]
     padded: list[dict[str, Tensor]] = field(default_factory=list)
     kind: str = ""
+    sequences: int = SEQUENCES
 
 
 class Maker:
@@ -214,7 +214,8 @@ def to_train(model: nn.Module, fed: Feed, model_type: str) -> Feed:
     if count == 1:
         return fed
     more = feed(model, count * len(fed.batches), model_type).batches
-    return Feed([_joined(more[i : i + count]) for i in range(0, len(more), count)], kind=fed.kind)
+    joined = [_joined(more[i : i + count]) for i in range(0, len(more), count)]
+    return Feed(joined, kind=fed.kind, sequences=count * fed.sequences)
 
 
 def _joined(batches: list[dict[str, Any]]) -> dict[str, Any]:

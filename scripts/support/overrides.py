@@ -348,7 +348,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "llava_onevision": {"image_grid_pinpoints": [[64, 64]]},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 310},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 310},
-    "mobilevit": {"image_size": 128},
+    "mobilevit": {"image_size": 128, "initializer_range": 0.1},
     "zamba": {
         "num_hidden_layers": 4,
         "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "hybrid"],

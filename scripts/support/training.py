@@ -22,7 +22,7 @@ from transformers import Trainer, TrainingArguments
 import hf_rksp
 from hf_rksp import RkspError, RKSPTrainerMixin
 from support import models
-from support.inputs import DECODER, SEQUENCES, Feed
+from support.inputs import DECODER, Feed
 
 STEPS = 5
 
@@ -95,7 +95,7 @@ def compare(model_type: str, kind: type, config: Any, feed: Feed) -> Compared:
     reason = "no class to train"
     for head, labels in [*models.head_classes(model_type), (kind, None)]:
         try:
-            batches = [_labelled(batch, labels) for batch in feed.batches]
+            batches = [_labelled(batch, labels, feed.sequences) for batch in feed.batches]
             plain = _train(_LossTrainer, head, config, batches)
             if not all(math.isfinite(loss) for loss in plain.losses):
                 raise NoTraining(f"plain Trainer's losses are {plain.losses}")
@@ -179,7 +179,7 @@ def _repeats(head: type, config: Any, batches: list[dict[str, Any]], plain: _Run
     return _train(_LossTrainer, head, config, batches).losses[0] == plain.losses[0]
 
 
-def _labelled(batch: dict[str, Any], labels: str | None) -> dict[str, Any]:
+def _labelled(batch: dict[str, Any], labels: str | None, sequences: int) -> dict[str, Any]:
     """The batch with what the head calls labels."""
     batch = dict(batch)
     if labels is None or "labels" in batch:
@@ -192,12 +192,12 @@ def _labelled(batch: dict[str, Any], labels: str | None) -> dict[str, Any]:
         ids = batch.pop("decoder_input_ids", None)
         mask = batch.pop("decoder_attention_mask", None)
         if ids is None:
-            ids = torch.randint(3, 100, (SEQUENCES, DECODER), generator=torch.Generator().manual_seed(1))
+            ids = torch.randint(3, 100, (sequences, DECODER), generator=torch.Generator().manual_seed(1))
         batch["labels"] = ids if mask is None else ids.masked_fill(mask == 0, -100)
     elif labels == "characters":
-        batch["labels"] = torch.randint(3, 30, (SEQUENCES, 5), generator=torch.Generator().manual_seed(1))
+        batch["labels"] = torch.randint(3, 30, (sequences, 5), generator=torch.Generator().manual_seed(1))
     else:
-        batch["labels"] = torch.arange(SEQUENCES) % 2
+        batch["labels"] = torch.arange(sequences) % 2
     return batch
 
 
