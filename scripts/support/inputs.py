@@ -31,7 +31,6 @@ LARGER = {
     "levit": 4,
     "lxmert": 2,
     "oneformer": 2,
-    "pe_audio": 2,
     "pi0": 2,
     "qwen3_omni_moe_talker_code_predictor": 4,
     "time_series_transformer": 2,

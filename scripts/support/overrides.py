@@ -243,6 +243,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "vision_features_channels": [64, 64, 64],
         "text_projection_out_dim": 48,
     },
+    "pe_audio_encoder": {"dac_config": {"downsampling_ratios": [2, 4, 5, 8], "encoder_hidden_size": 8}},
     "pix2struct_text_model": {"initializer_range": 0.02},
     "pp_ocrv5_server_det": _INTRACLASS | {"kernel_list": [3, 2, 2], "scale_factor_list": [1, 2, 4, 8]},
     "pp_formulanet_vision": _FORMULA,
