@@ -25,6 +25,21 @@ TEXT = 19
 DECODER = 13
 SAMPLES = 8000
 FRAMES = 48
+#: Types whose small batches have fewer tokens than KSS asks for -> how many of them make one batch of a training run.
+LARGER = {
+    "instructblip": 2,
+    "levit": 4,
+    "lxmert": 2,
+    "oneformer": 2,
+    "pi0": 2,
+    "qwen3_omni_moe_talker_code_predictor": 4,
+    "time_series_transformer": 2,
+    "timesfm": 4,
+    "timesfm2_5": 4,
+    "unlimited_ocr": 4,
+    "unlimited_ocr_vision": 4,
+    "vit_mae": 2,
+}
 
 
 class NotFed(Exception):
@@ -39,11 +54,13 @@ class Feed:
         batches: each a mapping of arguments.
         padded: name of an argument -> its mask of shape (sequences, places), where something is padding.
         kind: which way of calling it was.
+        sequences: how many there are in a batch.
     """
 
     batches: list[dict[str, Any]]
     padded: list[dict[str, Tensor]] = field(default_factory=list)
     kind: str = ""
+    sequences: int = SEQUENCES
 
 
 class Maker:
@@ -188,6 +205,24 @@ def feed(model: nn.Module, batches: int = 2, model_type: str | None = None) -> F
         except Exception as error:
             reasons.append(f"{kind}: {type(error).__name__}: {str(error)[:160]}")
     raise NotFed(" | ".join(dict.fromkeys(reasons)) or "no way of calling it is known")
+
+
+def to_train(model: nn.Module, fed: Feed, model_type: str) -> Feed:
+    """``fed``, or larger batches of the same kind where its own have too few tokens for KSS."""
+    count = LARGER.get(model_type, 1)
+    if count == 1:
+        return fed
+    more = feed(model, count * len(fed.batches), model_type).batches
+    joined = [_joined(more[i : i + count]) for i in range(0, len(more), count)]
+    return Feed(joined, kind=fed.kind, sequences=count * fed.sequences)
+
+
+def _joined(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """One batch with the sequences of all; what is no tensor is that of the first."""
+    return {
+        name: torch.cat([batch[name] for batch in batches]) if isinstance(value, Tensor) and value.ndim else value
+        for name, value in batches[0].items()
+    }
 
 
 def run(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:

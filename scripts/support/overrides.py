@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from transformers import ResNetConfig, SwinConfig
+from transformers import HGNetV2Config, PPLCNetV3Config, ResNetConfig, SwinConfig
 
 
 def _resnet() -> ResNetConfig:
@@ -34,6 +34,21 @@ def _swin() -> SwinConfig:
         window_size=4,
         out_indices=[2, 3, 4],
     )
+
+
+def _hgnet() -> HGNetV2Config:
+    return HGNetV2Config(
+        stem_channels=[3, 16, 24],
+        stage_in_channels=[24, 32, 64, 96],
+        stage_mid_channels=[16, 16, 32, 32],
+        stage_out_channels=[32, 64, 96, 128],
+        hidden_sizes=[32, 64, 96, 128],
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+
+
+def _lcnet() -> PPLCNetV3Config:
+    return PPLCNetV3Config(scale=0.25, out_features=["stage2", "stage3", "stage4", "stage5"])
 
 
 _DETR = {"use_timm_backbone": False, "backbone": None, "backbone_config": _resnet_last}
@@ -74,7 +89,7 @@ _IMAGES = {
 _EMU_IMAGES = {
     "vocabulary_map": {"<image>": 300, "<|extra_200|>": 301} | {f"<|visual token {i:06d}|>": 200 + i for i in range(64)}
 }
-_SWITCHED = {"rope_parameters": None}
+_KEYPOINTS = {"encoder_hidden_sizes": [16, 16, 32, 32], "max_keypoints": 32}
 _INTRACLASS = {
     "intraclass_block_config": {
         "reduce_channel": [1, 1, 0],
@@ -90,6 +105,13 @@ _INTRACLASS = {
         "symmetric_conv_long_shortratio": [[3, 3], [1, 1], [1, 1]],
     }
 }
+_CODEC = {"quantization_dim": 128, "encoder_hidden_size": 4, "initializer_range": 0.1}
+_FORMULA = {
+    "post_conv_in_channels": 64,
+    "post_conv_mid_channels": 64,
+    "post_conv_out_channels": 64,
+    "decoder_hidden_size": 64,
+}
 _DETECTOR = {"decoder_in_channels": [64, 64, 64]}
 _SMALL_NET = {"hidden_dim": 320, "width_coefficient": 0.25, "depth_coefficient": 0.25}
 
@@ -99,6 +121,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "blip-2": {"image_token_index": 319},
     "beam": {"rope_parameters": None, "n_group": 1, "topk_group": 1},
+    "blt_local_encoder": {"num_hidden_layers": 3},
     "bit": {"num_groups": 4},
     "chameleon": _IMAGES,
     "cohere_compass_text": {
@@ -108,6 +131,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "conditional_detr": _DETR,
     "chmv2": {"backbone_config": {"return_class_token": True}},
+    "clvp": {"speech_config": {"vocab_size": 320}},
     "clvp_decoder": {"num_attention_heads": 2},
     "clvp_encoder": {"num_attention_heads": 2},
     "cvt": {"depth": [1, 2, 3], "embed_dim": [16, 32, 64], "num_heads": [1, 2, 4]},
@@ -195,6 +219,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "molmo2_adapter": {"vision_feature_layer": [2, 1]},
     "moonshine_streaming": {"num_key_value_heads": 4},
     "muse_spark_audio": {"num_hidden_layers": 4},
+    "gemma4_unified_assistant": {
+        # With all layers shared, as it stands in the checkpoints, this transformers builds none.
+        "text_config": {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+        },
+        "backbone_hidden_size": 64,
+    },
+    "neucodec": _CODEC,
     "nemotron": {"num_key_value_heads": 2},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
     "omdet-turbo": {
@@ -202,10 +236,21 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "encoder_in_channels": [32, 64, 128],
         "image_size": 64,
         "apply_layernorm_after_vision_backbone": False,
+        "class_embed_dim": 48,
+        "text_config": {"hidden_size": 48},
+        "text_projection_in_dim": 48,
+        "encoder_hidden_dim": 64,
+        "vision_features_channels": [64, 64, 64],
+        "text_projection_out_dim": 48,
     },
+    "pe_audio_encoder": {"dac_config": {"downsampling_ratios": [2, 4, 5, 8], "encoder_hidden_size": 8}},
     "pix2struct_text_model": {"initializer_range": 0.02},
     "pp_ocrv5_server_det": _INTRACLASS | {"kernel_list": [3, 2, 2], "scale_factor_list": [1, 2, 4, 8]},
-    "pp_ocrv6_medium_det": _INTRACLASS,
+    "pp_formulanet_vision": _FORMULA,
+    "pp_ocrv6_medium_det": _INTRACLASS
+    | {"backbone_config": _hgnet, "kernel_list": [3, 2, 2], "scale_factor_list": [1, 2, 4, 8]},
+    "qwen2_5_omni_bigvgan": {"upsample_initial_channel": 64},
+    "qwen2_5_omni_dit": {"look_ahead_layers": [1], "look_backward_layers": [0, 2]},
     "qwen3_omni_moe_talker": {"spatial_merge_size": 2},
     "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 32},
     "qwen4_exp_text": {
@@ -232,12 +277,17 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "t5gemma2_text": {"dropout_rate": 0.0},
     "table-transformer": _DETR,
     "time_series_transformer": _SERIES,
-    "tvp": {"num_frames": 4, "visual_prompt_size": 8, "max_img_size": 32},
+    "tvp": {"num_frames": 4, "visual_prompt_size": 8, "max_img_size": 256},
     "d_fine": _DETECTOR,
     "deimv2": _DETECTOR,
     "rt_detr": _DETECTOR,
     "rt_detr_v2": _DETECTOR,
-    "pp_doclayout_v2": _DETECTOR | {"class_thresholds": [0.5] * 25, "class_order": list(range(25))},
+    "pp_doclayout_v2": _DETECTOR
+    | {
+        "class_thresholds": [0.5] * 25,
+        "class_order": list(range(25)),
+        "reading_order_config": {"max_2d_position_embeddings": 1024},
+    },
     "pp_doclayout_v3": _DETECTOR | {"x4_feat_dim": 128},
     "pp_doclayout_v4": _DETECTOR,
     "pix2struct_vision_model": {"patch_embed_hidden_size": 192},
@@ -252,7 +302,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "superpoint": {"keypoint_decoder_dim": 65},
     "clap_audio_model": {"patch_embeds_hidden_size": 8},
-    "fastspeech2_conformer_hifigan": {"model_in_dim": 80},
+    "fastspeech2_conformer_hifigan": {"model_in_dim": 80, "upsample_initial_channel": 32},
     "janus_vqgan": {"num_patches": 4},
     "audio-spectrogram-transformer": {"max_length": 64},
     "bark": {
@@ -272,15 +322,22 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "step3p5": {"sliding_window": 8},
     "textnet": {"hidden_sizes": [64, 64, 128, 256, 512]},
     "vjepa2": {"crop_size": 32, "frames_per_clip": 4},
+    "xcodec2": _CODEC,
     "xmod": {"default_language": "en_XX"},
     "zoedepth": {"bottleneck_features": 64},
     "xlstm": {"num_heads": 4, "qk_dim_factor": 1.0},
     "align": {"projection_dim": 320},
+    "swin2sr": {"image_size": 16, "depths": [2, 2], "num_heads": [2, 2], "embed_dim": 32},
+    "vits": {"upsample_initial_channel": 32, "upsample_rates": [4, 4, 2], "upsample_kernel_sizes": [8, 8, 4]},
+    "lightglue": {"keypoint_detector_config": _KEYPOINTS},
+    "superglue": {"keypoint_detector_config": _KEYPOINTS, "sinkhorn_iterations": 5},
     "vitmatte": {"backbone_config": {"patch_size": 16, "image_size": 64}},
     "molmo2_vision": {"image_size": [32, 32], "num_position_embeddings": 16},
     "inkling_vision": {"patch_size": 16, "num_hidden_layers": 3},
-    "pp_ocrv6_small_det": {"layer_list_out_channels": [48, 96, 192, 384]},
-    "qwen3_asr_encoder": {"n_window": 8},
+    "pp_ocrv6_small_det": {"backbone_config": _lcnet, "layer_list_out_channels": [16, 32, 64, 128]},
+    "slanext": {"post_conv_in_channels": 64, "post_conv_out_channels": 64, "max_text_length": 20},
+    "uvdoc": {"backbone_config": {"out_indices": [1, 2, 3, 4, 5, 6]}},
+    "qwen3_asr_encoder": {"n_window": 50},
     "shieldgemma2": {"yes_token_index": 20, "no_token_index": 21},
     "levit": {"patch_size": 16},
     "aria": {"projector_patch_to_query_dict": {16: 8, 64: 8}},
@@ -292,7 +349,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "llava_onevision": {"image_grid_pinpoints": [[64, 64]]},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 310},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 310},
-    "mobilevit": {"image_size": 128},
+    "mobilevit": {"image_size": 128, "initializer_range": 0.1},
     "zamba": {
         "num_hidden_layers": 4,
         "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "hybrid"],

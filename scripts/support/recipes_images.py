@@ -226,8 +226,9 @@ def _embedded_patches(maker: Any) -> Batch:
 
 
 def _framed_text(maker: Any) -> Batch:
-    """A text beside the frames of a video: TVP."""
-    return maker.text() | {"pixel_values": maker.image((128, 128), frames=maker.config.num_frames)}
+    """A text beside the frames of a video, one video a batch: more of them TVP does not take."""
+    text, frames = maker.ids(60)[:1], maker.image(2 * (maker.config.max_img_size,), frames=maker.config.num_frames)[:1]
+    return {"input_ids": text, "attention_mask": torch.ones_like(text), "pixel_values": frames}
 
 
 def _trimap(maker: Any) -> Batch:
@@ -248,6 +249,12 @@ def _squares(maker: Any) -> Batch:
     return {"pixel_values": maker.normal(8 * 16, frames, patch, patch, 3)}
 
 
+def _merged_squares(maker: Any) -> Batch:
+    """A square of patches for each place in a text."""
+    side = maker.find("patch_size", inside="vision") * maker.find("spatial_merge_size", inside="vision")
+    return {"pixel_values": maker.normal(8 * 4, side, side, 3), "image_grid_thw": torch.tensor([[1, 2, 2]] * 8)}
+
+
 def _embedded_grid(maker: Any) -> Batch:
     return {"patch_embeds": maker.normal(8, maker.config.hidden_size, 4, 4)}
 
@@ -264,6 +271,15 @@ def _square_patches_of_images(maker: Any) -> Batch:
 def _rows_of_patches(maker: Any) -> Batch:
     patch = maker.find("patch_size", default=8, inside="vision|")
     return {"pixel_values": maker.normal(8 * 16, 3 * patch * patch)}
+
+
+def _pooled_crops(maker: Any) -> Batch:
+    """Molmo 2: a crop of the whole image for each text, and which four patches make a place in it."""
+    made = _molmo_vision(maker)
+    corners = torch.tensor([0, 2, 8, 10])[:, None] + torch.tensor([0, 1, 4, 5])
+    pooling = (corners + 16 * torch.arange(8)[:, None, None]).reshape(32, 4)
+    grids = torch.tensor([[2, 2, 0, 0]] * 8)
+    return made | {"image_token_pooling": pooling, "image_grids": grids}
 
 
 def _merged_images(maker: Any) -> Batch:
@@ -291,6 +307,7 @@ IMAGES: dict[str, Callable[[Any], Batch]] = {
     "florence_vision": _picture("hidden_states"),
     "idefics": _idefics,
     "idefics2_perceiver": _perceiver_resampler,
+    "inkling2_vision": _merged_squares,
     "inkling_mm_model": _in_text(_squares),
     "inkling_vision": _squares,
     "instructblip": _fused_instruct("image"),
@@ -307,6 +324,7 @@ IMAGES: dict[str, Callable[[Any], Batch]] = {
     "minicpmv4_7_vision": _sized_patches,
     "mllama": _mllama,
     "mllama_vision_model": _tiled_vision,
+    "molmo2": _in_text(_pooled_crops),
     "molmo2_adapter": _pooled_patches,
     "molmo2_vision": _molmo_vision,
     "neomme": _in_text(_rows_of_patches),

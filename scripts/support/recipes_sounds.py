@@ -77,6 +77,60 @@ def _masked_mel(name: str, mask: str, bins: str | int, padding: bool = False) ->
     return make
 
 
+def _whole_chunks(maker: Any) -> Batch:
+    """Mel bins before frames, whole chunks of them, the last ones padding."""
+    length = 4 * maker.config.n_window
+    keep = maker.mask(length, 9)
+    maker.padded["input_features"] = keep
+    bins = maker.normal(8, maker.config.num_mel_bins, length)
+    return {"input_features": bins * keep[:, None], "input_features_mask": keep}
+
+
+def _clvp(maker: Any) -> Batch:
+    """Texts of one length: what of a text is padding does not show in the sounds that the model makes of it."""
+    return maker.text(pad=False) | _mel("input_features", 64, "bins")(maker)
+
+
+def _denoised(maker: Any) -> Batch:
+    """A spectrogram on its way from noise, what is spoken, and by whom: a spectrogram and an embedding of the speaker."""
+    config = maker.config
+    codes = 12
+    frames = codes * config.repeats
+    return {
+        "hidden_states": maker.normal(8, frames, config.mel_dim),
+        "condition_vector": maker.normal(8, 30, config.mel_dim),
+        "speaker_embedding": maker.normal(8, 1, config.enc_emb_dim).repeat(1, frames, 1),
+        "quantized_code": torch.randint(0, config.num_embeds - 1, (8, codes), generator=maker.generator),
+        "time_step": torch.tensor(0.4),
+    }
+
+
+def _spoken_codes(maker: Any) -> Batch:
+    config = maker.config.dit_config
+    return {
+        "code": torch.randint(0, config.num_embeds - 1, (8, 12), generator=maker.generator),
+        "conditioning": maker.normal(8, config.enc_emb_dim),
+        "reference_mel": maker.normal(8, 30, config.mel_dim),
+        "num_steps": 2,
+    }
+
+
+def _spoken_text(maker: Any) -> Batch:
+    """A text with how long each of its sounds is, how high, how loud, and the spectrogram of all."""
+    config = getattr(maker.config, "model_config", maker.config)
+    length = 19
+    sounds = torch.randint(1, 4, (8, length), generator=maker.generator)
+    sounds[:, -1] += 60 - sounds.sum(1)
+    return {
+        "input_ids": maker.ids(length),
+        "attention_mask": torch.ones(8, length, dtype=torch.long),
+        "spectrogram_labels": maker.normal(8, 60, config.num_mel_bins),
+        "duration_labels": sounds,
+        "pitch_labels": maker.normal(8, length, 1),
+        "energy_labels": maker.normal(8, length, 1),
+    }
+
+
 def _speech_text(maker: Any) -> Batch:
     """SpeechT5 without its pre-nets: states of both sides."""
     return {"input_values": maker.normal(8, 19, 64), "decoder_input_values": maker.normal(8, 12, 64)}
@@ -103,9 +157,9 @@ def _spark(maker: Any) -> Batch:
 
 def _neucodec(maker: Any) -> Batch:
     return {
-        "input_values": maker.normal(8, 1, 16000),
+        "input_values": maker.normal(8, 1, 4800),
         "input_features": maker.normal(
-            8, 50, maker.find("feature_projection_input_dim", default=64, inside="semantic")
+            8, 15, maker.find("feature_projection_input_dim", default=64, inside="semantic")
         ),
     }
 
@@ -183,9 +237,12 @@ def _in_text(made: Callable[[Any], Batch], main: str = "pixel_values") -> Callab
 SOUNDS: dict[str, Callable[[Any], Batch]] = {
     "clap": _clap,
     "clap_audio_model": _clap_audio,
+    "clvp": _clvp,
     "dia": _codebooks,
     "dia_decoder": _dia_decoder,
     "dots3_note_audio_encoder": _chunked_mel,
+    "fastspeech2_conformer": _spoken_text,
+    "fastspeech2_conformer_with_hifigan": _spoken_text,
     "fastspeech2_conformer_hifigan": _mel("spectrogram", "model_in_dim", length=4),
     "fun_asr_nano": _in_text(_whole_mel, "input_features"),
     "fun_asr_nano_encoder": _masked_mel("input_features", "input_features_mask", 560),
@@ -210,7 +267,9 @@ SOUNDS: dict[str, Callable[[Any], Batch]] = {
     "pocket_tts_audio_tokenizer_decoder": _latents,
     "qwen2_5_omni_audio_encoder": _row_of_mels,
     "qwen2_5_omni_bigvgan": _mel("mel_spectrogram", "mel_dim", "bins", 24),
-    "qwen3_asr_encoder": _masked_mel("input_features", "input_features_mask", "num_mel_bins"),
+    "qwen2_5_omni_dit": _denoised,
+    "qwen2_5_omni_token2wav": _spoken_codes,
+    "qwen3_asr_encoder": _whole_chunks,
     "qwen3_omni_moe_audio_encoder": _row_of_mels,
     "speecht5": _speech_text,
     "speecht5_hifigan": _mel("spectrogram", "model_in_dim", length=4),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers.models.blt.modeling_blt import _prepare_patch_cross_attention_mask
 
 Batch = dict[str, Any]
 
@@ -46,6 +47,32 @@ def _blt(maker: Any) -> Batch:
     return maker.text() | {"use_cache": False}
 
 
+def _blt_patches(maker: Any, global_width: bool) -> tuple[Batch, int]:
+    """Bytes in patches of one to four, and what the whole model makes of them for its two local parts."""
+    length, most = 20, 12
+    cuts = torch.rand(8, length, generator=maker.generator).argsort(1) < most - 1
+    cuts[:, 0] = False
+    patches = cuts.long().cumsum(1)
+    mask = _prepare_patch_cross_attention_mask(
+        patches, most, length, patches_as_queries=not global_width, cross_attn_k=maker.config.cross_attn_k
+    )
+    return {"encoder_attention_mask": mask} | (
+        {} if global_width else {"num_patches": most, "patch_ids": patches}
+    ), most
+
+
+def _blt_encoder(maker: Any) -> Batch:
+    return {"input_ids": maker.ids(20)} | _blt_patches(maker, False)[0]
+
+
+def _blt_decoder(maker: Any) -> Batch:
+    made, patches = _blt_patches(maker, True)
+    return {
+        "inputs_embeds": maker.normal(8, 20, maker.config.hidden_size),
+        "patch_embeds": maker.normal(8, patches, maker.config.hidden_size_global),
+    } | made
+
+
 def _blip_qformer(maker: Any) -> Batch:
     return {
         "query_embeds": maker.normal(8, 9, maker.config.hidden_size),
@@ -63,15 +90,33 @@ def _instruct_qformer(maker: Any) -> Batch:
 
 
 def _marks(maker: Any) -> Batch:
-    ids = maker.ids()
-    marks = torch.zeros_like(ids)
-    marks[:, 3::4] = 1
+    """A prompt with three questions: where each ends, how many answers it has, and of which type it is."""
     return {
-        "input_ids": ids,
-        "marks": marks,
-        "num_options": torch.full((8,), 2),
-        "question_type_ids": torch.zeros(8, dtype=torch.long),
+        "input_ids": maker.ids(100)[:1],
+        "marks": torch.tensor([[30, 60, 99]]),
+        "num_options": torch.tensor([[2, 4, 3]]),
+        "question_type_ids": torch.tensor([[0, 1, 2]]),
     }
+
+
+def _assistant(maker: Any) -> Batch:
+    """States of the model that is assisted, and the keys and values of its last layers."""
+    config = maker.config.text_config
+    keys = {}
+    for i, kind in enumerate(config.layer_types):
+        layer = config.per_layer_config[i]
+        shape = (8, layer.num_key_value_heads, 21, layer.head_dim)
+        keys[kind] = (maker.normal(*shape), maker.normal(*shape))
+    return {
+        "inputs_embeds": maker.normal(8, 21, 2 * maker.config.backbone_hidden_size),
+        "position_ids": torch.arange(21)[None].repeat(8, 1),
+        "shared_kv_states": keys,
+    }
+
+
+def _delayed_text(maker: Any) -> Batch:
+    """A text, and how long the model waits for the sound: the states of that number."""
+    return maker.text() | {"t_cond": maker.normal(1, maker.config.hidden_size)}
 
 
 def _with_encoder(maker: Any) -> Batch:
@@ -94,10 +139,13 @@ TEXTS: dict[str, Callable[[Any], Batch]] = {
     "blip_2_qformer": _blip_qformer,
     "blt": _blt,
     "blt_global_transformer": _states("inputs_embeds"),
+    "blt_local_decoder": _blt_decoder,
+    "blt_local_encoder": _blt_encoder,
     "canine": lambda maker: maker.text(length=60),
     "decision_transformer": _decision,
     "flava_multimodal_model": _states(),
     "funnel": lambda maker: maker.text(length=60),
+    "gemma4_unified_assistant": _assistant,
     "instructblip_qformer": _instruct_qformer,
     "instructblipvideo_qformer": _instruct_qformer,
     "jev": _marks,
@@ -105,6 +153,8 @@ TEXTS: dict[str, Callable[[Any], Batch]] = {
     "qwen3_omni_moe_talker_code_predictor": _states("inputs_embeds", 2),
     "qwen3_omni_moe_talker_text": _states("inputs_embeds"),
     "rag": _rag,
+    "reformer": lambda maker: maker.text(length=24),
     "t5gemma2_decoder": _with_encoder,
     "timesfm": _forecast,
+    "voxtral_realtime_text": _delayed_text,
 }

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainingArguments
 import hf_rksp
 from hf_rksp import RkspError, RKSPTrainerMixin
 from support import models
-from support.inputs import DECODER, SEQUENCES, Feed
+from support.inputs import DECODER, Feed
 
 STEPS = 5
 
@@ -81,6 +81,10 @@ class _LossTrainer(Trainer):
             loss = torch.stack(parts).sum()
         return (loss, outputs) if return_outputs else loss
 
+    def floating_point_ops(self, inputs: Any) -> int:
+        """None: Trainer counts them by the name of a model's main input, and for OneFormer that is a list."""
+        return 0
+
 
 class _ShapedTrainer(RKSPTrainerMixin, _LossTrainer):
     """The same with KSS and the monitor."""
@@ -91,9 +95,9 @@ def compare(model_type: str, kind: type, config: Any, feed: Feed) -> Compared:
     reason = "no class to train"
     for head, labels in [*models.head_classes(model_type), (kind, None)]:
         try:
-            batches = [_labelled(batch, labels) for batch in feed.batches]
-            model, twin = _twins(head, config)
-            plain = _train(_LossTrainer, twin, batches)
+            batches = [_labelled(batch, labels, feed.sequences) for batch in feed.batches]
+            first, second, third = _alike(head, config)
+            plain = _train(_LossTrainer, first, batches)
             if not all(math.isfinite(loss) for loss in plain.losses):
                 raise NoTraining(f"plain Trainer's losses are {plain.losses}")
             break
@@ -101,17 +105,17 @@ def compare(model_type: str, kind: type, config: Any, feed: Feed) -> Compared:
             reason = f"{head.__name__}: {type(error).__name__}: {str(error)[:150]}"
     else:
         return Compared(untrained=f"plain Trainer cannot train it here: {_line(reason)}", seen={"plain": reason})
-    return _shaped(model, batches, plain)
+    return _shaped(second, third, batches, plain)
 
 
-def _twins(head: type, config: Any) -> tuple[nn.Module, nn.Module]:
-    """A model and another of the same weights, also where transformers leaves some of them undrawn."""
+def _alike(head: type, config: Any) -> list[nn.Module]:
+    """Three models of the same weights, also where transformers leaves some of them undrawn."""
     made = []
-    for _ in range(2):
+    for _ in range(3):
         transformers.set_seed(0)
         made.append(models.build(head, config))
-    made[1].load_state_dict(made[0].state_dict())
-    return made[0], made[1]
+        made[-1].load_state_dict(made[0].state_dict())
+    return made
 
 
 @dataclass
@@ -144,7 +148,7 @@ def _train(trainer_class: type[Trainer], model: nn.Module, batches: list[dict[st
     return _Run([log["loss"] for log in logs], logs, words)
 
 
-def _shaped(model: nn.Module, batches: list[dict[str, Any]], plain: _Run) -> Compared:
+def _shaped(model: nn.Module, spare: nn.Module, batches: list[dict[str, Any]], plain: _Run) -> Compared:
     seen: dict[str, Any] = {"class": type(model).__name__}
     try:
         shaped = _train(_ShapedTrainer, model, batches)
@@ -163,7 +167,7 @@ def _shaped(model: nn.Module, batches: list[dict[str, Any]], plain: _Run) -> Com
     }
     if len(shaped.losses) != STEPS:
         return Compared(fault=f"{len(shaped.losses)} steps of {STEPS}", seen=seen)
-    if shaped.losses[0] != plain.losses[0]:
+    if shaped.losses[0] != plain.losses[0] and _repeats(spare, batches, plain):
         return Compared(fault=f"the first loss is {shaped.losses[0]}, plain Trainer's {plain.losses[0]}", seen=seen)
     if not all(map(math.isfinite, shaped.losses)):
         return Compared(fault=f"losses not finite: {shaped.losses}", seen=seen)
@@ -180,7 +184,12 @@ def _shaped(model: nn.Module, batches: list[dict[str, Any]], plain: _Run) -> Com
     return Compared(notes=notes, seen=seen)
 
 
-def _labelled(batch: dict[str, Any], labels: str | None) -> dict[str, Any]:
+def _repeats(model: nn.Module, batches: list[dict[str, Any]], plain: _Run) -> bool:
+    """Whether plain Trainer comes to the same loss again: Reformer draws a seed from the clock."""
+    return _train(_LossTrainer, model, batches).losses[0] == plain.losses[0]
+
+
+def _labelled(batch: dict[str, Any], labels: str | None, sequences: int) -> dict[str, Any]:
     """The batch with what the head calls labels."""
     batch = dict(batch)
     if labels is None or "labels" in batch:
@@ -193,12 +202,12 @@ def _labelled(batch: dict[str, Any], labels: str | None) -> dict[str, Any]:
         ids = batch.pop("decoder_input_ids", None)
         mask = batch.pop("decoder_attention_mask", None)
         if ids is None:
-            ids = torch.randint(3, 100, (SEQUENCES, DECODER), generator=torch.Generator().manual_seed(1))
+            ids = torch.randint(3, 100, (sequences, DECODER), generator=torch.Generator().manual_seed(1))
         batch["labels"] = ids if mask is None else ids.masked_fill(mask == 0, -100)
     elif labels == "characters":
-        batch["labels"] = torch.randint(3, 30, (SEQUENCES, 5), generator=torch.Generator().manual_seed(1))
+        batch["labels"] = torch.randint(3, 30, (sequences, 5), generator=torch.Generator().manual_seed(1))
     else:
-        batch["labels"] = torch.arange(SEQUENCES) % 2
+        batch["labels"] = torch.arange(sequences) % 2
     return batch
 
 

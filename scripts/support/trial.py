@@ -58,7 +58,7 @@ def _outcome(row: dict[str, Any], model_type: str, last: str, draws: bool) -> di
         return _named(refused, notes, None)
     if draws:
         notes += _drawn(row, model_type, config)
-    trained = training.compare(model_type, type(model), config, feed)
+    trained = training.compare(model_type, type(model), config, inputs.to_train(model, feed, model_type))
     row["training"] = trained.seen
     if trained.fault:
         raise _Stop("fault", f"training: {trained.fault}")
@@ -145,4 +145,4 @@ def _profiled(row: dict[str, Any], model: nn.Module, feed: inputs.Feed) -> tuple
     fault = checks.compare(row, model, feed, profile)
     if fault:
         raise _Stop("fault", fault)
-    return None, words + list(getattr(profile, "notes", None) or [])
+    return None, words + list(profile.setup.get("left_out", []))
