@@ -81,12 +81,22 @@ def _states(row: dict[str, Any], model: nn.Module, feed: Feed, stack: str, paths
         same = all(state.shape == other.shape for state, other in zip(entered, states, strict=False))
         if same and len(entered) <= len(states) <= len(entered) + 2:
             starts = range(len(states) - len(entered) + 1)
-            if any(_equal(entered, states[i:]) or (len(left) > 1 and _equal(left[:-1], states[i:])) for i in starts):
+            kept = [entered, left[:-1] if len(left) > 1 else [], *_normed(model, stack, entered)]
+            if any(own and _equal(own, states[i:]) for i in starts for own in kept):
                 row["states"][stack] = "equal"
                 return None
             found = "other"
     row["states"][stack] = found
     return f"the states of {stack} are not the model's own hidden_states" if found == "other" else None
+
+
+def _normed(model: nn.Module, stack: str, states: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The states past a norm that stands beside the list of blocks: some detectors keep those."""
+    owner = model.get_submodule(stack.rpartition(".")[0])
+    for module in owner.children():
+        if isinstance(module, nn.LayerNorm) and module.normalized_shape == states[0].shape[-1:]:
+            with torch.no_grad():
+                yield [module(state) for state in states]
 
 
 @contextlib.contextmanager

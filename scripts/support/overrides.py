@@ -112,12 +112,16 @@ _FORMULA = {
     "post_conv_out_channels": 64,
     "decoder_hidden_size": 64,
 }
+#: Another width than that of its text tower: a tuple of states can then be told from that of another stream.
+_GROUNDING = {"d_model": 32}
 _DETECTOR = {"decoder_in_channels": [64, 64, 64]}
 _SMALL_NET = {"hidden_dim": 320, "width_coefficient": 0.25, "depth_coefficient": 0.25}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "align_vision_model": {"width_coefficient": 1.0, "depth_coefficient": 0.25, "hidden_dim": 1280},
     "autoformer": _SERIES,
+    "grounding-dino": _GROUNDING,
+    "mm-grounding-dino": _GROUNDING,
     "bamba": {"attn_layer_indices": [1]},
     "blip-2": {"image_token_index": 319},
     "beam": {"rope_parameters": None, "n_group": 1, "topk_group": 1},
