@@ -82,9 +82,9 @@ def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list
     if encoder_decoder:
         if not any(content.decoder for content in made):
             made += _made_by_the_model(named, made)
-        labels = named.get("labels")  # collators give a decoder no mask: where there is a loss, there is a token
+        labels = named.get("labels")  # collators give a decoder no mask: padding is what has no loss at the ends
         made = [
-            replace(content, real=labels != _IGNORED)
+            replace(content, real=~_padding_by_labels(labels, content.value))
             if content.decoder and content.real is None and labels is not None and labels.shape == content.value.shape
             else content
             for content in made
@@ -95,6 +95,17 @@ def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list
 def sequences_of(contents: Sequence[Content]) -> int:
     """The number of sequences of a batch: its texts, else what its first content has."""
     return next((content.sequences for content in contents if content.discrete), contents[0].sequences)
+
+
+def _padding_by_labels(labels: Tensor, ids: Tensor) -> Tensor:
+    """Where the decoder's ids are padding: what has no loss behind the last token that has one.
+
+    In front of the first there may be a prompt; it is padding if its ids are one and the same.
+    """
+    lost = labels == _IGNORED
+    behind = lost.flip(-1).cumprod(-1).flip(-1).bool()
+    front = lost.cumprod(-1).bool() & ~behind
+    return behind | (front if bool(front.any()) and len(ids[front].unique()) == 1 else torch.zeros_like(front))
 
 
 def _says_something(value: Tensor) -> bool:
@@ -143,11 +154,22 @@ def _real(name: str, value: Tensor, batch: Mapping[str, Any], decoder: bool) -> 
     ]
     if not fitting:
         return None
+    named = [(key, mask) for key, mask in fitting if key.startswith(f"{_stem(name)}_")]
+    if named:
+        return max(named, key=lambda pair: pair[1].ndim)[1] != 0
     stem = next((stem for stem in _STEMS if stem in name), "")
     own = [(key, mask) for key, mask in fitting if stem and stem in key]
     general = [(key, mask) for key, mask in fitting if not any(other in key for other in _STEMS if other != stem)]
     chosen = own or general
     return max(chosen, key=lambda pair: pair[1].ndim)[1] != 0 if chosen else None
+
+
+def _stem(name: str) -> str:
+    """What the name of a content has in common with that of its mask: "doc" of "doc_ids" and "doc_attention_mask"."""
+    for ending in ("_input_ids", "_ids", "_values", "_features", "_embeds", "_tokens"):
+        if name.endswith(ending) and name != ending[1:]:
+            return name.removesuffix(ending)
+    return name
 
 
 def _fits(mask: Tensor, value: Tensor) -> bool:

