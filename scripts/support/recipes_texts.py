@@ -56,7 +56,9 @@ def _blt_patches(maker: Any, global_width: bool) -> tuple[Batch, int]:
     mask = _prepare_patch_cross_attention_mask(
         patches, most, length, patches_as_queries=not global_width, cross_attn_k=maker.config.cross_attn_k
     )
-    return {"encoder_attention_mask": mask} | ({} if global_width else {"num_patches": most, "patch_ids": patches}), most
+    return {"encoder_attention_mask": mask} | (
+        {} if global_width else {"num_patches": most, "patch_ids": patches}
+    ), most
 
 
 def _blt_encoder(maker: Any) -> Batch:
