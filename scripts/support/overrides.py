@@ -84,7 +84,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]},
         "moe_intermediate_size": [32, 16],
     },
-    "esmfold2": {"atom_encoder": {"output_dim": 384}},
+    "esmfold2": {"atom_encoder": {"output_dim": 384}, "num_loops": 1, "msa_encoder": {"num_hidden_layers": 2}},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},
