@@ -8,24 +8,9 @@ from typing import Any
 import torch
 
 from support.fused import fused
+from support.recipes_both import BOTH
 
 Batch = dict[str, Any]
-
-
-def _lxmert(maker: Any) -> Batch:
-    config = maker.config
-    return maker.text() | {
-        "visual_feats": maker.normal(8, 16, config.visual_feat_dim),
-        "visual_pos": torch.rand(8, 16, config.visual_pos_dim, generator=maker.generator),
-    }
-
-
-def _visual_bert(maker: Any) -> Batch:
-    return maker.text() | {
-        "visual_embeds": maker.normal(8, 16, maker.config.visual_embedding_dim),
-        "visual_attention_mask": torch.ones(8, 16, dtype=torch.long),
-        "visual_token_type_ids": torch.ones(8, 16, dtype=torch.long),
-    }
 
 
 def _pairs(maker: Any) -> Batch:
@@ -37,42 +22,6 @@ def _picture(name: str, side: int = 64) -> Callable[[Any], Batch]:
     return lambda maker: {name: maker.image((side, side))}
 
 
-def _flattened(maker: Any) -> Batch:
-    """Pix2Struct's patches: their row, their column, then their pixels; zeros are padding."""
-    patch = maker.find("patch_size", default=8)
-    rows, columns = torch.meshgrid(torch.arange(1, 5), torch.arange(1, 6), indexing="ij")
-    places = torch.stack([rows, columns], -1).reshape(1, 20, 2).repeat(8, 1, 1).float()
-    keep = maker.mask(20)
-    patches = torch.cat([places, maker.normal(8, 20, 3 * patch * patch)], -1) * keep[..., None]
-    maker.padded["flattened_patches"] = keep
-    return {"flattened_patches": patches, "attention_mask": keep}
-
-
-def _pix2struct(maker: Any) -> Batch:
-    return _flattened(maker) | _target(maker)
-
-
-def _omdet(maker: Any) -> Batch:
-    words = torch.randint(3, 200, (16, 6), generator=maker.generator)
-    tasks = torch.randint(3, 200, (8, 9), generator=maker.generator)
-    return {
-        "pixel_values": maker.image((64, 64)),
-        "classes_input_ids": words,
-        "classes_attention_mask": torch.ones_like(words),
-        "tasks_input_ids": tasks,
-        "tasks_attention_mask": torch.ones_like(tasks),
-        "classes_structure": torch.tensor([2] * 8),
-    }
-
-
-def _oneformer(maker: Any) -> Batch:
-    length = maker.find("task_seq_len", default=77)
-    return {
-        "pixel_values": maker.image((64, 64)),
-        "task_inputs": torch.randint(3, 200, (8, length), generator=maker.generator),
-    }
-
-
 def _segments(maker: Any) -> Batch:
     side = maker.side  # the prompt is put on top of the image
     side = (side[0] // 2, side[1])
@@ -81,20 +30,6 @@ def _segments(maker: Any) -> Batch:
         "prompt_pixel_values": maker.image(side),
         "prompt_masks": maker.image(side),
     }
-
-
-def _tiled_vision(maker: Any) -> Batch:
-    side = maker.side
-    return {
-        "pixel_values": maker.normal(8, 1, 4, 3, *side),
-        "aspect_ratio_ids": torch.ones(8, 1, dtype=torch.long),
-        "aspect_ratio_mask": torch.ones(8, 1, 4, dtype=torch.long),
-    }
-
-
-def _mllama(maker: Any) -> Batch:
-    text = maker.text()
-    return text | _tiled_vision(maker) | {"cross_attention_mask": torch.ones(8, text["input_ids"].shape[1], 1, 4)}
 
 
 def _sized_patches(maker: Any) -> Batch:
@@ -114,38 +49,6 @@ def _square_patches(maker: Any) -> Batch:
 def _paddle(maker: Any) -> Batch:
     patch = maker.find("patch_size", default=8)
     return {"pixel_values": maker.normal(1, 8 * 16, 3, patch, patch), "grid_thw": torch.tensor([[1, 4, 4]] * 8)}
-
-
-def _fused_instruct(word: str) -> Callable[[Any], Batch]:
-    def make(maker: Any) -> Batch:
-        count = maker.config.num_query_tokens
-        token = getattr(maker.config, f"{word}_token_index")
-        frames = 4 if word == "video" else 1
-        ids = maker.ids(count * frames + 17)
-        ids[:, : count * frames] = token
-        keep = maker.mask(ids.shape[1])
-        maker.padded["input_ids"] = keep
-        pixels = maker.image(frames=4 if word == "video" else None)
-        prompt = maker.ids(14)
-        return {
-            "pixel_values": pixels,
-            "input_ids": ids * keep,
-            "attention_mask": keep,
-            "qformer_input_ids": prompt,
-            "qformer_attention_mask": torch.ones_like(prompt),
-        }
-
-    return make
-
-
-def _pi0(maker: Any) -> Batch:
-    text = maker.text(pad=False)
-    width = maker.find("hidden_size", default=64, inside="dit")
-    return {
-        "action_embeds": maker.normal(8, 5, width),
-        "pixel_values": maker.image()[:, None],
-        "pixel_attention_mask": torch.ones(8, 1, dtype=torch.bool),
-    } | text
 
 
 def _perceiver_resampler(maker: Any) -> Batch:
@@ -172,29 +75,6 @@ def _sam_detr_decoder(maker: Any) -> Batch:
         "vision_pos_encoding": maker.normal(8, 36, width),
         "spatial_shapes": torch.tensor([[6, 6]]),
     }
-
-
-def _kosmos(maker: Any) -> Batch:
-    count = maker.config.latent_query_num
-    ids = maker.ids(count + 17)
-    keep = maker.mask(count + 17)
-    maker.padded["input_ids"] = keep
-    places = torch.zeros_like(ids)
-    places[:, 1 : 1 + count] = 1
-    return {
-        "pixel_values": maker.image(),
-        "input_ids": torch.where(keep.bool(), ids, 1),
-        "attention_mask": keep,
-        "image_embeds_position_mask": places,
-    }
-
-
-def _kosmos_patches(maker: Any) -> Batch:
-    made = _kosmos(maker)
-    del made["pixel_values"]
-    patches = _flattened(maker)["flattened_patches"]
-    maker.padded.pop("flattened_patches")
-    return made | {"flattened_patches": patches, "width": torch.full((8,), 5.0), "height": torch.full((8,), 4.0)}
 
 
 def _pooled_patches(maker: Any) -> Batch:
@@ -225,22 +105,8 @@ def _embedded_patches(maker: Any) -> Batch:
     return {"inputs_embeds": maker.normal(8, 32, maker.config.hidden_size), "num_patches": 16}
 
 
-def _framed_text(maker: Any) -> Batch:
-    """A text beside the frames of a video, one video a batch: more of them TVP does not take."""
-    text, frames = maker.ids(60)[:1], maker.image(2 * (maker.config.max_img_size,), frames=maker.config.num_frames)[:1]
-    return {"input_ids": text, "attention_mask": torch.ones_like(text), "pixel_values": frames}
-
-
 def _trimap(maker: Any) -> Batch:
     return {"pixel_values": maker.image((64, 64))}
-
-
-def _idefics(maker: Any) -> Batch:
-    text = maker.text()
-    return text | {
-        "pixel_values": maker.image()[:, None],
-        "image_attention_mask": torch.ones(8, text["input_ids"].shape[1], 1, dtype=torch.long),
-    }
 
 
 def _squares(maker: Any) -> Batch:
@@ -287,12 +153,6 @@ def _merged_images(maker: Any) -> Batch:
     return {"pixel_values": values, "image_grid_thw": grid, "image_merge_sizes": torch.full((8,), 2)}
 
 
-def _target(maker: Any, length: int = 13) -> Batch:
-    keep = maker.mask(length)
-    maker.padded["decoder_input_ids"] = keep
-    return {"decoder_input_ids": maker.ids(length) * keep, "decoder_attention_mask": keep}
-
-
 def _in_text(made: Callable[[Any], Batch], main: str = "pixel_values") -> Callable[[Any], Batch]:
     """A text with places for the images that ``made`` gives."""
     return lambda maker: fused(maker, made(maker), main)
@@ -305,36 +165,22 @@ IMAGES: dict[str, Callable[[Any], Batch]] = {
     "deepseek_vl_hybrid": _in_text(_two_resolutions),
     "efficientloftr": _pairs,
     "florence_vision": _picture("hidden_states"),
-    "idefics": _idefics,
     "idefics2_perceiver": _perceiver_resampler,
     "inkling2_vision": _merged_squares,
     "inkling_mm_model": _in_text(_squares),
     "inkling_vision": _squares,
-    "instructblip": _fused_instruct("image"),
-    "instructblipvideo": _fused_instruct("video"),
     "kimi_k25": _in_text(_square_patches_of_images),
     "kimi_k25_vision": _square_patches,
-    "kosmos-2": _kosmos,
-    "kosmos-2.5": _kosmos_patches,
-    "kosmos_2_5_vision_model": _flattened,
     "lightglue": _pairs,
-    "lxmert": _lxmert,
     "minicpm_ocr_vision": _sized_patches,
     "minicpmv4_6_vision": _sized_patches,
     "minicpmv4_7_vision": _sized_patches,
-    "mllama": _mllama,
-    "mllama_vision_model": _tiled_vision,
     "molmo2": _in_text(_pooled_crops),
     "molmo2_adapter": _pooled_patches,
     "molmo2_vision": _molmo_vision,
     "neomme": _in_text(_rows_of_patches),
-    "omdet-turbo": _omdet,
-    "oneformer": _oneformer,
     "paddleocr_vl": _in_text(_square_patches_of_images),
     "paddleocr_vl_vision": _paddle,
-    "pi0": _pi0,
-    "pix2struct": _pix2struct,
-    "pix2struct_vision_model": _flattened,
     "sam3_detr_decoder": _sam_detr_decoder,
     "sam3_detr_encoder": _sam_detr_encoder,
     "sam3_lite_text_detr_decoder": _sam_detr_decoder,
@@ -343,10 +189,8 @@ IMAGES: dict[str, Callable[[Any], Batch]] = {
     "sam3_mask_decoder": _queried,
     "seggpt": _segments,
     "superglue": _pairs,
-    "tvp": _framed_text,
     "unlimited_ocr_vision_encoder": _embedded_grid,
     "video_llama_3": _in_text(_merged_images),
     "video_llama_3_vision": _merged_patches,
-    "visual_bert": _visual_bert,
     "vitmatte": _trimap,
-}
+} | BOTH

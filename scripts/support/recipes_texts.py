@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers.models.blt.modeling_blt import _prepare_patch_cross_attention_mask
+from transformers.models.esmfold2.modeling_esmfold2 import EsmFold2AtomInputs
+from transformers.models.esmfold2.protein_utils import prepare_protein_features
 
 Batch = dict[str, Any]
 
@@ -114,6 +117,16 @@ def _assistant(maker: Any) -> Batch:
     }
 
 
+def _proteins(maker: Any) -> Batch:
+    """Proteins of the same residues in other orders, so that all have as many atoms."""
+    residues = "MKTAYIAKQRQISFVKSHFS"
+    orders = torch.rand(8, len(residues), generator=maker.generator).argsort(1)
+    made = [prepare_protein_features("".join(residues[i] for i in order)) for order in orders]
+    whole = {name: torch.cat([one[name] for one in made]) for name in made[0]}
+    atoms = EsmFold2AtomInputs(**{field.name: whole[field.name] for field in dataclasses.fields(EsmFold2AtomInputs)})
+    return {name: value for name, value in whole.items() if name in maker.names} | {"atom_inputs": atoms}
+
+
 def _delayed_text(maker: Any) -> Batch:
     """A text, and how long the model waits for the sound: the states of that number."""
     return maker.text() | {"t_cond": maker.normal(1, maker.config.hidden_size)}
@@ -143,6 +156,7 @@ TEXTS: dict[str, Callable[[Any], Batch]] = {
     "blt_local_encoder": _blt_encoder,
     "canine": lambda maker: maker.text(length=60),
     "decision_transformer": _decision,
+    "esmfold2": _proteins,
     "flava_multimodal_model": _states(),
     "funnel": lambda maker: maker.text(length=60),
     "gemma4_unified_assistant": _assistant,

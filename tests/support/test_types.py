@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-from support import training
+from support import inputs, models, tiny, training
 from support import trial as trials
 from support.trial import trial
 
@@ -55,6 +56,23 @@ def test_works(model_type):
 def test_convolutions_are_refused_in_a_sentence():
     row = trial("convnext", draws=False)
     assert row["outcome"] == "refused" and "no residual blocks found in ConvNextModel" in row["reason"], row
+
+
+def test_what_a_profile_leaves_out_is_a_note_of_the_row():
+    row = trial("levit", "profile", draws=False)
+    assert row["outcome"] == "works with a note" and "They are left out: encoder.stages.0.layers.4" in row["reason"], (
+        row
+    )
+
+
+def test_a_type_of_few_tokens_trains_on_larger_batches_with_as_many_labels():
+    model = models.build(models.base_class("vit_mae"), tiny.tiny_config("vit_mae")).eval()
+    fed = inputs.feed(model)
+    large = inputs.to_train(model, fed, "vit_mae")
+    assert [len(batch["pixel_values"]) for batch in large.batches] == [16, 16] and large.sequences == 16
+    assert torch.equal(large.batches[0]["pixel_values"][:8], fed.batches[0]["pixel_values"])
+    assert len(training._labelled(large.batches[0], "class", large.sequences)["labels"]) == 16
+    assert inputs.to_train(model, fed, "vit") is fed
 
 
 def test_one_token_too_many_is_a_fault(monkeypatch):
