@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +19,12 @@ _DESCRIBES = re.compile(
     "mask|label|position|token_type|segment|grid|size|length|indices|index|langs|cache|bbox|head|start|end|num_|shape|"
     "ratio|scale|offset|time_features|static|future|task|target|weight|type|category|second|threshold|clusters"
 )
-#: Masks that say which entries are padding, by their name; others say what is attended to, or what is to be predicted.
-_PADDING = re.compile(
-    "^(attention_mask|padding_mask|mask|src_mask|feature_attention_mask)$"
-    "|(?<!global)(?<!cross)(?<!token)_(attention|padding|pixel|observed|features|values|audio|input)_mask$|^pixel_mask$"
+#: Masks of transformers that are 1 where there is no padding.
+_SURE = re.compile("(^|_)(attention|observed|pixel|features|values)_mask$")
+#: Masks that say something else than what is padding, by a word in their name.
+_OTHER_MASKS = re.compile(
+    "global|cross|special|masked|label|loss|perm|head|aspect|causal|span|predict|mlm|pair|token|image|visual|vision|video|"
+    "frame|patch|box|speech|audio|entity|object|point"
 )
 #: An additive mask hides what it lowers by more than this. Masks of -10000 are in use; the bias of far tokens is smaller.
 _HIDDEN = -5000.0
@@ -41,6 +43,8 @@ class Content:
         sequence: shape ``(value.shape[0],)`` int64, the sequence of each entry along the first axis.
         sequences: their number.
         decoder: whether it goes into the decoder of an encoder-decoder.
+        mask: entry of the batch that ``real`` was read from, if its name alone does not say what it marks: it may be padding, and
+            the other way round, or something else.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Content:
     sequence: Tensor
     sequences: int
     decoder: bool = False
+    mask: str | None = None
 
     @property
     def discrete(self) -> bool:
@@ -77,8 +82,8 @@ def contents_of(batch: Mapping[str, Any], encoder_decoder: bool = False) -> list
     made = []
     for name, value in values.items():
         decoder = encoder_decoder and name.startswith("decoder")
-        real = _real(name, value, batch, decoder)
-        made.append(Content(name, value, real, *_sequences(value, named), decoder))
+        real, mask = _real(name, value, batch, decoder, values)
+        made.append(Content(name, value, real, *_sequences(value, named), decoder, mask))
     if encoder_decoder:
         if not any(content.decoder for content in made):
             made += _made_by_the_model(named, made)
@@ -136,36 +141,76 @@ def _sequences(value: Tensor, named: Mapping[str, Tensor]) -> tuple[Tensor, int]
     return torch.arange(entries), entries
 
 
-def _real(name: str, value: Tensor, batch: Mapping[str, Any], decoder: bool) -> Tensor | None:
+def _real(
+    name: str, value: Tensor, batch: Mapping[str, Any], decoder: bool, contents: Collection[str]
+) -> tuple[Tensor | None, str | None]:
+    """What is real of a content, and the mask that says so if it is not sure that it does."""
     if not value.is_floating_point() and name.endswith("ids"):
         own = batch.get(name.removesuffix("input_ids").removesuffix("ids") + "attention_mask")
         if own is not None:
-            return text_mask(own, value, any("past" in key or "cache" in key for key in batch))
-        turned = batch.get("input_mask")  # XLNet's: 1 is padding
-        if name == "input_ids":
-            return turned == 0 if isinstance(turned, Tensor) and turned.shape == value.shape else None
-    fitting = [
-        (key, mask)
+            return text_mask(own, value, any("past" in key or "cache" in key for key in batch)), None
+    fitting = {
+        key: mask
         for key, mask in batch.items()
         if isinstance(mask, Tensor)
-        and (_PADDING.search(key) or key == f"{name}_mask")
+        and "mask" in key
+        and (_SURE.search(key) or key.startswith(f"{_stem(name)}_") or not _OTHER_MASKS.search(key))
+        and not re.search("global|cross|token_type", key)
         and key.startswith("decoder") == decoder
         and _fits(mask, value)
-    ]
-    if not fitting:
-        return None
-    named = [(key, mask) for key, mask in fitting if key.startswith(f"{_stem(name)}_")]
-    if named:
-        return max(named, key=lambda pair: pair[1].ndim)[1] != 0
-    stem = next((stem for stem in _STEMS if stem in name), "")
-    own = [(key, mask) for key, mask in fitting if stem and stem in key]
-    general = [(key, mask) for key, mask in fitting if not any(other in key for other in _STEMS if other != stem)]
-    chosen = own or general
-    return max(chosen, key=lambda pair: pair[1].ndim)[1] != 0 if chosen else None
+    }
+    chosen = _of_the_name(name, fitting, contents)
+    if chosen is None:
+        return _by_lengths(name, value, batch)
+    sure = bool(_SURE.search(chosen))
+    return _as_real(chosen, fitting[chosen]), None if sure else chosen
+
+
+def _of_the_name(name: str, fitting: Mapping[str, Tensor], contents: Collection[str]) -> str | None:
+    """Of the masks that fit a content, the one that is its own by its name, else one that is no other content's."""
+    own = [key for key in fitting if key.startswith(f"{_stem(name)}_")]
+    if not own:
+        others = [f"{_stem(other)}_" for other in contents if other != name]
+        free = [key for key in fitting if not key.startswith(tuple(others))]
+        stem = next((stem for stem in _STEMS if stem in name), "")
+        own = [key for key in free if stem and stem in key]
+        own = own or [key for key in free if not any(other in key for other in _STEMS if other != stem)]
+    return max(own, key=lambda key: fitting[key].ndim) if own else None
+
+
+def _as_real(key: str, mask: Tensor) -> Tensor:
+    """A mask as truth values: of 0 and 1, or of 0 and large negative numbers; XLNet's ``input_mask`` is 1 at the padding."""
+    if mask.is_floating_point() and bool((mask <= 0).all()) and bool((mask < _HIDDEN).any()):
+        return mask > _HIDDEN
+    return mask == 0 if key == "input_mask" else mask != 0
+
+
+def _by_lengths(name: str, value: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor | None, str | None]:
+    """What is real by the number of places of each row."""
+    for key in (f"{_stem(name)}_lengths", f"{_stem(name)}_length", "lengths", "length", "input_lengths", "seq_lengths"):
+        lengths = batch.get(key)
+        if isinstance(lengths, Tensor) and lengths.shape == value.shape[:1] and value.ndim >= 2:
+            if not lengths.is_floating_point() and 0 < int(lengths.min()) and int(lengths.max()) <= value.shape[1]:
+                return torch.arange(value.shape[1], device=lengths.device) < lengths[:, None], key
+    return None, None
+
+
+def other_mask(key: str, value: Tensor, content: Content) -> Tensor:
+    """The entry ``key`` of a batch if it said the opposite; of lengths, that all is real."""
+    assert content.real is not None
+    if value.shape != content.real.shape:
+        return torch.full_like(value, content.value.shape[1])
+    if value.dtype == torch.bool:
+        return ~value
+    if value.is_floating_point() and bool((value < _HIDDEN).any()):
+        return torch.where(value > _HIDDEN, value.min(), torch.zeros_like(value))
+    return (value == 0).to(value.dtype)
 
 
 def _stem(name: str) -> str:
     """What the name of a content has in common with that of its mask: "doc" of "doc_ids" and "doc_attention_mask"."""
+    if name.startswith("input"):
+        return name
     for ending in ("_input_ids", "_ids", "_values", "_features", "_embeds", "_tokens"):
         if name.endswith(ending) and name != ending[1:]:
             return name.removesuffix(ending)

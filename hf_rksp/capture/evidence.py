@@ -12,7 +12,7 @@ from hf_rksp.capture.contents import Content, sequences_of
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.probe import Seen
 from hf_rksp.capture.refusals import REMEDY
-from hf_rksp.capture.rules import Frames, Grid, Reducer, Shape
+from hf_rksp.capture.rules import Frames, Grid, Reducer
 from hf_rksp.errors import CaptureError
 
 
@@ -20,28 +20,30 @@ def layout_of(
     stack: Stack,
     contents: Sequence[Content],
     seen: Seen,
-    padding: dict[Shape, Tensor],
+    padding: Tensor | None,
     reducer: Reducer | None,
     turned: bool,
     notes: dict[str, str],
-) -> Layout:
+) -> tuple[Layout, Tensor | None]:
     """What a probe says of one stack, for the very batch that was probed.
 
     Args:
         stack, contents: that were probed.
         seen: what the probe saw.
-        padding: takes the padding in front of the stack, by the shape of the states, and has that in front of the stacks before
-            it: what lies between may add to it.
+        padding: the padding in front of a stack that feeds this one, shape of the states: what lies between may add to it.
         reducer: the model's own way from samples to frames.
         turned: its masks mark the padding.
         notes: takes a sentence on states that are the model's own, by the path of the stack.
+
+    Returns:
+        The layout, and the padding that the model adds, if any.
 
     Raises:
         CaptureError: the states cannot be matched with the contents.
     """
     moved = torch.stack(list(seen.moved.values())).any(0)
     if not moved.any():
-        return _learnt(stack, contents, seen)
+        return _learnt(stack, contents, seen), None
     space = next((space for space, owner in seen.owner.items() if (owner >= 0).any()), None)
     if space is None:
         raise CaptureError(
@@ -52,10 +54,10 @@ def layout_of(
     own_mixed = seen.mixed if seen.mixed is not None else torch.zeros_like(moved)
     frames = _by_reducer(contents, seen, reducer)
     if frames is not None:
-        return frames
+        return frames, None
     grid = _streams(contents, seen)
     if grid is not None:
-        return grid
+        return grid, None
     if bool(own_mixed.any()):
         merged = _regrouped(owner, seen, contents, space)
         if merged is None:
@@ -69,7 +71,7 @@ def layout_of(
     hidden = torch.zeros_like(moved) if seen.hidden is None else seen.hidden
     text = _written(contents, seen, moved, hidden)
     if text is not None:
-        return Layout(sequences, text)
+        return Layout(sequences, text), None
     counted = moved & _attended(contents, seen, moved, hidden, turned) & ~(hidden & seen.causal)
     if seen.attended is not None and not turned:  # an image may be added to the padding of a text too
         counted &= ~hidden | seen.attended.to(moved.device)
@@ -81,34 +83,29 @@ def layout_of(
         padded = _zeros_behind(moved, learnt, seen, axis)
         if seen.attended is not None and not turned:
             padded |= learnt & ~seen.attended.to(moved.device)
-        padded = padding.setdefault(seen.lead, padded) & (learnt | seen.zero)
+        if padding is not None:
+            padded |= padding & (learnt | seen.zero)
         learnt &= ~padded
         if images and not stack.prepended:
             counted = (counted | learnt) & ~padded  # class tokens stand among the places of an image
-            learnt = padded
-        if bool(learnt.any()):
-            notes[stack.path] = (
-                f"{int(learnt.movedim(axis, 0)[0].sum())} states per sequence of {stack.path} are the model's own, not tokens "
-                "of the batch: they are left out"
-            )
+            learnt = torch.zeros_like(learnt)
+        for states, what in (
+            (learnt, "are the model's own, not tokens of the batch"),
+            (padded, "are padding that the model adds"),
+        ):
+            if bool(states.any()):
+                number = int(states.movedim(axis, 0)[0].sum())
+                notes[stack.path] = f"{number} states per sequence of {stack.path} {what}: they are left out"
         order = (axis, *[a for a in range(owner.ndim) if a != axis])
         by_row = owner.movedim(axis, 0).flatten(1).amax(1).clamp_min(0)
         mask = counted.permute(order).flatten(1)
         plain = bool((by_row == torch.arange(len(by_row), device=by_row.device)).all()) and len(by_row) == sequences
-        return Layout(
-            sequences,
-            None if bool(mask.all()) else mask,
-            None if plain else by_row,
-            None if order == tuple(range(owner.ndim)) else order,
-        )
+        axes = None if order == tuple(range(owner.ndim)) else order
+        layout = Layout(sequences, None if bool(mask.all()) else mask, None if plain else by_row, axes)
+        return layout, padded if bool(padded.any()) else None
     mask = counted & (owner >= 0)
-    return Layout(
-        sequences,
-        None if bool(mask.all()) else mask.reshape(-1, 1),
-        owner.clamp_min(0).reshape(-1),
-        None,
-        owner.ndim,
-    )
+    alone = None if bool(mask.all()) else mask.reshape(-1, 1)
+    return Layout(sequences, alone, owner.clamp_min(0).reshape(-1), None, owner.ndim), None
 
 
 def _learnt(stack: Stack, contents: Sequence[Content], seen: Seen) -> Layout:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.calling import first_state, output_state, own_mask
+from hf_rksp.capture.calling import first_state, output_state, own_mask, raw_output
 
 #: Runs the model once on a batch.
 Run = Callable[[Mapping[str, Any]], object]
@@ -26,8 +26,9 @@ def first_states(
     stop: bool = True,
     blocks: bool = False,
     masks: dict[str, Tensor] | None = None,
-    place: int = 0,
     skip: Collection[str] = (),
+    behind: bool = False,
+    shifted: str = "",
 ) -> dict[str, Tensor]:
     """The state in front of the first block of each stack, shape ``(..., d)``, by the path of the stack.
 
@@ -37,11 +38,17 @@ def first_states(
         stop: end the pass when all of them are reached.
         blocks: the blocks are at work; else each hands on what it is given.
         masks: takes which states are attended to, for each stack whose first block is told.
-        place: of another block than the first.
         skip: paths of stacks that are not looked at, though their blocks hand on what they are given.
+        behind: look at what leaves the last block instead.
+        shifted: path of a stack whose last block hands on its states plus 1.
     """
     found: dict[str, Tensor] = {}
+    place = -1 if behind else 0
     firsts = {stack.blocks[place].module: stack for stack in stacks if stack.blocks and stack.path not in skip}
+
+    def note_behind(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        y = raw_output(output)
+        note(module, (y,), {})
 
     def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
         stack, x = firsts[module], first_state(args, kwargs)
@@ -53,9 +60,13 @@ def first_states(
         if stop and len(found) == len(firsts):
             raise _Enough
 
-    handles = [module.register_forward_pre_hook(note, with_kwargs=True, prepend=True) for module in firsts]
+    if behind:
+        handles = [module.register_forward_hook(note_behind, with_kwargs=True) for module in firsts]
+    else:
+        handles = [module.register_forward_pre_hook(note, with_kwargs=True, prepend=True) for module in firsts]
     for module in {block.module for stack in stacks for block in stack.blocks if not blocks}:
-        handles += _handing_on(module)
+        last = any(stack.path == shifted and stack.blocks[-1].module is module for stack in stacks)
+        handles += _handing_on(module, 1.0 if last else 0.0)
     torch.manual_seed(0)  # a model that draws its own mask draws the same one in each pass
     try:
         run(batch)
@@ -67,8 +78,8 @@ def first_states(
     return found
 
 
-def _handing_on(module: nn.Module) -> list[Any]:
-    """Hooks that let a block return the state that it was given."""
+def _handing_on(module: nn.Module, plus: float) -> list[Any]:
+    """Hooks that let a block return the state that it was given, plus a number."""
     given: list[Tensor | None] = []
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -79,6 +90,7 @@ def _handing_on(module: nn.Module) -> list[Any]:
         x = given.pop()
         if x is None or output_state(output, x) is None:
             return None
+        x = x + plus if plus else x
         if isinstance(output, Tensor):
             return x
         if isinstance(output, dict):

@@ -80,7 +80,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients inside; afterwards every training flag and the random state are as before."""
     training = [(module, module.training) for module in model.modules()]
     try:
-        with forked_random_state(model), torch.no_grad():
+        with forked_random_state(model), torch.no_grad(), _no_nested_tensors():
             # Not model.eval(): a module may override it, and merge adapters there for instance.
             for module, _ in training:
                 module.training = False
@@ -90,10 +90,27 @@ def untouched(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
+@contextlib.contextmanager
+def _no_nested_tensors() -> Iterator[None]:
+    """torch's own TransformerEncoder drops padding in evaluation mode, and its states then have no shape."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
 def forked_random_state(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Torch's random state, on the processor and on the devices of ``model``, is put back afterwards."""
+    """Torch's random state, and that of generators that modules of ``model`` hold, is put back afterwards."""
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    return torch.random.fork_rng(devices=devices)
+    stack = contextlib.ExitStack()
+    stack.enter_context(torch.random.fork_rng(devices=devices))
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Generator):
+                stack.callback(value.set_state, value.get_state())
+    return stack
 
 
 def model_inputs(module: nn.Module, args: tuple, kwargs: dict) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from hf_rksp.capture.evidence import layout_of
 from hf_rksp.capture.explain import explains
 from hf_rksp.capture.fronts import Run, first_states
 from hf_rksp.capture.layout import Layout
-from hf_rksp.capture.polarity import marks_padding
+from hf_rksp.capture.polarity import Reading, what_is_marked
 from hf_rksp.capture.probe import Seen, probe
 from hf_rksp.capture.refusals import REMEDY, no_tokens
 from hf_rksp.capture.rules import Everything, Grid, Reducer, Rule, Shape, by_sizes
@@ -65,11 +65,25 @@ class Layouts:
         self._reducers: dict[str, Reducer | None] = {}
         self._checked: set[str] = set()
         self._filled: set[tuple[Any, ...]] = set()
-        self._read: set[str] = set()
-        self._turned: set[str] = set()
+        #: Content and mask -> what the mask marks.
+        self._masks: dict[tuple[str, str], Reading] = {}
         self.unread: dict[str, CaptureError] = {}
         self._exact: dict[tuple[Any, ...], Layout] = {}
         self._whole: set[tuple[Any, ...]] = set()
+
+    def later_runs(self, stack: Stack, batch: Mapping[str, Any]) -> CaptureError | None:
+        """Why the runs of a stack after its first in a pass over ``batch`` cannot be read; ``None`` if they can.
+
+        A shared encoder reads another text each time; of a looped one, every run reads the same.
+        """
+        texts = [content for content in _reaching(self._contents(batch), stack, self._two_sides) if content.discrete]
+        if len(texts) < 2:
+            return None
+        names = ", ".join(content.name for content in texts)
+        return CaptureError(
+            f"{stack.path} runs several times in a pass over a batch of several texts ({names}), and nothing says which of them it "
+            "reads each time: call the model once for each text"
+        )
 
     def of(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
         """The layout of ``states``, shape ``(..., d)``, of one stack in the forward pass of ``batch``.
@@ -81,6 +95,9 @@ class Layouts:
         self._check_width(stack, states)
         if not contents:  # nothing is known of the inputs: the first axis is the sequence
             return Layout(lead[0] if lead else 1)
+        doubtful = next((content for content in contents if content.mask is not None), None)
+        if doubtful is not None:
+            raise Unsettled(stack.path, f"{doubtful.mask} may mark what is real of {doubtful.name}, or what is padding")
         exact = self._exact.get(_signature(stack, batch, contents, lead)) if self._exact else None
         if exact is not None:
             return exact.to(states.device)
@@ -132,28 +149,37 @@ class Layouts:
 
     def _contents(self, batch: Mapping[str, Any]) -> list[Content]:
         """The contents of a batch, with the masks read as this model reads them."""
-        return [
-            replace(content, real=~content.real)
-            if content.real is not None and content.name in self._turned
-            else content
-            for content in contents_of(batch, self._two_sides)
-        ]
+        return [self._as_read(content) for content in contents_of(batch, self._two_sides)]
+
+    def _as_read(self, content: Content) -> Content:
+        if content.mask is None or content.real is None:
+            return content
+        if bool(content.real.all()) or not bool(content.real.any()):
+            return replace(content, real=None, mask=None)  # whatever it marks, nothing is told apart
+        reading = self._masks.get((content.name, content.mask))
+        if reading is None:
+            return content
+        real = {"real": content.real, "padding": ~content.real, "neither": None}[reading]
+        return replace(content, real=real, mask=None)
 
     def _look_at_masks(self, run: Run, batch: Mapping[str, Any], contents: Sequence[Content], stop: bool) -> bool:
-        """Find out, once for each content, which masks mark the padding; whether there is a new one."""
-        turned = set()
-        for content in contents:
-            if content.real is None or content.discrete or content.name in self._read:
-                continue
-            self._read.add(content.name)
+        """Find out what masks mark whose names do not say it; whether there is a new one."""
+        new = [content for content in contents if content.mask is not None]
+        for content in new:
+            reading: Reading | None = None
             with contextlib.suppress(Exception):  # a model that does not take other contents than it was given
-                if marks_padding(run, batch, content, self.stacks, stop):
-                    turned.add(content.name)
-                    self.notes[content.name] = (
-                        f"the mask of {content.name} is 1 where there is padding, as this model has it"
-                    )
-        self._turned |= turned
-        return bool(turned)
+                reading = what_is_marked(run, batch, content, self.stacks, self._config, stop)
+            assert content.mask is not None
+            self._masks[content.name, content.mask] = reading or "neither"
+            if reading != "real":
+                marks = "1 where there is padding" if reading == "padding" else "not about padding"
+                self.notes[content.mask] = (
+                    f"{content.mask} is read as the model reads it: it is {marks}"
+                    if reading
+                    else f"{content.mask} may mark padding, and the model does not show it: all of {content.name} counts. If it "
+                    "does, call it attention_mask"
+                )
+        return bool(new)
 
     def _check_width(self, stack: Stack, states: Tensor) -> None:
         """Refuse states that are images: their second axis holds the channels."""
@@ -193,7 +219,7 @@ class Layouts:
             contents = self._contents(batch)
         answers = self._answers(run, batch, contents, stop, stacks or self.stacks)
         boxed = self._placed_by_boxes(run, batch, contents, stop, answers)
-        padding: dict[Shape, Tensor] = {}
+        padding: dict[Shape, tuple[Stack, Tensor]] = {}
         for path, seen in answers.items():
             if isinstance(seen, CaptureError):
                 self.unread[path] = seen
@@ -205,8 +231,13 @@ class Layouts:
             ):
                 continue  # what enters a stack behind another one is mixed already: there, sizes know better
             try:
-                reducer, turned = self._reducer(stack), bool(self._turned)
-                layout = layout_of(stack, contents, seen, padding, reducer, turned, self.notes)
+                reducer, turned = self._reducer(stack), "padding" in self._masks.values()
+                padded: Tensor | None = None
+                if seen.lead in padding and self._feeds(run, batch, padding[seen.lead][0], stack, stop):
+                    padded = padding[seen.lead][1]  # and is no tower beside the other
+                layout, padded = layout_of(stack, contents, seen, padded, reducer, turned, self.notes)
+                if padded is not None:
+                    padding[seen.lead] = stack, padded
             except CaptureError as error:  # of this stack alone; the others can be read
                 self.unread[path] = error
                 continue
@@ -219,6 +250,14 @@ class Layouts:
                 del kept[4:]
             else:
                 self._exact[_signature(stack, batch, contents, seen.lead)] = layout
+
+    def _feeds(self, run: Run, batch: Mapping[str, Any], before: Stack, stack: Stack, stop: bool) -> bool:
+        """Whether what leaves one stack reaches another: then padding in front of the one is padding in front of the other."""
+        plain, other = (
+            first_states(run, batch, self.stacks, stop, shifted=shifted).get(stack.path)
+            for shifted in ("", before.path)
+        )
+        return plain is not None and other is not None and plain.shape == other.shape and not torch.equal(plain, other)
 
     def _placed_by_boxes(
         self,

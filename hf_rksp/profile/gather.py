@@ -51,6 +51,7 @@ class MomentSink:
     Attributes:
         moments: layer -> `GroupedMoments`, a list of one `SecondMoments` a group, or `GroupedSamples`.
         blocks: layer -> its block.
+        late: layers that are not ``known`` yet: earlier batches did not reach them.
         seconds: time spent here, inside the hooks.
     """
 
@@ -61,8 +62,12 @@ class MomentSink:
         keep: type[Kept] = GroupedMoments,
         first: int = 0,
         layers: Collection[Key] | None = None,
+        known: Collection[Key] | None = None,
+        strict: bool = True,
     ) -> None:
         self.layouts, self.layers = layouts, layers
+        self.known, self.strict = known, strict
+        self.late: dict[Key, States] = {}
         self.groups = groups
         self.first = first
         self.keep = keep
@@ -82,7 +87,15 @@ class MomentSink:
 
     def __call__(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         """Add one transition: a `Sink`. Layers that are not in ``layers`` are passed over."""
-        if self.layers is not None and (stack.path, block.index) not in self.layers:
+        key = stack.path, block.index
+        if self.layers is not None and key not in self.layers:
+            if self.known is not None and key not in self.known:
+                self.late[key] = States(x.shape[-1], x[..., 0].numel(), x.element_size())
+            return
+        if block.index >= stack.members and (error := self.layouts.later_runs(stack, self.batch)) is not None:
+            if self.strict:
+                raise error
+            self.layouts.unread[f"{stack.path} (run {block.index // stack.members + 1})"] = error
             return
         start = time.perf_counter()
         layout = self._layout(stack, x)
@@ -206,26 +219,31 @@ def gather_moments(
     share: Share = ALONE,
     layouts: Layouts | None = None,
     strict: bool = True,
+    known: dict[Key, States] | None = None,
 ) -> tuple[dict[Key, Any], dict[str, float]]:
     """What ``keep`` makes of ``layers`` over all ``batches``, and the seconds of the forward pass and of that.
 
     Where sizes do not say which states are tokens, the model is probed with the batch in question: see
     `hf_rksp.capture.Layouts`. Unless ``strict``, a stack of which a probe cannot tell either is left out, if there are others.
 
+    ``known`` has the layers that batches were seen to reach, and takes those that others reach too.
+
     Raises:
         NonFiniteError: NaN or inf; the first layer is named.
         InputError: every token is padding.
         CaptureError: no evidence says which states are tokens.
     """
-    chosen = [
-        replace(s, blocks=tuple(b for b in s.blocks if any(s.holds(b, key) for key in layers)), members=s.members)
-        for s in stacks
-    ]
+
+    def looked_at(stack: Stack, block: Block) -> bool:
+        never = known is not None and not any(stack.holds(block, key) for key in known)
+        return never or any(stack.holds(block, key) for key in layers)
+
+    chosen = [replace(s, blocks=tuple(b for b in s.blocks if looked_at(s, b)), members=s.members) for s in stacks]
     layouts = layouts or Layouts(model, stacks)
     probed: set[int] = set()
     start = time.perf_counter()
     while True:
-        sink = MomentSink(layouts, groups, keep, share.first, layers)
+        sink = MomentSink(layouts, groups, keep, share.first, layers, known, strict)
         try:
             paths = {stack.path for stack in (layouts.stacks if strict else layouts.readable)}
             read = [stack for stack in chosen if stack.path in paths]
@@ -249,6 +267,8 @@ def gather_moments(
             if strict or all(known is not error for known in layouts.unread.values()):
                 raise
     elapsed = time.perf_counter() - start
+    for late in share.gather(sink.late) if known is not None else ():
+        known.update({key: states for key, states in late.items() if key not in known})
     for path in set().union(*share.gather(list(layouts.unread))):  # another process cannot read it
         layouts.unread.setdefault(path, CaptureError(f"another process cannot read {path}"))
         sink.moments = {key: kept for key, kept in sink.moments.items() if key[0] != path}
@@ -322,7 +342,10 @@ def stream_moments(
 def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
     """One forward pass for its states alone; the inputs go to the device of the model's first weights."""
     device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
-    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    # Copies: a model may write into its inputs, and the batches are the caller's.
+    inputs = {
+        name: value.to(device, copy=True) if isinstance(value, Tensor) else value for name, value in batch.items()
+    }
     if not hasattr(model, "config") and list(inputs) == ["input_ids"]:
         model(inputs["input_ids"])  # a plain module calls its first argument what it likes
         return

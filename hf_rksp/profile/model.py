@@ -20,23 +20,22 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hf_rksp.capture import (
-    Block,
     Layouts,
     Stack,
     find_stacks,
     unmarked,
     untouched,
-    without,
 )
 from hf_rksp.capture.calling import eager
 from hf_rksp.config import RiskConfig, SpectralConfig
-from hf_rksp.errors import CaptureError, DegenerateMomentsError, InputError
+from hf_rksp.errors import DegenerateMomentsError, InputError
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
 from hf_rksp.profile.batches import as_mappings
-from hf_rksp.profile.gather import BlockWeights, Key, States, forward, survey
+from hf_rksp.profile.gather import BlockWeights, Key
 from hf_rksp.profile.layer import LayerProfile
 from hf_rksp.profile.notes import left_out, not_run, warn_of_left_padding
+from hf_rksp.profile.outline import outline
 from hf_rksp.profile.passes import repeated, streamed
 from hf_rksp.profile.resume import Resume, digest
 from hf_rksp.profile.share import share_of
@@ -132,10 +131,12 @@ def profile_model(
     layers: dict[Key, LayerProfile] = {}
     constant: list[DegenerateMomentsError] = []
     with eager(), untouched(model):
-        probe = None if weights else lambda: forward(model, batches[0])
-        stacks = find_stacks(model, blocks, probe=probe)
         beside: dict[str, str] = {}
-        stacks, seen = (stacks, {}) if weights else _readable(model, batches[0], stacks, blocks is None, beside)
+        if weights:
+            stacks, seen = find_stacks(model, blocks), {}
+        else:
+            stacks, seen = outline(model, batches, blocks, share, beside)
+    first = set(seen)
     layouts = Layouts(model, stacks)
     if not weights:
         warn_of_left_padding(model, batches, stacks)
@@ -165,14 +166,13 @@ def profile_model(
         )
         if seen:
             _check_rank(rank, [states.width for states in seen.values()])
-        depths = _depths(stacks, seen)
         hidden = not progress or share.rank > 0
         bar = tqdm(total=count, initial=len(layers), desc="profiling", unit="layer", disable=hidden, leave=False)
         with bar, contextlib.closing(parts):  # a pass that is left half way holds hooks and threads
             for moments in parts:
                 _check_rank(rank, [found.dim for found in moments.values()])
                 solving = time.perf_counter()
-                for key, layer in solve_layers(stacks, moments, rank, groups > 0, config, share, depths):
+                for key, layer in solve_layers(stacks, moments, rank, groups > 0, config, share, _depths(stacks, seen)):
                     if isinstance(layer, LayerProfile):
                         layers[key] = layer
                     else:
@@ -181,6 +181,10 @@ def profile_model(
                 seconds["spectra"] += time.perf_counter() - solving
                 if kept:
                     kept.save(seconds, share)
+    late = [key for key in layers if key not in first] if not weights else []
+    if late:  # layers that only some batches reach stand where they belong, not where they turned up
+        places = {stack.path: place for place, stack in enumerate(stacks)}
+        layers = {key: layers[key] for key in sorted(layers, key=lambda key: (places[key[0]], key[1]))}
     ordered = tuple(layer for (path, _), layer in layers.items() if path not in layouts.unread)
     if constant and (not layers or kept):
         raise constant[0]
@@ -214,31 +218,6 @@ def profile_model(
             "processes": share.world,
         },
     )
-
-
-def _readable(
-    model: nn.Module, batch: Mapping[str, Any], stacks: list[Stack], found: bool, notes: dict[str, str]
-) -> tuple[list[Stack], dict[Key, States]]:
-    """The stacks without what is no residual block, if they were ``found`` and not named, and the states that the others see.
-
-    ``notes`` takes what `survey` says.
-
-    Raises:
-        CaptureError: nothing is left.
-    """
-    refused: list[tuple[Block, CaptureError]] = []
-    seen = survey(
-        model, batch, stacks, (lambda _, block, error: refused.append((block, error))) if found else None, notes
-    )
-    if not refused:
-        return stacks, seen
-    kept = without(stacks, [block for block, _ in refused])
-    seen = {
-        key: states for key, states in seen.items() if any(stack.holds(b, key) for stack in kept for b in stack.blocks)
-    }
-    if not seen:
-        raise refused[0][1]
-    return kept, seen
 
 
 def _depths(stacks: Sequence[Stack], seen: Sequence[Key] | Mapping[Key, Any]) -> dict[Key, tuple[int, int]]:

@@ -20,7 +20,7 @@ def repeated(
     model: nn.Module,
     batches: Sequence[Mapping[str, Any]],
     stacks: Sequence[Stack],
-    seen: Mapping[Key, States],
+    seen: dict[Key, States],
     groups: int,
     moment_memory: float,
     seconds: dict[str, float],
@@ -28,20 +28,23 @@ def repeated(
     layouts: Layouts | None = None,
     strict: bool = True,
 ) -> Iterator[dict[Key, GroupedSamples]]:
-    """Samples or moments of as many layers as fit into memory, by a forward pass for each such part."""
-    todo = list(seen)
+    """Samples or moments of as many layers as fit into memory, by a forward pass for each such part.
+
+    ``seen`` takes the layers that only some batches reach, as they turn up.
+    """
+    done: set[Key] = set()
     layouts = layouts or Layouts(model, stacks)
-    # Of all processes: they have to part the layers alike.
     own = sum(map(sequences, batches)) / sequences(batches[0])
-    rows = [sum(parts) for parts in zip(*share.gather([states.rows * own for states in seen.values()]), strict=True)]
-    tokens = dict(zip(seen, rows, strict=True))
-    while todo:
+    while todo := [key for key in seen if key not in done]:
+        # Of all processes: they have to part the layers alike.
+        rows = [sum(parts) for parts in zip(*share.gather([seen[key].rows * own for key in todo]), strict=True)]
+        tokens = dict(zip(todo, rows, strict=True))
         part = _fitting(todo, seen, tokens, max(groups, 1), moment_memory)
-        todo = todo[len(part) :]
+        done.update(part)
         # Every pass starts from the same random state, so that models that draw numbers see the same ones.
         with eager(), untouched(model):
             moments, spent = gather_moments(
-                model, batches, stacks, part, max(groups, 1), GroupedSamples, share, layouts, strict
+                model, batches, stacks, part, max(groups, 1), GroupedSamples, share, layouts, strict, seen
             )
         for name, value in spent.items():
             seconds[name] += value

@@ -281,13 +281,22 @@ class SpectralShaper:
         """What KSS can read of a pass, on every process."""
         found = []
         for stack in self.stacks:
-            transitions = [t for t in seen if t.stack is stack]
+            transitions = self._of_one_text(stack, [t for t in seen if t.stack is stack], batch)
             read = functools.partial(self._layout, stack, batch)
             stream = read_stream(stack, transitions, read, self.aside) if transitions else None
             if stream and self._fits(stack, stream.width, len(stream.layers)):
                 found.append(stream)
         # A surveyed step adds nothing up any more.
         return found if self._surveyed else readable_everywhere(self.stacks, found, self.aside)
+
+    def _of_one_text(self, stack: Stack, seen: list[Transition], batch: Mapping[str, Any]) -> list[Transition]:
+        """Without the runs of a shared encoder after the first, where nothing says which text they read."""
+        later = [t for t in seen if t.block.index >= stack.members]
+        cause = self.layouts.later_runs(stack, {**self.unseen, **batch}) if later else None
+        if cause is None:
+            return seen
+        self.aside(f"later runs of {stack.path}", cause, len(later))
+        return [t for t in seen if t.block.index < stack.members]
 
     def _layout(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
         """How the states of this pass are read; where sizes do not tell, the model is probed."""

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -156,7 +157,13 @@ class RKSPTrainerMixin:
         """One forward pass without gradients, in evaluation mode, that leaves everything as it was."""
         try:
             with extra_passes(self.model), untouched(self.model), self.compute_loss_context_manager():  # type: ignore[attr-defined]
-                self.survey_pass(batch)
+                try:
+                    self.survey_pass(batch)
+                except Exception:
+                    if not (isinstance(batch, Mapping) and "labels" in batch):
+                        raise
+                    # Some models take labels in training mode alone.
+                    self.survey_pass({name: value for name, value in batch.items() if name != "labels"})
         except Exception as error:
             name = type(self.model).__name__  # type: ignore[attr-defined]
             raise CaptureError(
@@ -292,6 +299,8 @@ class RKSPTrainerMixin:
         inputs = dict(self._prepare_inputs(batch))  # type: ignore[attr-defined]
         if self.label_smoother is not None or self.compute_loss_func is not None:  # type: ignore[attr-defined]
             inputs.pop("labels", None)
+        # Copies: a model may write into its inputs, and the step has yet to be done with them.
+        inputs = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
         # The module itself: what DDP and DeepSpeed add to it is for the backward pass.
         self.model(**inputs)  # type: ignore[attr-defined]
 

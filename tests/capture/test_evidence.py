@@ -6,7 +6,7 @@ from torch import nn
 
 from hf_rksp.capture import find_stacks, untouched
 from hf_rksp.capture.contents import contents_of
-from hf_rksp.capture.polarity import marks_padding
+from hf_rksp.capture.polarity import what_is_marked
 from hf_rksp.profile.gather import forward, gather_moments
 from tests.capture.test_layouts import BATCH, REAL, B, D, Net, T, counts, images, padded
 
@@ -151,5 +151,6 @@ def test_what_a_mask_marks_is_seen_in_the_blocks(turned):
     (content,) = contents_of(batch)
     assert torch.equal(content.real, batch["mel_mask"])  # by its name it is the mask of mel
     with untouched(model):
-        assert marks_padding(lambda inputs: forward(model, inputs), batch, content, stacks) == turned
+        reading = what_is_marked(lambda inputs: forward(model, inputs), batch, content, stacks, None)
+    assert reading == ("padding" if turned else "real")
     assert set(counts(model, batch).values()) == {int(real.sum()) // 2}
