@@ -162,6 +162,7 @@ def width_is_last(module: nn.Module, x: Tensor) -> bool:
     A convolution with as many channels as the second axis, and no layer of the width of the last, speaks against it.
     """
     last = second = first_convolves = False
+    norms: set[int] = set()
     for part in module.modules():
         weight = getattr(part, "weight", None)
         if not isinstance(weight, Tensor):
@@ -171,5 +172,9 @@ def width_is_last(module: nn.Module, x: Tensor) -> bool:
             second = second or (x.ndim >= 3 and x.shape[1] in (weight.shape[0], *weight.shape[1:2]))
         elif weight.ndim <= 2:
             last = last or x.shape[-1] in weight.shape
+            if weight.ndim == 1:
+                norms.update(weight.shape)
+    if x.ndim >= 4 and x.shape[1] in norms and x.shape[-1] not in norms:  # ViTDet turns the axes inside its blocks
+        return False
     # Where the sizes fit both (as many channels as columns), what comes first in the block takes the state.
     return not second or (last and not first_convolves)

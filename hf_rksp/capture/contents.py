@@ -17,10 +17,10 @@ _IGNORED = -100
 #: Entries that describe the contents, by a word in their name: a state does not stand for one of their numbers.
 _DESCRIBES = re.compile(
     "mask|label|position|token_type|segment|grid|size|length|indices|index|langs|cache|bbox|head|start|end|num_|shape|"
-    "ratio|scale|offset|time_features|static|future|task|target|weight|type|category|second|threshold|clusters"
+    "ratio|scale|offset|time_features|static|future|task|target|weight|type|category|second|threshold|clusters|structure"
 )
 #: Masks of transformers that are 1 where there is no padding.
-_SURE = re.compile("(^|_)(attention|observed|pixel|features|values)_mask$")
+_SURE = re.compile("(^|_)(attention|observed|pixel|features|values)_mask(_[a-z0-9])?$")
 #: Masks that say something else than what is padding, by a word in their name.
 _OTHER_MASKS = re.compile(
     "global|cross|special|masked|label|loss|perm|head|aspect|causal|span|predict|mlm|pair|token|image|visual|vision|video|"
@@ -169,6 +169,9 @@ def _real(
 def _of_the_name(name: str, fitting: Mapping[str, Tensor], contents: Collection[str]) -> str | None:
     """Of the masks that fit a content, the one that is its own by its name, else one that is no other content's."""
     own = [key for key in fitting if key.startswith(f"{_stem(name)}_")]
+    ending = re.search("_[a-z0-9]$", name)  # "input_ids_a" and "attention_mask_a"
+    if ending:
+        own = own or [key for key in fitting if key.endswith(ending[0])]
     if not own:
         others = [f"{_stem(other)}_" for other in contents if other != name]
         free = [key for key in fitting if not key.startswith(tuple(others))]

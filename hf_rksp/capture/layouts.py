@@ -140,12 +140,12 @@ class Layouts:
         self, stack: Stack, batch: Mapping[str, Any], contents: Sequence[Content], states: Tensor
     ) -> None:
         """Ask for a probe if there are states that are zero, once for each size of batch: the model may pad up to a size."""
-        size = _signature(stack, batch, contents, tuple(states.shape))
+        size = _signature(stack, batch, contents, tuple(states.shape[:-1]))
         if size in self._filled:
             return
-        self._filled.add(size)
         if bool((states == 0).all(-1).any()):
             raise Unsettled(stack.path, f"states of {stack.path} are zero, which may be padding that the model adds")
+        self._filled.add(size)
 
     def _contents(self, batch: Mapping[str, Any]) -> list[Content]:
         """The contents of a batch, with the masks read as this model reads them."""
@@ -225,6 +225,7 @@ class Layouts:
                 self.unread[path] = seen
                 continue
             stack = next(stack for stack in self.stacks if stack.path == path)
+            self._filled.add(_signature(stack, batch, contents, seen.lead))
             rule = self._by_sizes(stack, contents, seen.lead)
             if rule is not None and not (
                 isinstance(rule, Everything) and (seen.lead in padding or bool(seen.zero.any()))

@@ -24,8 +24,9 @@ def what_is_marked(
 ) -> Reading | None:
     """What ``content.real`` marks, by what the blocks let through; ``None`` if the batch does not show it.
 
-    What is padding may not move what is real, while what is real may move the padding. A mask that the states do not depend on
-    marks neither. Four forward passes.
+    What is padding may not move what is real, while what is real may move the padding. Where the states do not depend on the
+    mask, or everything moves everything, padding is what holds one and the same id, or the same number all through. Four
+    forward passes.
 
     Args:
         run: one forward pass.
@@ -41,7 +42,7 @@ def what_is_marked(
     given = first_states(run, batch, stacks, stop, blocks=True, behind=True)
     turned = first_states(run, {**batch, key: other_mask(key, batch[key], content)}, stacks, stop, True, behind=True)
     if not any(path in turned and _differ(x, turned[path]) for path, x in given.items()):
-        return "neither"
+        return _by_contents(content)  # the model makes nothing of it, at most its loss does
     by_hidden, by_real = (
         first_states(
             run,
@@ -58,7 +59,19 @@ def what_is_marked(
         if path in by_hidden and path in by_real and x.ndim == 3:
             for reach in (0, _REACH):
                 answers[reach] = answers.get(reach) or _compared(x, by_hidden[path], by_real[path], real, reach)
-    return next((answer for answer in answers.values() if answer in ("real", "padding")), "neither")
+    told = next((answer for answer in answers.values() if answer in ("real", "padding")), None)
+    return told or _by_contents(content) or "neither"
+
+
+def _by_contents(content: Content) -> Reading | None:
+    """What the contents say: padding is all alike, and what is real is not."""
+    assert content.real is not None
+    if content.value.shape[: content.real.ndim] != content.real.shape:
+        return None
+    alike = [len(content.value[part].unique()) == 1 for part in (content.real, ~content.real)]
+    if alike[0] == alike[1]:
+        return None
+    return "padding" if alike[0] else "real"
 
 
 def _compared(x: Tensor, by_hidden: Tensor, by_real: Tensor, real: Tensor, reach: int) -> Reading | None:

@@ -94,7 +94,7 @@ class Grid:
             return (1, 0), 0
         if len(lead) > 2 and grid[0] != grid[1]:
             places = [(a, b) for a, b in itertools.pairwise(range(len(lead))) if (lead[a], lead[b]) == grid]
-            if len(places) == 1:
+            if len(places) == 1 and lead.count(grid[1]) == 1:  # else there is a state for each pair of tokens
                 a, b = places[0]
                 rest = tuple(axis for axis in range(len(lead)) if axis not in (a, b))
                 return (a, b, *rest), len(rest)

@@ -240,7 +240,7 @@ def gather_moments(
 
     chosen = [replace(s, blocks=tuple(b for b in s.blocks if looked_at(s, b)), members=s.members) for s in stacks]
     layouts = layouts or Layouts(model, stacks)
-    probed: set[int] = set()
+    probed: set[tuple[int, str]] = set()
     start = time.perf_counter()
     while True:
         sink = MomentSink(layouts, groups, keep, share.first, layers, known, strict)
@@ -254,13 +254,13 @@ def gather_moments(
                     forward(model, batch)
             break
         except Unsettled as unsettled:
-            if id(sink.batch) in probed:
+            if (id(sink.batch), unsettled.path) in probed:
                 error = CaptureError(f"{unsettled}, and a probe does not either: {REMEDY}")
                 if strict:
                     raise error from None
                 layouts.unread[unsettled.path] = error
                 continue
-            probed.add(id(sink.batch))
+            probed.add((id(sink.batch), unsettled.path))
             with untouched(model):
                 layouts.learn(functools.partial(forward, model), sink.batch)
         except CaptureError as error:

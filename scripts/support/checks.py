@@ -25,10 +25,18 @@ def compare(row: dict[str, Any], model: nn.Module, feed: Feed, profile: Any) -> 
     filled: dict[tuple[int, ...], int] = {}
     for stack, layers in stacks.items():
         paths = [_path(model, layer.path) for layer in layers]
-        fault = _states(row, model, feed, stack, paths) or _tokens(row, model, feed, stack, layers, paths, filled)
+        own = _own(profile, feed, stack)
+        fault = _states(row, model, feed, stack, paths) or _tokens(row, model, feed, stack, layers, paths, filled, own)
         if fault:
             faults.append(fault)
     return faults[0] if faults else None
+
+
+def _own(profile: Any, feed: Feed, stack: str) -> int:
+    """The states of a stack that the profile names as the model's own, in all batches."""
+    notes = " ".join(profile.setup.get("left_out", ()))
+    found = re.search(rf"(\d+) states per sequence of {re.escape(stack)} are the model's own", notes)
+    return int(found[1]) * feed.sequences * len(feed.batches) if found else 0
 
 
 # --- states ---
@@ -143,11 +151,13 @@ def _tokens(
     layers: list[Any],
     paths: list[str],
     filled: dict[tuple[int, ...], int],
+    own_states: int,
 ) -> str | None:
     """Whether the count of each layer is one that there can be.
 
     ``filled`` has, by their shape, the states in front of the stacks before this one that are not zero, in all batches: images
-    may be padded with zeros up to a size, and what lies between two stacks may add to these.
+    may be padded with zeros up to a size, and what lies between two stacks may add to these. ``own_states`` are the model's own
+    in all batches, which the profile says that it leaves out.
     """
     own: dict[tuple[int, ...], int] = {}
     allowed: dict[int, set[int]] = {}
@@ -167,7 +177,7 @@ def _tokens(
             allowed = {i: counts | {filled.setdefault(lead, count)} for i, counts in allowed.items()}
     row.setdefault("truth", {})[stack] = sorted(set().union(*allowed.values()))
     for i, layer in enumerate(layers):
-        if layer.tokens not in allowed[i]:
+        if layer.tokens not in allowed[i] | {count - own_states for count in allowed[i]}:
             return (
                 f"{layer.path} counts {layer.tokens} tokens where there are {' or '.join(map(str, sorted(allowed[i])))}"
             )

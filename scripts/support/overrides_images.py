@@ -20,16 +20,20 @@ def _resnet_last() -> ResNetConfig:
     )
 
 
-def _swin() -> SwinConfig:
+def _swin(embed_dim: int = 16) -> SwinConfig:
     return SwinConfig(
         image_size=64,
         patch_size=4,
-        embed_dim=16,
+        embed_dim=embed_dim,
         depths=[2, 2, 2, 2],
         num_heads=[1, 2, 4, 8],
         window_size=4,
         out_indices=[2, 3, 4],
     )
+
+
+def _swin_24() -> SwinConfig:
+    return _swin(24)
 
 
 def _hgnet() -> HGNetV2Config:
@@ -107,8 +111,9 @@ IMAGES: dict[str, dict[str, Any]] = {
     "lw_detr": {"projector_scale_factors": [2.0, 0.5]},
     "lw_detr_vit": {"num_windows": 4},
     "omdet-turbo": {
-        "backbone_config": _swin,
-        "encoder_in_channels": [32, 64, 128],
+        # Wider than the rest, so that a tuple of its states can be told from that of another stream.
+        "backbone_config": _swin_24,
+        "encoder_in_channels": [48, 96, 192],
         "image_size": 64,
         "apply_layernorm_after_vision_backbone": False,
         "class_embed_dim": 48,
