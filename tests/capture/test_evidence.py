@@ -154,3 +154,59 @@ def test_what_a_mask_marks_is_seen_in_the_blocks(turned):
         reading = what_is_marked(lambda inputs: forward(model, inputs), batch, content, stacks, None)
     assert reading == ("padding" if turned else "real")
     assert set(counts(model, batch).values()) == {int(real.sum()) // 2}
+
+
+# --- Batches of several kinds -----------------------------------------------------------------------------------------
+
+
+def counted(model, *batches, blocks="blocks"):
+    stacks = find_stacks(model, blocks)
+    layers = [(stack.path, index) for stack in stacks for index in range(2)]
+    with untouched(model):
+        moments, _ = gather_moments(model, batches, stacks, layers, 1)
+    return {path: moments[path, 0][0].count for path, _ in layers}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_padding_inside_the_model_depends_on_the_size_of_a_batch(order):
+    """Up to 6 places: images of 6 patches fill them, those of 3 do not."""
+
+    def front(net, t, i):
+        return torch.cat([i, torch.zeros(len(i), 6 - i.shape[1], D).double()], 1)
+
+    batches = [{"pixel_values": images(patches=6)}, {"pixel_values": images()}]
+    assert counted(Net(front), *(batches[i] for i in order)) == {"blocks": 9 * B}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_what_holds_for_images_alone_does_not_hold_for_images_and_text(order):
+    def front(net, t, i):
+        filled = torch.cat([i, torch.zeros(len(i), 1, D).double()], 1)
+        return filled if t is None else torch.cat([filled, t], 1)
+
+    batches = [{"pixel_values": images()}, BATCH | {"pixel_values": images()}]
+    # The zero between image and text is what a class token that has not been trained looks like: it counts.
+    alone, both = (counted(Net(front), batch)["blocks"] for batch in batches)
+    assert counted(Net(front), *(batches[i] for i in order)) == {"blocks": alone + both}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_images_of_several_sizes_in_front_of_a_text(order):
+    model = Net(lambda net, t, i: torch.cat([i, t], 1))
+    batches = [BATCH | {"pixel_values": images(patches=n)} for n in (3, 5)]
+    assert counted(model, *(batches[i] for i in order)) == {"blocks": 2 * REAL + 8 * B}
+
+
+def test_towers_side_by_side_have_padding_of_their_own():
+    class Beside(Two):
+        def forward(self, input_ids=None, pixel_values=None, **other):
+            super(Two, self).forward(pixel_values=pixel_values)
+            x = torch.cat([self.patch(pixel_values), self.own[:3].expand(len(pixel_values), -1, -1)], 1)
+            for block in self.later:
+                x = block(x)
+            return x
+
+    assert counted(Beside(filled), {"pixel_values": images()}, blocks=["blocks", "later"]) == {
+        "blocks": 3 * B,
+        "later": 6 * B,  # learnt tokens, where the other tower has zeros
+    }

@@ -223,3 +223,53 @@ def test_models_without_a_module_for_a_block_are_refused_with_the_reason(model, 
     with pytest.raises(CaptureError, match=rf"Looked at these lists of modules: .*{reason}") as error:
         profiled(model().eval(), {"input_ids": ids()})
     assert "blocks=" not in str(error.value)  # which could not help
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_a_tower_that_later_batches_reach_is_profiled(order):
+    batches = [{"input_ids": ids()}, BATCH]
+    found = profile_model(Reader(), [batches[i] for i in order], rank=2, groups=0, progress=False)
+    assert tokens(found) == {f"vision.layers.{i}": 3 * B for i in range(3)} | {
+        f"text.layers.{i}": 2 * T * B for i in range(2)
+    }
+
+
+@pytest.mark.parametrize("memory", [None, 1.0], ids=["one pass", "a layer a pass"])
+def test_runs_that_later_batches_add_are_layers_too(memory):
+    """A video of two frames runs the tower twice."""
+
+    class Frames(Reader):
+        def forward(self, input_ids=None, pixel_values=None):
+            for frame in pixel_values.unbind(1):
+                x = self.patch(frame)
+                for block in self.vision["layers"]:
+                    x = block(x)
+            return x
+
+    videos = [{"pixel_values": torch.randn(B, n, 3, 5, generator=torch.Generator().manual_seed(n))} for n in (1, 2)]
+    found = profile_model(
+        Frames(), videos, blocks="vision.layers", rank=2, groups=0, progress=False, moment_memory=memory
+    )
+    assert tokens(found) == {f"vision.layers.{i}": 6 * B for i in range(3)} | {
+        f"vision.layers.{i} (run 2)": 3 * B for i in range(3)
+    }
+    assert [layer.path[-7:] == "(run 2)" for layer in found.layers] == [False] * 3 + [True] * 3
+
+
+def test_a_model_may_write_into_its_inputs():
+    class Scaling(Reader):
+        def forward(self, input_ids=None, pixel_values=None):
+            pixel_values *= 2
+            return super().forward(input_ids, pixel_values)
+
+    batch = {"input_ids": ids(), "pixel_values": images()}
+    profiled(Scaling(), batch)
+    assert torch.equal(batch["pixel_values"], images())
+
+
+def test_generators_of_the_model_are_put_back():
+    model = Reader()
+    model.noise = torch.Generator().manual_seed(3)
+    model.merge = lambda x: x + 0 * torch.rand(1, generator=model.noise)
+    profiled(model)
+    assert torch.equal(torch.rand(1, generator=model.noise), torch.rand(1, generator=torch.Generator().manual_seed(3)))
