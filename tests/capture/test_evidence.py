@@ -179,6 +179,14 @@ def test_padding_inside_the_model_depends_on_the_size_of_a_batch(order):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_what_a_probe_found_out_holds_for_its_size_of_batch(order):
+    """As many images as places: sizes do not tell, and what a probe finds for full images does not hold for small ones."""
+    front = lambda net, t, i: torch.cat([i, torch.zeros(len(i), B - i.shape[1], D).double()], 1)  # noqa: E731
+    batches = [{"pixel_values": images(patches=B)}, {"pixel_values": images(patches=B - 1)}]
+    assert counted(Net(front), *(batches[i] for i in order)) == {"blocks": B * B + B * (B - 1)}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
 def test_what_holds_for_images_alone_does_not_hold_for_images_and_text(order):
     def front(net, t, i):
         filled = torch.cat([i, torch.zeros(len(i), 1, D).double()], 1)

@@ -323,3 +323,29 @@ def test_a_loop_with_something_in_between_is_found():
     assert [layer.path for layer in layers] == paths + [f"{path} (run 2)" for path in paths]
     with pytest.raises(CaptureError, match="no residual blocks"):  # members that do not hand on their state
         profile_model(Loop(broken=True), [ids()], rank=2, groups=0, progress=False)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_images_alone_and_images_with_text_are_read_by_rules_of_their_own(order):
+    """LayoutLMv3's class token is zero before training, so that images alone are probed."""
+    sizes = {
+        "hidden_size": 36,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 99,
+    }
+    places = {
+        "input_size": 16,
+        "patch_size": 8,
+        "coordinate_size": 6,
+        "shape_size": 6,
+        "max_2d_position_embeddings": 64,
+    }
+    model = built(transformers.LayoutLMv3Model, transformers.LayoutLMv3Config(**sizes, **places))
+    mask = padded(6, 20, 3)
+    alone = {"pixel_values": torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
+    boxes = torch.randint(0, 20, (6, 20, 4), generator=torch.Generator().manual_seed(1)).sort(-1)[0]
+    both = {"input_ids": ids(6, 20) * mask, "attention_mask": mask, "bbox": boxes, **alone}
+    found = profile_model(model, [(alone, both)[i] for i in order], rank=2, groups=0, progress=False)
+    assert [layer.tokens for layer in found.layers] == [2 * 6 * 5 + int(mask.sum())]
