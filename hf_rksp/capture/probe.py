@@ -161,6 +161,8 @@ def _look(
         members = [content for content in contents if spaces[content.name] == space]
         for path, (owner, mixed) in _decode(changed, members).items():
             seen[path].owner[space] = owner
+            if len(members) == 1:  # one change may leave a state as it is by chance, behind a ReLU
+                seen[path].moved[members[0].name] |= owner >= 0
             seen[path].mixed = mixed if seen[path].mixed is None else seen[path].mixed | mixed
     if masked:
         everywhere = changed(all_of, hidden=True)
