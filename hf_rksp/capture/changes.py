@@ -22,7 +22,7 @@ def another(content: Content, sequences: Tensor, hidden: bool, config: object, t
     value, device = content.value, content.value.device
     rows = sequences.to(device)[content.sequence.to(device)]
     where = rows.reshape(-1, *[1] * (value.ndim - 1)).expand(value.shape)
-    real = _spread(content.real, value)
+    real = spread(content.real, value)
     if real is None:
         where = where & (not hidden)
     else:
@@ -37,10 +37,8 @@ def another(content: Content, sequences: Tensor, hidden: bool, config: object, t
         return torch.where(where, _other_ids(value, real, config), value)
     if to is not None:
         return torch.where(where, to, value)
-    spread = value.float().std().nan_to_num(1.0).clamp_min(1e-3) if value.numel() > 1 else 1.0
-    return torch.where(
-        where, value + (torch.rand_like(value, dtype=torch.float32) + 0.5).to(value.dtype) * spread, value
-    )
+    size = value.float().std().nan_to_num(1.0).clamp_min(1e-3) if value.numel() > 1 else 1.0
+    return torch.where(where, value + (torch.rand_like(value, dtype=torch.float32) + 0.5).to(value.dtype) * size, value)
 
 
 def all_of(content: Content) -> Tensor:
@@ -56,7 +54,7 @@ def but_the_first(content: Content) -> Content:
     return replace(content, real=real)
 
 
-def _spread(real: Tensor | None, value: Tensor) -> Tensor | None:
+def spread(real: Tensor | None, value: Tensor) -> Tensor | None:
     """The mask over the whole content."""
     if real is None:
         return None

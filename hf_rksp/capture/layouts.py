@@ -19,7 +19,7 @@ from hf_rksp.capture.evidence import layout_of
 from hf_rksp.capture.explain import explains
 from hf_rksp.capture.fronts import Run, first_states
 from hf_rksp.capture.layout import Layout
-from hf_rksp.capture.polarity import Reading, what_is_marked
+from hf_rksp.capture.polarity import Reading, by_contents, what_is_marked
 from hf_rksp.capture.probe import Seen, probe
 from hf_rksp.capture.refusals import REMEDY, no_tokens
 from hf_rksp.capture.rules import Everything, Grid, Reducer, Rule, Shape, by_sizes
@@ -166,9 +166,10 @@ class Layouts:
         """Find out what masks mark whose names do not say it; whether there is a new one."""
         new = [content for content in contents if content.mask is not None]
         for content in new:
-            reading: Reading | None = None
-            with contextlib.suppress(Exception):  # a model that does not take other contents than it was given
+            try:
                 reading = what_is_marked(run, batch, content, self.stacks, self._config, stop)
+            except Exception:  # of the model, which does not take other contents than it was given
+                reading = by_contents(content)
             assert content.mask is not None
             self._masks[content.name, content.mask] = reading or "neither"
             if reading != "real":

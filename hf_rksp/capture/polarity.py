@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.changes import all_of, another
+from hf_rksp.capture.changes import all_of, another, spread
 from hf_rksp.capture.contents import Content, other_mask
 from hf_rksp.capture.fronts import Run, first_states
 
@@ -42,7 +42,7 @@ def what_is_marked(
     given = first_states(run, batch, stacks, stop, blocks=True, behind=True)
     turned = first_states(run, {**batch, key: other_mask(key, batch[key], content)}, stacks, stop, True, behind=True)
     if not any(path in turned and _differ(x, turned[path]) for path, x in given.items()):
-        return _by_contents(content)  # the model makes nothing of it, at most its loss does
+        return by_contents(content)  # the model makes nothing of it, at most its loss does
     by_hidden, by_real = (
         first_states(
             run,
@@ -60,15 +60,15 @@ def what_is_marked(
             for reach in (0, _REACH):
                 answers[reach] = answers.get(reach) or _compared(x, by_hidden[path], by_real[path], real, reach)
     told = next((answer for answer in answers.values() if answer in ("real", "padding")), None)
-    return told or _by_contents(content) or "neither"
+    return told or by_contents(content) or "neither"
 
 
-def _by_contents(content: Content) -> Reading | None:
+def by_contents(content: Content) -> Reading | None:
     """What the contents say: padding is all alike, and what is real is not."""
-    assert content.real is not None
-    if content.value.shape[: content.real.ndim] != content.real.shape:
+    real = spread(content.real, content.value)
+    if real is None:
         return None
-    alike = [len(content.value[part].unique()) == 1 for part in (content.real, ~content.real)]
+    alike = [len(content.value[part].unique()) == 1 for part in (real, ~real)]
     if alike[0] == alike[1]:
         return None
     return "padding" if alike[0] else "real"
