@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rksp.capture import Stack, find_stacks, needs_probe, untouched
+from hf_rksp.capture.calling import eager
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import CaptureError, InputError, first_line
 from hf_rksp.report.write import put_files
@@ -156,7 +157,7 @@ class RKSPTrainerMixin:
     def _probe(self, batch: Any) -> None:
         """One forward pass without gradients, in evaluation mode, that leaves everything as it was."""
         try:
-            with extra_passes(self.model), untouched(self.model), self.compute_loss_context_manager():  # type: ignore[attr-defined]
+            with extra_passes(self.model), untouched(self.model), eager(), self.compute_loss_context_manager():  # type: ignore[attr-defined]
                 try:
                     self.survey_pass(batch)
                 except Exception:
