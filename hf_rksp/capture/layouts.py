@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture.blocks import Stack, inside
+from hf_rksp.capture.blocks import Stack
 from hf_rksp.capture.chains import width_is_last
 from hf_rksp.capture.contents import Content, contents_of
+from hf_rksp.capture.dependence import feeds, placed_by_boxes
 from hf_rksp.capture.evidence import layout_of
 from hf_rksp.capture.explain import explains
 from hf_rksp.capture.fronts import Run, first_states
 from hf_rksp.capture.layout import Layout
 from hf_rksp.capture.polarity import Reading, by_contents, what_is_marked
 from hf_rksp.capture.probe import Seen, probe
+from hf_rksp.capture.reducers import reducer_of
 from hf_rksp.capture.refusals import REMEDY, no_tokens
 from hf_rksp.capture.rules import Everything, Grid, Reducer, Rule, Shape, by_sizes
 from hf_rksp.errors import CaptureError, cause_of
-
-#: Names that transformers has for "how many frames do so many samples become".
-_REDUCERS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-
 
 #: Entries of a batch on which it depends where the states of images and texts lie.
 _PLACES = re.compile("grid|bbox|boxes|size|ratio|num_")
@@ -219,7 +214,7 @@ class Layouts:
         if self._look_at_masks(run, batch, contents, stop):
             contents = self._contents(batch)
         answers = self._answers(run, batch, contents, stop, stacks or self.stacks)
-        boxed = self._placed_by_boxes(run, batch, contents, stop, answers)
+        boxed = placed_by_boxes(run, batch, self.stacks, contents, stop, answers)
         padding: dict[Shape, tuple[Stack, Tensor]] = {}
         for path, seen in answers.items():
             if isinstance(seen, CaptureError):
@@ -235,7 +230,7 @@ class Layouts:
             try:
                 reducer, turned = self._reducer(stack), "padding" in self._masks.values()
                 padded: Tensor | None = None
-                if seen.lead in padding and self._feeds(run, batch, padding[seen.lead][0], stack, stop):
+                if seen.lead in padding and feeds(run, batch, self.stacks, padding[seen.lead][0], stack, stop):
                     padded = padding[seen.lead][1]  # and is no tower beside the other
                 layout, padded = layout_of(stack, contents, seen, padded, reducer, turned, self.notes)
                 if padded is not None:
@@ -252,38 +247,6 @@ class Layouts:
                 del kept[4:]
             else:
                 self._exact[_signature(stack, batch, contents, seen.lead)] = layout
-
-    def _feeds(self, run: Run, batch: Mapping[str, Any], before: Stack, stack: Stack, stop: bool) -> bool:
-        """Whether what leaves one stack reaches another: then padding in front of the one is padding in front of the other."""
-        plain, other = (
-            first_states(run, batch, self.stacks, stop, shifted=shifted).get(stack.path)
-            for shifted in ("", before.path)
-        )
-        return plain is not None and other is not None and plain.shape == other.shape and not torch.equal(plain, other)
-
-    def _placed_by_boxes(
-        self,
-        run: Run,
-        batch: Mapping[str, Any],
-        contents: Sequence[Content],
-        stop: bool,
-        answers: Mapping[str, Seen | CaptureError],
-    ) -> set[str]:
-        """The stacks in which the boxes of words decide how many places an image has: no rule holds for other boxes."""
-        boxes = {k: v for k, v in batch.items() if "bbox" in k and isinstance(v, Tensor) and v.ndim == 3}
-        if not boxes or len(contents) < 2:
-            return set()
-        attended = {path: seen.attended for path, seen in answers.items() if isinstance(seen, Seen)}
-        placed: set[str] = set()
-        for other in (torch.zeros_like, _spread_out, functools.partial(_spread_out, whole=True)):
-            masks: dict[str, Tensor] = {}
-            with contextlib.suppress(Exception):  # a model that does not take such boxes
-                given = {**batch, **{name: other(value) for name, value in boxes.items()}}
-                first_states(run, given, self.stacks, stop, masks=masks)
-            for path, mask in attended.items():
-                if mask is not None and path in masks and not torch.equal(mask, masks[path]):
-                    placed.add(path)
-        return placed
 
     @property
     def readable(self) -> list[Stack]:
@@ -347,27 +310,9 @@ class Layouts:
         ) from cause
 
     def _reducer(self, stack: Stack) -> Reducer | None:
-        """The way from samples to frames: of a module that the stack lies in, else of any."""
         if stack.path not in self._reducers:
-            owners = [
-                (not name or inside(f"{stack.path}.", name), getattr(module, method))
-                for name, module in self.model.named_modules()
-                for method in _REDUCERS
-                if hasattr(module, method)
-            ]
-            owners.sort(key=lambda pair: not pair[0])
-            self._reducers[stack.path] = _frames(owners[0][1]) if owners else None
+            self._reducers[stack.path] = reducer_of(self.model, stack)
         return self._reducers[stack.path]
-
-
-def _spread_out(boxes: Tensor, whole: bool = False) -> Tensor:
-    """Boxes of shape ``(texts, words, 4)`` that are one point each, from one corner of their range to the other.
-
-    ``whole``: of the range that transformers has: 0 to 1, or whole numbers to 1000.
-    """
-    steps = torch.linspace(0, 1, boxes.shape[1], device=boxes.device)[:, None]
-    top = (1.0 if boxes.is_floating_point() else 1000.0) if whole else float(boxes.max())
-    return (steps * top).to(boxes.dtype).expand(boxes.shape).clone()
 
 
 def _key(stack: Stack, contents: Sequence[Content]) -> tuple[str, ...]:
@@ -400,31 +345,3 @@ def _signature(stack: Stack, batch: Mapping[str, Any], contents: Sequence[Conten
         if isinstance(value, Tensor) and _PLACES.search(name)
     )
     return stack.path, lead, sizes, masks, blanks, grids
-
-
-def _frames(method: Callable[..., Any]) -> Reducer:
-    """The mask over frames from the mask over samples, by a method of the model that counts frames."""
-
-    def lengths(samples: Tensor) -> list[Tensor]:
-        for more in ({"add_adapter": False}, {}):
-            with contextlib.suppress(Exception):  # a method of the model's own, which may want another configuration
-                found = method(samples, **more)
-                each = found if isinstance(found, (tuple, list)) else [found]
-                counted = [n for n in each if isinstance(n, Tensor) and n.shape == samples.shape]
-                if counted:
-                    return counted
-        with contextlib.suppress(Exception):  # some count for one sound at a time
-            return [samples.new_tensor([int(method(number)) for number in samples])]
-        return []
-
-    def reduce(real: Tensor, frames: int) -> Tensor | None:
-        # Only padding at the end is a number of samples.
-        ones = real.sum(1)
-        if not bool((real == (torch.arange(real.shape[1], device=real.device) < ones[:, None])).all()):
-            return None
-        for whole, own in zip(lengths(ones.new_tensor([real.shape[1]])), lengths(ones), strict=False):
-            if int(whole[0]) == frames:
-                return torch.arange(frames, device=real.device) < own.to(real.device)[:, None]
-        return None
-
-    return reduce
