@@ -30,6 +30,7 @@ LARGER = {
     "instructblip": 2,
     "levit": 4,
     "lxmert": 2,
+    "muse_glimmer_assistant": 2,
     "oneformer": 2,
     "pi0": 2,
     "qwen3_omni_moe_talker_code_predictor": 4,

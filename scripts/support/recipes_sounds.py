@@ -148,7 +148,7 @@ def _moshi_depth(maker: Any) -> Batch:
 def _glimmer(maker: Any) -> Batch:
     width = maker.config.hidden_size
     targets = len(maker.find("target_layer_ids", default=[0]))
-    return {"noise_embeds": maker.normal(8, 12, width), "context_hidden_states": maker.normal(8, 13, width * targets)}
+    return {"noise_embeds": maker.normal(8, 6, width), "context_hidden_states": maker.normal(8, 13, width * targets)}
 
 
 def _spark(maker: Any) -> Batch:
