@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
 from hf_rksp.capture.contents import Content
@@ -23,6 +23,40 @@ def feeds(run: Run, batch: Mapping[str, Any], stacks: Sequence[Stack], before: S
         first_states(run, batch, stacks, stop, shifted=shifted).get(stack.path) for shifted in ("", before.path)
     )
     return plain is not None and other is not None and plain.shape == other.shape and not torch.equal(plain, other)
+
+
+def never_set(
+    run: Run,
+    batch: Mapping[str, Any],
+    model: nn.Module,
+    stacks: Sequence[Stack],
+    stop: bool,
+    answers: Mapping[str, object],
+) -> dict[str, Tensor]:
+    """The states in front of each stack that are zero whatever the weights are: not learnt tokens before their training.
+
+    Weights of two dimensions or more that are zero all through are set to something else for one pass, and put back.
+    """
+    zero = {path: seen.zero for path, seen in answers.items() if isinstance(seen, Seen) and bool(seen.zero.any())}
+    if not zero:
+        return {}
+    blank = [
+        weight.data
+        for weight in model.parameters()
+        if weight.ndim >= 2 and weight.is_floating_point() and not weight.is_meta and not bool(weight.any())
+    ]
+    # Through .data: autograd may be between a forward and its backward pass, and has to see the weights as they were.
+    try:
+        for weight in blank:
+            weight.normal_()
+        found = first_states(run, batch, stacks, stop) if blank else {}
+    finally:
+        for weight in blank:
+            weight.zero_()
+    for path in zero:
+        if path in found and found[path].shape[:-1] == zero[path].shape:
+            zero[path] = zero[path] & (found[path] == 0).all(-1)
+    return zero
 
 
 def placed_by_boxes(

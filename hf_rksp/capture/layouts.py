@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_rksp.capture.blocks import Stack
 from hf_rksp.capture.chains import width_is_last
 from hf_rksp.capture.contents import Content, contents_of
-from hf_rksp.capture.dependence import feeds, placed_by_boxes
+from hf_rksp.capture.dependence import feeds, never_set, placed_by_boxes
 from hf_rksp.capture.evidence import layout_of
 from hf_rksp.capture.explain import explains
 from hf_rksp.capture.fronts import Run, first_states
@@ -214,6 +214,8 @@ class Layouts:
         if self._look_at_masks(run, batch, contents, stop):
             contents = self._contents(batch)
         answers = self._answers(run, batch, contents, stop, stacks or self.stacks)
+        for path, zero in never_set(run, batch, self.model, self.stacks, stop, answers).items():
+            answers[path].zero = zero
         boxed = placed_by_boxes(run, batch, self.stacks, contents, stop, answers)
         padding: dict[Shape, tuple[Stack, Tensor]] = {}
         for path, seen in answers.items():

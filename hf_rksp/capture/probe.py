@@ -37,7 +37,7 @@ class Seen:
         mixed: whether a state moves with several sequences.
         hidden: whether it moves with what is hidden by the masks; ``None`` if nothing is.
         attended: whether a state is attended to, by the mask that the model hands to the first block; ``None`` without one.
-        zero: whether it is zero in all its numbers.
+        zero: whether it is zero in all its numbers, whatever the weights are.
         causal: whether what stands in front of the blocks only looks back, as n-grams do, so that a state that moves with padding
             on the right is padding.
     """

@@ -65,6 +65,14 @@ def test_zeros_in_front_are_registers_that_have_not_been_trained():
     assert set(counts(model, {"pixel_values": images()}).values()) == {6 * B}
 
 
+def test_zeros_behind_that_will_be_trained_are_tokens():
+    """YOLOS puts tokens for its boxes behind the places of an image, and they begin at zero."""
+    model = Net(lambda net, t, i: torch.cat([i, net.boxes.expand(len(i), -1, -1)], 1))
+    model.boxes = nn.Parameter(torch.zeros(1, 2, D).double())
+    assert set(counts(model, {"pixel_values": images()}).values()) == {5 * B}
+    assert not model.boxes.any()
+
+
 class Two(Net):
     """Something is added to all states between two stacks."""
 
