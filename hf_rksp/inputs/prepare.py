@@ -115,7 +115,9 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
             f"the tokenizer gives id {largest}, and the model has {vocabulary} embeddings: pass the model's own --tokenizer"
         )
     if options.tokenizer is None and place is not None and (model.model or "").startswith("package:"):
-        origin = origin.replace(str(place), str(model.model))  # as the model was asked for, not where the package lies here
+        origin = origin.replace(
+            str(place), str(model.model)
+        )  # as the model was asked for, not where the package lies here
     setup = {"text": sequences.info, "tokenizer": origin, "batch_size": options.batch_size, "seed": options.seed}
     prepared = Prepared(loaded, sequences, setup, tuple(notes))
     first = Sequences(sequences.ids[:1], {})
