@@ -244,9 +244,9 @@ def gather_moments(
     start = time.perf_counter()
     while True:
         sink = MomentSink(layouts, groups, keep, share.first, layers, known, strict)
+        paths = {stack.path for stack in (layouts.stacks if strict else layouts.readable)}
+        read = [stack for stack in chosen if stack.path in paths]
         try:
-            paths = {stack.path for stack in (layouts.stacks if strict else layouts.readable)}
-            read = [stack for stack in chosen if stack.path in paths]
             with capture_transitions(read, sink) as runs:
                 for batch in batches:
                     runs.next_pass()

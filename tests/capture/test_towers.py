@@ -141,6 +141,13 @@ def test_a_stack_of_which_nobody_can_tell_the_tokens_leaves_the_others():
         profiled(mixed, blocks=["vision.layers", "text.layers"])
 
 
+def test_if_no_stack_can_be_read_the_profile_is_refused():
+    mixed = Reader(merge=lambda x: (x + x.mean(0, keepdim=True)).repeat(1, 2, 1))
+    mixed.text["layers"] = nn.ModuleList()
+    with pytest.raises(CaptureError, match="several sequences of the batch at once"):
+        profiled(mixed)
+
+
 def test_a_stack_that_has_another_number_of_states_at_each_pass_leaves_the_others():
     def merge(x):
         return x[:, : 1 + int(x.sum() * 1000) % 3].repeat_interleave(2, 1)
