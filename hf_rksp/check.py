@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hf_rksp.capture import find_stacks, untouched
 from hf_rksp.capture.calling import eager
+from hf_rksp.capture.refusals import none_ran
 from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import InputError
 from hf_rksp.inputs.prepare import with_decoder_inputs
@@ -82,6 +83,8 @@ def check_model(model: nn.Module, ids: Tensor, blocks: str | Sequence[str] | Non
             batches = [with_decoder_inputs(variant, dict(batch)) for batch in batches]
             stacks = find_stacks(variant, blocks, probe=lambda: forward(variant, batches[0]))
             layers = survey(variant, batches[0], stacks)
+            if not layers:
+                raise none_ran(stack.path for stack in stacks)
             moments, _ = gather_moments(variant, batches, stacks, layers, groups=1)
         return {key: groups[0] for key, groups in moments.items()}
 

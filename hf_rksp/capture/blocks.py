@@ -115,11 +115,14 @@ def find_stacks(
     return [dataclasses.replace(stacks[0], unchained=unchained), *stacks[1:]]
 
 
-def restore(model: nn.Module, found: Mapping[str, tuple[str, ...]]) -> list[Stack]:
-    """The stacks at these paths, each with the paths of what is left out of it: as another process found them."""
+def restore(model: nn.Module, parts: Iterable[Mapping[str, tuple[str, ...]]]) -> list[Stack]:
+    """The stacks that any process, or any batch, has found: of each part the paths of its stacks, with what is left out of each."""
     model = getattr(model, "_orig_mod", model)
-    lists = dict(model.named_modules())
-    return [_stack(model, path, lists[path], found[path]) for path in lists if path in outermost(found)]
+    found: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        found = {**part, **found}
+    lists, kept = dict(model.named_modules()), outermost(found)
+    return [_stack(model, path, lists[path], found[path]) for path in lists if path in kept]
 
 
 def without(stacks: Sequence[Stack], blocks: Sequence[Block]) -> list[Stack]:

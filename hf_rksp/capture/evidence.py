@@ -41,7 +41,7 @@ def layout_of(
     Raises:
         CaptureError: the states cannot be matched with the contents.
     """
-    moved = torch.stack(list(seen.moved.values())).any(0)
+    moved = seen.by_any
     if not moved.any():
         return _learnt(stack, contents, seen), None
     space = next((space for space, owner in seen.owner.items() if (owner >= 0).any()), None)

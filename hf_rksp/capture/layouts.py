@@ -135,7 +135,7 @@ class Layouts:
         self, stack: Stack, batch: Mapping[str, Any], contents: Sequence[Content], states: Tensor
     ) -> None:
         """Ask for a probe if there are states that are zero, once for each size of batch: the model may pad up to a size."""
-        size = _signature(stack, batch, contents, tuple(states.shape[:-1]))
+        size = _signature(stack, batch, contents, ())
         if size in self._filled:
             return
         if bool((states == 0).all(-1).any()):
@@ -223,7 +223,7 @@ class Layouts:
                 self.unread[path] = seen
                 continue
             stack = next(stack for stack in self.stacks if stack.path == path)
-            self._filled.add(_signature(stack, batch, contents, seen.lead))
+            self._filled.add(_signature(stack, batch, contents, ()))
             rule = self._by_sizes(stack, contents, seen.lead)
             if rule is not None and not (
                 isinstance(rule, Everything) and (seen.lead in padding or bool(seen.zero.any()))

@@ -52,9 +52,9 @@ class Seen:
     causal: bool = False
 
     @property
-    def all_moved(self) -> bool:
-        """Whether every state moves with something real."""
-        return bool(torch.stack(list(self.moved.values())).any(0).all())
+    def by_any(self) -> Tensor:
+        """Whether each state moves with anything real."""
+        return torch.stack(list(self.moved.values())).any(0)
 
 
 def probe(
@@ -171,7 +171,7 @@ def _look(
         for path in _looking_back(run, batch, contents, stacks, config, base, seen, stop):
             seen[path].causal = True
     floating = [content for content in contents if not content.discrete]
-    partly = {path: each for path, each in seen.items() if floating and not each.all_moved}
+    partly = {path: each for path, each in seen.items() if floating and not bool(each.by_any.all())}
     if partly:
         whole = first_states(run, batch, stacks, stop, True, skip=skip)
         hidden = changed(all_of, True, True) if masked else {}
@@ -183,7 +183,7 @@ def _look(
             reached = by_nan(lambda c, own=content: all_of(c) if c.name == own.name else None)
             owners = _decode(by_nan, [content]) if any(bool(reached[path].any()) for path in partly) else {}
             for path, each in partly.items():
-                resting = ~torch.stack(list(each.moved.values())).any(0)
+                resting = ~each.by_any
                 if path in hidden:
                     resting &= ~hidden[path]
                 each.moved[content.name] = each.moved[content.name] | (reached[path] & resting)
@@ -210,9 +210,7 @@ def _looking_back(
     """
     texts = [c for c in contents if c.discrete and c.real is not None and c.real.ndim == 2 and bool(c.real[:, 0].all())]
     both = [
-        path
-        for path, each in seen.items()
-        if texts and len(each.lead) == 2 and bool((torch.stack(list(each.moved.values())).any(0) & each.hidden).any())
+        path for path, each in seen.items() if texts and len(each.lead) == 2 and bool((each.by_any & each.hidden).any())
     ]
     if not both or len(texts) < len(contents):
         return []
@@ -221,8 +219,7 @@ def _looking_back(
     looking = []
     for path in both:
         if path in found and found[path].shape == base[path].shape:
-            moved = torch.stack(list(seen[path].moved.values())).any(0)
-            first = moved.long().argmax(1, keepdim=True)
+            first = seen[path].by_any.long().argmax(1, keepdim=True)
             if not bool(_moved(base[path], found[path]).gather(1, first).any()):
                 looking.append(path)
     return looking

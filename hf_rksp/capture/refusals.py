@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -56,4 +56,12 @@ def no_tokens(path: str, states: Tensor) -> CaptureError:
     return CaptureError(
         f"the states of {path} have shape {tuple(states.shape)} with the channels in the second axis, as in a "
         "convolutional network: they are no residual stream of tokens"
+    )
+
+
+def none_ran(paths: Iterable[str]) -> CaptureError:
+    """The error for lists of blocks that no batch reaches."""
+    return CaptureError(
+        f"none of the blocks of {', '.join(paths)} ran in the forward pass: pass inputs that reach them, or name the list with "
+        "blocks='path.to.list'"
     )

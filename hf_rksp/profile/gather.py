@@ -159,23 +159,15 @@ def survey(
         notes: takes a sentence on the states that blocks take and return beside the first, by the path of their stack.
 
     Raises:
-        CaptureError: no block ran, or one is no residual block.
+        CaptureError: a block is no residual block, and there is no ``refuse``.
     """
     seen: dict[Key, States] = {}
 
-    refused = 0
-
     def note(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         if refuse is not None and not width_is_last(block.module, x):
-            count(stack, block, no_tokens(stack.path, x))
+            refuse(stack, block, no_tokens(stack.path, x))
         else:
             seen[stack.path, block.index] = States(x.shape[-1], x[..., 0].numel(), x.element_size())
-
-    def count(stack: Stack, block: Block, error: CaptureError) -> None:
-        nonlocal refused
-        refused += 1
-        if refuse is not None:
-            refuse(stack, block, error)
 
     def look_beside(stack: Stack, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
         if notes is not None and (shapes := side_streams(args, kwargs, output)):
@@ -188,17 +180,12 @@ def survey(
         for stack in stacks
     ]
     try:
-        with capture_transitions(stacks, note, refuse and count) as runs:
+        with capture_transitions(stacks, note, refuse) as runs:
             runs.next_pass()
             forward(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
-    if not seen and not refused:
-        raise CaptureError(
-            f"none of the blocks of {', '.join(stack.path for stack in stacks)} ran in the forward pass: pass inputs "
-            "that reach them, or name the list with blocks='path.to.list'"
-        )
     order = list(seen)
     for stack in stacks:
         if not any(path == stack.path and index >= stack.members for path, index in order):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from hf_rksp.capture import Block, Stack, find_stacks, restore, without
+from hf_rksp.capture.refusals import none_ran
 from hf_rksp.errors import CaptureError
 from hf_rksp.profile.gather import Key, States, forward, survey
 from hf_rksp.profile.share import Share
@@ -42,16 +43,9 @@ def outline(
     stacks = _stacks(model, list(kinds.values()), blocks, share)
     refused: list[tuple[Block, CaptureError]] = []
     seen: dict[Key, States] = {}
-    cause: CaptureError | None = None
     for batch in kinds.values():
         refuse = (lambda _, block, error: refused.append((block, error))) if blocks is None else None
-        try:
-            found = survey(model, batch, stacks, refuse, notes)
-        except CaptureError as error:
-            if blocks is not None and len(kinds) == 1:
-                raise
-            cause = cause or error  # this kind reaches none of them
-            continue
+        found = survey(model, batch, stacks, refuse, notes)
         seen |= {key: states for key, states in found.items() if key not in seen}
     lost = set().union(*share.gather([block.path for block, _ in refused]))
     if lost:
@@ -60,7 +54,7 @@ def outline(
     for part in share.gather(seen):
         seen |= {key: states for key, states in part.items() if key not in seen}
     if not seen:
-        raise refused[0][1] if refused else cause or CaptureError("no residual block ran")
+        raise refused[0][1] if refused else none_ran(stack.path for stack in stacks)
     if len(kinds) > 1 or share.world > 1:
         places = {stack.path: place for place, stack in enumerate(stacks)}
         looped = {path for path, index in seen if index >= next(s.members for s in stacks if s.path == path)}
@@ -85,15 +79,13 @@ def _stacks(
             cause = cause or error
             continue
         found += [stack for stack in new if all(stack.path != known.path for known in found)]
-    merged: dict[str, tuple[str, ...]] = {}
-    for part in share.gather({stack.path: stack.left_out for stack in found}):
-        merged = {**part, **merged}
-    if not merged:
+    parts = share.gather({stack.path: stack.left_out for stack in found})
+    if not any(parts):
         raise cause or CaptureError("no residual blocks found")
     if len(kinds) == 1 and share.world == 1:
         return found
-    unchained = {path for stack in found for path in stack.unchained if path not in merged}
-    stacks = restore(model, merged)
+    stacks = restore(model, parts)
+    unchained = {path for stack in found for path in stack.unchained} - {stack.path for stack in stacks}
     return [dataclasses.replace(stacks[0], unchained=tuple(sorted(unchained))), *stacks[1:]]
 
 

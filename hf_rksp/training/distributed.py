@@ -54,10 +54,7 @@ def found_anywhere(model: nn.Module, stacks: Sequence[Stack]) -> list[Stack]:
         return list(stacks)
     found: list[dict[str, tuple[str, ...]]] = [{}] * world_size()
     torch.distributed.all_gather_object(found, {stack.path: stack.left_out for stack in stacks})
-    merged: dict[str, tuple[str, ...]] = {}
-    for part in found:
-        merged = {**part, **merged}
-    return restore(model, merged)
+    return restore(model, found)
 
 
 def reshard(model: nn.Module) -> None:

@@ -136,27 +136,19 @@ class SpectralMonitor:
         if not waiting:
             return
         cause: Exception | None = None
-        for last in (False, True):  # what a mask marks, and where the model adds padding, are two questions
+        try:
+            settle(self.layouts, self.model, inputs)
+        except Exception as error:
+            cause = error
+        self._looking = True
+        for stack, block, x, y in waiting:
             try:
-                settle(self.layouts, self.model, inputs)
+                if cause:
+                    raise cause
+                self._sink(stack, block, x, y)
             except Exception as error:
-                cause = error
-            self._looking, again = True, []
-            for stack, block, x, y in waiting:
-                try:
-                    if cause:
-                        raise cause
-                    self._sink(stack, block, x, y)
-                except Unsettled as error:
-                    if last or cause:
-                        self._leave_out(stack, block, error)
-                    else:
-                        again.append((stack, block, x, y))
-                except Exception as error:
-                    self._leave_out(stack, block, error)
-            self._looking, waiting = False, again
-            if not waiting:
-                break
+                self._leave_out(stack, block, error)
+        self._looking = False
 
     def close(self) -> None:
         """Remove the hooks, if there are any."""

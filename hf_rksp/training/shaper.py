@@ -301,12 +301,11 @@ class SpectralShaper:
     def _layout(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
         """How the states of this pass are read; where sizes do not tell, the model is probed."""
         described = {**self.unseen, **batch}
-        for _ in range(2):  # what a mask marks, and where the model adds padding, are two questions
-            try:
-                return self.layouts.of(stack, described, states)
-            except Unsettled:
-                settle(self.layouts, self.model, batch)
-        return self.layouts.of(stack, described, states)
+        try:
+            return self.layouts.of(stack, described, states)
+        except Unsettled:
+            settle(self.layouts, self.model, batch)
+            return self.layouts.of(stack, described, states)
 
     @contextlib.contextmanager
     def _standing_aside(self, stack: Stack, layers: int) -> Iterator[None]:

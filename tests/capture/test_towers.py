@@ -132,6 +132,26 @@ def test_a_marked_block_that_changes_the_state_is_left_out():
         profiled(model, blocks="text.layers")  # who names a list means all of it
 
 
+def test_a_named_list_is_refused_whatever_other_batches_reach():
+    class Tied(Reader):
+        def forward(self, input_ids=None, pixel_values=None):
+            if pixel_values is not None:  # images pass through the same blocks, which pool them
+                return self.text["layers"][0](self.patch(pixel_values))
+            return super().forward(input_ids)
+
+    model = Tied(text=Pooling)
+    words = {"input_ids": ids()[:, :4]}  # so many the blocks do not pool
+    with pytest.raises(CaptureError, match=r"text.layers.0 \(Pooling\) took a state of shape \(4, 6, 16\)"):
+        profile_model(
+            model,
+            [words, {"pixel_values": images(patches=T)}],
+            blocks="text.layers",
+            rank=2,
+            groups=0,
+            progress=False,
+        )
+
+
 def test_a_stack_of_which_nobody_can_tell_the_tokens_leaves_the_others():
     mixed = Reader(merge=lambda x: (x + x.mean(0, keepdim=True)).repeat(1, 2, 1))
     with pytest.warns(UserWarning, match=r"The layers of vision.layers are left out: .*several sequences"):
@@ -159,7 +179,7 @@ def test_a_stack_that_has_another_number_of_states_at_each_pass_leaves_the_other
 
 def test_stacks_are_restored_from_their_paths():
     model = Reader()
-    found = restore(model, {"text.layers": ("text.layers.0",), "vision.layers": ()})
+    found = restore(model, [{"text.layers": ("text.layers.0",)}, {"vision.layers": (), "text.layers": ()}])
     assert [stack.path for stack in found] == ["vision.layers", "text.layers"]
     assert [block.path for block in found[1].blocks] == ["text.layers.1"] and found[1].members == 2
 
