@@ -26,6 +26,18 @@ WIDTH = 16
 LAYERS = 3
 TOKENS = 9
 
+
+class Mix(nn.Module):
+    """The smallest residual block of one's own, which no class of transformers marks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states + torch.tanh(self.inner(hidden_states))
+
+
 #: What most configurations call their sizes.
 _SIZES = {
     "vocab_size": VOCAB,

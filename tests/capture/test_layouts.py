@@ -10,7 +10,7 @@ from hf_rksp.capture.contents import contents_of, text_mask
 from hf_rksp.capture.rules import Entries, Everything, Grid, Parts, by_sizes
 from hf_rksp.errors import CaptureError
 from hf_rksp.profile.gather import forward, gather_moments
-from tests.capture.models import CASES, relative_difference
+from tests.capture.models import CASES, Mix, relative_difference
 
 B, T, D, VOCAB = 4, 6, 16, 40
 
@@ -171,15 +171,6 @@ def test_learnt_columns_hold_for_other_lengths():
 
 
 # --- The probe --------------------------------------------------------------------------------------------------------
-
-
-class Mix(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Linear(D, D)
-
-    def forward(self, hidden_states):
-        return hidden_states + torch.tanh(self.inner(hidden_states))
 
 
 class Net(nn.Module):

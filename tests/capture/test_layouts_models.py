@@ -12,6 +12,7 @@ from hf_rksp.capture.contents import contents_of, text_mask
 from hf_rksp.capture.rules import Everything
 from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.profile.gather import forward
+from tests.capture.models import Mix
 
 B, T = 4, 10
 TEXT = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -287,15 +288,6 @@ def test_the_only_block_is_wrapped():
     model = built(transformers.LlamaModel, transformers.LlamaConfig(**{**TEXT, "num_hidden_layers": 1}))
     model.layers[0] = Around(model.layers[0])
     assert [stack.path for stack in find_stacks(model)] == ["layers"]
-
-
-class Mix(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Linear(16, 16)
-
-    def forward(self, x):
-        return x + torch.tanh(self.inner(x))
 
 
 class Loop(nn.Module):

@@ -9,6 +9,7 @@ from hf_rksp.capture import find_stacks, untouched
 from hf_rksp.capture.contents import contents_of
 from hf_rksp.capture.polarity import what_is_marked
 from hf_rksp.profile.gather import forward
+from tests.capture.models import Mix
 
 B, T, D, VOCAB = 6, 8, 16, 40
 
@@ -60,15 +61,6 @@ def test_a_batch_without_padding_does_not_settle_what_a_mask_marks(order):
     ]
     found, _ = tokens(Encoder("padding_mask"), *(batches[i] for i in order))
     assert set(found.values()) == {B * T + int(real().sum())}
-
-
-class Mix(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Linear(D, D)
-
-    def forward(self, hidden_states):
-        return hidden_states + 0.1 * torch.tanh(self.inner(hidden_states))
 
 
 class Reader(nn.Module):

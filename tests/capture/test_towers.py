@@ -12,6 +12,7 @@ from hf_rksp import profile_model
 from hf_rksp.capture import find_stacks, needs_probe, restore
 from hf_rksp.check import check_model
 from hf_rksp.errors import CaptureError
+from tests.capture.models import Mix
 
 B, T, D, VOCAB = 4, 6, 16, 40
 
@@ -22,15 +23,6 @@ def ids(n=B, seed=0):
 
 def images(n=B, patches=3):
     return torch.randn(n, patches, 5, generator=torch.Generator().manual_seed(1))
-
-
-class Mix(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Linear(D, D)
-
-    def forward(self, hidden_states):
-        return hidden_states + 0.1 * torch.tanh(self.inner(hidden_states))
 
 
 class Marked(GradientCheckpointingLayer):
