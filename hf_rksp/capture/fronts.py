@@ -102,3 +102,8 @@ def _handing_on(module: nn.Module, plus: float) -> list[Any]:
         module.register_forward_pre_hook(before, with_kwargs=True),
         module.register_forward_hook(after, with_kwargs=True),
     ]
+
+
+def moved_states(x: Tensor, other: Tensor) -> Tensor:
+    """Which states, shape ``(...)``, differ between two passes, of shape ``(..., d)``; NaN in both is no difference."""
+    return ((x != other) & ~(x.isnan() & other.isnan())).any(-1)

@@ -167,13 +167,18 @@ class Layouts:
                 reading = by_contents(content)
             assert content.mask is not None
             self._masks[content.name, content.mask] = reading or "neither"
-            if reading != "real":
-                marks = "1 where there is padding" if reading == "padding" else "not about padding"
+            if reading == "padding":
                 self.notes[content.mask] = (
-                    f"{content.mask} is read as the model reads it: it is {marks}"
-                    if reading
-                    else f"{content.mask} may mark padding, and the model does not show it: all of {content.name} counts. If it "
-                    "does, call it attention_mask"
+                    f"{content.mask} is 1 where there is padding, as the model reads it: what it marks is left out"
+                )
+            elif reading == "neither":
+                self.notes[content.mask] = (
+                    f"{content.mask} does not mark padding, as the model reads it: it leaves nothing out"
+                )
+            elif reading is None:
+                self.notes[content.mask] = (
+                    f"{content.mask} may mark padding, but neither the model nor the batch shows it, so every place of "
+                    f"{content.name} counts. If {content.mask} marks padding, pass it as attention_mask"
                 )
         return bool(new)
 

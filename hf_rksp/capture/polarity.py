@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_rksp.capture.blocks import Stack
 from hf_rksp.capture.changes import all_of, another, spread
 from hf_rksp.capture.contents import Content, other_mask
-from hf_rksp.capture.fronts import Run, first_states
+from hf_rksp.capture.fronts import Run, first_states, moved_states
 
 #: What a mask is read as, against what is taken of it by its name.
 Reading = Literal["real", "padding", "neither"]
@@ -78,7 +78,7 @@ def _compared(x: Tensor, by_hidden: Tensor, by_real: Tensor, real: Tensor, reach
     """What one stack says; ``None`` if its states are not those of the content."""
     if by_hidden.shape != x.shape or by_real.shape != x.shape:
         return None
-    moved, moves = ((other != x).any(-1) for other in (by_hidden, by_real))
+    moved, moves = (moved_states(x, other) for other in (by_hidden, by_real))
     if x.shape[0] != real.shape[0]:  # tokens first
         if x.shape[:2] != real.shape[::-1]:
             return None
@@ -95,7 +95,7 @@ def _compared(x: Tensor, by_hidden: Tensor, by_real: Tensor, real: Tensor, reach
 
 
 def _differ(x: Tensor, other: Tensor) -> bool:
-    return x.shape != other.shape or bool(((x != other) & ~(x.isnan() & other.isnan())).any())
+    return x.shape != other.shape or bool(moved_states(x, other).any())
 
 
 def _deep_inside(part: Tensor, states: int, reach: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from hf_rksp.capture.blocks import Stack
 from hf_rksp.capture.changes import all_of, another, but_the_first
 from hf_rksp.capture.contents import Content, sequences_of
-from hf_rksp.capture.fronts import Run, first_states
+from hf_rksp.capture.fronts import Run, first_states, moved_states
 from hf_rksp.errors import CaptureError
 
 
@@ -115,7 +115,7 @@ def _look(
     differing = [
         path
         for path, x in base.items()
-        if path not in again or again[path].shape != x.shape or _moved(x, again[path]).any()
+        if path not in again or again[path].shape != x.shape or moved_states(x, again[path]).any()
     ]
     if differing:
         raise _Elusive(
@@ -150,7 +150,7 @@ def _look(
                 "the number of states of {} changes with the contents of a batch, so it cannot be told which of them are padding: "
                 "pass batches of one kind of input without padding",
             )
-        return {path: _moved(x, found[path]) for path, x in before.items()}
+        return {path: moved_states(x, found[path]) for path, x in before.items()}
 
     masked = any(content.real is not None for content in contents)
     for content in contents:
@@ -220,7 +220,7 @@ def _looking_back(
     for path in both:
         if path in found and found[path].shape == base[path].shape:
             first = seen[path].by_any.long().argmax(1, keepdim=True)
-            if not bool(_moved(base[path], found[path]).gather(1, first).any()):
+            if not bool(moved_states(base[path], found[path]).gather(1, first).any()):
                 looking.append(path)
     return looking
 
@@ -244,7 +244,3 @@ def _decode(changed: Callable[..., dict[str, Tensor]], members: Sequence[Content
             moved[path] = moved.get(path, torch.zeros_like(one)) | one | other
             mixed[path] = mixed.get(path, torch.zeros_like(one)) | (one & other)
     return {path: (torch.where(moved[path], owner[path], -1), mixed[path]) for path in owner}
-
-
-def _moved(x: Tensor, other: Tensor) -> Tensor:
-    return ((x != other) & ~(x.isnan() & other.isnan())).any(-1)

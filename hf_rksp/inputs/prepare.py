@@ -114,10 +114,9 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
         raise InputError(
             f"the tokenizer gives id {largest}, and the model has {vocabulary} embeddings: pass the model's own --tokenizer"
         )
-    if options.tokenizer is None and place is not None and (model.model or "").startswith("package:"):
-        origin = origin.replace(
-            str(place), str(model.model)
-        )  # as the model was asked for, not where the package lies here
+    name = model.model or ""
+    if options.tokenizer is None and place is not None and name.startswith("package:"):
+        origin = origin.replace(str(place), name)  # not where the package lies on this machine
     setup = {"text": sequences.info, "tokenizer": origin, "batch_size": options.batch_size, "seed": options.seed}
     prepared = Prepared(loaded, sequences, setup, tuple(notes))
     first = Sequences(sequences.ids[:1], {})

@@ -43,16 +43,16 @@ class Encoder(nn.Module):
         return self.enc(self.embed(src), src_key_padding_mask=masks.get(self.name))
 
 
-@pytest.mark.filterwarnings("ignore:.* is read as the model reads it", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:.* is 1 where there is padding", "ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name", ["src_key_padding_mask", "key_padding_mask", "padding_mask", "mask"])
 @pytest.mark.parametrize("text", [True, False], ids=["words", "features"])
 def test_masks_of_torch_are_true_at_the_padding(name, text):
     src = ids() * real() if text else torch.randn(B, T, 5)
     found, notes = tokens(Encoder(name, text), {"src": src, name: ~real()})
-    assert set(found.values()) == {int(real().sum())} and f"{name} is read as the model reads it" in notes
+    assert set(found.values()) == {int(real().sum())} and f"{name} is 1 where there is padding" in notes
 
 
-@pytest.mark.filterwarnings("ignore:.* is read as the model reads it")
+@pytest.mark.filterwarnings("ignore:.* is 1 where there is padding")
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
 def test_a_batch_without_padding_does_not_settle_what_a_mask_marks(order):
     batches = [
@@ -94,7 +94,7 @@ def test_what_the_model_makes_nothing_of_is_read_by_its_places(masks):
     assert set(found.values()) == {int(real().sum())} and not notes
 
 
-@pytest.mark.filterwarnings("ignore:.* is read as the model reads it")
+@pytest.mark.filterwarnings("ignore:.* is 1 where there is padding")
 def test_padding_that_is_true_is_seen_in_its_places_too():
     found, _ = tokens(Reader(), {"input_ids": ids() * real(), "padding_mask": ~real()})
     assert set(found.values()) == {int(real().sum())}
@@ -102,7 +102,7 @@ def test_padding_that_is_true_is_seen_in_its_places_too():
 
 def test_a_mask_of_which_nothing_tells_is_named():
     with pytest.warns(
-        UserWarning, match="text_mask may mark padding, and the model does not show it: all of input_ids counts"
+        UserWarning, match="text_mask may mark padding, but neither .* so every place of input_ids counts"
     ):
         found, _ = tokens(Reader(), {"input_ids": ids(), "text_mask": real()})
     assert set(found.values()) == {B * T}
