@@ -14,7 +14,7 @@ _PUBLIC = {
     "profile_model": "hf_rksp.profile",
     "SpectralConfig": "hf_rksp.config",
     "RiskConfig": "hf_rksp.config",
-    "Verdict": "hf_rksp.risk",
+    "Verdict": "hf_rksp.risk.thresholds",
     "RkspError": "hf_rksp.errors",
     "write_report": "hf_rksp.report",
     "read_report": "hf_rksp.report",
@@ -27,7 +27,7 @@ _PUBLIC = {
     "RKSPTrainer": "hf_rksp.training.trainer",
     "RKSPTrainerMixin": "hf_rksp.training.trainer",
     "RKSPCallback": "hf_rksp.training.callback",
-    "SpectralShaper": "hf_rksp.training.shaper",
+    "SpectralShaper": "hf_rksp.training.kss.shaper",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -7,7 +7,6 @@ sequence's states (a wrong mask, capacity limits of experts, a fast path for one
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import find_stacks, untouched
-from hf_rksp.capture.calling import eager
+from hf_rksp.capture.calling import eager, forward, takes, with_decoder_inputs
 from hf_rksp.capture.refusals import none_ran
 from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import InputError
-from hf_rksp.inputs.prepare import with_decoder_inputs
-from hf_rksp.profile.gather import Key, forward, gather_moments, survey
+from hf_rksp.profile.gather import Key, gather_moments, survey
 from hf_rksp.spectral import SecondMoments, eigenvalue_masses, whitened_dmd
 
 #: Rounding in float32 grows with depth to about 1e-5; a padding bug changes moments by more than 1e-2.
@@ -90,7 +88,7 @@ def check_model(model: nn.Module, ids: Tensor, blocks: str | Sequence[str] | Non
 
     base, to_the_right = run(model, eights), run(model, right)
     sides = [_compare("right_vs_left_padding", to_the_right, run(model, left), FLOAT32_TOLERANCE)]
-    if not sides[0].agrees and _takes_positions(model):
+    if not sides[0].agrees and takes(model, "position_ids"):
         told = [batch | {"position_ids": _positions(batch["attention_mask"])} for batch in left]
         sides.append(_compare("right_vs_left_with_position_ids", to_the_right, run(model, told), FLOAT32_TOLERANCE))
     return [
@@ -157,8 +155,3 @@ def _padding_id(model: nn.Module) -> int:
     token = getattr(getattr(model, "config", None), "pad_token_id", None)
     rows = getattr(getattr(model, "config", None), "vocab_size", None)
     return token if isinstance(token, int) and 0 <= token < (rows or token + 1) else 0
-
-
-def _takes_positions(model: nn.Module) -> bool:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "position_ids" in inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from hf_rksp.capture.calling import uncompiled
 from hf_rksp.capture.chains import Run, chained, looks_like_one_block, looks_residual, record_runs
 from hf_rksp.capture.refusals import nothing_found
 from hf_rksp.errors import InputError
@@ -91,7 +92,7 @@ def find_stacks(
         InputError: ``blocks`` names no list of modules.
         CaptureError: nothing was found; the message says what was looked at.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
     lists = {
         name: module
         for name, module in model.named_modules()
@@ -117,7 +118,7 @@ def find_stacks(
 
 def restore(model: nn.Module, parts: Iterable[Mapping[str, tuple[str, ...]]]) -> list[Stack]:
     """The stacks that any process, or any batch, has found: of each part the paths of its stacks, with what is left out of each."""
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
     found: dict[str, tuple[str, ...]] = {}
     for part in parts:
         found = {**part, **found}
@@ -148,7 +149,7 @@ def needs_probe(model: nn.Module) -> bool:
 
     So it is if none are marked, if other lists may hold blocks too, or if blocks may lie in blocks.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
     lists = [module for module in model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module)]
     marked = [members for members in lists if _are_blocks(members)]
     inner = (
@@ -167,7 +168,7 @@ def unmarked(model: nn.Module) -> list[str]:
     They have at least two members, all of one class, each with parts of its own. Whether they are blocks only a forward
     pass can tell.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
     lists = {name: part for name, part in model.named_modules() if isinstance(part, (nn.ModuleList, nn.Sequential))}
     marked = [name for name, members in lists.items() if len(members) and _are_blocks(members)]
     other = [name for name, members in lists.items() if len(members) > 1 and _alike(members)]
@@ -217,7 +218,7 @@ def _wraps_a_block(module: nn.Module) -> bool:
 
 def _is_block(module: nn.Module) -> bool:
     # By name, so that this works without transformers and under FSDP, which swaps the class for a subclass of it.
-    names = [base.__name__ for base in type(getattr(module, "_orig_mod", module)).__mro__]
+    names = [base.__name__ for base in type(uncompiled(module)).__mro__]
     return "GradientCheckpointingLayer" in names and not names[0].endswith(_NOT_RESIDUAL)
 
 

@@ -1,16 +1,15 @@
-"""How blocks are called, and what of it is the state."""
+"""How a model is called, and how it comes back as it was."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from hf_rksp.capture.contents import attended
 
 _lock, _stance = threading.Lock(), contextlib.ExitStack()
 _open = 0
@@ -37,71 +36,106 @@ def eager() -> Iterator[None]:
                 _stance.close()
 
 
-def first_state(args: tuple, kwargs: dict) -> Tensor | None:
-    """The hidden state among the inputs of a block: ``hidden_states`` by name, else the first floating tensor."""
-    named = kwargs.get("hidden_states")
-    for value in (named, *args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2:
-            return value
-    return None
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module itself, without what ``torch.compile`` wraps around it."""
+    return getattr(model, "_orig_mod", model)
 
 
-def raw_output(output: object) -> Tensor | None:
-    """The first tensor that a block returned."""
-    if isinstance(output, dict):
-        output = tuple(output.values())
-    if isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    return output if isinstance(output, Tensor) else None
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether the forward method of ``model`` has an argument ``name``; that of PEFT hands on whatever comes."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return name in inspect.signature(uncompiled(base).forward).parameters
 
 
-def output_state(output: object, x: Tensor) -> Tensor | None:
-    """The hidden state among the outputs of a block: the first tensor; ``None`` if it has not the shape of ``x``."""
-    found = raw_output(output)
-    return found if found is not None and found.shape == x.shape else None
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients inside; afterwards every training flag and the random state are as before."""
+    training = [(module, module.training) for module in model.modules()]
+    try:
+        with forked_random_state(model), torch.no_grad(), _no_nested_tensors():
+            # Not model.eval(): a module may override it, and merge adapters there for instance.
+            for module, _ in training:
+                module.training = False
+            yield
+    finally:
+        for module, flag in training:
+            module.training = flag
 
 
-def side_streams(args: tuple, kwargs: dict, output: object) -> list[tuple[int, ...]]:
-    """Shapes of further states that a block takes and returns beside `first_state`: entities beside words, images beside texts."""
-    x = first_state(args, kwargs)
-    if x is None:
+@contextlib.contextmanager
+def _no_nested_tensors() -> Iterator[None]:
+    """torch's own TransformerEncoder drops padding in evaluation mode, and its states then have no shape."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def forked_random_state(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Torch's random state, and that of generators that modules of ``model`` hold, is put back afterwards."""
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    stack = contextlib.ExitStack()
+    stack.enter_context(torch.random.fork_rng(devices=devices))
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Generator):
+                stack.callback(value.set_state, value.get_state())
+    return stack
+
+
+def model_inputs(module: nn.Module, args: tuple, kwargs: dict) -> Mapping[str, Any]:
+    """What ``module`` was called with, by the names of its forward method; a mapping among the arguments as its own entries."""
+    named: dict[str, Any] = dict(zip(_names_of(module), args, strict=False))
+    inner: dict[str, Any] = {}
+    for name, value in {**named, **kwargs}.items():
+        inner |= value if isinstance(value, Mapping) else {name: value}
+    for value in args[len(named) :]:  # taken by *args, which have no names
+        inner |= value if isinstance(value, Mapping) else {}
+    return inner
+
+
+def _names_of(module: nn.Module) -> list[str]:
+    """Names of the arguments that ``module`` takes by their place."""
+    try:
+        kinds = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # a function without a signature
         return []
-    taken = [
-        value
-        for value in (*args, *kwargs.values())
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == x.ndim and value is not x
-    ]
-    returned = list(_tensors(output))[1:]
-    return [
-        tuple(value.shape)
-        for value in taken
-        if value.shape[-1] == x.shape[-1] and any(o.shape == value.shape and o is not value for o in returned)
-    ]
+    names = [one.name for one in kinds if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    base = getattr(module, "get_base_model", None)  # PEFT hands on whatever comes
+    return names if names or base is None else _names_of(base())
 
 
-def _tensors(output: object) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict):
-        yield from _tensors(tuple(output.values()))
-    elif isinstance(output, (tuple, list)):
-        for part in output:
-            yield from _tensors(part)
+def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
+    """One forward pass for its states alone; the inputs go to the device of the model's first weights."""
+    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+    # Copies: a model may write into its inputs, and the batches are the caller's.
+    inputs = {
+        name: value.to(device, copy=True) if isinstance(value, Tensor) else value for name, value in batch.items()
+    }
+    if not hasattr(model, "config") and list(inputs) == ["input_ids"]:
+        model(inputs["input_ids"])  # a plain module calls its first argument what it likes
+        return
+    if takes(model, "use_cache"):
+        inputs.setdefault("use_cache", False)
+    model(**inputs)
 
 
-def own_mask(module: nn.Module, args: tuple, kwargs: dict, lead: tuple[int, ...]) -> Tensor | None:
-    """Which of the states of shape ``lead`` are attended to, by the attention mask that a block is called with.
+def with_decoder_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Add decoder inputs (the text shifted by the start token) for an encoder-decoder; else the batch as it is."""
+    config = model.config
+    if "input_ids" not in batch or not getattr(config, "is_encoder_decoder", False):
+        return batch
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+    start = next((token for name in names if (token := getattr(config, name, None)) is not None), 0)
+    shifted = torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], 1)
+    return batch | {"decoder_input_ids": shifted, "decoder_attention_mask": mask}
 
-    ``None`` if the block is given none that can be read.
-    """
-    given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) if args else {}
-    given |= kwargs
-    value = given.get("attention_mask")
-    if value is None:  # under another name, a mask with a truth value for each state
-        values = (value for name, value in given.items() if name.endswith("mask") and isinstance(value, Tensor))
-        value = next((mask for mask in values if mask.dtype == torch.bool and mask.shape == lead), None)
-    if not isinstance(value, Tensor) or len(lead) != 2:
-        return None
-    if value.ndim == 4 and value.shape[0] in (1, lead[0]) and value.shape[3] == lead[1]:
-        return attended(value).expand(lead)
-    return value != 0 if tuple(value.shape) == tuple(lead) and not value.is_floating_point() else None
+
+def reshard(model: nn.Module) -> None:
+    """Let go of the gathered weights that FSDP2 keeps after a pass without gradients."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()

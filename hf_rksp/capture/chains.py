@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture.calling import first_state, output_state, raw_output
+from hf_rksp.capture.states import first_state, output_state, raw_output
 
 #: From this cosine between the states that enter a module and those that leave it on, the module adds to its state.
 _RESIDUAL = 0.5

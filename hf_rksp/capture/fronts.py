@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.calling import first_state, output_state, own_mask, raw_output
+from hf_rksp.capture.states import first_state, output_state, own_mask, raw_output
 
 #: Runs the model once on a batch.
 Run = Callable[[Mapping[str, Any]], object]

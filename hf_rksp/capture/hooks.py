@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.blocks import Block, Stack
-from hf_rksp.capture.calling import eager, first_state, output_state
+from hf_rksp.capture.calling import eager
 from hf_rksp.capture.refusals import not_residual
+from hf_rksp.capture.states import first_state, output_state
 from hf_rksp.errors import CaptureError
 
 #: Called as ``sink(stack, block, x, y)`` with the states before and after the block, shape ``(batch, tokens, d)``.
@@ -73,66 +71,6 @@ def capture_transitions(stacks: Sequence[Stack], sink: Sink, refuse: Refuse | No
             yield runs
     finally:
         hooks.remove()
-
-
-@contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside; afterwards every training flag and the random state are as before."""
-    training = [(module, module.training) for module in model.modules()]
-    try:
-        with forked_random_state(model), torch.no_grad(), _no_nested_tensors():
-            # Not model.eval(): a module may override it, and merge adapters there for instance.
-            for module, _ in training:
-                module.training = False
-            yield
-    finally:
-        for module, flag in training:
-            module.training = flag
-
-
-@contextlib.contextmanager
-def _no_nested_tensors() -> Iterator[None]:
-    """torch's own TransformerEncoder drops padding in evaluation mode, and its states then have no shape."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def forked_random_state(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Torch's random state, and that of generators that modules of ``model`` hold, is put back afterwards."""
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    stack = contextlib.ExitStack()
-    stack.enter_context(torch.random.fork_rng(devices=devices))
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Generator):
-                stack.callback(value.set_state, value.get_state())
-    return stack
-
-
-def model_inputs(module: nn.Module, args: tuple, kwargs: dict) -> Mapping[str, Any]:
-    """What ``module`` was called with, by the names of its forward method; a mapping among the arguments as its own entries."""
-    named: dict[str, Any] = dict(zip(_names_of(module), args, strict=False))
-    inner: dict[str, Any] = {}
-    for name, value in {**named, **kwargs}.items():
-        inner |= value if isinstance(value, Mapping) else {name: value}
-    for value in args[len(named) :]:  # taken by *args, which have no names
-        inner |= value if isinstance(value, Mapping) else {}
-    return inner
-
-
-def _names_of(module: nn.Module) -> list[str]:
-    """Names of the arguments that ``module`` takes by their place."""
-    try:
-        kinds = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):  # a function without a signature
-        return []
-    names = [one.name for one in kinds if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    base = getattr(module, "get_base_model", None)  # PEFT hands on whatever comes
-    return names if names or base is None else _names_of(base())
 
 
 def _hooks(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
+from hf_rksp.capture.calling import uncompiled
 from hf_rksp.capture.chains import width_is_last
 from hf_rksp.capture.contents import Content, contents_of
 from hf_rksp.capture.dependence import feeds, never_set, placed_by_boxes
@@ -50,7 +51,7 @@ class Layouts:
     """
 
     def __init__(self, model: nn.Module, stacks: Sequence[Stack]) -> None:
-        self.model, self.stacks = getattr(model, "_orig_mod", model), tuple(stacks)
+        self.model, self.stacks = uncompiled(model), tuple(stacks)
         self.notes: dict[str, str] = {}
         self.probes = 0
         self._config = next((m.config for m in self.model.modules() if hasattr(m, "config")), None)

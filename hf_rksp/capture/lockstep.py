@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -112,3 +113,16 @@ def lock_step(blocks: Sequence[Block], passes: Sequence[Callable[[], object]]) -
             yield block, advance
         if any(lane.at is not None for lane in lanes):
             raise CaptureError("batches run different numbers of blocks: leave --stream out")
+
+
+class BlockWeights(Protocol):
+    """Puts the weights of one block at a time in place."""
+
+    def identity(self) -> object:
+        """What tells these weights from others: plain JSON types. A resumed profile has to have the same."""
+
+    def make(self, block: Block) -> None:
+        """Called before any batch enters ``block``."""
+
+    def drop(self, block: Block) -> None:
+        """Called when all batches have passed it."""

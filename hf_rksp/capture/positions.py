@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Stack
-from hf_rksp.capture.calling import eager
+from hf_rksp.capture.calling import eager, untouched
 from hf_rksp.capture.fronts import Run, first_states
-from hf_rksp.capture.hooks import untouched
 
 #: Numbers that are added in another order differ by a few units of rounding; another position is another vector.
 _UNITS = 64

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.blocks import Block, Stack
-from hf_rksp.capture.calling import first_state, output_state
-from hf_rksp.capture.hooks import Refuse, Runs, model_inputs
+from hf_rksp.capture.calling import model_inputs, uncompiled
+from hf_rksp.capture.hooks import Refuse, Runs
 from hf_rksp.capture.refusals import not_residual
+from hf_rksp.capture.states import first_state, output_state
 
 #: Gradient at a state -> what to send on instead; ``None`` leaves it as it is.
 GradientRule = Callable[[Tensor], Tensor | None]
@@ -74,7 +75,7 @@ class TrainingTap:
     """
 
     def __init__(self, model: nn.Module, stacks: Sequence[Stack], finish: Finish, refuse: Refuse | None = None) -> None:
-        self.model = getattr(model, "_orig_mod", model)
+        self.model = uncompiled(model)
         self.stacks, self.finish, self.refuse = stacks, finish, refuse
         self._hooks = Attached()
         self._passes: list[_Pass] = []

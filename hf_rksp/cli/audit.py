@@ -102,12 +102,12 @@ def run(args: argparse.Namespace) -> int:
     writes = bool(args.out) or args.json is None or bool(args.push_to_hub)
 
     from hf_rksp.errors import InputError
+    from hf_rksp.files import check_writable
+    from hf_rksp.json_data import dumps
     from hf_rksp.profile.model import check_options
     from hf_rksp.profile.resume import discard
     from hf_rksp.report import profile_to_dict, write_report
-    from hf_rksp.report.hub import check_access, push_report
-    from hf_rksp.report.schema import dumps
-    from hf_rksp.report.write import check_writable
+    from hf_rksp.report.profile.hub import check_access, push_report
 
     if args.resume and not args.stream:
         raise InputError(f"resume={args.resume!r} (--resume) goes on at a block, so it needs --stream")
@@ -165,7 +165,7 @@ def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, sta
     from hf_rksp.profile import profile_model
     from hf_rksp.profile.estimate import estimate_seconds
     from hf_rksp.profile.share import split
-    from hf_rksp.report.text import seconds
+    from hf_rksp.report.kit.text import seconds
 
     hush_libraries()
     if args.stream:

@@ -52,8 +52,8 @@ def check_json_target(target: str | None) -> None:
 
 def write_json(data: Any, target: str) -> None:
     """Strict JSON to stdout (``-``) or, moved into place when whole, to a file."""
-    from hf_rksp.report.schema import dumps, plain
-    from hf_rksp.report.write import put_file
+    from hf_rksp.files import put_file
+    from hf_rksp.json_data import dumps, plain
 
     text = data if isinstance(data, str) else dumps(plain(data))
     if target == "-":

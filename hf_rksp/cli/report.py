@@ -31,8 +31,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the files and name them."""
+    from hf_rksp.files import check_writable
     from hf_rksp.report import profile_to_dict, read_report, write_report
-    from hf_rksp.report.write import check_writable
 
     wanted = formats(args)
     path = Path(args.file)

@@ -36,8 +36,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and name it."""
+    from hf_rksp.history.read import histories_in
     from hf_rksp.report import read_history, write_timeline
-    from hf_rksp.report.history import histories_in
 
     for path in map(Path, args.runs):
         others = histories_in(path)[:-1] if path.is_dir() else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from hf_rksp.cli.options import new_parser
 from hf_rksp.cli.output import hush_libraries, number, progress, table
 
 _FOLDER = "zoo_reports"
+#: Each audit of a manifest is this command, in a process of its own.
+AUDIT = (sys.executable, "-m", "hf_rksp.cli.main", "audit")
 
 
 def add_parser(commands: Any) -> None:
@@ -83,7 +86,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def run_models(args: argparse.Namespace) -> int:
     """Run or list the audits; 1 if one failed."""
-    from hf_rksp.report.text import seconds
+    from hf_rksp.report.kit.text import seconds
     from hf_rksp.zoo import RunnerOptions, read_manifest, run_manifest
     from hf_rksp.zoo.runner import plan
 
@@ -116,7 +119,7 @@ def run_models(args: argparse.Namespace) -> int:
         ]
         print(table(["model", "seed", "state", "memory", "took", "command"], rows))
         return exit_codes.OK
-    done, failed = run_manifest(manifest, options, progress(args.quiet))
+    done, failed = run_manifest(manifest, options, AUDIT, progress(args.quiet))
     print(_results(plan(manifest, replace(options, again=False)), options.folder))
     before = sum(job.state == "done" for job in jobs)
     skipped = sum(job.state == "skipped" for job in jobs)
@@ -160,7 +163,7 @@ def render(args: argparse.Namespace) -> int:
 
 def publish(args: argparse.Namespace) -> int:
     """Push and name the address."""
-    from hf_rksp.report.hub import check_access
+    from hf_rksp.report.profile.hub import check_access
     from hf_rksp.zoo.publish import publish as push
 
     check_access("repo_id")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_rksp.capture.lockstep import BlockWeights
 from hf_rksp.errors import InputError, ModelLoadError, RkspError, cause_of
 from hf_rksp.inputs.adapters import load_adapter
 from hf_rksp.inputs.checkpoints import as_transformers_wants, check_folder, check_gguf, is_adapter, local_folder
@@ -27,7 +28,6 @@ from hf_rksp.inputs.presets import PRESETS
 from hf_rksp.inputs.skeletons import available_memory
 from hf_rksp.inputs.source import DTYPES, ModelSource
 from hf_rksp.inputs.streamed import ReadFromDisk, check_streams, on_disk, weight_files
-from hf_rksp.profile.gather import BlockWeights
 
 
 @dataclass(frozen=True)

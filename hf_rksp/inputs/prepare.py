@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_rksp.capture.calling import with_decoder_inputs
 from hf_rksp.errors import InputError, ModelLoadError
 from hf_rksp.inputs.images import Images, ImageSource, load_image_processor, read_images
 from hf_rksp.inputs.models import LoadedModel, load_model
@@ -168,18 +169,6 @@ def _with_images(
     images = read_images(source, loaded.model.config, options.tokens, options.seed, processor)
     setup = {"images": images.info, "batch_size": options.batch_size}
     return Prepared(loaded, images, setup, loaded.notes)
-
-
-def with_decoder_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Add decoder inputs (the text shifted by the start token) for an encoder-decoder; else the batch as it is."""
-    config = model.config
-    if "input_ids" not in batch or not getattr(config, "is_encoder_decoder", False):
-        return batch
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
-    start = next((token for name in names if (token := getattr(config, name, None)) is not None), 0)
-    shifted = torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], 1)
-    return batch | {"decoder_input_ids": shifted, "decoder_attention_mask": mask}
 
 
 def _check_text_model(model: nn.Module, name: str) -> None:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_rksp.capture import find_stacks, untouched
-from hf_rksp.capture.calling import eager
+from hf_rksp.capture.calling import eager, forward
 from hf_rksp.errors import CaptureError, InputError, cause_of
-from hf_rksp.profile.gather import forward
 
 Batch = Mapping[str, Any]
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Block, Layout, Layouts, Stack, Unsettled, capture_transitions, lock_step, untouched
-from hf_rksp.capture.calling import side_streams
+from hf_rksp.capture.calling import forward
 from hf_rksp.capture.chains import width_is_last
 from hf_rksp.capture.hooks import Refuse
+from hf_rksp.capture.lockstep import BlockWeights
 from hf_rksp.capture.refusals import REMEDY, no_tokens
+from hf_rksp.capture.states import side_streams
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.profile.resume import Resume
 from hf_rksp.profile.share import ALONE, Share
@@ -28,19 +29,6 @@ from hf_rksp.spectral.samples import GroupedMoments, GroupedSamples
 Kept = GroupedMoments | GroupedSamples
 #: A layer: path of its stack, index in it.
 Key = tuple[str, int]
-
-
-class BlockWeights(Protocol):
-    """Puts the weights of one block at a time in place."""
-
-    def identity(self) -> object:
-        """What tells these weights from others: plain JSON types. A resumed profile has to have the same."""
-
-    def make(self, block: Block) -> None:
-        """Called before any batch enters ``block``."""
-
-    def drop(self, block: Block) -> None:
-        """Called when all batches have passed it."""
 
 
 class MomentSink:
@@ -324,23 +312,6 @@ def stream_moments(
             seconds = {"forward": time.perf_counter() - start - sink.seconds, "moments": sink.seconds}
             yield *sink.moments.popitem(), seconds
             start = time.perf_counter()
-
-
-def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
-    """One forward pass for its states alone; the inputs go to the device of the model's first weights."""
-    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
-    # Copies: a model may write into its inputs, and the batches are the caller's.
-    inputs = {
-        name: value.to(device, copy=True) if isinstance(value, Tensor) else value for name, value in batch.items()
-    }
-    if not hasattr(model, "config") and list(inputs) == ["input_ids"]:
-        model(inputs["input_ids"])  # a plain module calls its first argument what it likes
-        return
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's own says only **kwargs
-    names = inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters
-    if "use_cache" in names:
-        inputs.setdefault("use_cache", False)
-    model(**inputs)
 
 
 def _merge(moments: Mapping[Key, Any], share: Share) -> None:

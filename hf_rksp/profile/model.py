@@ -26,13 +26,15 @@ from hf_rksp.capture import (
     unmarked,
     untouched,
 )
-from hf_rksp.capture.calling import eager
+from hf_rksp.capture.calling import eager, uncompiled
+from hf_rksp.capture.identity import model_identity
+from hf_rksp.capture.lockstep import BlockWeights
 from hf_rksp.config import RiskConfig, SpectralConfig
 from hf_rksp.errors import DegenerateMomentsError, InputError
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
 from hf_rksp.profile.batches import as_mappings
-from hf_rksp.profile.gather import BlockWeights, Key
+from hf_rksp.profile.gather import Key
 from hf_rksp.profile.layer import LayerProfile
 from hf_rksp.profile.notes import left_out, not_run, warn_of_left_padding
 from hf_rksp.profile.outline import outline
@@ -40,7 +42,7 @@ from hf_rksp.profile.passes import repeated, streamed
 from hf_rksp.profile.resume import Resume, digest
 from hf_rksp.profile.share import share_of
 from hf_rksp.profile.solve import solve_layers
-from hf_rksp.risk import Verdict, assess
+from hf_rksp.risk.thresholds import Verdict, assess
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def profile_model(
         raise InputError(f"resume={str(resume)!r} needs weights= (on the command line: --stream); leave it out")
     if moment_memory is None:
         moment_memory = 2**29 if weights else default_moment_memory(model)
-    batches = as_mappings(batches, hasattr(getattr(model, "_orig_mod", model), "config"))
+    batches = as_mappings(batches, hasattr(uncompiled(model), "config"))
     share = share_of(batches, shared)
     started = time.perf_counter()
     seconds = dict.fromkeys(("forward", "moments", "spectra"), 0.0)
@@ -273,22 +275,11 @@ def _check_rank(rank: int | str, widths: Iterable[int]) -> None:
         raise InputError(f"rank={rank}: the states have {narrowest} dimensions; pass {narrowest} or less, or 'auto'")
 
 
-def model_identity(model: nn.Module) -> dict[str, Any]:
-    """What a report calls the model: name, class, model_type, parameters."""
-    config = getattr(model, "config", None)
-    return {
-        "name": getattr(config, "name_or_path", "") or type(model).__name__,
-        "class": type(model).__name__,
-        "model_type": getattr(config, "model_type", None),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-
-
 def _describe_model(model: nn.Module, stacks: Sequence[Stack], source: str | None) -> dict[str, Any]:
-    inner = getattr(model, "_orig_mod", model)
-    config = getattr(inner, "config", None)
-    first = next(inner.parameters(), torch.empty(0))
-    described = model_identity(inner) | {
+    module = uncompiled(model)
+    config = getattr(module, "config", None)
+    first = next(module.parameters(), torch.empty(0))
+    described = model_identity(module) | {
         "source": source,
         "dtype": str(first.dtype).removeprefix("torch."),
         "device": str(first.device),

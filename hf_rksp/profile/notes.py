@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_rksp.capture import Layouts, Stack, left_padding_shifts_positions
-from hf_rksp.profile.gather import forward
+from hf_rksp.capture.calling import forward
 
 
 def left_out(stacks: Sequence[Stack], layouts: Layouts) -> list[str]:

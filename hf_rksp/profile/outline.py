@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from hf_rksp.capture import Block, Stack, find_stacks, restore, without
+from hf_rksp.capture.calling import forward
 from hf_rksp.capture.refusals import none_ran
 from hf_rksp.errors import CaptureError
-from hf_rksp.profile.gather import Key, States, forward, survey
+from hf_rksp.profile.gather import Key, States, survey
 from hf_rksp.profile.share import Share
 
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from hf_rksp.capture import Layouts, Stack, untouched
 from hf_rksp.capture.calling import eager
-from hf_rksp.profile.gather import BlockWeights, Key, States, gather_moments, stream_moments
+from hf_rksp.capture.lockstep import BlockWeights
+from hf_rksp.profile.gather import Key, States, gather_moments, stream_moments
 from hf_rksp.profile.resume import Resume
 from hf_rksp.profile.share import Share, sequences
 from hf_rksp.spectral.samples import GroupedSamples

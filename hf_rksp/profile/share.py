@@ -7,31 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from hf_rksp.errors import InputError
+from hf_rksp.ranks import Ranks, current_ranks, distributed
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Ranks):
     """What part of the work this process has.
 
     Attributes:
-        rank, world: number of this process, and of all.
         first: sequences that the processes before this one pass.
     """
 
-    rank: int = 0
-    world: int = 1
     first: int = 0
-
-    def gather(self, value: Any) -> list[Any]:
-        """``value`` of every process, in order; every process has to call it."""
-        if self.world == 1:
-            return [value]
-        values: list[Any] = [None] * self.world
-        distributed.all_gather_object(values, value)
-        return values
 
 
 #: A process that works alone.
@@ -46,17 +36,17 @@ def share_of(batches: Sequence[Mapping[str, Any]], shared: bool) -> Share:
     """
     if not shared:
         return ALONE
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not distributed():
         raise InputError(
             "shared=True needs processes that know each other: start with `accelerate launch`, or leave it out"
         )
-    share = Share(distributed.get_rank(), distributed.get_world_size())
-    counts = share.gather(sum(map(sequences, batches)))
+    ranks = current_ranks()
+    counts = ranks.gather(sum(map(sequences, batches)))
     if not all(counts):
         raise InputError(
             f"batches: processes were given {counts} sequences: pass each at least one, or start fewer processes"
         )
-    return Share(share.rank, share.world, sum(counts[: share.rank]))
+    return Share(ranks.rank, ranks.world, sum(counts[: ranks.rank]))
 
 
 def sequences(batch: Mapping[str, Any]) -> int:
@@ -70,7 +60,8 @@ def split(batches: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     Raises:
         InputError: there are fewer batches than processes.
     """
-    rank, world = distributed.get_rank(), distributed.get_world_size()
+    ranks = current_ranks()
+    rank, world = ranks.rank, ranks.world
     if len(batches) < world:
         raise InputError(
             f"{len(batches)} batches for {world} processes: pass a smaller --batch-size, more --tokens, or start fewer processes"

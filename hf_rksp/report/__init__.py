@@ -3,13 +3,14 @@
 The history of training runs is drawn as a page of its own, by `write_timeline`.
 """
 
-from hf_rksp.report.history import History, read_history
-from hf_rksp.report.html import render_html
-from hf_rksp.report.markdown import render_markdown
-from hf_rksp.report.schema import SCHEMA_VERSION, profile_from_dict, profile_to_dict
-from hf_rksp.report.sections import Section, Table
-from hf_rksp.report.timeline import render_timeline, write_timeline
-from hf_rksp.report.write import FORMATS, check_writable, read_report, write_report
+from hf_rksp.files import check_writable
+from hf_rksp.history.read import History, read_history
+from hf_rksp.report.kit.sections import Section, Table
+from hf_rksp.report.profile.html import render_html
+from hf_rksp.report.profile.markdown import render_markdown
+from hf_rksp.report.profile.schema import SCHEMA_VERSION, profile_from_dict, profile_to_dict
+from hf_rksp.report.profile.write import FORMATS, read_report, write_report
+from hf_rksp.report.run.page import render_timeline, write_timeline
 
 __all__ = [
     "FORMATS",

@@ -2,8 +2,8 @@
 
 from hf_rksp.training.arguments import RKSPArguments, RKSPTrainingArguments
 from hf_rksp.training.callback import RKSPCallback
+from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.parser import parse_arguments
-from hf_rksp.training.shaper import SpectralShaper
 from hf_rksp.training.trainer import RKSPTrainer, RKSPTrainerMixin
 
 __all__ = [

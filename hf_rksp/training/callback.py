@@ -12,15 +12,15 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_rksp.capture import Stack, find_stacks
+from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import CaptureError, OutputError
+from hf_rksp.history.read import FILE_NAME, SCHEMA_VERSION
+from hf_rksp.history.write import HistoryWriter
 from hf_rksp.machine import versions
-from hf_rksp.profile.model import model_identity
-from hf_rksp.report.history import FILE_NAME, SCHEMA_VERSION
+from hf_rksp.ranks import world_size
 from hf_rksp.training.aside import reason
-from hf_rksp.training.distributed import world_size
-from hf_rksp.training.history import HistoryWriter
-from hf_rksp.training.monitor import OFF, SpectralMonitor, history_rows, summary
+from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor, history_rows, summary
 
 logger = logging.getLogger(__name__)
 

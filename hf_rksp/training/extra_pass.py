@@ -15,11 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture import Layouts, untouched
-from hf_rksp.capture.calling import eager
-from hf_rksp.capture.hooks import forked_random_state
+from hf_rksp.capture.calling import eager, forked_random_state, forward, reshard
 from hf_rksp.errors import CaptureError
-from hf_rksp.profile.gather import forward
-from hf_rksp.training.distributed import reshard
 
 #: Buffers that are put back have at most so many numbers: running statistics do, tables of quantised weights do not.
 _LARGEST_BUFFER = 2**20

@@ -16,16 +16,17 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rksp.capture import Stack, find_stacks, needs_probe, untouched
+from hf_rksp.capture.agreement import found_anywhere
 from hf_rksp.capture.calling import eager
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import CaptureError, InputError, first_line
-from hf_rksp.report.write import put_files
+from hf_rksp.files import put_files
+from hf_rksp.ranks import world_size
 from hf_rksp.training.arguments import RKSPArguments
 from hf_rksp.training.aside import reason
 from hf_rksp.training.callback import RKSPCallback, several_devices
-from hf_rksp.training.distributed import found_anywhere, world_size
 from hf_rksp.training.extra_pass import extra_passes
-from hf_rksp.training.shaper import SpectralShaper
+from hf_rksp.training.kss.shaper import SpectralShaper
 
 logger = logging.getLogger(__name__)
 #: State of KSS in a checkpoint.

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hf_rksp.errors import InputError
-from hf_rksp.report.write import put_files
-from hf_rksp.zoo.index import index_files
+from hf_rksp.files import put_files
 from hf_rksp.zoo.manifest import ZooModel, read_manifest
-from hf_rksp.zoo.page import page_files
+from hf_rksp.zoo.pages.index import index_files
+from hf_rksp.zoo.pages.model import page_files
+from hf_rksp.zoo.parquet import model_card_metadata, table_files
 from hf_rksp.zoo.shelf import Entry, Shelf, read_shelf
-from hf_rksp.zoo.tables import model_card_metadata, table_files
 
 MANIFESTS = "manifests"
 #: The manifest that CI runs names models of the others.

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from hf_rksp.errors import InputError
+from hf_rksp.files import check_writable, put_files
+from hf_rksp.json_data import dumps
 from hf_rksp.machine import now, versions
 from hf_rksp.profile.resume import discard
-from hf_rksp.report.schema import dumps
-from hf_rksp.report.write import check_writable, put_files
 from hf_rksp.zoo.manifest import Manifest, ZooModel
 from hf_rksp.zoo.shelf import describe_model, failure_path, read_result, result_path, shortened, without_spectrum
 
@@ -107,8 +107,15 @@ def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
     return jobs
 
 
-def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str], None] = print) -> tuple[int, int]:
+def run_manifest(
+    manifest: Manifest, options: RunnerOptions, audit: Sequence[str], say: Callable[[str], None] = print
+) -> tuple[int, int]:
     """Run what `plan` says is to be run; an audit that fails is kept and the next one goes on.
+
+    Args:
+        manifest, options: what to run, and how.
+        audit: the command that audits one model: its options, and ``--json FILE`` for the result, are added.
+        say: is called with each line of progress.
 
     Returns:
         How many audits were done now, and how many failed.
@@ -122,7 +129,7 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
     for number, job in enumerate(waiting, 1):
         say(f"[{number}/{len(waiting)}] {job.model.title}, seed {job.seed}: {job.model.command(job.seed)}")
         started = time.monotonic()
-        problem = _audit(job, options)
+        problem = _audit(job, options, audit)
         failure = failure_path(options.folder, job.model, job.seed)
         if problem is None:
             done += 1
@@ -135,7 +142,7 @@ def run_manifest(manifest: Manifest, options: RunnerOptions, say: Callable[[str]
     return done, failed
 
 
-def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:
+def _audit(job: Job, options: RunnerOptions, audit: Sequence[str]) -> dict[str, Any] | None:
     """Run one audit and keep its result; ``None``, or what went wrong."""
     model, place = job.model, options.work / f"{job.model.id}-{job.seed}"
     arguments, own = model.arguments_of(job.seed), model.command(job.seed)
@@ -152,7 +159,7 @@ def _audit(job: Job, options: RunnerOptions) -> dict[str, Any] | None:
                 discard(place)
             except InputError as error:  # another run is at work on it
                 return _failure(job, None, str(error), ())
-        command = [sys.executable, "-m", "hf_rksp.cli.main", "audit", *arguments, "--json", str(result)]
+        command = [*audit, *arguments, "--json", str(result)]
         code, tail, capped = _watched([*command, *(["--quiet"] if options.quiet else [])], options.memory_cap_gib)
         data = _left(result, own) if code == 0 else None
         if data is None:

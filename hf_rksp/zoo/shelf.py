@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_rksp.errors import InputError, SchemaError
+from hf_rksp.json_data import finite, plain, rounded, section
 from hf_rksp.profile.layer import interval as student_interval
-from hf_rksp.report.reading import layers_of, section
-from hf_rksp.report.schema import plain, short
-from hf_rksp.report.text import finite
+from hf_rksp.report.kit.reading import layers_of
 from hf_rksp.zoo.manifest import ZooModel
 
 FAILURES = "failures"
@@ -117,8 +116,8 @@ def shortened(data: Mapping[str, Any]) -> dict[str, Any]:
     layers = [
         {
             **layer,
-            "eigenvalues": [[short(part, DIGITS) for part in pair] for pair in layer["eigenvalues"]],
-            "residuals": [None if value is None else short(value, DIGITS) for value in layer["residuals"]],
+            "eigenvalues": [[rounded(part, DIGITS) for part in pair] for pair in layer["eigenvalues"]],
+            "residuals": [None if value is None else rounded(value, DIGITS) for value in layer["residuals"]],
         }
         for layer in layers_of(data)
     ]

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from hf_rksp.capture import find_stacks, untouched
+from hf_rksp.capture.calling import forward
 from hf_rksp.capture.contents import contents_of
 from hf_rksp.capture.polarity import what_is_marked
-from hf_rksp.profile.gather import forward, gather_moments
+from hf_rksp.profile.gather import gather_moments
 from tests.capture.test_layouts import BATCH, REAL, B, D, Net, T, counts, images, padded
 
 FRAMES = 8

@@ -6,10 +6,11 @@ from torch import nn
 
 from hf_rksp import profile_model
 from hf_rksp.capture import Layout, Layouts, Unsettled, find_stacks, untouched
+from hf_rksp.capture.calling import forward
 from hf_rksp.capture.contents import contents_of, text_mask
 from hf_rksp.capture.rules import Entries, Everything, Grid, Parts, by_sizes
 from hf_rksp.errors import CaptureError
-from hf_rksp.profile.gather import forward, gather_moments
+from hf_rksp.profile.gather import gather_moments
 from tests.capture.models import CASES, Mix, relative_difference
 
 B, T, D, VOCAB = 4, 6, 16, 40

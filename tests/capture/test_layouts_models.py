@@ -8,10 +8,10 @@ from torch import nn
 
 from hf_rksp import profile_model
 from hf_rksp.capture import Layouts, find_stacks, untouched
+from hf_rksp.capture.calling import forward
 from hf_rksp.capture.contents import contents_of, text_mask
 from hf_rksp.capture.rules import Everything
 from hf_rksp.errors import CaptureError, InputError
-from hf_rksp.profile.gather import forward
 from tests.capture.models import Mix
 
 B, T = 4, 10

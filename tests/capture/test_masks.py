@@ -6,9 +6,9 @@ from torch import nn
 
 from hf_rksp import profile_model
 from hf_rksp.capture import find_stacks, untouched
+from hf_rksp.capture.calling import forward
 from hf_rksp.capture.contents import contents_of
 from hf_rksp.capture.polarity import what_is_marked
-from hf_rksp.profile.gather import forward
 from tests.capture.models import Mix
 
 B, T, D, VOCAB = 6, 8, 16, 40

@@ -6,8 +6,8 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_mo
 from torch import nn
 
 from hf_rksp.capture import TrainingTap, capture_transitions, find_stacks
+from hf_rksp.capture.calling import forward
 from hf_rksp.profile import profile_model
-from hf_rksp.profile.gather import forward
 from hf_rksp.spectral import SecondMoments
 from tests.capture.models import CASES, LAYERS, TOKENS, all_moments, relative_difference, transitions
 

@@ -10,9 +10,9 @@ import torch.multiprocessing as mp
 
 from hf_rksp import SpectralShaper
 from hf_rksp.capture import find_stacks
+from hf_rksp.capture.agreement import found_anywhere
 from hf_rksp.config import KSSConfig, MonitorConfig
-from hf_rksp.training.distributed import found_anywhere
-from hf_rksp.training.monitor import SpectralMonitor
+from hf_rksp.training.monitors.spectrum import SpectralMonitor
 from tests.training.common import Chain, token_rows
 
 pytestmark = pytest.mark.timeout(300)

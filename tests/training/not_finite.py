@@ -12,7 +12,7 @@ from unittest import mock
 
 import torch
 
-from hf_rksp.training import shaper
+from hf_rksp.training.kss import shaper
 from tests.training.common import Chain, Gradients, gpt2, logged, token_rows, trained
 
 STEPS = 3

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.config import KSSConfig
-from hf_rksp.training import shaper as under_test
+from hf_rksp.training.kss import shaper as under_test
 
 
 class Draws:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from hf_rksp import RKSPTrainer
 from hf_rksp.capture import Layouts, TrainingTap, capture_transitions, find_stacks
 from hf_rksp.training.aside import Aside
-from hf_rksp.training.survey import Survey
+from hf_rksp.training.kss.accumulation import Survey
 from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trained
 
 TABLES = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")

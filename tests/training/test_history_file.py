@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 from hf_rksp import RKSPCallback, RKSPTrainer
 from hf_rksp.config import MonitorConfig
 from hf_rksp.errors import OutputError
-from hf_rksp.training.history import HistoryWriter
+from hf_rksp.history.write import HistoryWriter
 from tests.training.common import assert_same_weights, gpt2, logged, trained, trainer
 
 EVERY = MonitorConfig(every=1, rank=8)

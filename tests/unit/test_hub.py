@@ -3,7 +3,7 @@
 import pytest
 
 from hf_rksp.errors import OutputError
-from hf_rksp.report import hub
+from hf_rksp.report.profile import hub
 
 DATA = {"model": {"name": "gpt2", "source": "pretrained", "path": "openai-community/gpt2"}}
 

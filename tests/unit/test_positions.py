@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from hf_rksp.capture import find_stacks, left_padding_shifts_positions
+from hf_rksp.capture.calling import forward
 from hf_rksp.inputs import with_decoder_inputs
-from hf_rksp.profile.gather import forward
 
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50,
         "pad_token_id": 0, "max_position_embeddings": 64}  # fmt: skip

@@ -11,7 +11,7 @@ from hf_rksp import profile_model
 from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.profile.model import default_moment_memory
 from hf_rksp.report import profile_from_dict, profile_to_dict
-from hf_rksp.report.schema import SchemaError
+from hf_rksp.report.profile.schema import SchemaError
 
 
 def gpt2(layers=3):

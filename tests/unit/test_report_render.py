@@ -11,8 +11,8 @@ import pytest
 
 from hf_rksp.errors import SchemaError
 from hf_rksp.report import render_html, render_markdown
-from hf_rksp.report.tables import LAYER_COLUMNS
-from hf_rksp.report.text import size
+from hf_rksp.report.kit.text import size
+from hf_rksp.report.profile.tables import LAYER_COLUMNS
 from tests.browser.samples import HOSTILE, awkward, hostile, many_layers, report
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -73,7 +73,7 @@ def test_not_thinned_where_there_is_room():
 
 
 def test_thinning_keeps_the_share_of_every_band():
-    from hf_rksp.report.plane import _cloud, _spectrum, _window
+    from hf_rksp.report.kit.plane import _cloud, _spectrum, _window
 
     values = _spectrum(many_layers(1, 4096)["layers"][0])
     window = _window(values, 1.05)

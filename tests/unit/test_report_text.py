@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from hf_rksp.report.svg import Scale
-from hf_rksp.report.text import anything, clean, count, large, line, number, paths, seconds, share, size, span
+from hf_rksp.report.kit.svg import Scale
+from hf_rksp.report.kit.text import anything, clean, count, large, line, number, paths, seconds, share, size, span
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from hf_rksp import files as module
 from hf_rksp.errors import InputError, OutputError, SchemaError
 from hf_rksp.report import check_writable, profile_to_dict, read_report, render_html, write_report
-from hf_rksp.report import write as module
 from tests.browser.samples import HOSTILE, profile, report
 
 

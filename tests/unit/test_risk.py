@@ -9,7 +9,7 @@ from hf_rksp.config import RiskConfig
 from hf_rksp.errors import InputError
 from hf_rksp.profile import profile_model
 from hf_rksp.profile.aggregate import aggregate, by_thirds
-from hf_rksp.risk import assess
+from hf_rksp.risk.thresholds import assess
 from hf_rksp.spectral import standard_error
 
 

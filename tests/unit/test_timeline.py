@@ -10,11 +10,11 @@ import pytest
 
 from hf_rksp.errors import InputError, OutputError, SchemaError
 from hf_rksp.report import read_history, render_timeline, write_timeline
-from hf_rksp.report.plane import Cloud
-from hf_rksp.report.timeline_curves import curve_figures
-from hf_rksp.report.timeline_movie import DIGITS, SHIFT, Movie, encode
-from hf_rksp.report.timeline_numbers import gaps, logged
-from hf_rksp.report.timeline_words import cautions, story
+from hf_rksp.report.kit.plane import Cloud
+from hf_rksp.report.run.curves import curve_figures
+from hf_rksp.report.run.movie import DIGITS, SHIFT, Movie, encode
+from hf_rksp.report.run.numbers import gaps, logged
+from hf_rksp.report.run.words import cautions, story
 from tests.browser.histories import bare, broken, calm, hostile, layer, log, profile, read, run, shaped, write
 from tests.unit.test_report_render import Page, visible
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from hf_rksp import profile_model
 from hf_rksp.report import profile_to_dict
-from hf_rksp.zoo.compare import without_residual
+from hf_rksp.zoo.pages.paper_comparison import without_residual
 
 
 class Residual(nn.Module):

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from hf_rksp.report import Table
-from hf_rksp.zoo.findings import in_short
+from hf_rksp.zoo.pages.findings import in_short
 
 TRENDS = Table(
     ("What changes", "In", "Quantity", "Paper", "Ours", "In words"),

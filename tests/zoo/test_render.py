@@ -10,8 +10,10 @@ import yaml
 
 from hf_rksp.cli.main import main
 from hf_rksp.errors import SchemaError
-from hf_rksp.risk import NO_INTERVAL
-from hf_rksp.zoo import compare, read_shelf, render_zoo, shelf, training
+from hf_rksp.risk.thresholds import NO_INTERVAL
+from hf_rksp.zoo import read_shelf, render_zoo, shelf
+from hf_rksp.zoo.pages import paper_comparison as compare
+from hf_rksp.zoo.pages import trajectories as training
 from hf_rksp.zoo.published import PUBLISHED
 from hf_rksp.zoo.render import all_models
 

@@ -9,6 +9,7 @@ import pytest
 from filelock import FileLock
 
 from hf_rksp.cli.main import main
+from hf_rksp.cli.zoo import AUDIT
 from hf_rksp.errors import InputError
 from hf_rksp.zoo import RunnerOptions, read_manifest, run_manifest, runner
 from hf_rksp.zoo.runner import plan
@@ -80,14 +81,17 @@ def test_memory_cap(tmp_path):
     path.write_text(json.dumps({"models": [MODELS[0] | {"seeds": [1]}]}))
     options = RunnerOptions(tmp_path, memory_cap_gib=0.05, work=tmp_path / "work", quiet=True)
     said = []
-    assert run_manifest(read_manifest(path), options, said.append) == (0, 1)
+    assert run_manifest(read_manifest(path), options, AUDIT, said.append) == (0, 1)
     failure = json.loads((tmp_path / "failures" / "tiny-gpt2-init-1.json").read_text())
     assert failure["error"] == (
         "stopped: it took more than memory_cap_gib=0.05; raise --memory-cap, or add --stream to its arguments"
     )
     assert failure["exit_code"] == -9 and not (tmp_path / "tiny-gpt2-init" / "report.json").exists()
     # Without the cap it goes through, and the failure is gone.
-    assert run_manifest(read_manifest(path), RunnerOptions(tmp_path, work=tmp_path / "work"), said.append) == (1, 0)
+    assert run_manifest(read_manifest(path), RunnerOptions(tmp_path, work=tmp_path / "work"), AUDIT, said.append) == (
+        1,
+        0,
+    )
     assert not list((tmp_path / "failures").iterdir())
 
 
@@ -149,7 +153,7 @@ def test_a_result_that_did_not_reach_the_shelf_is_put_there(zoo, tmp_path, monke
     for command, audited in ((f"{own}0 --json x", 1), (f"{own} --json x", 0)):
         left["setup"]["command"] = command
         place.write_text(json.dumps(left))
-        assert run_manifest(manifest, options, print) == (1 - audited, audited)
+        assert run_manifest(manifest, options, AUDIT, print) == (1 - audited, audited)
     shelved = json.loads((tmp_path / "tiny-gpt2-init" / "report.json").read_text())
     assert shelved["layers"] == left["layers"] and shelved["setup"]["command"] == own
     assert len(audits) == 1 and not place.exists() and not list((tmp_path / "failures").iterdir())
@@ -162,7 +166,7 @@ def test_again_leaves_alone_what_another_run_is_at_work_on(tmp_path):
     work.mkdir(parents=True)
     options = RunnerOptions(tmp_path, again=True, work=work.parent, quiet=True)
     with FileLock(work / "lock"):
-        assert run_manifest(read_manifest(path), options, print) == (1, 1)  # the next one goes on
+        assert run_manifest(read_manifest(path), options, AUDIT, print) == (1, 1)  # the next one goes on
     failure = json.loads((tmp_path / "failures" / "wide-gpt2-init-1.json").read_text())
     assert "another profile is at work in it" in failure["error"]
 

@@ -20,7 +20,7 @@ import torch
 from hf_rksp import profile_model
 from hf_rksp.inputs import InputOptions, ModelSource, Prepared, prepare
 from hf_rksp.machine import now, versions
-from hf_rksp.report.tables import QUANTITY_NAMES
+from hf_rksp.report.profile.tables import QUANTITY_NAMES
 from hf_rksp.zoo.published import PUBLISHED, THIRDS
 
 HERE = Path(__file__).parent

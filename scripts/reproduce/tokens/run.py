@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hf_rksp import profile_model
 from hf_rksp.inputs import InputOptions, ModelSource, prepare
 from hf_rksp.machine import now, versions
-from hf_rksp.report.tables import QUANTITY_NAMES
+from hf_rksp.report.profile.tables import QUANTITY_NAMES
 
 HERE = Path(__file__).parent
 TOKENS, SEEDS = (2048, 4096, 8192), (42, 123, 456)

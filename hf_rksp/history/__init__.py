@@ -1,0 +1,1 @@
+"""The history of a training run: one format, one writer, one reader."""

@@ -1,0 +1,153 @@
+"""A report's dict -> what both templates show: plain text, tables and figures, nothing escaped yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hf_rksp.errors import SchemaError
+from hf_rksp.json_data import finite, items, section
+from hf_rksp.report.kit.reading import layers_of, margins, stacks_of, threshold
+from hf_rksp.report.kit.sections import Sections
+from hf_rksp.report.kit.text import DASH, anything, clean, count, large, line, number, paths, seconds, share, size, span
+from hf_rksp.report.profile.definitions import PAPER, PUBLISHED, definitions
+from hf_rksp.report.profile.figures import depth_figures, planes
+from hf_rksp.report.profile.schema import SCHEMA_VERSION
+from hf_rksp.report.profile.tables import AGGREGATE_HEADS, aggregate_rows, groups, layer_rows, setup_blocks
+
+BANDS = {"low": "Low", "elevated": "Elevated", "high": "High", "not_assessable": "Not assessable"}
+_OUTCOMES = {"fail": "Fail", "warn": "Warning", "info": "Info", "pass": "Pass"}
+_PHASES = {"forward": "forward passes", "moments": "second moments", "spectra": "spectra and standard errors"}
+
+
+def view(data: Mapping[str, Any], sections: Sections = ()) -> dict[str, Any]:
+    """Everything a template needs. ``sections`` are shown after the verdict.
+
+    Raises:
+        SchemaError: ``data`` is not a report of this schema version.
+    """
+    check_version(data)
+    model, setup, layers = section(data, "model"), section(data, "setup"), layers_of(data)
+    return {
+        "name": line(model.get("name") or model.get("class") or "unnamed model"),
+        "facts": _facts(model, setup, layers),
+        "verdict": _verdict(data),
+        "sections": sections,
+        "digits": {4: "four", 6: "six"}.get(setup.get("eigenvalue_digits", 6), "fewer"),
+        "checks": _checks(data),
+        "planes": planes(data),
+        "depth": depth_figures(data),
+        "groups": groups(),
+        "rows": layer_rows(data),
+        "identity": sum(layer.get("uninformative") is True for layer in layers),
+        "aggregate_heads": AGGREGATE_HEADS,
+        "aggregates": aggregate_rows(data),
+        "blocks": setup_blocks(data),
+        "definitions": definitions(margins(data)),
+        "published": PUBLISHED,
+        "paper": PAPER,
+        "command": clean(setup["command"], 20_000).strip() if setup.get("command") else "",
+        "cost": _cost(section(data, "cost")),
+        "version": line(section(setup, "versions").get("hf_rksp") or "", 40),
+        "date": re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*Z$", r"\1 \2 UTC", line(setup.get("date") or "", 40)),
+    }
+
+
+def check_version(data: object) -> None:
+    """Raise `SchemaError` unless ``data`` is the dict of a report of this schema version."""
+    if not isinstance(data, Mapping) or data.get("schema_version") != SCHEMA_VERSION:
+        found = data.get("schema_version") if isinstance(data, Mapping) else type(data).__name__
+        raise SchemaError(f"schema_version={found!r}: only reports of version {SCHEMA_VERSION} can be rendered")
+
+
+def _facts(
+    model: Mapping[str, Any], setup: Mapping[str, Any], layers: list[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """The line under the title: what was profiled."""
+    tokens = {finite(layer.get("tokens")) for layer in layers} - {None}
+    stacks = [str(len(members)) for members in stacks_of(layers).values()]
+    facts = [
+        ("class", line(model.get("class") or "", 80)),
+        ("parameters", large(model.get("parameters"))),
+        ("weights", line(model.get("source") or "not stated", 80) + _declared(model)),
+        ("blocks", " + ".join(stacks or ["0"]) + (f" in {len(stacks)} stacks" if len(stacks) > 1 else "")),
+        ("tokens", count(max(tokens)) if tokens else DASH),  # type: ignore[type-var]
+        ("dtype", line(setup.get("dtype") or model.get("dtype") or "", 40)),
+        ("revision", line(model.get("revision") or "", 60)),
+    ]
+    return [(name, value) for name, value in facts if value and value != DASH]
+
+
+def _declared(model: Mapping[str, Any]) -> str:
+    return f" (declared with {line(model['declared'], 40)})" if model.get("declared") else ""
+
+
+def _verdict(data: Mapping[str, Any]) -> dict[str, Any]:
+    verdict = section(data, "verdict")
+    band, by_thresholds = str(verdict.get("band")), str(verdict.get("band_by_thresholds"))
+    band = band if band in BANDS else "not_assessable"
+    score, ends = finite(verdict.get("score")), [finite(end) for end in items(verdict, "interval")]
+    return {
+        "band": band,
+        "title": BANDS[band],
+        "score": share(score),
+        "interval": span(verdict.get("interval"), share),
+        "by_thresholds": BANDS.get(by_thresholds) if by_thresholds != band else None,
+        "reasons": [line(reason, 1000) for reason in items(verdict, "reasons")],
+        "conditions": [line(condition, 1000) for condition in items(verdict, "conditions")],
+        "value": score,
+        "ends": ends if len(ends) == 2 and None not in ends else None,
+        "safe": threshold(data, "safe_near_unit_mass"),
+        "high": threshold(data, "high_near_unit_mass"),
+    }
+
+
+def _checks(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The checks, gravest first, and how many came out how."""
+    rows = []
+    for check in items(section(data, "verdict"), "checks"):
+        if not isinstance(check, Mapping):
+            continue
+        outcome = str(check.get("outcome"))
+        outcome = outcome if outcome in _OUTCOMES else "info"
+        rows.append(
+            {
+                "id": line(check.get("id") or "", 80),
+                "title": line(check.get("title") or ""),
+                "value": number(check.get("value")),
+                "threshold": line(check.get("threshold") or DASH),
+                "outcome": outcome,
+                "said": _OUTCOMES[outcome],
+                "layers": paths(items(check, "layers")) or DASH,
+                "remedy": line(check.get("remedy") or "", 600),
+            }
+        )
+    rows.sort(key=lambda row: list(_OUTCOMES).index(str(row["outcome"])))
+    counts = [(name, said, sum(row["outcome"] == name for row in rows)) for name, said in _OUTCOMES.items()]
+    return {"rows": rows, "counts": [entry for entry in counts if entry[2]]}
+
+
+def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """Time of each phase with its share of the whole, peak memory, and whatever else was recorded."""
+    spent = {str(name): value for name, value in section(cost, "seconds").items()}
+    known = {name: finite(value) for name, value in spent.items() if name not in ("profile", "total")}
+    parts = {name: value for name, value in known.items() if value is not None}
+    total = finite(spent.get("total")) or finite(spent.get("profile")) or sum(parts.values())
+    rows = [
+        (_PHASES.get(name, line(name, 80)), seconds(value), round(100 * min(1.0, value / total), 1) if total else 0)
+        for name, value in parts.items()
+    ]
+    if total and (rest := total - sum(parts.values())) > 0.005 * total:
+        rows.append(("everything else", seconds(rest), round(100 * rest / total, 1)))
+    others = [
+        (line(n, 80).replace("_", " "), anything(v))
+        for n, v in cost.items()
+        if n not in ("seconds", "peak_memory_bytes")
+    ]
+    return {
+        "rows": rows,
+        "total": seconds(total) if spent else DASH,
+        "memory": size(cost.get("peak_memory_bytes")),
+        "others": others,
+    }

@@ -1,0 +1,1 @@
+"""Judgement: what the facts of a profile say about a training run."""

@@ -1,0 +1,1 @@
+"""KSS, the spectral regulariser, at work in a training run."""

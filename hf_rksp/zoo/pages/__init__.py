@@ -1,0 +1,1 @@
+"""The pages of the model zoo, rendered from its shelf."""
