@@ -2,7 +2,7 @@
 
 import argparse
 
-from hf_rksp import profile_model, write_report
+from hf_rksp import assess, profile_model, write_report
 from hf_rksp.inputs import InputOptions, ModelSource, prepare
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -22,6 +22,6 @@ for layer in profile.layers:
     print(
         f"{layer.path}: near-unit mass {layer.near_unit_mass:.3f} [{low:.3f}, {high:.3f}], radius {layer.spectral_radius:.2f}"
     )
-print(f"risk: {profile.verdict.band}")
+print(f"risk: {assess(profile).band}")
 for path in write_report(profile, args.out).values():
     print(f"wrote {path}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import ViTConfig, ViTModel
 
-from hf_rksp import profile_model, write_report
+from hf_rksp import assess, profile_model, write_report
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--images", default="uoft-cs/cifar10", help="parquet file, or dataset on the Hub")
@@ -44,6 +44,6 @@ batches = [{"pixel_values": part} for part in images.split(16)]
 profile = profile_model(model, batches, source="initialised", setup_info={"images": args.images, "count": len(images)})
 for layer in profile.layers:
     print(f"{layer.path}: near-unit mass {layer.near_unit_mass:.3f} over {layer.tokens} tokens")
-print(f"risk: {profile.verdict.band}")
+print(f"risk: {assess(profile).band}")
 for path in write_report(profile, args.out).values():
     print(f"wrote {path}")

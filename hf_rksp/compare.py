@@ -38,7 +38,6 @@ class Comparison:
 
     differences: tuple[Difference, ...]
     caveats: tuple[str, ...]
-    bands: tuple[str, str]
 
 
 def compare_profiles(first: ModelProfile, second: ModelProfile) -> Comparison:
@@ -50,7 +49,6 @@ def compare_profiles(first: ModelProfile, second: ModelProfile) -> Comparison:
     return Comparison(
         tuple(_difference(name, first, second) for name in QUANTITIES),
         tuple(_caveats(first, second)),
-        (first.verdict.band, second.verdict.band),
     )
 
 

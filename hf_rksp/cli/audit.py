@@ -9,7 +9,7 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_rksp.cli import exit_codes
 from hf_rksp.cli.options import (
@@ -21,7 +21,10 @@ from hf_rksp.cli.options import (
     new_parser,
     text_options,
 )
-from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, say_notes, table, write_json
+from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, say_note, table, write_json
+
+if TYPE_CHECKING:
+    from hf_rksp.audit import Audit
 
 
 def add_parser(commands: Any) -> None:
@@ -106,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     from hf_rksp.json_data import dumps
     from hf_rksp.profile.model import check_options
     from hf_rksp.profile.resume import discard
-    from hf_rksp.report import profile_to_dict, write_report
+    from hf_rksp.report import audit_to_dict, write_report
     from hf_rksp.report.profile.hub import check_access, push_report
 
     if args.resume and not args.stream:
@@ -123,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.push_to_hub:
             check_access()
-        data = profile_to_dict(profile := _profile(args, source, options, rank, state))
+        data = audit_to_dict(result := _audit(args, source, options, rank, state))
     except BaseException:
         if made:
             with contextlib.suppress(OSError):
@@ -140,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         discard(args.resume)
     if args.json != "-":
-        print(summary(profile))
+        print(summary(result))
         for path in paths.values():
             print(f"wrote {path}")
     if args.push_to_hub:
@@ -159,57 +162,36 @@ def _join_processes(device: str) -> Any:
     return PartialState(cpu=device == "cpu")
 
 
-def _profile(args: argparse.Namespace, source: Any, options: Any, rank: Any, state: Any) -> Any:
-    from hf_rksp.inputs import prepare
-    from hf_rksp.machine import describe_machine, now, return_freed_memory
-    from hf_rksp.profile import profile_model
-    from hf_rksp.profile.estimate import estimate_seconds
-    from hf_rksp.profile.share import split
-    from hf_rksp.report.kit.text import seconds
+def _audit(args: argparse.Namespace, source: Any, options: Any, rank: Any, state: Any) -> Audit:
+    from hf_rksp.audit import audit
+    from hf_rksp.machine import return_freed_memory
 
     hush_libraries()
     if args.stream:
         return_freed_memory()
-    quiet = args.quiet or (state is not None and not state.is_main_process)
-    step = progress(quiet)
+    leads = state is None or state.is_main_process
     if state is not None and source.device == "cuda":
         source = replace(source, device=str(state.device))  # each process has its own
-    prepared = prepare(source, replace(options, substitute=args.untrained), step)
-    if state is None or state.is_main_process:
-        say_notes(prepared.notes)
-    batches = prepared.batches(options.batch_size)
-    tells = prepared.loaded.weights is not None and not quiet
-    told = estimate_seconds(prepared.model, batches, rank, args.groups) if tells else None
-    step("profiling" + (f" {told[1]} blocks, about {seconds(told[0])} if none is done yet" if told else ""))
-    info = prepared.loaded.info
-    if args.untrained:
-        info = info | {"source": "initialised", "declared": "--untrained"}
-    profile = profile_model(
-        prepared.model,
-        batches if state is None else split(batches),
-        shared=state is not None,
+    return audit(
+        source,
+        options,
         blocks=args.blocks,
         rank=rank,
         groups=args.groups,
         moment_memory=_bytes(args.moment_memory),
-        weights=prepared.loaded.weights,
         resume=args.resume,
-        source=info["source"],
-        model_info=info,
-        setup_info=prepared.setup
-        | {
-            "command": shlex.join(["rksp", *args.argv]),
-            "date": now(),
-            "machine": describe_machine(),
-        },
+        shared=state is not None,
+        untrained=args.untrained,
+        command=shlex.join(["rksp", *args.argv]),
+        step=progress(args.quiet or not leads),
+        note=say_note if leads else lambda text: None,
         progress=not args.quiet,
     )
-    conditions = (*profile.verdict.conditions, *prepared.notes)
-    return replace(profile, verdict=replace(profile.verdict, conditions=conditions))
 
 
-def summary(profile: Any) -> str:
+def summary(audit: Audit) -> str:
     """The verdict, the layers and the cost for the terminal."""
+    profile, verdict = audit.profile, audit.verdict
     rows = [
         [
             f"{layer.path}{' (identity)' if layer.uninformative else ''}",
@@ -223,7 +205,7 @@ def summary(profile: Any) -> str:
         for layer in profile.layers
     ]
     header = ["layer", "M~1", "M>1", "M<1", "radius", "kappa(V)", "eta_nl"]
-    model, verdict, seconds = profile.model, profile.verdict, profile.cost["seconds"]
+    model, seconds = profile.model, profile.cost["seconds"]
     band = verdict.band.replace("_", " ")
     score = "" if verdict.score is None else f"  mean near-unit mass {verdict.score:.3f}"
     if verdict.interval:

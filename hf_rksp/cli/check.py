@@ -15,7 +15,7 @@ from hf_rksp.cli.options import (
     new_parser,
     text_options,
 )
-from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, say_notes, table, write_json
+from hf_rksp.cli.output import check_json_target, hush_libraries, number, progress, say_note, table, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     hush_libraries()
     step = progress(args.quiet)
     prepared = prepare(source, options, step)
-    say_notes(prepared.notes)
+    for note in prepared.notes:
+        say_note(note)
     step("running the same sequences in different ways")
     results = check_model(prepared.model, prepared.sequences.ids, args.blocks)
     agrees = all(result.agrees for result in results)

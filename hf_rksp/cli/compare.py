@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
 
     check_json_target(args.json)
     first, second = (read_report(_report_file(name)) for name in (args.first, args.second))
-    comparison = compare_profiles(first, second)
+    comparison = compare_profiles(first.profile, second.profile)
     if args.json:
-        write_json(dataclasses.asdict(comparison), args.json)
+        write_json(dataclasses.asdict(comparison) | {"bands": [first.verdict.band, second.verdict.band]}, args.json)
     if args.json != "-":
         rows = [
             [
@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
             ]
             for d in comparison.differences
         ]
-        print(f"A: {first.model['name']}, risk {comparison.bands[0].replace('_', ' ')}")
-        print(f"B: {second.model['name']}, risk {comparison.bands[1].replace('_', ' ')}\n")
+        for letter, audit in (("A", first), ("B", second)):
+            print(f"{letter}: {audit.profile.model['name']}, risk {audit.verdict.band.replace('_', ' ')}")
+        print()
         print(table(["mean over layers", "A", "B", "B - A", "± s.e.", "beyond 2 s.e."], rows))
         for caveat in comparison.caveats:
             print(f"caveat: {caveat}")

@@ -19,10 +19,9 @@ def progress(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else (lambda text: print(f"rksp: {text} ...", file=sys.stderr, flush=True))
 
 
-def say_notes(notes: Sequence[str]) -> None:
+def say_note(note: str) -> None:
     """What a reader of the result has to know, on stderr: ``--quiet`` is about progress, and does not silence it."""
-    for note in notes:
-        print(f"rksp: note: {note}", file=sys.stderr, flush=True)
+    print(f"rksp: note: {note}", file=sys.stderr, flush=True)
 
 
 def hush_libraries() -> None:

@@ -32,11 +32,11 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the files and name them."""
     from hf_rksp.files import check_writable
-    from hf_rksp.report import profile_to_dict, read_report, write_report
+    from hf_rksp.report import audit_to_dict, read_report, write_report
 
     wanted = formats(args)
     path = Path(args.file)
-    data = profile_to_dict(read_report(path))
+    data = audit_to_dict(read_report(path))
     folder = Path(args.out) if args.out else path.parent
     check_json_target(args.json)
     check_writable(folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_rksp.cli import exit_codes
 from hf_rksp.cli.options import new_parser
-from hf_rksp.cli.output import check_json_target, say_notes, write_json
+from hf_rksp.cli.output import check_json_target, say_note, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -43,10 +43,8 @@ def run(args: argparse.Namespace) -> int:
         others = histories_in(path)[:-1] if path.is_dir() else []
         if others:
             newest = histories_in(path)[-1].name
-            say_notes(
-                [
-                    f"{path} holds {len(others) + 1} histories; {newest} was written last and is drawn. Pass a file for another"
-                ]
+            say_note(
+                f"{path} holds {len(others) + 1} histories; {newest} was written last and is drawn. Pass a file for another"
             )
     histories = [read_history(Path(path)) for path in args.runs]
     check_json_target(args.json)

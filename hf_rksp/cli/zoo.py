@@ -16,7 +16,7 @@ from hf_rksp.cli.output import hush_libraries, number, progress, table
 
 _FOLDER = "zoo_reports"
 #: Each audit of a manifest is this command, in a process of its own.
-AUDIT = (sys.executable, "-m", "hf_rksp.cli.main", "audit")
+AUDIT = (sys.executable, "-m", "hf_rksp", "audit")
 
 
 def add_parser(commands: Any) -> None:
@@ -112,7 +112,7 @@ def run_models(args: argparse.Namespace) -> int:
                 str(job.seed),
                 job.state,
                 f"{job.model.memory_gib:g} GiB",
-                seconds(job.audit["cost"]["seconds"]["profile"] if job.audit else None),
+                seconds(job.audit["profile"]["cost"]["seconds"]["profile"] if job.audit else None),
                 job.model.command(job.seed),
             ]
             for job in jobs
@@ -137,7 +137,7 @@ def _results(jobs: Sequence[Any], folder: Path) -> str:
         if job.state != "done" or failure_path(folder, job.model, job.seed).is_file():
             rows.append([*row, *[""] * 4, "skipped" if job.state == "skipped" else "failed"])
             continue
-        means, cost = data["aggregates"], data["cost"]
+        means, cost = data["profile"]["aggregates"], data["profile"]["cost"]
         row += [number(means[name]["mean"]) for name in ("near_unit_mass", "spectral_radius")]
         row += [f"{cost['seconds']['profile']:.0f} s", f"{cost['peak_memory_bytes'] / 2**30:.2f} GiB"]
         rows.append([*row, data["verdict"]["band"].replace("_", " ")])
@@ -152,7 +152,7 @@ def render(args: argparse.Namespace) -> int:
     hush_libraries()
     folder = Path(args.folder)
     shelf = render_zoo(folder, progress(args.quiet))
-    audited = sum(bool(entry.audits) for entry in shelf.entries)
+    audited = sum(bool(entry.reports) for entry in shelf.entries)
     sizes = weight(folder)
     print(
         f"{audited} of {len(shelf.entries)} models audited; index.html {sizes['index.html'] / 2**20:.2f} MiB, "

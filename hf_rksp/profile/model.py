@@ -1,7 +1,7 @@
 """A model and its batches -> the spectral profile of every residual-stream transition.
 
 batches -> capture -> second moments, a set for each group of sequences -> whitened DMD -> spectrum
-        -> standard errors (jackknife over the groups) -> aggregates -> verdict
+        -> standard errors (jackknife over the groups) -> aggregates
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hf_rksp.capture import (
 from hf_rksp.capture.calling import eager, uncompiled
 from hf_rksp.capture.identity import model_identity
 from hf_rksp.capture.lockstep import BlockWeights
-from hf_rksp.config import RiskConfig, SpectralConfig
+from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import DegenerateMomentsError, InputError
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
@@ -42,7 +42,6 @@ from hf_rksp.profile.passes import repeated, streamed
 from hf_rksp.profile.resume import Resume, digest
 from hf_rksp.profile.share import share_of
 from hf_rksp.profile.solve import solve_layers
-from hf_rksp.risk.thresholds import Verdict, assess
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class ModelProfile:
         layers: one `LayerProfile` a transition, in the order of depth.
         aggregates: quantity -> mean, max, min, std over the informative layers, standard_error and interval of the mean.
         thirds: "early", "middle", "late" -> quantity -> mean over that third of the depth.
-        verdict: band, reasons, checks.
         cost: seconds of each phase, peak memory, tokens.
+        notes: sentences that a reader of the numbers has to know: layers left out, a substitute for the tokenizer.
     """
 
     model: dict[str, Any]
@@ -64,8 +63,8 @@ class ModelProfile:
     layers: tuple[LayerProfile, ...]
     aggregates: dict[str, dict[str, Any]]
     thirds: dict[str, dict[str, float]]
-    verdict: Verdict
     cost: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def profile_model(
@@ -76,7 +75,6 @@ def profile_model(
     rank: int | Literal["auto", "full"] = "auto",
     groups: int = 8,
     config: SpectralConfig | None = None,
-    risk_config: RiskConfig | None = None,
     moment_memory: float | None = None,
     weights: BlockWeights | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -84,6 +82,7 @@ def profile_model(
     source: Literal["initialised", "pretrained"] | None = None,
     model_info: Mapping[str, Any] | None = None,
     setup_info: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
     progress: bool = True,
 ) -> ModelProfile:
     """Profile every residual-stream transition of ``model`` on ``batches``; no gradient, no training step.
@@ -98,7 +97,7 @@ def profile_model(
         rank: "full", a whole number r, or "auto": full where there are two tokens a dimension, else what the tokens carry.
         groups: groups of sequences for the jackknife; fewer sequences make fewer groups, below 4 no standard errors are
             given. 0 switches it off and is about ``groups`` times faster.
-        config, risk_config: bands and thresholds.
+        config: bands and cutoffs.
         moment_memory: bytes that the moments may take at once. Where all layers need more, the forward pass is
             repeated for a part of the layers at a time. Default: see `default_moment_memory`; with ``weights`` half a GiB.
         weights: for a model larger than memory: puts one block at a time in place. All batches then pass a block before any
@@ -108,8 +107,8 @@ def profile_model(
             safe elsewhere.
         shared: the processes of `torch.distributed` work on one profile. Each calls this with the same model and its own share
             of the batches; every one of them gets the profile of all.
-        source: "initialised" or "pretrained": the thresholds hold for models at initialisation.
-        model_info, setup_info: more entries for ``ModelProfile.model`` and ``.setup``.
+        source: "initialised" or "pretrained", for ``ModelProfile.model``: published thresholds hold for models at initialisation.
+        model_info, setup_info, notes: more entries for ``ModelProfile.model``, ``.setup`` and ``.notes``.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -118,7 +117,7 @@ def profile_model(
         DegenerateMomentsError: no layer has states that vary; a single one that has none is left out, with a warning.
         TooFewTokensError, InputError: see `hf_rksp.spectral.choose_rank`; nothing to profile.
     """
-    config, risk_config = config or SpectralConfig(), risk_config or RiskConfig()
+    config = config or SpectralConfig()
     check_options(rank, groups, moment_memory)
     if source not in (None, "initialised", "pretrained"):
         raise InputError(f"source={source!r}: pass 'initialised', 'pretrained' or None")
@@ -190,10 +189,10 @@ def profile_model(
     ordered = tuple(layer for (path, _), layer in layers.items() if path not in layouts.unread)
     if constant and (not layers or kept):
         raise constant[0]
-    notes = left_out(stacks, layouts) + [f"A layer is left out: {error}" for error in constant] + list(beside.values())
+    found = left_out(stacks, layouts) + [f"A layer is left out: {error}" for error in constant] + list(beside.values())
     if weights and blocks is None:
-        notes += [not_run(path) for path in unmarked(model)]
-    for note in notes:
+        found += [not_run(path) for path in unmarked(model)]
+    for note in found:
         warnings.warn(note, stacklevel=2)
     aggregates = aggregate(ordered)
     return ModelProfile(
@@ -203,15 +202,12 @@ def profile_model(
             "groups": groups,
             "groups_used": max((len(next(iter(layer.replicates.values()), [])) for layer in ordered), default=0),
             "spectral_config": asdict(config),
-            "risk_config": asdict(risk_config),
             "versions": versions(),
         }
-        | ({"left_out": notes} if notes else {})
         | dict(setup_info or {}),
         layers=ordered,
         aggregates=aggregates,
         thirds=by_thirds(ordered),
-        verdict=assess(ordered, aggregates, source, risk_config),
         cost={
             "seconds": seconds | {"profile": time.perf_counter() - started + earlier},
             "peak_memory_bytes": max(share.gather(peak_memory())),
@@ -219,6 +215,7 @@ def profile_model(
             "threads": torch.get_num_threads(),
             "processes": share.world,
         },
+        notes=(*notes, *found),
     )
 
 

@@ -8,7 +8,7 @@ from hf_rksp.history.read import History, read_history
 from hf_rksp.report.kit.sections import Section, Table
 from hf_rksp.report.profile.html import render_html
 from hf_rksp.report.profile.markdown import render_markdown
-from hf_rksp.report.profile.schema import SCHEMA_VERSION, profile_from_dict, profile_to_dict
+from hf_rksp.report.profile.schema import SCHEMA_VERSION, audit_from_dict, audit_to_dict, profile_to_dict
 from hf_rksp.report.profile.write import FORMATS, read_report, write_report
 from hf_rksp.report.run.page import render_timeline, write_timeline
 
@@ -18,8 +18,9 @@ __all__ = [
     "History",
     "Section",
     "Table",
+    "audit_from_dict",
+    "audit_to_dict",
     "check_writable",
-    "profile_from_dict",
     "profile_to_dict",
     "read_history",
     "read_report",

@@ -7,14 +7,13 @@ Table 10 has LLaMA-2-7B at .61 to .74).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from hf_rksp.config import RiskConfig
-
-if TYPE_CHECKING:  # a profile holds its verdict, so this module is imported by that one
-    from hf_rksp.profile.layer import LayerProfile
+from hf_rksp.profile.layer import LayerProfile
+from hf_rksp.profile.model import ModelProfile
 
 Band = Literal["low", "elevated", "high", "not_assessable"]
 Outcome = Literal["pass", "warn", "fail", "info"]
@@ -52,7 +51,7 @@ class Verdict:
         score: mean near-unit mass over the informative layers.
         interval: 95% interval of the score (jackknife over sequences), or ``None``.
         reasons: sentences that lead to the band. conditions: what the verdict holds for and what it does not say.
-        thresholds: the numbers used. checks: see `Check`.
+        thresholds: the numbers used, by the names of `RiskConfig`. checks: see `Check`.
     """
 
     band: Band
@@ -71,17 +70,20 @@ CONDITIONS = (
     "The thresholds are the paper's and are not calibrated: no probability of divergence follows from the band.",
 )
 
+#: A further condition, if the profile does not say where its weights come from.
+NOT_STATED = "It was not stated whether the weights are trained; the verdict assumes random initialisation."
 
-def assess(
-    layers: Sequence[LayerProfile], aggregates: Mapping[str, Mapping[str, Any]], source: str | None, config: RiskConfig
-) -> Verdict:
-    """The verdict on a profile.
+
+def assess(profile: ModelProfile, config: RiskConfig | None = None) -> Verdict:
+    """What the thresholds say about a profile.
 
     Args:
-        layers, aggregates: of the profile.
-        source: "initialised", "pretrained" or ``None`` (taken as initialised, and said so).
+        profile: ``profile.model["source"]`` says whether the weights are "initialised" or "pretrained"; if it says nothing they
+            are taken as initialised, and the verdict says so.
         config: thresholds.
     """
+    config = config or RiskConfig()
+    layers, aggregates, source = profile.layers, profile.aggregates, profile.model.get("source")
     informative = [layer for layer in layers if not layer.uninformative]
     score = aggregates["near_unit_mass"]["mean"] if informative else None
     interval = aggregates["near_unit_mass"]["interval"] if informative else None
@@ -115,7 +117,7 @@ def assess(
     if refusals and reasons:
         reasons[0] = f"By the thresholds alone: {reasons[0][0].lower()}{reasons[0][1:]}"
     band: Band = "not_assessable" if refusals or by_thresholds is None else by_thresholds
-    conditions = CONDITIONS if source else (*CONDITIONS, "The model is taken to be at initialisation; nothing said so.")
+    conditions = CONDITIONS if source else (*CONDITIONS, NOT_STATED)
     return Verdict(
         band=band,
         band_by_thresholds=by_thresholds,
@@ -123,11 +125,7 @@ def assess(
         interval=interval,
         reasons=(*refusals, *reasons),
         conditions=conditions,
-        thresholds={
-            "safe_near_unit_mass": config.safe_near_unit_mass,
-            "high_near_unit_mass": config.high_near_unit_mass,
-            "large_eigenvector_condition": config.large_eigenvector_condition,
-        },
+        thresholds=asdict(config),
         checks=_checks(layers, informative, score, condition, config),
     )
 

@@ -18,7 +18,8 @@ def table_files(shelf: Shelf) -> dict[str, bytes]:
     """parquet/models.parquet, parquet/layers.parquet and DATASET_CARD.md; equal results give equal bytes."""
     models, layers = [], []
     for entry in shelf.entries:
-        for seed, data in entry.audits.items():
+        for seed, report in entry.reports.items():
+            profile = report["profile"]
             key: dict[str, Any] = {
                 "id": entry.model.id,
                 "family": entry.model.family,
@@ -26,8 +27,8 @@ def table_files(shelf: Shelf) -> dict[str, bytes]:
                 "seed": seed,
                 "training_share": entry.model.step,
             }
-            models.append(key | _model(entry, data))
-            layers += [key | _layer(layer) for layer in layers_of(data)]
+            models.append(key | _model(entry, profile, report["verdict"]))
+            layers += [key | _layer(layer) for layer in layers_of(profile)]
     return {
         "parquet/models.parquet": _parquet(models),
         "parquet/layers.parquet": _parquet(layers),
@@ -35,7 +36,7 @@ def table_files(shelf: Shelf) -> dict[str, bytes]:
     }
 
 
-def _model(entry: Entry, data: Any) -> dict[str, Any]:
+def _model(entry: Entry, data: Any, verdict: Any) -> dict[str, Any]:
     means = {name: finite(section(data["aggregates"], name).get("mean")) for name in QUANTITIES}
     thirds = {
         f"{name}_{third}": finite(section(data["thirds"], third).get(name))
@@ -47,7 +48,7 @@ def _model(entry: Entry, data: Any) -> dict[str, Any]:
         "licence": entry.model.licence,
         "parameters": data["model"].get("parameters"),
         "layers": len(data["layers"]),
-        "band": data["verdict"]["band"],
+        "band": verdict["band"],
         **means,
         **thirds,
         "seconds": finite(data["cost"]["seconds"]["profile"]),
@@ -84,7 +85,7 @@ def _card(shelf: Shelf) -> str:
     """The dataset card, with what `datasets` and the Hub read on top."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    audited = [entry for entry in shelf.entries if entry.audits]
+    audited = [entry for entry in shelf.entries if entry.reports]
     families = dict.fromkeys(entry.model.family for entry in audited)
     data = DatasetCardData(
         pretty_name="RKSP model zoo: spectral profiles of residual streams",
@@ -123,7 +124,7 @@ def model_card_metadata(entry: Entry) -> str:
     """``model-index`` of a model card (YAML): the audit's numbers as the Hub shows evaluation results."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    data = entry.report
+    data = entry.profile
     assert data is not None
     text = section(data["setup"], "text") or section(data["setup"], "images")
     results = [

@@ -96,7 +96,7 @@ def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
     for model in chosen:
         for seed in model.seeds[: options.seeds or None]:
             audit = read_result(options.folder, model, seed)
-            same = audit is not None and audit["setup"].get("command") == model.command(seed)
+            same = audit is not None and audit["profile"]["setup"].get("command") == model.command(seed)
             if same and not options.again:
                 state = "done"
             elif model.needs_hub and not options.with_hub:
@@ -164,7 +164,7 @@ def _audit(job: Job, options: RunnerOptions, audit: Sequence[str]) -> dict[str, 
         data = _left(result, own) if code == 0 else None
         if data is None:
             return _failure(job, code, _reason(code, tail, capped, options.memory_cap_gib), tail)
-    data["setup"]["command"] = own
+    data["profile"]["setup"]["command"] = own
     target = result_path(options.folder, model, job.seed)
     _write(target, shortened(data) if job.seed == model.seeds[0] else without_spectrum(data))
     result.unlink()
@@ -175,7 +175,7 @@ def _left(result: Path, command: str) -> dict[str, Any] | None:
     """The audit that lies in ``result``, where it is of ``command``."""
     try:
         data = json.loads(result.read_text(encoding="utf-8"))
-        return data if data["setup"]["command"].startswith(f"{command} ") else None
+        return data if data["profile"]["setup"]["command"].startswith(f"{command} ") else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

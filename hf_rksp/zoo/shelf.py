@@ -20,6 +20,7 @@ from hf_rksp.errors import InputError, SchemaError
 from hf_rksp.json_data import finite, plain, rounded, section
 from hf_rksp.profile.layer import interval as student_interval
 from hf_rksp.report.kit.reading import layers_of
+from hf_rksp.report.profile.schema import check_version
 from hf_rksp.zoo.manifest import ZooModel
 
 FAILURES = "failures"
@@ -34,18 +35,29 @@ class Entry:
     """A model of the zoo with the audits that are there.
 
     Attributes:
-        model: from the manifest. audits: seed -> report's dict; the first seed's has eigenvalues, and without it there are none.
+        model: from the manifest.
+        reports: seed -> report's dict; the first seed's has eigenvalues, and without it there are none.
         failures: what went wrong with the seeds that are not there.
     """
 
     model: ZooModel
-    audits: Mapping[int, Mapping[str, Any]]
+    reports: Mapping[int, Mapping[str, Any]]
     failures: tuple[Mapping[str, Any], ...]
 
     @property
     def report(self) -> Mapping[str, Any] | None:
-        """The whole report, where there is one."""
-        return self.audits.get(self.model.seeds[0])
+        """The whole report of the first seed, if there is one."""
+        return self.reports.get(self.model.seeds[0])
+
+    @property
+    def profiles(self) -> dict[int, Mapping[str, Any]]:
+        """Seed -> the facts of its report."""
+        return {seed: report["profile"] for seed, report in self.reports.items()}
+
+    @property
+    def profile(self) -> Mapping[str, Any] | None:
+        """The facts of the first seed, if there are any."""
+        return self.profiles.get(self.model.seeds[0])
 
     def values(self, quantity: str, third: str | None = None) -> list[float]:
         """The quantity in each seed: mean over the layers, or over a third of the depth."""
@@ -55,14 +67,14 @@ class Entry:
                 if third is None
                 else section(data["thirds"], third).get(quantity)
             )
-            for data in self.audits.values()
+            for data in self.profiles.values()
         ]
         return [value for value in found if value is not None]
 
     def _complete(self, quantity: str, third: str | None) -> list[float]:
         """The values, or none of them if a seed has none: the mean of the others would be of the well-behaved ones."""
         values = self.values(quantity, third)
-        return values if len(values) == len(self.audits) else []
+        return values if len(values) == len(self.reports) else []
 
     def mean(self, quantity: str, third: str | None = None) -> float | None:
         """Mean over the seeds; ``None`` if one has no value."""
@@ -119,15 +131,18 @@ def shortened(data: Mapping[str, Any]) -> dict[str, Any]:
             "eigenvalues": [[rounded(part, DIGITS) for part in pair] for pair in layer["eigenvalues"]],
             "residuals": [None if value is None else rounded(value, DIGITS) for value in layer["residuals"]],
         }
-        for layer in layers_of(data)
+        for layer in layers_of(data["profile"])
     ]
-    return {**data, "setup": {**data["setup"], "eigenvalue_digits": DIGITS}, "layers": layers}
+    setup = {**data["profile"]["setup"], "eigenvalue_digits": DIGITS}
+    return {**data, "profile": {**data["profile"], "setup": setup, "layers": layers}}
 
 
 def without_spectrum(data: Mapping[str, Any]) -> dict[str, Any]:
     """A report's dict without what only figures need."""
-    layers = [{name: value for name, value in layer.items() if name not in _HEAVY} for layer in layers_of(data)]
-    return {**data, "kind": "without eigenvalues", "layers": layers}
+    layers = [
+        {name: value for name, value in layer.items() if name not in _HEAVY} for layer in layers_of(data["profile"])
+    ]
+    return {**data, "kind": "without eigenvalues", "profile": {**data["profile"], "layers": layers}}
 
 
 def read_shelf(folder: Path, models: tuple[ZooModel, ...]) -> Shelf:
@@ -172,9 +187,11 @@ def _failure(path: Path) -> Mapping[str, Any]:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("model", "setup", "layers", "aggregates", "thirds", "verdict", "cost"):
-            data[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        check_version(data)
+        for name in ("model", "setup", "layers", "aggregates", "thirds", "cost"):
+            data["profile"][name]
+        data["verdict"]["band"]
+    except (SchemaError, OSError, ValueError, KeyError, TypeError) as error:
         raise SchemaError(
             f"{path}: no report of `rksp audit` ({error}); delete it and run the manifest again"
         ) from None

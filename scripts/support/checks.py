@@ -34,7 +34,7 @@ def compare(row: dict[str, Any], model: nn.Module, feed: Feed, profile: Any) -> 
 
 def _own(profile: Any, feed: Feed, stack: str) -> int:
     """The states of a stack that the profile names as the model's own, in all batches."""
-    notes = " ".join(profile.setup.get("left_out", ()))
+    notes = " ".join(profile.notes)
     found = re.search(rf"(\d+) states per sequence of {re.escape(stack)} are the model's own", notes)
     return int(found[1]) * feed.sequences * len(feed.batches) if found else 0
 

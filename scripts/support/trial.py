@@ -145,4 +145,4 @@ def _profiled(row: dict[str, Any], model: nn.Module, feed: inputs.Feed) -> tuple
     fault = checks.compare(row, model, feed, profile)
     if fault:
         raise _Stop("fault", fault)
-    return None, words + list(profile.setup.get("left_out", []))
+    return None, words + list(profile.notes)

@@ -15,8 +15,10 @@ HOSTILE = "</script><img src=x onerror=alert(1)><b>`a|b\n[c](javascript:alert(2)
 def _tiny():
     from transformers import GPT2Config, GPT2Model
 
+    from hf_rksp.audit import Audit
     from hf_rksp.profile import profile_model
-    from hf_rksp.report import profile_to_dict
+    from hf_rksp.report import audit_to_dict
+    from hf_rksp.risk.thresholds import assess
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -33,11 +35,12 @@ def _tiny():
             "text": {"source": "random", "tokens": 512},
         },
     )
-    return profile, profile_to_dict(profile)
+    audit = Audit(profile, assess(profile))
+    return audit, audit_to_dict(audit)
 
 
-def profile():
-    """The profile itself."""
+def audit():
+    """The audit itself."""
     return _tiny()[0]
 
 
@@ -49,12 +52,12 @@ def report():
 def many_layers(layers, modes, stacks=1):
     """A report with ``layers`` layers of ``modes`` eigenvalues each, no two of which share a spot."""
     data, rng = report(), random.Random(0)
-    template = data["layers"][1]
-    data["layers"] = []
+    template = data["profile"]["layers"][1]
+    data["profile"]["layers"] = []
     for place in range(layers):
         layer = copy.deepcopy(template)
         stack = f"stack{place * stacks // layers}.layers" if stacks > 1 else "model.layers"
-        index = sum(other["stack"] == stack for other in data["layers"])
+        index = sum(other["stack"] == stack for other in data["profile"]["layers"])
         layer |= {"stack": stack, "index": index, "path": f"{stack}.{index}"}
         values = []
         for _ in range(modes // 2):
@@ -62,7 +65,7 @@ def many_layers(layers, modes, stacks=1):
             x, y = 1 + radius * math.cos(angle), radius * math.sin(angle)
             values += [[float(f"{x:.6g}"), float(f"{y:.6g}")], [float(f"{x:.6g}"), float(f"{-y:.6g}")]]
         layer |= {"eigenvalues": values, "residuals": [0.1] * len(values), "mass_denominator": len(values)}
-        data["layers"].append(layer)
+        data["profile"]["layers"].append(layer)
     return data
 
 
@@ -84,7 +87,7 @@ def hostile():
 def awkward():
     """Two stacks, an identity block, one spectral radius and one condition far off, and nulls."""
     data = many_layers(8, 32, stacks=2)
-    layers = data["layers"]
+    layers = data["profile"]["layers"]
     layers[1] |= {"uninformative": True, "nonlinearity_ratio": None, "eigenvalues": [[1.0, 0.0]] * 32, "intervals": {}}
     layers[2] |= {"spectral_radius": 35.2, "eigenvector_condition": 1e300}
     layers[2]["eigenvalues"][:2] = [[35.0, 3.7], [35.0, -3.7]]

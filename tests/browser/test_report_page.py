@@ -45,14 +45,14 @@ def test_quiet_and_no_request(show, sample):
 def test_figures_are_drawn(show):
     data = report()
     page = show(data)
-    layers = len(data["layers"])
+    layers = len(data["profile"]["layers"])
     assert page.locator("svg.fig:not(.ruler)").count() == 6
     for width, height in boxes(page, ".stage > svg"):
         assert width > 250 and height > 200
     dots = boxes(page, ".pts path")
     assert len(dots) >= layers and all(width > 1 and height > 1 for width, height in dots)
     drawn = page.eval_on_selector_all(".pts path", "all => all.map(e => e.getAttribute('d').split('h0').length - 1)")
-    upper = sum(imag >= 0 for layer in data["layers"] for _, imag in layer["eigenvalues"])
+    upper = sum(imag >= 0 for layer in data["profile"]["layers"] for _, imag in layer["eigenvalues"])
     assert 0.9 * upper <= sum(drawn) <= upper  # only modes on the very same spot are drawn once
     axis = page.eval_on_selector_all(
         ".pts",
@@ -82,7 +82,7 @@ def test_dots_reach_the_screen(show):
     drawn = pixels()
     page.evaluate("document.querySelectorAll('.pts').forEach(e => { e.style.visibility = 'hidden' })")
     changed = sum(abs(a - b) > 20 for a, b in zip(drawn, pixels(), strict=True))
-    assert changed > 3 * sum(len(layer["eigenvalues"]) for layer in data["layers"])
+    assert changed > 3 * sum(len(layer["eigenvalues"]) for layer in data["profile"]["layers"])
 
 
 def test_slider_picks_one_layer_everywhere(show):
@@ -137,7 +137,7 @@ def test_copy_command(show):
     page = show(report(), permissions=["clipboard-read", "clipboard-write"])
     page.locator("#copy").click()
     page.wait_for_function("document.getElementById('copy').textContent === 'Copied'")
-    assert page.evaluate("navigator.clipboard.readText()") == report()["setup"]["command"]
+    assert page.evaluate("navigator.clipboard.readText()") == report()["profile"]["setup"]["command"]
 
 
 def test_hostile_names_are_text(show):

@@ -264,7 +264,7 @@ def test_groups_are_groups_of_texts_whatever_the_layout(name):
 def test_states_of_the_models_own_are_named():
     with pytest.warns(UserWarning, match=r"5 states per sequence of blocks are the model's own"):
         found = profile_model(Net(cat_own), [BATCH], blocks="blocks", rank=4, groups=0, progress=False)
-    assert found.setup["left_out"] and {layer.tokens for layer in found.layers} == {REAL}
+    assert found.notes and {layer.tokens for layer in found.layers} == {REAL}
 
 
 def test_states_of_several_texts_belong_to_none():

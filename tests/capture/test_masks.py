@@ -25,7 +25,7 @@ def real(n=B, t=T, less=1):
 def tokens(model, *batches, **values):
     """Tokens of each stack, and what is said of them."""
     found = profile_model(model.eval(), list(batches), rank=2, groups=0, progress=False, **values)
-    return {layer.path: layer.tokens for layer in found.layers}, " ".join(found.setup.get("left_out", ()))
+    return {layer.path: layer.tokens for layer in found.layers}, " ".join(found.notes)
 
 
 class Encoder(nn.Module):

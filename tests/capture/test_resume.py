@@ -60,7 +60,7 @@ def run(name, folder=None, before=None, seed=5, groups=0):
 
 
 def numbers(report):
-    return {name: report[name] for name in ("layers", "aggregates", "thirds", "verdict")}
+    return {name: report[name] for name in ("layers", "aggregates", "thirds")}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -86,9 +86,7 @@ def test_blocks_that_do_not_hand_on_their_state_are_named():
     ):
         found = profiled(Reader(between=lambda x: x + 1))
     assert set(tokens(found)) == {"text.layers.0", "text.layers.1"}
-    assert "vision.layers" in found.setup["left_out"][0] and not any(
-        "heads" in note for note in found.setup["left_out"]
-    )
+    assert "vision.layers" in found.notes[0] and not any("heads" in note for note in found.notes)
 
 
 def test_no_more_than_two_states_of_a_list_are_held_while_looking():
@@ -192,7 +190,7 @@ def test_a_second_stream_beside_the_first_is_named():
         UserWarning, match=r"encoder.layer take and return a second stream of states, of shape \(4, 2, 16\)"
     ):
         assert set(tokens(profiled(model, words | entities)).values()) == {B * T}
-    assert "left_out" not in profiled(model, words).setup
+    assert not profiled(model, words).notes
 
 
 def test_check_finds_blocks_that_are_not_marked():

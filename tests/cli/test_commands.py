@@ -104,7 +104,7 @@ def test_report_renders_the_same_bytes_again(rksp, report, tmp_path):
         ("{", "JSON"),
         ("[]", "schema_version"),
         ('{"schema_version": 99}', "schema_version=99"),
-        ('{"schema_version": 1, "model": {}}', "has no setup"),
+        ('{"schema_version": 2, "profile": {"model": {}}, "verdict": {}}', "has no profile.setup"),
     ],
 )
 @pytest.mark.parametrize("command", ["report", "compare"])
@@ -154,11 +154,11 @@ def test_report_names_its_files_as_json(rksp, report, tmp_path):
 @pytest.mark.parametrize(("change", "distinct"), [(0.0, False), (0.3, True)])
 def test_a_difference_without_spread_is_distinct(rksp, report, tmp_path, change, distinct):
     data = json.loads((report / "report.json").read_text())
-    for row in data["aggregates"].values():
+    for row in data["profile"]["aggregates"].values():
         row["standard_error"] = 0.0
     (tmp_path / "a.json").write_text(json.dumps(data))
-    data["aggregates"]["near_unit_mass"]["mean"] += change
-    data["aggregates"]["spectral_radius"]["standard_error"] = None
+    data["profile"]["aggregates"]["near_unit_mass"]["mean"] += change
+    data["profile"]["aggregates"]["spectral_radius"]["standard_error"] = None
     (tmp_path / "b.json").write_text(json.dumps(data))
     rows = {
         d["quantity"]: d

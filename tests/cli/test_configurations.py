@@ -83,7 +83,7 @@ def test_a_file_has_the_tokenizer_of_its_folder(rksp, llama):
             "audit", "--init", path, "--json", "-", "--groups", 0, "--tokens", 256, "--seq-len", 32, "--quiet"
         )
         assert code == 0 and err == ""
-        texts.append(json.loads(out)["setup"])
+        texts.append(json.loads(out)["profile"]["setup"])
     assert texts[0]["tokenizer"] == texts[1]["tokenizer"] and texts[0]["text"] == texts[1]["text"]
 
 

@@ -110,7 +110,7 @@ def test_audit_of_a_checkpoint(rksp, tmp_path, folder, checkpoint):
         "audit", checkpoint, "--images", folder, "--image-split", "train", "--out", tmp_path / "r", *FAST
     )
     assert code == 0 and "risk:" in out
-    setup = json.loads((tmp_path / "r/report.json").read_text())["setup"]
+    setup = json.loads((tmp_path / "r/report.json").read_text())["profile"]["setup"]
     assert setup["images"]["images"] == 8 and setup["images"]["scaling"] == "ViTImageProcessorPil of the model"
     page = (tmp_path / "r/report.md").read_text()
     assert "ViTImageProcessorPil" in page

@@ -67,7 +67,7 @@ def test_json_is_json_everywhere(on, encoding, tmp_path):
         json.dumps({"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 300})
     )
     code, out, _ = on(encoding, "audit", "--init", folder, "--json", "-", "--groups", 0, "--tokens", 128, "--quiet")
-    assert code == 0 and json.loads(out)["model"]["name"] == "modèle 漢😀"
+    assert code == 0 and json.loads(out)["profile"]["model"]["name"] == "modèle 漢😀"
     assert out.isascii() == (encoding != "utf-8")
 
 

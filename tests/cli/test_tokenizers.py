@@ -72,8 +72,8 @@ def test_random_weights_take_a_substitute_that_is_named(rksp, tmp_path, copy, sp
     report = json.loads((tmp_path / "r.json").read_text())
     said = "comes with no tokenizer" if spoil is gone else "own tokenizer could not be used: the tokenizer "
     assert code == 0 and err.startswith("rksp: note: Tokenizer: byte-level BPE") and (spoil is gone or cause in err)
-    assert said in report["setup"]["tokenizer"]
-    assert any("trained on this text" in condition for condition in report["verdict"]["conditions"])
+    assert said in report["profile"]["setup"]["tokenizer"]
+    assert any("trained on this text" in note for note in report["profile"]["notes"])
 
 
 def test_a_whole_tokenizer_is_not_spoken_of(rksp, llama):
@@ -104,7 +104,7 @@ def test_a_given_tokenizer_serves_a_model_without_one(rksp, copy, llama):
         for model in ([copy, "--tokenizer", llama], [copy, "--tokenizer", llama / "tokenizer.json"], [llama])
     ]
     assert [code for code, *_ in reports] == [0, 0, 0]
-    first, *others = (json.loads(out)["layers"] for _, out, _ in reports)
+    first, *others = (json.loads(out)["profile"]["layers"] for _, out, _ in reports)
     assert all(first == other for other in others)
 
 
@@ -115,7 +115,7 @@ def test_an_adapter_is_read_by_its_own_tokenizer_or_that_of_its_base(rksp, adapt
     for folder, where in ((adapter, llama), (own, own)):
         code, out, err = rksp("audit", folder, "--json", "-", *FAST)
         assert code == 0, err
-        assert json.loads(out)["setup"]["tokenizer"].endswith(f" of {where}")
+        assert json.loads(out)["profile"]["setup"]["tokenizer"].endswith(f" of {where}")
     cut(own)
     assert rksp("audit", own, *FAST)[0] == 2
 
@@ -144,7 +144,7 @@ def test_a_small_alphabet_is_read_where_the_text_is_in_it(rksp, tmp_path, esm):
     rows = torch.randint(0, 20, (40, 200), generator=torch.Generator().manual_seed(0)).tolist()
     (tmp_path / "proteins.txt").write_text("\n".join("".join(PROTEINS[i] for i in row) for row in rows))
     code, out, err = rksp("audit", esm, "--text", "proteins.txt", "--json", "-", *FAST)
-    assert code == 0 and err == "" and "EsmTokenizer" in json.loads(out)["setup"]["tokenizer"]
+    assert code == 0 and err == "" and "EsmTokenizer" in json.loads(out)["profile"]["setup"]["tokenizer"]
 
 
 def save(folder, config, tokenizer):
@@ -173,7 +173,7 @@ def test_characters_and_bytes_need_no_table(rksp, tmp_path):
         folder = save(tmp_path / name, config, tokenizer)
         code, out, err = rksp("audit", folder, "--json", "-", *FAST)
         assert code == 0 and err == "", err
-        assert type(tokenizer).__name__ in json.loads(out)["setup"]["tokenizer"]
+        assert type(tokenizer).__name__ in json.loads(out)["profile"]["setup"]["tokenizer"]
 
 
 def test_a_tokenizer_of_another_model_is_refused_by_its_ids(rksp, tmp_path, words):

@@ -5,7 +5,7 @@ import pytest
 from hf_rksp.errors import OutputError
 from hf_rksp.report.profile import hub
 
-DATA = {"model": {"name": "gpt2", "source": "pretrained", "path": "openai-community/gpt2"}}
+DATA = {"profile": {"model": {"name": "gpt2", "source": "pretrained", "path": "openai-community/gpt2"}}}
 
 
 class Api:

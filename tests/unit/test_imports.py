@@ -24,6 +24,7 @@ ORDER = [
     "inputs",
     "profile",
     "risk",
+    "audit",
     "compare",
     "history",
     "report",
@@ -54,8 +55,8 @@ def arrows(path, modules):
                 yield inner if inner in modules else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
-        elif isinstance(node, ast.Constant) and node.value in modules and "." in node.value:
-            yield node.value
+        elif isinstance(node, ast.Constant) and node.value in modules and modules[node.value].name != "__init__.py":
+            yield node.value  # a package is named for its files, a module to be run
 
 
 def upward(root, order):
@@ -63,7 +64,7 @@ def upward(root, order):
     modules, wrong = modules_of(root), []
     for name, path in modules.items():
         own = name.split(".")[1:2]
-        for other in arrows(path, modules) if own else ():
+        for other in arrows(path, modules) if own and own != ["__main__"] else ():
             part = other.split(".")[1:2]
             if part and order.index(part[0]) > order.index(own[0]):
                 wrong.append(f"{name} names {other}")

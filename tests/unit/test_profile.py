@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from hf_rksp import profile_model
+from hf_rksp.audit import Audit
 from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.profile.model import default_moment_memory
-from hf_rksp.report import profile_from_dict, profile_to_dict
+from hf_rksp.report import audit_from_dict, audit_to_dict
 from hf_rksp.report.profile.schema import SchemaError
+from hf_rksp.risk.thresholds import assess
 
 
 def gpt2(layers=3):
@@ -146,9 +148,10 @@ def test_bad_options(kwargs, message):
 
 def test_few_modes_carry_no_verdict():
     profile = profile_model(gpt2(), [IDS[:4, :2]], source="initialised", progress=False)
-    assert profile.verdict.band == "not_assessable"
-    assert any("fewer than 8" in reason for reason in profile.verdict.reasons)
-    assert any("projection" in reason for reason in profile.verdict.reasons)
+    verdict = assess(profile)
+    assert verdict.band == "not_assessable"
+    assert any("fewer than 8" in reason for reason in verdict.reasons)
+    assert any("projection" in reason for reason in verdict.reasons)
 
 
 def test_few_sequences_have_no_errors_and_say_so(profile):
@@ -156,7 +159,7 @@ def test_few_sequences_have_no_errors_and_say_so(profile):
     assert few.setup["groups_used"] == 0 and not few.layers[0].standard_errors
     assert profile.setup["groups_used"] == 8
     none = profile_model(gpt2(), [IDS], groups=0, progress=False)
-    assert not none.layers[0].intervals and none.verdict.interval is None
+    assert not none.layers[0].intervals and assess(none).interval is None
 
 
 def test_threads_are_given_back():
@@ -170,22 +173,24 @@ def test_threads_are_given_back():
 
 
 def test_round_trip(profile):
-    data = profile_to_dict(profile)
-    read = profile_from_dict(json.loads(json.dumps(data)))
-    assert profile_to_dict(read) == data
-    assert read.verdict == profile.verdict
-    assert read.layers[0].intervals == profile.layers[0].intervals
-    assert math.isnan(read.aggregates["eigenvector_condition"]["standard_error"])
+    audit = Audit(profile, assess(profile))
+    data = audit_to_dict(audit)
+    read = audit_from_dict(json.loads(json.dumps(data)))
+    assert audit_to_dict(read) == data
+    assert read.verdict == audit.verdict
+    assert read.profile.layers[0].intervals == profile.layers[0].intervals
+    assert math.isnan(read.profile.aggregates["eigenvector_condition"]["standard_error"])
 
 
 @pytest.mark.parametrize("section", ["aggregates", "model", "layers", "verdict"])
 def test_an_emptied_section_is_refused(profile, section):
-    data = profile_to_dict(profile)
-    data[section] = [] if section == "layers" else {}
+    data = audit_to_dict(Audit(profile, assess(profile)))
+    holder = data if section == "verdict" else data["profile"]
+    holder[section] = [] if section == "layers" else {}
     with pytest.raises(SchemaError, match="does not fit schema"):
-        profile_from_dict(data)
+        audit_from_dict(data)
     with pytest.raises(SchemaError, match="schema_version=True"):
-        profile_from_dict(profile_to_dict(profile) | {"schema_version": True})
+        audit_from_dict(data | {"schema_version": True})
 
 
 def test_peak_memory_is_in_bytes(profile):

@@ -75,7 +75,7 @@ def test_not_thinned_where_there_is_room():
 def test_thinning_keeps_the_share_of_every_band():
     from hf_rksp.report.kit.plane import _cloud, _spectrum, _window
 
-    values = _spectrum(many_layers(1, 4096)["layers"][0])
+    values = _spectrum(many_layers(1, 4096)["profile"]["layers"][0])
     window = _window(values, 1.05)
     cloud = _cloud(values, window, 200)
     assert len(cloud.inside) + len(cloud.outside) == 200
@@ -95,7 +95,7 @@ def test_every_quantity_is_there(render):
     text = visible(text) if text.startswith("<!") else html.unescape(text).replace("\\", "")
     for head in {column.head for column in LAYER_COLUMNS}:
         assert head in text
-    layer = data["layers"][0]
+    layer = data["profile"]["layers"][0]
     error = layer["standard_errors"]["near_unit_mass"]
     assert f"{layer['near_unit_mass']:.3f} ± {error:.3f}" in text
     for name in ("spectral_radius", "relative_update", "nonlinearity_ratio"):
@@ -116,7 +116,7 @@ def test_every_quantity_is_there(render):
         "forward passes",
         "second moments",
         "spectra",
-        size(data["cost"]["peak_memory_bytes"]),
+        size(data["profile"]["cost"]["peak_memory_bytes"]),
         "transformers",
         "n_embd",
         "random",
@@ -135,7 +135,7 @@ def test_null_is_a_dash_and_refusal_shows_what_the_thresholds_say():
     assert "Not assessable" in page and "The thresholds alone would say: High" in page
     text, _ = render_markdown(data)
     assert "Band by the thresholds alone" in text and "| High |" in text
-    row = next(row for row in text.splitlines() if row.startswith(f"| {data['layers'][3]['path']} |"))
+    row = next(row for row in text.splitlines() if row.startswith(f"| {data['profile']['layers'][3]['path']} |"))
     assert row.split("|")[2].strip() == "–"
 
 
@@ -143,17 +143,17 @@ def test_agreeing_band_is_not_repeated():
     assert "thresholds alone" not in visible(render_html(report()))
 
 
-@pytest.mark.parametrize("path", ["model", "setup", "aggregates", "thirds", "verdict", "cost", "layers"])
+@pytest.mark.parametrize("path", ["model", "setup", "aggregates", "thirds", "verdict", "cost", "layers", "notes"])
 def test_missing_section(path):
     data = report()
-    del data[path]
+    del (data if path == "verdict" else data["profile"])[path]
     Page(render_html(data))
     render_markdown(data)
 
 
 def test_nothing_but_the_version():
-    Page(render_html({"schema_version": 1}))
-    render_markdown({"schema_version": 1})
+    Page(render_html({"schema_version": 2}))
+    render_markdown({"schema_version": 2})
 
 
 def test_any_missing_null_or_mistyped_key():
@@ -218,7 +218,7 @@ def test_hostile_names_in_markdown():
 
 def test_command_with_backticks_stays_in_its_fence():
     data = report()
-    data["setup"]["command"] = "rksp audit 'a```b'\n# not a heading"
+    data["profile"]["setup"]["command"] = "rksp audit 'a```b'\n# not a heading"
     text, _ = render_markdown(data)
     assert "````sh\nrksp audit 'a```b'\n# not a heading\n````" in text
     assert HOSTILE not in text
@@ -257,7 +257,7 @@ def test_every_eigenvalue_is_where_the_axes_say():
     groups = re.findall(
         r'data-l="(\d+)" transform="translate\(([\d.]+) ([\d.]+)\) scale\(([\d.]+) (-[\d.]+)\)">.*? d="(m.*?)"', figure
     )
-    assert len(groups) == len(data["layers"])
+    assert len(groups) == len(data["profile"]["layers"])
     for place, *numbers, path in groups:
         cx, cy, sx, sy = map(float, numbers)
         x = y = 0
@@ -265,7 +265,7 @@ def test_every_eigenvalue_is_where_the_axes_say():
         for dx, dy in re.findall(r"m(-?\d+) ?(-?\d+)h0", path):
             x, y = x + int(dx), y + int(dy)
             drawn.append(complex(re_of(cx + sx * x), im_of(cy + 4 + sy * y)))  # a label hangs 4 units below its tick
-        expected = [complex(*pair) for pair in data["layers"][int(place)]["eigenvalues"] if pair[1] >= 0]
+        expected = [complex(*pair) for pair in data["profile"]["layers"][int(place)]["eigenvalues"] if pair[1] >= 0]
         assert all(min(abs(value - dot) for dot in drawn) < 0.02 for value in expected)
         assert all(min(abs(value - dot) for value in expected) < 0.02 for dot in drawn)
 
@@ -276,9 +276,11 @@ def test_every_value_is_where_the_axis_says(name):
     figure = render_markdown(data)[1][f"{name}.svg"]
     value_of = axis(figure, Y_TICKS)
     dots = re.findall(r'<circle class="dot" cx="[\d.]+" cy="([\d.]+)"', figure)
-    assert [value_of(float(y) + 4) for y in dots] == pytest.approx([layer[name] for layer in data["layers"]], abs=0.01)
+    assert [value_of(float(y) + 4) for y in dots] == pytest.approx(
+        [layer[name] for layer in data["profile"]["layers"]], abs=0.01
+    )
     whiskers = re.findall(r'class="whisker" d="M[\d.]+ ([\d.]+)L[\d.]+ ([\d.]+)"', figure)
-    for (low, high), layer in zip(whiskers, data["layers"], strict=True):
+    for (low, high), layer in zip(whiskers, data["profile"]["layers"], strict=True):
         assert [value_of(float(y) + 4) for y in (low, high)] == pytest.approx(layer["intervals"][name], abs=0.02)
 
 
@@ -290,7 +292,7 @@ def test_every_bar_is_as_high_as_its_mass():
             float(h) / 188
             for h in re.findall(rf'class="{kind}" x="[\d.]+" y="[\d.]+" width="[\d.]+" height="([\d.]{{4,}})"', figure)
         ]
-        masses = [layer[f"{name}_mass"] for layer in data["layers"] if layer[f"{name}_mass"] > 0]
+        masses = [layer[f"{name}_mass"] for layer in data["profile"]["layers"] if layer[f"{name}_mass"] > 0]
         assert heights == pytest.approx(masses, abs=0.001)
 
 

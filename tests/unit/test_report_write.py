@@ -12,8 +12,8 @@ import pytest
 
 from hf_rksp import files as module
 from hf_rksp.errors import InputError, OutputError, SchemaError
-from hf_rksp.report import check_writable, profile_to_dict, read_report, render_html, write_report
-from tests.browser.samples import HOSTILE, profile, report
+from hf_rksp.report import audit_to_dict, check_writable, read_report, render_html, write_report
+from tests.browser.samples import HOSTILE, audit, report
 
 
 def tree(folder):
@@ -29,14 +29,14 @@ def own_temporary_folder(tmp_path, monkeypatch):
 
 
 def test_all_formats(tmp_path):
-    paths = write_report(profile(), tmp_path / "a" / "b")
+    paths = write_report(audit(), tmp_path / "a" / "b")
     assert list(paths) == ["json", "md", "html"]
     assert all(path.is_file() for path in paths.values())
     figures = {name for name in tree(tmp_path / "a" / "b") if name.startswith("figures/")}
     assert figures == {f"figures/{name}" for name in re.findall(r"\(figures/(\S+?)\)", paths["md"].read_text("utf-8"))}
     assert not [name for name in tree(tmp_path) if "partial" in name]
     again = read_report(paths["json"])
-    assert profile_to_dict(again) == profile_to_dict(read_report(tmp_path / "a" / "b")) == profile_to_dict(profile())
+    assert audit_to_dict(again) == audit_to_dict(read_report(tmp_path / "a" / "b")) == audit_to_dict(audit())
 
 
 def test_some_formats_and_other_files_stay(tmp_path):
@@ -50,28 +50,30 @@ def test_some_formats_and_other_files_stay(tmp_path):
 def test_command_is_recorded_only_where_none_is(tmp_path):
     data = report()
     write_report(data, tmp_path, ("json",), command="other")
-    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["setup"]["command"].startswith("rksp audit")
-    del data["setup"]["command"]
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["profile"]["setup"]["command"].startswith(
+        "rksp audit"
+    )
+    del data["profile"]["setup"]["command"]
     write_report(data, tmp_path, ("json",), command="other")
-    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["setup"]["command"] == "other"
-    assert "command" not in data["setup"]
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["profile"]["setup"]["command"] == "other"
+    assert "command" not in data["profile"]["setup"]
 
 
 def test_wrong_arguments(tmp_path):
     with pytest.raises(InputError, match="'pdf' is none of json, md, html"):
         write_report(report(), tmp_path, ("html", "pdf"))
-    with pytest.raises(SchemaError, match="schema_version=2"):
-        write_report(report() | {"schema_version": 2}, tmp_path, ("json",))
+    with pytest.raises(SchemaError, match="schema_version=3"):
+        write_report(report() | {"schema_version": 3}, tmp_path, ("json",))
     with pytest.raises(InputError, match="not plain JSON"):
-        write_report(report() | {"cost": {"x": float("nan")}}, tmp_path)
+        write_report(report() | {"verdict": {"x": float("nan")}}, tmp_path)
     assert not list(tmp_path.glob("report*"))
 
 
 def test_names_that_are_no_unicode(tmp_path):
     data = report()
-    data["model"]["name"] = "a\ud800b" + HOSTILE
+    data["profile"]["model"]["name"] = "a\ud800b" + HOSTILE
     write_report(data, tmp_path)
-    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["model"]["name"] == "a\ud800b" + HOSTILE
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["profile"]["model"]["name"] == "a\ud800b" + HOSTILE
 
 
 def test_read_report_says_what_is_wrong(tmp_path):
@@ -173,7 +175,7 @@ def test_interrupt_leaves_the_folder_as_it_was(tmp_path, monkeypatch, moves):
 
     monkeypatch.setattr(module.os, "replace", interrupted)
     data = report()
-    data["model"]["name"] = "another"
+    data["profile"]["model"]["name"] = "another"
     with pytest.raises(KeyboardInterrupt):
         write_report(data, out)
     assert tree(out) == before

@@ -7,7 +7,7 @@ import torch
 
 from hf_rksp.config import RiskConfig
 from hf_rksp.errors import InputError
-from hf_rksp.profile import profile_model
+from hf_rksp.profile import ModelProfile, profile_model
 from hf_rksp.profile.aggregate import aggregate, by_thirds
 from hf_rksp.risk.thresholds import assess
 from hf_rksp.spectral import standard_error
@@ -35,49 +35,49 @@ def with_mass(layers, mass, half_width=0.01, **more):
         )
         for layer in layers
     ]
-    return changed, aggregate(changed)
+    return changed
+
+
+def judged(layers, source="initialised"):
+    """The verdict on these layers."""
+    return assess(ModelProfile({"source": source}, {}, tuple(layers), aggregate(layers), {}, {}))
 
 
 @pytest.mark.parametrize(
     ("mass", "band"), [(0.1, "low"), (0.29, "low"), (0.3, "elevated"), (0.5, "elevated"), (0.51, "high"), (1.0, "high")]
 )
 def test_bands(layers, mass, band):
-    verdict = assess(*with_mass(layers, mass), "initialised", RiskConfig())
+    verdict = judged(with_mass(layers, mass))
     assert verdict.band == verdict.band_by_thresholds == band
     assert verdict.score == pytest.approx(mass)
     assert verdict.interval[0] <= mass <= verdict.interval[1]
 
 
 def test_interval_across_a_threshold_is_said(layers):
-    assert not any(
-        "contains the threshold" in r
-        for r in assess(*with_mass(layers, 0.2, 1e-3), "initialised", RiskConfig()).reasons
-    )
-    assert any(
-        "contains the threshold 0.3" in r for r in assess(*with_mass(layers, 0.29), "initialised", RiskConfig()).reasons
-    )
+    assert not any("contains the threshold" in r for r in judged(with_mass(layers, 0.2, 1e-3)).reasons)
+    assert any("contains the threshold 0.3" in r for r in judged(with_mass(layers, 0.29)).reasons)
 
 
 def test_large_condition_is_high_risk(layers):
-    verdict = assess(*with_mass(layers, 0.1, eigenvector_condition=1e6), "initialised", RiskConfig())
+    verdict = judged(with_mass(layers, 0.1, eigenvector_condition=1e6))
     assert verdict.band == "high" and any("non-normal" in r for r in verdict.reasons)
     check = {c.id: c for c in verdict.checks}["eigenvector_condition"]
     assert check.outcome == "fail" and len(check.layers) == 4 and check.remedy
 
 
 def test_pretrained_is_not_assessable_but_the_thresholds_are_shown(layers):
-    verdict = assess(*with_mass(layers, 0.7), "pretrained", RiskConfig())
+    verdict = judged(with_mass(layers, 0.7), "pretrained")
     assert verdict.band == "not_assessable" and verdict.band_by_thresholds == "high"
 
 
 def test_identity_layers_are_left_out(layers):
-    changed, _ = with_mass(layers, 1.0)
-    mixed = [dataclasses.replace(changed[0], uninformative=True), *with_mass(layers[1:], 0.1)[0]]
+    changed = with_mass(layers, 1.0)
+    mixed = [dataclasses.replace(changed[0], uninformative=True), *with_mass(layers[1:], 0.1)]
     table = aggregate(mixed)
     assert table["near_unit_mass"]["max"] == 0.1
-    assert assess(mixed, table, "initialised", RiskConfig()).band == "low"
+    assert judged(mixed).band == "low"
     identity = [dataclasses.replace(layer, uninformative=True) for layer in changed]
-    verdict = assess(identity, aggregate(identity), "initialised", RiskConfig())
+    verdict = judged(identity)
     assert verdict.band == "not_assessable" and verdict.score is None and "identity" in verdict.reasons[0]
 
 
@@ -91,17 +91,17 @@ def test_zero_initialised_outputs_are_never_high_risk():
         torch.nn.init.zeros_(block.mlp.c_proj.weight)
     profile = profile_model(model, [torch.randint(0, 64, (8, 32))], source="initialised", progress=False)
     assert all(layer.uninformative and layer.near_unit_mass == 1 for layer in profile.layers)
-    assert profile.verdict.band == "not_assessable"
+    assert assess(profile).band == "not_assessable"
 
 
 def test_unknown_source_is_said(layers):
-    conditions = assess(*with_mass(layers, 0.1), None, RiskConfig()).conditions
-    assert any("taken to be at initialisation" in c for c in conditions)
+    conditions = judged(with_mass(layers, 0.1), None).conditions
+    assert any("assumes random initialisation" in c for c in conditions)
 
 
 def test_without_standard_errors(layers):
     bare = [dataclasses.replace(layer, replicates={}, standard_errors={}, intervals={}) for layer in layers]
-    verdict = assess(bare, aggregate(bare), "initialised", RiskConfig())
+    verdict = judged(bare)
     assert verdict.interval is None and any("No interval" in r for r in verdict.reasons)
 
 

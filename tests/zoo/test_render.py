@@ -96,14 +96,16 @@ def test_tables_load(zoo):
     whole = json.loads((zoo / "tiny-gpt2-init" / "report.json").read_text())
     row = next(row for row in layers if row["id"] == "tiny-gpt2-init" and row["seed"] == 1 and row["index"] == 1)
     for name in ("near_unit_mass", "spectral_radius", "nonlinearity_ratio"):
-        assert row[name] == whole["layers"][1][name]
-        assert row[f"{name}_standard_error"] == whole["layers"][1]["standard_errors"][name]
+        assert row[name] == whole["profile"]["layers"][1][name]
+        assert row[f"{name}_standard_error"] == whole["profile"]["layers"][1]["standard_errors"][name]
     card = (zoo / "DATASET_CARD.md").read_text().split("---")[1]
     files = [config["data_files"] for config in yaml.safe_load(card)["configs"]]
     assert all((zoo / file).is_file() for file in files) and len(files) == 2
     metadata = yaml.safe_load((zoo / "tiny-gpt2-init" / "model-card.yaml").read_text())
     metrics = {m["type"]: m["value"] for m in metadata["model-index"][0]["results"][0]["metrics"]}
-    assert metrics["near_unit_mass"] == pytest.approx(whole["aggregates"]["near_unit_mass"]["mean"], abs=1e-6)
+    assert metrics["near_unit_mass"] == pytest.approx(
+        whole["profile"]["aggregates"]["near_unit_mass"]["mean"], abs=1e-6
+    )
 
 
 def test_a_result_that_was_cut_short_is_named(zoo, tmp_path):
@@ -129,8 +131,8 @@ def test_a_quantity_that_is_not_defined_is_no_disagreement(zoo, tmp_path):
     for name in ("report.json", "seed-2.json"):
         path = folder / "tiny-gpt2-init" / name
         data = json.loads(path.read_text())
-        data["aggregates"]["near_unit_mass"]["mean"] = None
-        data["thirds"]["early"]["eigenvector_condition"] = None
+        data["profile"]["aggregates"]["near_unit_mass"]["mean"] = None
+        data["profile"]["thirds"]["early"]["eigenvector_condition"] = None
         path.write_text(json.dumps(data))
     render_zoo(folder)
     before, text = ((place / "tiny-gpt2-init" / "report.md").read_text() for place in (zoo, folder))
@@ -154,7 +156,7 @@ def test_interval_of_a_share_stays_within_0_and_1():
 def test_means_over_seeds(zoo):
     entry = read_shelf(zoo, all_models(zoo)).entries[0]
     files = [zoo / "tiny-gpt2-init" / name for name in ("report.json", "seed-2.json")]
-    each = [json.loads(file.read_text())["aggregates"]["spectral_radius"]["mean"] for file in files]
+    each = [json.loads(file.read_text())["profile"]["aggregates"]["spectral_radius"]["mean"] for file in files]
     assert entry.mean("spectral_radius") == pytest.approx(sum(each) / 2)
     assert entry.deviation("spectral_radius") == pytest.approx(abs(each[0] - each[1]) / 2**0.5)
 
@@ -221,8 +223,8 @@ def test_trends_need_all_their_models_in_one_size(zoo):
     tiny, wide = found["tiny-gpt2-init"], found["wide-gpt2-init"]
     as_key = lambda entry, key: replace(entry, model=replace(entry.model, published=key))  # noqa: E731
     raised = json.loads(json.dumps(tiny.report))
-    raised["aggregates"]["nonlinearity_ratio"]["mean"] += 0.1
-    more = replace(tiny, audits={1: raised, 2: raised})
+    raised["profile"]["aggregates"]["nonlinearity_ratio"]["mean"] += 0.1
+    more = replace(tiny, reports={1: raised, 2: raised})
     assert compare.trends([as_key(tiny, "kan-b4"), as_key(wide, "kan-b8")]) is None
     rows = compare.trends([as_key(more, "kan-b8"), as_key(wide, "kan-b8"), as_key(tiny, "kan-b4")]).rows
     assert [row[1:3] for row in rows] == [
@@ -256,11 +258,11 @@ def test_how_much_too_low_it_may_be(zoo):
 
     def low(tokens, per_direction):
         report = json.loads(json.dumps(entry.report))
-        report["layers"][0]["tokens"] = tokens
+        report["profile"]["layers"][0]["tokens"] = tokens
         next(check for check in report["verdict"]["checks"] if check["id"] == "tokens_per_direction")["value"] = (
             per_direction
         )
-        return compare._too_low(replace(entry, audits={1: report}))
+        return compare._too_low(replace(entry, reports={1: report}))
 
     assert low(8192, 1.1) == 0.0
     assert low(2048, 8.0) == compare.TOO_LOW  # the fit explains .06, repeated tokens the rest

@@ -25,10 +25,15 @@ def test_results_failures_and_exit_code(run_zoo):
     zoo, codes = run_zoo
     assert codes == [1, 0]  # one of the models is broken
     whole = json.loads((zoo / "tiny-gpt2-init" / "report.json").read_text())
-    assert len(whole["layers"]) == 3 and whole["layers"][0]["eigenvalues"]
-    assert whole["setup"]["command"].endswith("--seed 1") and "json" not in whole["setup"]["command"]
+    assert len(whole["profile"]["layers"]) == 3 and whole["profile"]["layers"][0]["eigenvalues"]
+    assert (
+        whole["profile"]["setup"]["command"].endswith("--seed 1") and "json" not in whole["profile"]["setup"]["command"]
+    )
     slim = json.loads((zoo / "tiny-gpt2-init" / "seed-2.json").read_text())
-    assert "eigenvalues" not in slim["layers"][0] and slim["aggregates"] != whole["aggregates"]
+    assert (
+        "eigenvalues" not in slim["profile"]["layers"][0]
+        and slim["profile"]["aggregates"] != whole["profile"]["aggregates"]
+    )
     assert not (zoo / "tiny-gpt2-init" / "seed-1.json").exists()
     failure = json.loads((zoo / "failures" / "broken-init-1.json").read_text())
     assert failure["exit_code"] == 2 and "n_layer" in failure["error"] and failure["command"].startswith("rksp audit")
@@ -41,7 +46,7 @@ def test_the_same_as_the_command_that_the_page_gives(zoo, tmp_path):
     whole = json.loads((zoo / "wide-gpt2-init" / "report.json").read_text())
     command = manifest_of(zoo).models[1].command(1).split()[1:]
     assert main([*command, "--quiet", "--json", str(tmp_path / "r.json")]) == 0
-    assert shortened(json.loads((tmp_path / "r.json").read_text()))["layers"] == whole["layers"]
+    assert shortened(json.loads((tmp_path / "r.json").read_text()))["profile"]["layers"] == whole["profile"]["layers"]
 
 
 def test_done_is_skipped_and_the_hub_is_asked_for(zoo, capsys):
@@ -118,7 +123,10 @@ def test_again_measures_anew(zoo, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "1 audits done, 0 were there" in out and "  high" in out
     new = json.loads((place / "report.json").read_text())
-    assert new["layers"] == old["layers"] and new["cost"]["seconds"] != old["cost"]["seconds"]
+    assert (
+        new["profile"]["layers"] == old["profile"]["layers"]
+        and new["profile"]["cost"]["seconds"] != old["profile"]["cost"]["seconds"]
+    )
 
 
 def test_again_that_fails_keeps_the_result_and_says_so(zoo, tmp_path, capsys):
@@ -128,7 +136,7 @@ def test_again_that_fails_keeps_the_result_and_says_so(zoo, tmp_path, capsys):
     broken = MODELS[0] | {"arguments": ["--init", "gpt2", "--config-overrides", "n_layer=none_such"], "seeds": [1]}
     path = tmp_path / "m.json"
     path.write_text(json.dumps({"models": [broken]}))
-    report["setup"]["command"] = read_manifest(path).models[0].command(1)  # as if it had been done
+    report["profile"]["setup"]["command"] = read_manifest(path).models[0].command(1)  # as if it had been done
     (place / "report.json").write_text(json.dumps(report))
     command = f"zoo run {path} --folder {tmp_path} --work {tmp_path / 'w'} --quiet --again".split()
     assert main(command) == 1
@@ -151,11 +159,11 @@ def test_a_result_that_did_not_reach_the_shelf_is_put_there(zoo, tmp_path, monke
     options = RunnerOptions(tmp_path, work=place.parent)
     own = manifest.models[0].command(1)
     for command, audited in ((f"{own}0 --json x", 1), (f"{own} --json x", 0)):
-        left["setup"]["command"] = command
+        left["profile"]["setup"]["command"] = command
         place.write_text(json.dumps(left))
         assert run_manifest(manifest, options, AUDIT, print) == (1 - audited, audited)
     shelved = json.loads((tmp_path / "tiny-gpt2-init" / "report.json").read_text())
-    assert shelved["layers"] == left["layers"] and shelved["setup"]["command"] == own
+    assert shelved["profile"]["layers"] == left["profile"]["layers"] and shelved["profile"]["setup"]["command"] == own
     assert len(audits) == 1 and not place.exists() and not list((tmp_path / "failures").iterdir())
 
 

@@ -49,6 +49,6 @@ def margins(data: Mapping[str, Any]) -> tuple[float, float, float, float]:
     )
 
 
-def threshold(data: Mapping[str, Any], name: str) -> float | None:
-    """A threshold of the verdict, where it is given."""
-    return finite(section(section(data, "verdict"), "thresholds").get(name))
+def threshold(verdict: Mapping[str, Any], name: str) -> float | None:
+    """A threshold of the verdict, if it is given."""
+    return finite(section(verdict, "thresholds").get(name))

@@ -30,12 +30,12 @@ def planes(data: Mapping[str, Any]) -> list[Figure]:
     ]
 
 
-def depth_figures(data: Mapping[str, Any]) -> list[Figure]:
+def depth_figures(data: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[Figure]:
     """Near-unit mass, masses, spectral radius, eigenvector condition and nonlinearity ratio over depth."""
     layers = layers_of(data)
     lower, upper, contractive, _ = margins(data)
-    safe, high = threshold(data, "safe_near_unit_mass"), threshold(data, "high_near_unit_mass")
-    large = threshold(data, "large_eigenvector_condition")
+    safe, high = threshold(verdict, "safe_near_unit_mass"), threshold(verdict, "high_near_unit_mass")
+    large = threshold(verdict, "large_eigenvector_condition")
     bands = [(limit, f"{name} {limit:g}") for limit, name in ((safe, "low <"), (high, "high >")) if limit is not None]
     return [
         depth.series(

@@ -47,7 +47,7 @@ def push_report(
             repo_id=repo,
             repo_type="dataset",
             allow_patterns=patterns,
-            commit_message=f"RKSP report of {data['model']['name']}",
+            commit_message=f"RKSP report of {data['profile']['model']['name']}",
         )
     except Exception as error:  # network, permission and validation errors of several libraries
         raise OutputError(
@@ -58,7 +58,7 @@ def push_report(
 
 def card(data: Mapping[str, Any], folder: Path) -> str:
     """Dataset card: metadata, then the Markdown report where there is one."""
-    model = data["model"]
+    model = data["profile"]["model"]
     path = str(model.get("path"))
     on_hub = model.get("source") == "pretrained" and ":" not in path and not Path(path).exists()
     base = path if on_hub else None

@@ -1,4 +1,4 @@
-"""``report.json``: a profile as plain, strict JSON, with a schema version.
+"""``report.json``: a profile and its verdict as plain, strict JSON, with a schema version.
 
 Numbers that are not finite, or not defined for a layer, are ``null``. Eigenvalues and residuals are rounded to six
 significant digits, which is far below their standard errors; everything else is written as computed.
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from hf_rksp.audit import Audit
 from hf_rksp.errors import SchemaError
 from hf_rksp.json_data import plain, rounded
 from hf_rksp.profile.layer import QUANTITIES, LayerProfile
@@ -20,63 +21,86 @@ from hf_rksp.profile.model import ModelProfile
 from hf_rksp.risk.thresholds import Check, Verdict
 from hf_rksp.spectral import KreissBracket, Masses
 
-SCHEMA_VERSION = 1
-_SECTIONS = ("model", "setup", "layers", "aggregates", "thirds", "verdict", "cost")
+SCHEMA_VERSION = 2
+_FACTS = ("model", "setup", "layers", "aggregates", "thirds", "cost", "notes")
+
+
+def audit_to_dict(audit: Audit) -> dict[str, Any]:
+    """Plain JSON types, in a fixed order: schema_version, profile, verdict."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "profile": profile_to_dict(audit.profile),
+        "verdict": plain(asdict(audit.verdict)),
+    }
 
 
 def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
-    """Plain JSON types, in a fixed order: schema_version, model, setup, layers, aggregates, thirds, verdict, cost."""
-    sections = {name: getattr(profile, name) for name in _SECTIONS}
-    sections["layers"] = [_layer_to_dict(layer) for layer in profile.layers]
-    sections["verdict"] = asdict(profile.verdict)
-    return {"schema_version": SCHEMA_VERSION} | plain(sections)
+    """Plain JSON types, in a fixed order: model, setup, layers, aggregates, thirds, cost, notes."""
+    facts = {name: getattr(profile, name) for name in _FACTS}
+    facts["layers"] = [_layer_to_dict(layer) for layer in profile.layers]
+    return plain(facts)  # type: ignore[no-any-return]
 
 
-def profile_from_dict(data: object) -> ModelProfile:
-    """The profile that `profile_to_dict` wrote; ``null`` numbers come back as NaN.
+def audit_from_dict(data: object) -> Audit:
+    """What `audit_to_dict` wrote; ``null`` numbers come back as NaN.
 
     Raises:
         SchemaError: not a report, or of another schema version.
     """
     if not isinstance(data, Mapping) or "schema_version" not in data:
         raise SchemaError("this is not an hf_rksp report: it has no schema_version; pass a report.json of `rksp audit`")
-    if data["schema_version"] != SCHEMA_VERSION or isinstance(data["schema_version"], bool):
-        raise SchemaError(
-            f"schema_version={data['schema_version']!r}: this release reads {SCHEMA_VERSION}; run `rksp audit` again, or "
-            "install the release of hf_rksp that the report names under setup.versions"
-        )
+    check_version(data)
     if data.get("kind"):
         raise SchemaError(
-            f"this is a report {data['kind']}, as the zoo keeps of further seeds: pass the report.json beside it"
+            f"this is a report {data['kind']}, as the zoo keeps of further seeds: pass the report.json of the same folder"
         )
-    missing = [name for name in _SECTIONS if name not in data]
+    missing = [name for name in ("profile", "verdict") if not isinstance(data.get(name), Mapping)]
+    missing += [f"profile.{name}" for name in _FACTS if not missing and name not in data["profile"]]
     if missing:
         raise SchemaError(
             f"the report has no {', '.join(missing)}: the file is cut short or was edited; run `rksp audit` again"
         )
     try:
-        for name in QUANTITIES:
-            data["aggregates"][name]["mean"], data["aggregates"][name]["standard_error"]
-        for name in ("name", "class", "parameters"):
-            data["model"][name]
-        if not data["layers"]:
-            raise ValueError("it has no layers")
-        verdict = dict(data["verdict"])
-        verdict["checks"] = tuple(Check(**check | {"layers": tuple(check["layers"])}) for check in verdict["checks"])
-        for name in ("reasons", "conditions"):
-            verdict[name] = tuple(verdict[name])
-        verdict["interval"] = tuple(verdict["interval"]) if verdict["interval"] else None
-        return ModelProfile(
-            model=dict(data["model"]),
-            setup=dict(data["setup"]),
-            layers=tuple(_layer_from_dict(layer) for layer in data["layers"]),
-            aggregates={name: _numbers(row) for name, row in data["aggregates"].items()},
-            thirds={name: _numbers(row) for name, row in data["thirds"].items()},
-            verdict=Verdict(**verdict),
-            cost=dict(data["cost"]),
-        )
+        return Audit(_profile_from_dict(data["profile"]), _verdict_from_dict(data["verdict"]))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise SchemaError(f"the report does not fit schema {SCHEMA_VERSION}: {error}; run `rksp audit` again") from None
+
+
+def check_version(data: object) -> None:
+    """Raise `SchemaError` unless ``data`` is the dict of a report of this schema version."""
+    found = data.get("schema_version") if isinstance(data, Mapping) else type(data).__name__
+    if found != SCHEMA_VERSION or isinstance(found, bool):
+        raise SchemaError(
+            f"schema_version={found!r}: this release reads {SCHEMA_VERSION}; run `rksp audit` again, or install the release of "
+            "hf_rksp that the report names under setup.versions"
+        )
+
+
+def _profile_from_dict(data: Mapping[str, Any]) -> ModelProfile:
+    for name in QUANTITIES:
+        data["aggregates"][name]["mean"], data["aggregates"][name]["standard_error"]
+    for name in ("name", "class", "parameters"):
+        data["model"][name]
+    if not data["layers"]:
+        raise ValueError("it has no layers")
+    return ModelProfile(
+        model=dict(data["model"]),
+        setup=dict(data["setup"]),
+        layers=tuple(_layer_from_dict(layer) for layer in data["layers"]),
+        aggregates={name: _numbers(row) for name, row in data["aggregates"].items()},
+        thirds={name: _numbers(row) for name, row in data["thirds"].items()},
+        cost=dict(data["cost"]),
+        notes=tuple(data["notes"]),
+    )
+
+
+def _verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
+    verdict = dict(data)
+    verdict["checks"] = tuple(Check(**check | {"layers": tuple(check["layers"])}) for check in verdict["checks"])
+    for name in ("reasons", "conditions"):
+        verdict[name] = tuple(verdict[name])
+    verdict["interval"] = tuple(verdict["interval"]) if verdict["interval"] else None
+    return Verdict(**verdict)
 
 
 def _layer_to_dict(layer: LayerProfile) -> dict[str, Any]:

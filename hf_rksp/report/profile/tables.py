@@ -170,7 +170,7 @@ def aggregate_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 _LONGEST_BLOCK = 120
 _BLOCK_NAMES = {
     "spectral_config": "Bands and cutoffs",
-    "risk_config": "Thresholds of the verdict",
+    "thresholds": "Thresholds of the verdict",
     "versions": "Versions",
     "text": "Text",
     "machine": "Machine",
@@ -179,7 +179,7 @@ _BLOCK_NAMES = {
 }
 
 
-def setup_blocks(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+def setup_blocks(data: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All that the numbers depend on, as titled lists of (name, value): the model, the run, then every nested entry."""
     model, setup = dict(section(data, "model")), dict(section(data, "setup"))
     setup.pop("command", None)
@@ -187,7 +187,8 @@ def setup_blocks(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     for layer in layers_of(data):
         if layer.get("rank_reason"):
             reasons[str(layer["rank_reason"])] = reasons.get(str(layer["rank_reason"]), 0) + 1
-    blocks, nested = [], []
+    blocks: list[dict[str, Any]] = []
+    nested = [("thresholds", section(verdict, "thresholds"))]
     for title, entries in (("Model", model), ("Run", setup)):
         flat = {name: value for name, value in entries.items() if not isinstance(value, Mapping)}
         nested += [(str(name), value) for name, value in entries.items() if isinstance(value, Mapping)]

@@ -6,14 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hf_rksp.errors import SchemaError
 from hf_rksp.json_data import finite, items, section
 from hf_rksp.report.kit.reading import layers_of, margins, stacks_of, threshold
 from hf_rksp.report.kit.sections import Sections
 from hf_rksp.report.kit.text import DASH, anything, clean, count, large, line, number, paths, seconds, share, size, span
 from hf_rksp.report.profile.definitions import PAPER, PUBLISHED, definitions
 from hf_rksp.report.profile.figures import depth_figures, planes
-from hf_rksp.report.profile.schema import SCHEMA_VERSION
+from hf_rksp.report.profile.schema import check_version
 from hf_rksp.report.profile.tables import AGGREGATE_HEADS, aggregate_rows, groups, layer_rows, setup_blocks
 
 BANDS = {"low": "Low", "elevated": "Elevated", "high": "High", "not_assessable": "Not assessable"}
@@ -28,37 +27,32 @@ def view(data: Mapping[str, Any], sections: Sections = ()) -> dict[str, Any]:
         SchemaError: ``data`` is not a report of this schema version.
     """
     check_version(data)
-    model, setup, layers = section(data, "model"), section(data, "setup"), layers_of(data)
+    profile, verdict = section(data, "profile"), section(data, "verdict")
+    model, setup, layers = section(profile, "model"), section(profile, "setup"), layers_of(profile)
     return {
         "name": line(model.get("name") or model.get("class") or "unnamed model"),
         "facts": _facts(model, setup, layers),
-        "verdict": _verdict(data),
+        "notes": [line(note, 1000) for note in items(profile, "notes")],
+        "verdict": _verdict(verdict),
         "sections": sections,
         "digits": {4: "four", 6: "six"}.get(setup.get("eigenvalue_digits", 6), "fewer"),
-        "checks": _checks(data),
-        "planes": planes(data),
-        "depth": depth_figures(data),
+        "checks": _checks(verdict),
+        "planes": planes(profile),
+        "depth": depth_figures(profile, verdict),
         "groups": groups(),
-        "rows": layer_rows(data),
+        "rows": layer_rows(profile),
         "identity": sum(layer.get("uninformative") is True for layer in layers),
         "aggregate_heads": AGGREGATE_HEADS,
-        "aggregates": aggregate_rows(data),
-        "blocks": setup_blocks(data),
-        "definitions": definitions(margins(data)),
+        "aggregates": aggregate_rows(profile),
+        "blocks": setup_blocks(profile, verdict),
+        "definitions": definitions(margins(profile)),
         "published": PUBLISHED,
         "paper": PAPER,
         "command": clean(setup["command"], 20_000).strip() if setup.get("command") else "",
-        "cost": _cost(section(data, "cost")),
+        "cost": _cost(section(profile, "cost")),
         "version": line(section(setup, "versions").get("hf_rksp") or "", 40),
         "date": re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*Z$", r"\1 \2 UTC", line(setup.get("date") or "", 40)),
     }
-
-
-def check_version(data: object) -> None:
-    """Raise `SchemaError` unless ``data`` is the dict of a report of this schema version."""
-    if not isinstance(data, Mapping) or data.get("schema_version") != SCHEMA_VERSION:
-        found = data.get("schema_version") if isinstance(data, Mapping) else type(data).__name__
-        raise SchemaError(f"schema_version={found!r}: only reports of version {SCHEMA_VERSION} can be rendered")
 
 
 def _facts(
@@ -83,8 +77,7 @@ def _declared(model: Mapping[str, Any]) -> str:
     return f" (declared with {line(model['declared'], 40)})" if model.get("declared") else ""
 
 
-def _verdict(data: Mapping[str, Any]) -> dict[str, Any]:
-    verdict = section(data, "verdict")
+def _verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
     band, by_thresholds = str(verdict.get("band")), str(verdict.get("band_by_thresholds"))
     band = band if band in BANDS else "not_assessable"
     score, ends = finite(verdict.get("score")), [finite(end) for end in items(verdict, "interval")]
@@ -98,15 +91,15 @@ def _verdict(data: Mapping[str, Any]) -> dict[str, Any]:
         "conditions": [line(condition, 1000) for condition in items(verdict, "conditions")],
         "value": score,
         "ends": ends if len(ends) == 2 and None not in ends else None,
-        "safe": threshold(data, "safe_near_unit_mass"),
-        "high": threshold(data, "high_near_unit_mass"),
+        "safe": threshold(verdict, "safe_near_unit_mass"),
+        "high": threshold(verdict, "high_near_unit_mass"),
     }
 
 
-def _checks(data: Mapping[str, Any]) -> dict[str, Any]:
+def _checks(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The checks, gravest first, and how many came out how."""
     rows = []
-    for check in items(section(data, "verdict"), "checks"):
+    for check in items(verdict, "checks"):
         if not isinstance(check, Mapping):
             continue
         outcome = str(check.get("outcome"))

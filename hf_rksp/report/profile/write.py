@@ -9,20 +9,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_rksp.audit import Audit
 from hf_rksp.errors import InputError, OutputError, SchemaError
 from hf_rksp.files import _REMEDY, check_writable, put_files, reason_of
-from hf_rksp.json_data import dumps
+from hf_rksp.json_data import dumps, section
 from hf_rksp.profile.model import ModelProfile
 from hf_rksp.report.profile.html import render_html
 from hf_rksp.report.profile.markdown import render_markdown
-from hf_rksp.report.profile.schema import profile_from_dict, profile_to_dict
-from hf_rksp.report.profile.view import check_version
+from hf_rksp.report.profile.schema import audit_from_dict, audit_to_dict, check_version
+from hf_rksp.risk.thresholds import assess
 
 FORMATS = ("json", "md", "html")
 
 
 def write_report(
-    profile: ModelProfile | Mapping[str, Any],
+    result: Audit | ModelProfile | Mapping[str, Any],
     folder: str | os.PathLike[str],
     formats: Sequence[str] = FORMATS,
     command: str | None = None,
@@ -32,10 +33,10 @@ def write_report(
     Files of the same names are replaced, all or none; everything else in the folder stays.
 
     Args:
-        profile: a profile, or the dict of one.
+        result: an audit, the dict of one, or a profile: that gets the verdict of the published thresholds.
         folder: made if it is missing.
         formats: some of "json", "md", "html".
-        command: recorded as ``setup["command"]`` where the profile names none.
+        command: recorded as ``setup["command"]`` if the profile names none.
 
     Returns:
         Format -> path of its file.
@@ -48,17 +49,18 @@ def write_report(
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     if unknown := [name for name in formats if name not in FORMATS]:
         raise InputError(f"formats={formats!r}: {unknown[0]!r} is none of {', '.join(FORMATS)}")
-    data = profile_to_dict(profile) if isinstance(profile, ModelProfile) else dict(profile)
-    if command is not None and isinstance(data.get("setup"), Mapping) and not data["setup"].get("command"):
-        data["setup"] = {**data["setup"], "command": command}
+    if isinstance(result, ModelProfile):
+        result = Audit(result, assess(result))
+    data = audit_to_dict(result) if isinstance(result, Audit) else dict(result)
+    setup = section(section(data, "profile"), "setup")
+    if command is not None and setup and not setup.get("command"):
+        data["profile"] = {**data["profile"], "setup": {**setup, "command": command}}
     check_version(data)
     try:
         # A lone surrogate cannot be UTF-8; as backslash escape it stays the same JSON.
         raw = dumps(data).encode("utf-8", "backslashreplace")
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"profile: not plain JSON ({error}); pass a ModelProfile, or what profile_to_dict made of it"
-        ) from None
+        raise InputError(f"result: not plain JSON ({error}); pass an Audit, or what audit_to_dict made of it") from None
     files, paths = _render(data, raw, formats)
     target = Path(folder)
     try:
@@ -72,8 +74,8 @@ def write_report(
     return {name: target / path for name, path in paths.items()}
 
 
-def read_report(path: str | os.PathLike[str]) -> ModelProfile:
-    """The profile in a ``report.json``, or in the folder that holds one.
+def read_report(path: str | os.PathLike[str]) -> Audit:
+    """The profile and the verdict in a ``report.json``, or in the folder that holds one.
 
     Raises:
         InputError: there is no such file.
@@ -89,7 +91,7 @@ def read_report(path: str | os.PathLike[str]) -> ModelProfile:
         ) from None
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"{file}: not JSON ({error}); run `rksp audit` again") from None
-    return profile_from_dict(data)
+    return audit_from_dict(data)
 
 
 def _render(data: Mapping[str, Any], raw: bytes, formats: Sequence[str]) -> tuple[dict[str, bytes], dict[str, str]]:

@@ -108,7 +108,9 @@ def conditions(histories: Sequence[History]) -> list[tuple[str, list[dict[str, A
         if "kss" in setup and setup["kss"] is None:
             setup["kss"] = "off"
         setup |= {"versions": section(history.run, "versions"), "each profile": made}
-        found.append((line(history.name, 60), setup_blocks({"model": section(history.run, "model"), "setup": setup})))
+        found.append(
+            (line(history.name, 60), setup_blocks({"model": section(history.run, "model"), "setup": setup}, {}))
+        )
     return found
 
 

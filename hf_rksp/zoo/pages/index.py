@@ -29,7 +29,7 @@ from hf_rksp.zoo.shelf import Shelf
 def index_files(shelf: Shelf) -> dict[str, bytes]:
     """README.md, index.html, comparison.md and figures/; equal results give equal bytes."""
     rows = [row_of(entry) for entry in shelf.entries]
-    audited = [row for row in rows if row.entry.audits]
+    audited = [row for row in rows if row.entry.reports]
     figures = [charts.radars(_of_each_family(audited)), charts.scaling(_lines(audited))]
     if known := training.courses(rows):
         figures.append(training.movement(known))
@@ -48,14 +48,14 @@ def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
     comparisons = [(row, beside) for row in rows if (beside := compare.beside(row.entry))]
     trends = compare.trends(shelf.entries)
     by_id = {row.entry.model.id: row for row in rows}
-    report = next((entry.report for entry in shelf.entries if entry.report is not None), {})
+    profile = next((entry.profile for entry in shelf.entries if entry.profile is not None), {})
     return {
         "families": [(name, [by_id[e.model.id] for e in entries]) for name, entries in shelf.families.items()],
         "rows": rows,
         "quantities": [
             (key, title, symbol or "reliable") for key in SEED_QUANTITIES for title, symbol, _ in [QUANTITY_NAMES[key]]
         ],
-        "bounds": margins(report or {}),
+        "bounds": margins(profile or {}),
         "findings": findings.in_short(rows, [beside for _, beside in comparisons], trends),
         "comparisons": comparisons,
         "training": training.movement_table(courses) if courses else None,
@@ -129,6 +129,6 @@ def _data(rows: Sequence[Row]) -> dict[str, Any]:
                 "texts": row.texts(),
             }
             for row in rows
-            if row.entry.audits
+            if row.entry.reports
         ],
     }

@@ -46,8 +46,9 @@ def _titled(entry: Entry) -> Mapping[str, Any]:
     assert report is not None
     step = entry.model.step
     weights = {} if step is None else {"source": f"trained for the zoo, {step:.0%}", "declared": None}
-    model = {**report["model"], "name": entry.model.title, **weights}
-    return {**report, "model": model, "verdict": _with_interval(entry, report["verdict"])}
+    model = {**report["profile"]["model"], "name": entry.model.title, **weights}
+    profile = {**report["profile"], "model": model}
+    return {**report, "profile": profile, "verdict": _with_interval(entry, report["verdict"])}
 
 
 def _with_interval(entry: Entry, verdict: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -56,7 +57,7 @@ def _with_interval(entry: Entry, verdict: Mapping[str, Any]) -> Mapping[str, Any
     if NO_INTERVAL not in verdict["reasons"] or ends is None:
         return verdict
     said = (
-        f"The interval is that of the mean of {len(entry.audits)} seeds, {share(entry.mean('near_unit_mass'))}: this audit ran "
+        f"The interval is that of the mean of {len(entry.reports)} seeds, {share(entry.mean('near_unit_mass'))}: this audit ran "
         "without the jackknife, and has none of its own."
     )
     return {**verdict, "interval": list(ends), "reasons": [said if r == NO_INTERVAL else r for r in verdict["reasons"]]}
@@ -80,13 +81,13 @@ def _about(entry: Entry) -> Section:
 
 def _seeds(entry: Entry) -> Section | None:
     """Each seed, their mean, and its interval."""
-    data = entry.report
+    data = entry.profile
     if len(entry.model.seeds) < 2 or data is None:
         return None
     rows = []
     for quantity in SEED_QUANTITIES:
         title, symbol, form = QUANTITY_NAMES[quantity]
-        each = [form(_of(data, quantity)) for data in entry.audits.values()]
+        each = [form(_of(data, quantity)) for data in entry.profiles.values()]
         each += [DASH] * (len(entry.model.seeds) - len(each))
         rows.append(
             (
@@ -97,11 +98,11 @@ def _seeds(entry: Entry) -> Section | None:
                 form(entry.deviation(quantity)),
             )
         )
-    cost = [seconds(data["cost"]["seconds"]["profile"]) for data in entry.audits.values()]
-    memory = [size(data["cost"]["peak_memory_bytes"]) for data in entry.audits.values()]
+    cost = [seconds(data["cost"]["seconds"]["profile"]) for data in entry.profiles.values()]
+    memory = [size(data["cost"]["peak_memory_bytes"]) for data in entry.profiles.values()]
     missing = [DASH] * (len(entry.model.seeds) - len(cost))
     rows += [("time of the profile", *cost, *missing, "", "", ""), ("peak memory", *memory, *missing, "", "", "")]
-    columns = ("Mean over layers", *(f"seed {seed}" for seed in (*entry.audits, *_open_seeds(entry))))
+    columns = ("Mean over layers", *(f"seed {seed}" for seed in (*entry.reports, *_open_seeds(entry))))
     columns += ("mean of seeds", "95% interval", "std. dev.")
     inputs = "images" if "images" in data["setup"] else "passages of text"
     drawn = f"other {inputs}; the weights are the same"
@@ -118,7 +119,7 @@ def _seeds(entry: Entry) -> Section | None:
 
 
 def _open_seeds(entry: Entry) -> list[int]:
-    return [seed for seed in entry.model.seeds if seed not in entry.audits]
+    return [seed for seed in entry.model.seeds if seed not in entry.reports]
 
 
 def _of(data: Mapping[str, Any], quantity: str) -> Any:

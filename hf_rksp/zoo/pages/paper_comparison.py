@@ -141,9 +141,9 @@ def beside(entry: Entry) -> Beside | None:
         Comparison(
             figure,
             entry.mean(figure.quantity, figure.third),
-            bool(entry.audits),
+            bool(entry.reports),
             low if figure.quantity == "nonlinearity_ratio" else 0.0,
-            None if published.residual or entry.report is None else without_residual(entry.report, figure.quantity),
+            None if published.residual or entry.profile is None else without_residual(entry.profile, figure.quantity),
         )
         for figure in published.figures
     )
@@ -157,18 +157,18 @@ def beside(entry: Entry) -> Beside | None:
     return Beside(published, comparisons, apart, untrained)
 
 
-def without_residual(report: Mapping[str, Any], quantity: str) -> float | None:
+def without_residual(profile: Mapping[str, Any], quantity: str) -> float | None:
     """A mass or the spectral radius of f alone, in y = x + f(x): mean over the layers where f does something.
 
     The least-squares map of f is A - I, so each of its eigenvalues is one of A less 1.
     """
-    lower, upper, contractive, _ = margins(report)
+    lower, upper, contractive, _ = margins(profile)
     shares: dict[str, Callable[[float], bool]] = {
         "near_unit_mass": lambda modulus: lower <= modulus <= upper,
         "expansive_mass": lambda modulus: modulus > upper,
         "contractive_mass": lambda modulus: modulus < contractive,
     }
-    informative = [layer for layer in layers_of(report) if not layer.get("uninformative")]
+    informative = [layer for layer in layers_of(profile) if not layer.get("uninformative")]
     layers = [[abs(complex(*pair) - 1) for pair in layer["eigenvalues"]] for layer in informative]
     if quantity in shares:
         return fmean(fmean(map(shares[quantity], moduli)) for moduli in layers)
@@ -177,7 +177,7 @@ def without_residual(report: Mapping[str, Any], quantity: str) -> float | None:
 
 def _too_low(entry: Entry) -> float:
     """By what share the nonlinearity ratio may come out too low; 0 where there are tokens enough, or there is no report."""
-    if entry.report is None or max(layer["tokens"] for layer in layers_of(entry.report)) >= ENOUGH_TOKENS:
+    if entry.report is None or max(layer["tokens"] for layer in layers_of(entry.report["profile"])) >= ENOUGH_TOKENS:
         return 0.0
     checks = {check["id"]: check["value"] for check in entry.report["verdict"]["checks"]}
     return min(0.99, max(TOO_LOW, fit_error_too_low(checks["tokens_per_direction"])))
@@ -215,7 +215,7 @@ def trends(entries: Sequence[Entry]) -> Table | None:
     sizes: dict[tuple[int, int], dict[str | None, Entry]] = {}
     for entry in entries:
         if entry.report is not None and entry.model.published:
-            layers = layers_of(entry.report)
+            layers = layers_of(entry.report["profile"])
             sizes.setdefault((len(layers), layers[0]["dim"]), {}).setdefault(entry.model.published, entry)
     rows = []
     for trend in TRENDS:

@@ -87,7 +87,7 @@ class Row:
 
     def _ranks(self) -> str:
         """The fewest and the most directions of a layer, in any seed."""
-        if not self.entry.audits:
+        if not self.entry.reports:
             return DASH
         fewest, most, width = self.facts["fewest"], self.facts["rank"], self.facts["width"]
         shown = count(most) if fewest == most else span((fewest, most), count)
@@ -101,7 +101,7 @@ class Row:
             "parameters": large(facts["parameters"]),
             "layers": count(facts["layers"]),
             "width": count(facts["width"]),
-            "seeds": f"{len(self.entry.audits)} of {len(self.entry.model.seeds)}",
+            "seeds": f"{len(self.entry.reports)} of {len(self.entry.model.seeds)}",
             "tokens": count(facts["tokens"]),
             "rank": self._ranks(),
             "band": _bands(facts["bands"] or []),
@@ -136,24 +136,24 @@ _FACTS = (
 
 def row_of(entry: Entry) -> Row:
     """The row of a model."""
-    report = entry.report
+    profile = entry.profile
     facts: dict[str, Any] = dict.fromkeys(_FACTS)
-    if report is not None:
-        layers = layers_of(report)
-        every = [layer for data in entry.audits.values() for layer in layers_of(data)]
+    if profile is not None:
+        layers = layers_of(profile)
+        every = [layer for data in entry.profiles.values() for layer in layers_of(data)]
         ranks = [layer["rank"] for layer in every]
         facts = {
-            "parameters": report["model"].get("parameters"),
+            "parameters": profile["model"].get("parameters"),
             "layers": len(layers),
             "width": max(layer["dim"] for layer in layers),
             "rank": max(ranks),
             "fewest": min(ranks),
             "projected": any(layer["mode"] == "projected" for layer in every),
             "tokens": max(layer["tokens"] for layer in layers),
-            "dtype": report["model"].get("dtype"),
-            "bands": [data["verdict"]["band"] for data in entry.audits.values()],
-            "seconds": report["cost"]["seconds"]["profile"],
-            "peak_memory_bytes": max(data["cost"]["peak_memory_bytes"] for data in entry.audits.values()),
+            "dtype": profile["model"].get("dtype"),
+            "bands": [report["verdict"]["band"] for report in entry.reports.values()],
+            "seconds": profile["cost"]["seconds"]["profile"],
+            "peak_memory_bytes": max(data["cost"]["peak_memory_bytes"] for data in entry.profiles.values()),
         }
     found = compare.start_to_end(entry)
     return Row(

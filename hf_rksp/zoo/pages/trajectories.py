@@ -34,7 +34,7 @@ def courses(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         model = row.entry.model
-        if row.entry.audits and model.step is not None:
+        if row.entry.reports and model.step is not None:
             found.setdefault(model.line or model.family, []).append(row)
     return [
         (name, sorted(members, key=lambda row: float(row.entry.model.step or 0)))
@@ -100,11 +100,11 @@ def _panel(
         points = []
         for row in rows:
             value = row.means[quantity]
-            if value is None or row.entry.report is None:
+            if value is None or row.entry.profile is None:
                 continue
             x = across[float(row.entry.model.step or 0)] + aside
             points.append((x, up(value)))
-            interval = section(row.entry.report["aggregates"], quantity).get("interval")
+            interval = section(row.entry.profile["aggregates"], quantity).get("interval")
             if isinstance(interval, list) and all(finite(end) is not None for end in interval):
                 body.append(svg.segment(x, up(interval[0]), x, up(interval[1]), f"fam{place}"))
             told = f"{line(row.entry.model.title, 60)}: {row.shown(quantity)}"
