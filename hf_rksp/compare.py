@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from hf_rksp.profile import QUANTITIES, ModelProfile
+from hf_rksp.profile import ModelProfile
+from hf_rksp.quantities import QUANTITIES
 
 #: What has to be equal for two profiles to be of the same kind: setup keys, with the part of the text that matters.
 _SETUP = ("rank", "spectral_config")

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hf_rksp.profile.layer import QUANTITIES, LayerProfile, interval
+from hf_rksp.profile.layer import LayerProfile, interval
+from hf_rksp.quantities import QUANTITIES
 from hf_rksp.spectral import standard_error
 
 THIRDS = ("early", "middle", "late")

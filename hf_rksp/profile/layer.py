@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from hf_rksp.config import SpectralConfig
+from hf_rksp.quantities import QUANTITIES, SHARES, UNESTIMABLE
 from hf_rksp.spectral import (
     KreissBracket,
     Masses,
@@ -24,24 +25,6 @@ from hf_rksp.spectral import (
     whitened_dmd,
 )
 
-#: The scalar quantities of a layer that are aggregated over depth and carry a standard error.
-QUANTITIES = (
-    "near_unit_mass",
-    "expansive_mass",
-    "contractive_mass",
-    "intermediate_mass",
-    "spectral_radius",
-    "eigenvector_condition",
-    "nonlinearity_ratio",
-    "reliable_fraction",
-    "henrici_departure",
-    "relative_update",
-)
-#: Those without an error: the leave-one-out values of a condition number spread over powers of ten, and those of a share of
-#: passed modes jump by whole modes.
-UNESTIMABLE = ("eigenvector_condition", "reliable_fraction")
-#: Quantities that are shares, so their intervals stay within 0 and 1.
-SHARES = (*(name for name in QUANTITIES if name.endswith(("_mass", "_fraction"))), "henrici_departure")
 #: Fewer groups than this make a standard error worthless.
 MIN_GROUPS = 4
 CONFIDENCE = 0.95

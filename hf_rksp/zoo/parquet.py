@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from hf_rksp.json_data import finite, section
-from hf_rksp.profile.layer import QUANTITIES
+from hf_rksp.quantities import QUANTITIES
 from hf_rksp.report.kit.reading import layers_of
 from hf_rksp.zoo.shelf import Entry, Shelf
 

@@ -18,6 +18,7 @@ ORDER = [
     "ranks",
     "files",
     "json_data",
+    "quantities",
     "spectral",
     "capture",
     "architectures",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_rksp.json_data import finite
+from hf_rksp.quantities import Quantity
 
 #: Shown for a number that is null, missing or not finite.
 DASH = "–"
@@ -147,3 +148,12 @@ def paths(names: Sequence[Any], most: int = 8) -> str:
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
+
+
+#: How a quantity is written, by its unit.
+_FORMS: dict[str, Callable[[Any], str]] = {"share": share, "number": number, "count": count}
+
+
+def form_of(quantity: Quantity) -> Callable[[Any], str]:
+    """The function that writes a value of ``quantity``."""
+    return _FORMS[quantity.unit]

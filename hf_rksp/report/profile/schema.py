@@ -16,8 +16,9 @@ import torch
 from hf_rksp.audit import Audit
 from hf_rksp.errors import SchemaError
 from hf_rksp.json_data import plain, rounded
-from hf_rksp.profile.layer import QUANTITIES, LayerProfile
+from hf_rksp.profile.layer import LayerProfile
 from hf_rksp.profile.model import ModelProfile
+from hf_rksp.quantities import QUANTITIES
 from hf_rksp.risk.thresholds import Check, Verdict
 from hf_rksp.spectral import KreissBracket, Masses
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_rksp.json_data import finite, section
+from hf_rksp.quantities import LAYER, Quantity
 from hf_rksp.report.kit.reading import layers_of, name_of
-from hf_rksp.report.kit.text import DASH, anything, count, line, number, share, span
+from hf_rksp.report.kit.text import DASH, anything, count, form_of, line, number, share, span
 
 Layer = Mapping[str, Any]
 
@@ -134,35 +135,22 @@ def layer_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-#: Name and symbol of every aggregated quantity, and how it is written.
-QUANTITY_NAMES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
-    "near_unit_mass": ("near-unit mass", "M~1", share),
-    "expansive_mass": ("expansive mass", "M>1", share),
-    "contractive_mass": ("contractive mass", "M<1", share),
-    "intermediate_mass": ("intermediate mass", "M_mid", share),
-    "spectral_radius": ("spectral radius", "ρ", number),
-    "eigenvector_condition": ("eigenvector condition", "κ(V)", number),
-    "kreiss_constant": ("Kreiss constant, lower bound", "K", number),
-    "nonlinearity_ratio": ("nonlinearity ratio", "η_nl", number),
-    "reliable_fraction": ("reliable share of modes", "", share),
-    "henrici_departure": ("departure from normality (Henrici)", "", share),
-    "relative_update": ("relative update", "", number),
-}
 AGGREGATE_HEADS = ("mean", "95% interval", "std. error", "std over layers", "min", "max", "early", "middle", "late")
 
 
 def aggregate_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a quantity: mean with interval and error, spread over layers, and the thirds of depth."""
     aggregates, thirds = section(data, "aggregates"), section(data, "thirds")
-    names = [name for name in QUANTITY_NAMES if name in aggregates] + [n for n in aggregates if n not in QUANTITY_NAMES]
+    names = [name for name in LAYER if name in aggregates] + [name for name in aggregates if name not in LAYER]
     rows = []
     for name in names:
         row = section(aggregates, name)
-        title, symbol, form = QUANTITY_NAMES.get(name, (line(name, 60), "", number))
+        quantity = LAYER.get(name) or Quantity(name, line(name, 60))
+        form = form_of(quantity)
         cells = [form(row.get("mean")), span(row.get("interval"), form), _spread(row.get("standard_error"), form)]
         cells += [form(row.get(part)) for part in ("std", "min", "max")]
         cells += [form(section(thirds, third).get(name)) for third in ("early", "middle", "late")]
-        rows.append({"name": title, "symbol": symbol, "cells": cells})
+        rows.append({"name": quantity.title, "symbol": quantity.symbol, "cells": cells})
     return rows
 
 

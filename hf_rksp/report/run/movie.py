@@ -19,6 +19,7 @@ BUDGET = 200_000
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 #: Added to a coordinate so that it is positive; the fine grid of a plane reaches from -768 to 768.
 SHIFT = 2048
+#: In the order in which the page names them.
 _MASSES = ("near_unit_mass", "expansive_mass", "intermediate_mass", "contractive_mass")
 Bounds = tuple[float, float, float]
 

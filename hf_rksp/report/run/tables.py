@@ -7,8 +7,9 @@ from typing import Any
 
 from hf_rksp.history.read import History, Row, is_training, layers_at
 from hf_rksp.json_data import finite, section
-from hf_rksp.report.kit.text import DASH, anything, count, line, number, seconds, share
-from hf_rksp.report.profile.tables import QUANTITY_NAMES, setup_blocks
+from hf_rksp.quantities import LAYER
+from hf_rksp.report.kit.text import DASH, anything, count, form_of, line, number, seconds, share
+from hf_rksp.report.profile.tables import setup_blocks
 from hf_rksp.report.run.numbers import gaps, largest, logged, mean, peak, top
 
 _TOKENS = {"batch": "training batch", "probe": "fixed probe"}
@@ -147,12 +148,12 @@ def _profile_rows(history: History) -> list[list[str]]:
 
 def layer_heads() -> list[tuple[str, str]]:
     """Heads of the table of layers: symbol or short name, and meaning."""
-    return [(symbol or meaning, meaning) for meaning, symbol, _ in (QUANTITY_NAMES[name] for name in _COLUMNS)]
+    return [(quantity.symbol or quantity.title, quantity.title) for quantity in map(LAYER.__getitem__, _COLUMNS)]
 
 
 def _layer_rows(history: History) -> list[tuple[str, str, list[str]]]:
     return [
-        (count(profile["step"]), line(name, 60), [QUANTITY_NAMES[key][2](layer.get(key)) for key in _COLUMNS])
+        (count(profile["step"]), line(name, 60), [form_of(LAYER[key])(layer.get(key)) for key in _COLUMNS])
         for profile in history.profiles
         for name, layer in layers_at(profile).items()
     ]

@@ -18,7 +18,8 @@ from hf_rksp.config import MonitorConfig, SpectralConfig
 from hf_rksp.errors import InputError
 from hf_rksp.profile import LayerProfile
 from hf_rksp.profile.gather import Key, MomentSink
-from hf_rksp.profile.layer import QUANTITIES, profile_layer
+from hf_rksp.profile.layer import profile_layer
+from hf_rksp.quantities import QUANTITIES
 from hf_rksp.ranks import current_ranks, world_size
 from hf_rksp.spectral import SecondMoments
 from hf_rksp.training.aside import Aside

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from hf_rksp.quantities import LAYER, SEEDS
 from hf_rksp.report import Table
 from hf_rksp.report.kit import svg
 from hf_rksp.report.kit.reading import margins
@@ -15,12 +16,10 @@ from hf_rksp.report.kit.svg import Figure
 from hf_rksp.report.kit.text import number
 from hf_rksp.report.profile.html import content_hash, environment, template_text
 from hf_rksp.report.profile.markdown import markdown_environment
-from hf_rksp.report.profile.tables import QUANTITY_NAMES
 from hf_rksp.zoo.manifest import SOURCES
 from hf_rksp.zoo.pages import charts, findings
 from hf_rksp.zoo.pages import paper_comparison as compare
 from hf_rksp.zoo.pages import trajectories as training
-from hf_rksp.zoo.pages.model import SEED_QUANTITIES
 from hf_rksp.zoo.pages.rows import RADAR, TEXT_NAMES, Row, radar_axes, row_of
 from hf_rksp.zoo.published import THIRDS
 from hf_rksp.zoo.shelf import Shelf
@@ -52,9 +51,7 @@ def _shown(shelf: Shelf, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "families": [(name, [by_id[e.model.id] for e in entries]) for name, entries in shelf.families.items()],
         "rows": rows,
-        "quantities": [
-            (key, title, symbol or "reliable") for key in SEED_QUANTITIES for title, symbol, _ in [QUANTITY_NAMES[key]]
-        ],
+        "quantities": [(key, LAYER[key].title, LAYER[key].symbol or "reliable") for key in SEEDS],
         "bounds": margins(profile or {}),
         "findings": findings.in_short(rows, [beside for _, beside in comparisons], trends),
         "comparisons": comparisons,
@@ -120,7 +117,7 @@ def _data(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "radar": [{"key": k, "name": name, "low": low, "high": high, "log": log} for k, name, low, high, log in RADAR],
         "axes": radar_axes(),
-        "labels": {key: QUANTITY_NAMES[key][0] for key in SEED_QUANTITIES} | TEXT_NAMES,
+        "labels": {key: LAYER[key].title for key in SEEDS} | TEXT_NAMES,
         "models": [
             {
                 "id": row.entry.model.id,

@@ -5,24 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hf_rksp.quantities import LAYER, SEEDS
 from hf_rksp.report import Section, Table, render_html, render_markdown
-from hf_rksp.report.kit.text import DASH, number, seconds, share, size, span
+from hf_rksp.report.kit.text import DASH, form_of, number, seconds, share, size, span
 from hf_rksp.report.profile.markdown import Ready, command_block, markdown_environment
-from hf_rksp.report.profile.tables import QUANTITY_NAMES
 from hf_rksp.risk.thresholds import NO_INTERVAL
 from hf_rksp.zoo.pages import paper_comparison as compare
 from hf_rksp.zoo.shelf import Entry
 
-#: What is compared over seeds, in this order.
-SEED_QUANTITIES = (
-    "near_unit_mass",
-    "expansive_mass",
-    "contractive_mass",
-    "spectral_radius",
-    "eigenvector_condition",
-    "nonlinearity_ratio",
-    "reliable_fraction",
-)
 SOURCE_NAMES = {
     "initialised": "random weights",
     "trained": "a small model, trained for the zoo",
@@ -85,8 +75,8 @@ def _seeds(entry: Entry) -> Section | None:
     if len(entry.model.seeds) < 2 or data is None:
         return None
     rows = []
-    for quantity in SEED_QUANTITIES:
-        title, symbol, form = QUANTITY_NAMES[quantity]
+    for quantity in SEEDS:
+        title, symbol, form = LAYER[quantity].title, LAYER[quantity].symbol, form_of(LAYER[quantity])
         each = [form(_of(data, quantity)) for data in entry.profiles.values()]
         each += [DASH] * (len(entry.model.seeds) - len(each))
         rows.append(

@@ -8,11 +8,10 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from hf_rksp.profile.layer import SHARES
+from hf_rksp.quantities import LAYER, SHARES
 from hf_rksp.report import Table
 from hf_rksp.report.kit.reading import layers_of, margins
-from hf_rksp.report.kit.text import DASH
-from hf_rksp.report.profile.tables import QUANTITY_NAMES
+from hf_rksp.report.kit.text import DASH, form_of
 from hf_rksp.risk.thresholds import fit_error_too_low
 from hf_rksp.zoo.published import PUBLISHED, THIRDS, TRENDS, Published, PublishedModel
 from hf_rksp.zoo.shelf import Entry
@@ -49,7 +48,8 @@ class Comparison:
     @property
     def name(self) -> str:
         """Quantity and third, for a reader."""
-        title, symbol, _ = QUANTITY_NAMES[self.published.quantity]
+        quantity = LAYER[self.published.quantity]
+        title, symbol = quantity.title, quantity.symbol
         third = f", {self.published.third}" if self.published.third else ""
         return f"{title}{third}" + (f" ({symbol})" if symbol else "")
 
@@ -93,7 +93,7 @@ class Comparison:
 
     def cells(self) -> tuple[str, ...]:
         """Quantity, table, the paper's, ours, ours of f alone, verdict."""
-        form = QUANTITY_NAMES[self.published.quantity][2]
+        form = form_of(LAYER[self.published.quantity])
         ours, alone = (DASH if value is None else form(value) for value in (self.ours, self.alone))
         return (self.name, f"Table {self.published.table}", f"{self.published.value:g}", ours, alone, self.verdict)
 
@@ -219,7 +219,8 @@ def trends(entries: Sequence[Entry]) -> Table | None:
             sizes.setdefault((len(layers), layers[0]["dim"]), {}).setdefault(entry.model.published, entry)
     rows = []
     for trend in TRENDS:
-        title, symbol, form = QUANTITY_NAMES[trend.quantity]
+        quantity = LAYER[trend.quantity]
+        title, symbol, form = quantity.title, quantity.symbol, form_of(quantity)
         for (depth, width), members in sizes.items():
             ours = [members[key].mean(trend.quantity) for key in trend.models if key in members]
             known = [value for value in ours if value is not None]

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_rksp.quantities import LAYER, SEEDS
 from hf_rksp.report.kit.reading import layers_of
-from hf_rksp.report.kit.text import DASH, count, large, power_of_ten, seconds, size, span
-from hf_rksp.report.profile.tables import QUANTITY_NAMES
+from hf_rksp.report.kit.text import DASH, count, form_of, large, power_of_ten, seconds, size, span
 from hf_rksp.report.profile.view import BANDS
 from hf_rksp.zoo.pages import paper_comparison as compare
-from hf_rksp.zoo.pages.model import SEED_QUANTITIES, SOURCE_NAMES
+from hf_rksp.zoo.pages.model import SOURCE_NAMES
 from hf_rksp.zoo.shelf import Entry
 
 #: Quantities of the radar chart: key, name, value at the centre, value at the rim, whether in powers of ten.
@@ -74,7 +74,7 @@ class Row:
 
     def shown(self, quantity: str) -> str:
         """Mean with the deviation over seeds."""
-        form = QUANTITY_NAMES[quantity][2]
+        form = form_of(LAYER[quantity])
         if self.means[quantity] is None:
             return DASH
         deviation = self.deviations[quantity]
@@ -159,7 +159,7 @@ def row_of(entry: Entry) -> Row:
     return Row(
         entry,
         facts,
-        {name: entry.mean(name) for name in SEED_QUANTITIES},
-        {name: entry.deviation(name) for name in SEED_QUANTITIES},
+        {name: entry.mean(name) for name in SEEDS},
+        {name: entry.deviation(name) for name in SEEDS},
         found[0] if found else DASH,
     )

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from hf_rksp.json_data import finite, section
+from hf_rksp.quantities import LAYER
 from hf_rksp.report import Table
 from hf_rksp.report.kit import svg
 from hf_rksp.report.kit.svg import Figure, Scale, coordinate
 from hf_rksp.report.kit.text import line, number
-from hf_rksp.report.profile.tables import QUANTITY_NAMES
 from hf_rksp.zoo.pages.charts import MOST_LINES, SHEET
 from hf_rksp.zoo.pages.paper_comparison import LEVEL
 from hf_rksp.zoo.pages.rows import Row
@@ -86,7 +86,7 @@ def _panel(
     ends = (math.log10(low), math.log10(high)) if log else (low, high)
     up = Scale(*ends, top + _BASE, top + _TOP, log=log)
     first, last = left + _LEFT, left + _CELL - _RIGHT
-    title, symbol, _ = QUANTITY_NAMES[quantity]
+    title, symbol = LAYER[quantity].title, LAYER[quantity].symbol
     body = [svg.text(first, top + 22, f"{title} {symbol}".strip(), "stack")]
     for y, tick in up.ticks(2):
         body += [svg.segment(first, y, last, y, "grid"), svg.text(first - 5, y + 4, tick, anchor="e")]
@@ -138,7 +138,7 @@ def _late_over_early(row: Row) -> float | None:
 def movement_table(known: Sequence[tuple[str, Sequence[Row]]]) -> Table:
     """The same in numbers, with the nonlinearity ratio of the thirds."""
     quantities = [quantity for quantity, *_ in _PANELS]
-    heads = [QUANTITY_NAMES[quantity][1] or "reliable" for quantity in quantities]
+    heads = [LAYER[quantity].symbol or "reliable" for quantity in quantities]
     rows = []
     for name, members in known:
         for row in members:

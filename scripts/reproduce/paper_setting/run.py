@@ -20,7 +20,8 @@ import torch
 from hf_rksp import profile_model
 from hf_rksp.inputs import InputOptions, ModelSource, Prepared, prepare
 from hf_rksp.machine import now, versions
-from hf_rksp.report.profile.tables import QUANTITY_NAMES
+from hf_rksp.quantities import LAYER
+from hf_rksp.report.kit.text import form_of
 from hf_rksp.zoo.published import PUBLISHED, THIRDS
 
 HERE = Path(__file__).parent
@@ -104,7 +105,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
         text += [
             f"## {title}",
             "",
-            f"| | {' | '.join(QUANTITY_NAMES[name][0] for name in QUANTITIES)} |",
+            f"| | {' | '.join(LAYER[name].title for name in QUANTITIES)} |",
             "| --- " * 5 + "|",
         ]
         for setting in SETTINGS:
@@ -122,7 +123,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
 
 def cell(found: list[dict[str, list[float]]], name: str) -> str:
     """The three means, and the largest deviation."""
-    form = QUANTITY_NAMES[name][2]
+    form = form_of(LAYER[name])
     columns = list(zip(*(row[name] for row in found), strict=True))
     return f"{', '.join(form(statistics.fmean(c)) for c in columns)} ({form(max(map(statistics.stdev, columns)))})"
 

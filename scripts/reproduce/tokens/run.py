@@ -20,7 +20,8 @@ from tqdm import tqdm
 from hf_rksp import profile_model
 from hf_rksp.inputs import InputOptions, ModelSource, prepare
 from hf_rksp.machine import now, versions
-from hf_rksp.report.profile.tables import QUANTITY_NAMES
+from hf_rksp.quantities import LAYER
+from hf_rksp.report.kit.text import form_of
 
 HERE = Path(__file__).parent
 TOKENS, SEEDS = (2048, 4096, 8192), (42, 123, 456)
@@ -83,7 +84,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
     text = ["Mean over layers and seeds " + ", ".join(map(str, SEEDS)) + " ± standard deviation over the seeds.\n"]
     for table, models in TRENDS.items():
         for quantity in QUANTITIES:
-            title, _, form = QUANTITY_NAMES[quantity]
+            title, form = LAYER[quantity].title, form_of(LAYER[quantity])
             text += [f"## {table}: {title}", ""]
             text += [f"| tokens | {' | '.join(models)} |", "| ---: " + "| ---: " * len(models) + "|"]
             for tokens in TOKENS:

@@ -1,0 +1,110 @@
+"""Every number that is measured: what it is called, how it is written, what limits it has. Tables, charts and logs read it here.
+
+A quantity of a layer is named by its field in `hf_rksp.profile.LayerProfile`. A quantity of a run is named by the monitor that
+measures it and its own name, such as ``spectrum/near_unit_mass/max``: its description travels in the history of the run, so
+that a page can draw a monitor that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: How a number is written: a share from 0 to 1, a number of any size, a whole number.
+Unit = Literal["share", "number", "count"]
+_UNITS: tuple[Unit, ...] = ("share", "number", "count")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One measured number.
+
+    Attributes:
+        key: its name in data.
+        title: its name for readers, in lower case.
+        symbol: its symbol; may be empty.
+        unit: how it is written.
+        note: one sentence on how to read it; may be empty.
+        limit: a value that readers compare it with, and ``limit_title`` in words.
+        logarithmic: whether charts show powers of ten.
+        per_layer: whether the rows of layers in a reading have it under this key, so that it is drawn by layer and step.
+        has_error: whether the jackknife gives a standard error. Not for a condition number, whose leave-one-out values spread
+            over powers of ten, and not for a share of passed modes, whose values jump by whole modes.
+    """
+
+    key: str
+    title: str
+    symbol: str = ""
+    unit: Unit = "number"
+    note: str = ""
+    limit: float | None = None
+    limit_title: str = ""
+    logarithmic: bool = False
+    per_layer: bool = False
+    has_error: bool = True
+
+    def description(self) -> dict[str, Any]:
+        """Plain JSON types for the run row of a history; fields that hold their default are left out."""
+        fields = {name: getattr(self, name) for name in ("title", "symbol", "unit", "note", "limit", "limit_title")}
+        fields |= {name: getattr(self, name) for name in ("logarithmic", "per_layer")}
+        return {name: value for name, value in fields.items() if name in ("title", "unit") or value}
+
+    @classmethod
+    def described(cls, key: str, description: Mapping[str, Any]) -> Quantity:
+        """The quantity that `description` described; what is missing or of another type gets its default."""
+
+        def text(name: str) -> str:
+            value = description.get(name)
+            return value if isinstance(value, str) else ""
+
+        unit, limit = description.get("unit"), description.get("limit")
+        number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+        return cls(
+            key,
+            text("title") or key,
+            text("symbol"),
+            unit if unit in _UNITS else "number",
+            text("note"),
+            float(limit) if number else None,  # type: ignore[arg-type]
+            text("limit_title"),
+            description.get("logarithmic") is True,
+            description.get("per_layer") is True,
+        )
+
+
+#: The quantities of a layer, in the order of tables (RKSP section 3.2.2).
+LAYER: dict[str, Quantity] = {
+    quantity.key: quantity
+    for quantity in (
+        Quantity("near_unit_mass", "near-unit mass", "M~1", "share"),
+        Quantity("expansive_mass", "expansive mass", "M>1", "share"),
+        Quantity("contractive_mass", "contractive mass", "M<1", "share"),
+        Quantity("intermediate_mass", "intermediate mass", "M_mid", "share"),
+        Quantity("spectral_radius", "spectral radius", "ρ", limit=1.0, limit_title="ρ = 1"),
+        Quantity("eigenvector_condition", "eigenvector condition", "κ(V)", logarithmic=True, has_error=False),
+        Quantity("kreiss_constant", "Kreiss constant, lower bound", "K", has_error=False),
+        Quantity("nonlinearity_ratio", "nonlinearity ratio", "η_nl"),
+        Quantity("reliable_fraction", "reliable share of modes", "", "share", has_error=False),
+        Quantity("henrici_departure", "departure from normality (Henrici)", "", "share"),
+        Quantity("relative_update", "relative update"),
+    )
+}
+#: Those that are one number per layer; the Kreiss constant is a bracket.
+QUANTITIES = tuple(key for key in LAYER if key != "kreiss_constant")
+#: Those without a standard error.
+UNESTIMABLE = tuple(key for key in QUANTITIES if not LAYER[key].has_error)
+#: Those whose intervals stay within 0 and 1.
+SHARES = tuple(key for key in QUANTITIES if LAYER[key].unit == "share")
+#: The masses by falling modulus.
+MASSES = ("expansive_mass", "near_unit_mass", "intermediate_mass", "contractive_mass")
+#: What is compared over the seeds of a model, in this order.
+SEEDS = (
+    "near_unit_mass",
+    "expansive_mass",
+    "contractive_mass",
+    "spectral_radius",
+    "eigenvector_condition",
+    "nonlinearity_ratio",
+    "reliable_fraction",
+)
