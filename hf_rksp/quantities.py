@@ -7,9 +7,11 @@ that a page can draw a monitor that it does not know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from hf_rksp.json_data import finite
 
 #: How a number is written: a share from 0 to 1, a number of any size, a whole number.
 Unit = Literal["share", "number", "count"]
@@ -108,3 +110,32 @@ SEEDS = (
     "nonlinearity_ratio",
     "reliable_fraction",
 )
+
+#: What is followed of the spectrum over a run: quantity of the layers, statistic over them.
+_OVER_LAYERS = (
+    ("near_unit_mass", "mean"),
+    ("near_unit_mass", "max"),
+    ("expansive_mass", "mean"),
+    ("nonlinearity_ratio", "mean"),
+    ("spectral_radius", "max"),
+    ("eigenvector_condition", "max"),
+)
+_STATISTICS = {"mean": "mean over layers", "max": "largest layer"}
+#: What a reading of the spectrum holds: numbers of the run, then numbers per layer.
+SPECTRUM: tuple[Quantity, ...] = (
+    *(
+        replace(LAYER[name], key=f"{name}/{statistic}", title=f"{LAYER[name].title}, {_STATISTICS[statistic]}")
+        for name, statistic in _OVER_LAYERS
+    ),
+    *(replace(LAYER[name], per_layer=True) for name in ("near_unit_mass", "spectral_radius")),
+)
+
+
+def over_layers(layers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers of the run in `SPECTRUM`, from rows of layers; what is not finite in a layer is left out."""
+    values = {}
+    for name, statistic in _OVER_LAYERS:
+        known = [value for layer in layers if (value := finite(layer.get(name))) is not None]
+        if known:
+            values[f"{name}/{statistic}"] = max(known) if statistic == "max" else sum(known) / len(known)
+    return values

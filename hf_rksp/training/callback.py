@@ -15,9 +15,10 @@ from hf_rksp.capture import Stack, find_stacks
 from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import CaptureError, OutputError
-from hf_rksp.history.read import FILE_NAME, SCHEMA_VERSION
+from hf_rksp.history.schema import FILE_NAME, Kind, described
 from hf_rksp.history.write import HistoryWriter
 from hf_rksp.machine import versions
+from hf_rksp.quantities import SPECTRUM, over_layers
 from hf_rksp.ranks import world_size
 from hf_rksp.training.aside import reason
 from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor, history_rows, summary
@@ -145,7 +146,9 @@ class RKSPCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         try:
-            self._history = HistoryWriter(self.path, state.global_step, self._barren, self._state["mark"])
+            self._history = HistoryWriter(
+                self.path, state.global_step, self._barren, self._state["mark"], ("kss", "rksp", "spectrum")
+            )
         except OutputError as error:
             logger.warning(
                 "No history is kept of this run: %s. The run goes on, and profiles are in the logs alone", error
@@ -153,8 +156,8 @@ class RKSPCallback(TrainerCallback):
             return
         self.path = self._history.path
         self._state["history"] = self.path.name
-        if self._history.empty:
-            self._write("run", schema_version=SCHEMA_VERSION, **self._describe(args, model))
+        self._history.begin(**self._describe(args, model), quantities=described("spectrum", SPECTRUM))
+        self._state["mark"] = list(self._history.mark)
 
     def _write(self, kind: str, **values: Any) -> None:
         assert self._history is not None
@@ -244,13 +247,16 @@ class RKSPCallback(TrainerCallback):
             self._state["pending"] |= summary(layers, self.config.per_layer) | {"spectrum/skipped": float(skipped)}
         if self._history and layers:
             tokens = max(layer.tokens for layer in layers)
+            rows = history_rows(layers)
             self._write(
-                "profile",
+                Kind.READING,
+                monitor="spectrum",
                 step=step,
                 epoch=state.epoch,
                 data=self.config.data,
                 tokens=tokens,
-                layers=history_rows(layers),
+                values=over_layers(rows),
+                layers=rows,
             )
 
     def note_unseen(self, entries: Mapping[str, Any]) -> None:
@@ -280,7 +286,7 @@ class RKSPCallback(TrainerCallback):
             if state.log_history:
                 state.log_history[-1].update(pending)
         if self._history:
-            self._history.write_log(state.global_step, logs)
+            self._history.log(state.global_step, logs)
             self._state["mark"] = list(self._history.mark)
 
     def on_train_end(
@@ -289,7 +295,7 @@ class RKSPCallback(TrainerCallback):
         """Draw the report."""
         history = self._history
         self.close()
-        if history and self.config.report and not history.empty and history.path.is_file():
+        if history and self.config.report and history.path.is_file():
             from hf_rksp.report import read_history, write_timeline
 
             page = history.path.with_name(history.path.stem.replace("history", "report") + ".html")

@@ -1,7 +1,6 @@
 """The history of a run: each run has its own, nothing is lost, and a run goes on where it cannot be written."""
 
 import errno
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from transformers import Trainer, TrainerCallback
 from hf_rksp import RKSPCallback, RKSPTrainer
 from hf_rksp.config import MonitorConfig
 from hf_rksp.errors import OutputError
+from hf_rksp.history.read import read_history
 from hf_rksp.history.write import HistoryWriter
 from tests.training.common import assert_same_weights, gpt2, logged, trained, trainer
 
@@ -18,7 +18,7 @@ EVERY = MonitorConfig(every=1, rank=8)
 
 
 def steps(file):
-    return [row["step"] for row in map(json.loads, file.read_text().splitlines()) if row["kind"] == "profile"]
+    return [row["step"] for row in read_history(file).readings]
 
 
 def warnings_of(caplog):
@@ -78,7 +78,7 @@ def test_a_history_that_cannot_be_begun(tmp_path, monkeypatch, caplog):
     run = trained(tmp_path, gpt2())
     assert len(logged(run, "rksp/near_unit_mass/max")) == 3 and not list(tmp_path.glob("*.jsonl"))
     (text,) = warnings_of(caplog)
-    assert "Permission denied" in text and "rksp_monitor=False" in text
+    assert "Permission denied" in text and "spectrum=False" in text
 
 
 def test_two_runs_at_once_never_share_a_file(tmp_path):
@@ -98,11 +98,17 @@ def test_a_resumed_run_goes_on_in_its_own_file(tmp_path):
     first = (tmp_path / "rksp_history.jsonl").read_bytes()
     trained(tmp_path, gpt2(), **SAVED)
     second = (tmp_path / "rksp_history_2.jsonl").read_bytes()
+    whole = read_history(tmp_path / "rksp_history_2.jsonl")
     run = trainer(tmp_path, gpt2(), **SAVED)
     run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))  # of the second run
     assert run.rksp_monitor.path.name == "rksp_history_2.jsonl"
     assert (tmp_path / "rksp_history.jsonl").read_bytes() == first
-    assert (tmp_path / "rksp_history_2.jsonl").read_bytes() == second
+    # What was written stays, and the steps that were made again are the same.
+    assert (tmp_path / "rksp_history_2.jsonl").read_bytes().startswith(second)
+    again = read_history(tmp_path / "rksp_history_2.jsonl")
+    assert (again.logs, again.readings) == (whole.logs, whole.readings)
+    assert [(event["what"], event["to"], event["attempt"]) for event in again.events] == [("resume", 2, 1)]
+    assert {row["step"] for row in again.abandoned} == {3, 4}
     assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["rksp_history.jsonl", "rksp_history_2.jsonl"]
 
 
@@ -136,21 +142,27 @@ def test_a_run_that_begins_again_before_its_first_step_keeps_its_name(tmp_path):
 
 def test_writer(tmp_path):
     file = tmp_path / "folder" / "rksp_history.jsonl"
-    writer = HistoryWriter(file)
-    writer.write("run", name="\udcff")
-    assert writer.barren and not writer.empty
+    writer = HistoryWriter(file, prefixes=["m"])
+    writer.begin(setup={"name": "\udcff"})
+    assert writer.barren and writer.attempt == 0
     for step in (1, 2, 3):
-        writer.write("profile", step=step, layers=[])
-        writer.write_log(step, {"loss": float("nan"), "eval_runtime": 1.0})
+        writer.write("reading", monitor="m", step=step, values={})
+        writer.log(step, {"loss": float("nan"), "eval_runtime": 1.0, "m/x": 1.0, "other/x": 1.0})
     mark = writer.mark
     assert mark[0] == file.stat().st_size and not writer.barren
-    file.write_bytes(file.read_bytes() + b'[1]\n{"kind": "log", "st')  # cut short, and something else
+    before = file.read_bytes() + b'{"kind": "log", "st'
+    file.write_bytes(before)  # cut short by a kill
     again = HistoryWriter(file, 2, mark=mark)
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [(row["kind"], row.get("step")) for row in rows] == [("run", None), ("profile", 1), ("log", 1), ("log", 2)]
-    assert again.mark == (file.stat().st_size, again.mark[1]) and not again.empty
+    again.begin()
+    assert file.read_bytes().startswith(before) and again.attempt == 1
+    history = read_history(file)
+    assert [row["step"] for row in history.logs] == [row["step"] for row in history.readings] == [1, 2]
+    assert set(history.logs[0]) == {"kind", "step", "loss", "m/x"}
+    assert [(row["kind"], row["step"]) for row in history.abandoned] == [("log", 3), ("reading", 3)]
+    assert again.mark[0] == file.stat().st_size
+    assert HistoryWriter(file, 2, mark=again.mark).attempt == 2
     assert HistoryWriter(file, 2, mark=(mark[0], mark[1] + 1)).path.name == "rksp_history_2.jsonl"
-    with pytest.raises(OutputError, match=r"output_dir=.*rksp_monitor=False"):
+    with pytest.raises(OutputError, match=r"output_dir=.*spectrum=False"):
         HistoryWriter(file / "below" / "rksp_history.jsonl")
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_rksp.history.read import read_history
 from tests.training.common import assert_same_weights
 from tests.training.resumed import make
 
@@ -75,10 +76,10 @@ def test_killed_run_goes_on_to_the_bit(schedule, tmp_path):
     states = [(folder / "kss_state.json").read_bytes() for folder in last]
     assert states[0] == states[1]
     assert json.loads(states[0])["steps"] == 12
-    # The history is the same file: it keeps no times, and not that mean.
-    histories = [Path(r.args.output_dir, "rksp_history.jsonl").read_text().splitlines() for r in (run, reference)]
-    assert histories[0] == histories[1]
-    assert sum('"profile"' in line for line in histories[0]) == 7
+    # The history holds the same rows: it keeps no times, and not that mean.
+    one, other = (read_history(r.args.output_dir) for r in (run, reference))
+    assert (one.logs, one.readings) == (other.logs, other.readings) and len(one.readings) == 7
+    assert [event["what"] for event in one.events] == ["resume"] and not other.events
 
 
 def test_checkpoint_between_two_logs(tmp_path):
@@ -95,8 +96,5 @@ def test_checkpoint_between_two_logs(tmp_path):
     reference = whole(tmp_path / "whole", BETWEEN)
     assert_same_weights(run.model, reference.model)
     assert differing(run, reference) == theirs | {(6, "kss/task_loss")}
-    profiles = [
-        [line for line in Path(r.args.output_dir, "rksp_history.jsonl").read_text().splitlines() if '"profile"' in line]
-        for r in (run, reference)
-    ]
-    assert profiles[0] == profiles[1] and len(profiles[0]) == 5
+    readings = [read_history(r.args.output_dir).readings for r in (run, reference)]
+    assert readings[0] == readings[1] and len(readings[0]) == 5

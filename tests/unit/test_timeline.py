@@ -32,8 +32,8 @@ def test_reads_a_file_or_its_folder(tmp_path):
     file = write(tmp_path / "one", calm())
     history = read_history(file)
     assert history == read_history(tmp_path / "one") == read_history(str(file))
-    assert history.name == "calm" and len(history.logs) == 20 and len(history.profiles) == 5
-    assert [row["step"] for row in history.profiles] == [0, 5, 10, 15, 20]
+    assert history.name == "calm" and len(history.logs) == 20 and len(history.spectra) == 5
+    assert [row["step"] for row in history.spectra] == [0, 5, 10, 15, 20]
 
 
 @pytest.mark.parametrize("name", [None, "", "  ", 3])
@@ -50,7 +50,7 @@ def test_later_lines_replace_earlier_ones_of_their_kind_and_step(tmp_path):
     history = read_history(write(tmp_path, rows))
     assert history.name == "after"
     assert [(row["step"], row["loss"]) for row in history.logs] == [(1, 4.0), (2, 2.0)]
-    assert [row["layers"] for row in history.profiles] == [[]]
+    assert [row["layers"] for row in history.readings] == [[]]
 
 
 def test_evaluation_is_added_to_its_step(tmp_path):
@@ -83,14 +83,18 @@ def test_a_last_line_cut_inside_a_letter_is_ignored(tmp_path):
     [
         ('{"kind":"log","st', "not JSON"),
         ('{"kind":"log","step":3,"loss":NaN}', "NaN is not strict JSON"),
-        ("[1]", "neither"),
-        ('{"kind":"other","step":1}', "neither"),
-        ('{"kind":"log","step":1.5}', "step=1.5"),
+        ("[1]", "no kind"),
+        ('{"step":1}', "no kind"),
+        ('{"kind":"log","step":1.5}', "step=1.5: pass a whole number"),
         ('{"kind":"log","step":true}', "step=True"),
         ('{"kind":"log","step":-1}', "step=-1"),
-        ('{"kind":"profile","step":1}', "without its layers"),
-        ('{"kind":"profile","step":1,"layers":[1]}', "without its layers"),
-        ('{"kind":"run","schema_version":2}', "schema_version=2"),
+        ('{"kind":"profile","step":1,"layers":[1]}', "list of objects"),
+        ('{"kind":"reading","monitor":"m","step":1,"layers":{}}', "list of objects"),
+        ('{"kind":"reading","monitor":"m","step":1,"values":[1]}', "values has to be an object"),
+        ('{"kind":"reading","step":1}', "names no monitor"),
+        ('{"kind":"event"}', "step=None"),
+        ('{"kind":"run","schema_version":3}', "schema_version=3 is of a newer release"),
+        ('{"kind":"run","schema_version":0}', "schema_version=0"),
         ('{"kind":"run","schema_version":true}', "schema_version=True"),
         ('{"kind":"run"}', "schema_version=None"),
     ],

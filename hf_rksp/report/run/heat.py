@@ -126,12 +126,12 @@ def _cells(histories: Sequence[History], key: str) -> list[list[_Cell]]:
     rows = {name: place for place, name in enumerate(layer_names(histories))}
     found: list[list[_Cell]] = []
     for history in histories:
-        own = [columns[profile["step"]] for profile in history.profiles]
+        own = [columns[profile["step"]] for profile in history.spectra]
         spans = [after - before for before, after in pairwise(own)] + [1]
         found.append(
             [
                 (column, span, rows[name], finite(layer.get(key)))
-                for column, span, profile in zip(own, spans, history.profiles, strict=False)
+                for column, span, profile in zip(own, spans, history.spectra, strict=False)
                 for name, layer in layers_at(profile).items()
             ]
         )

@@ -39,7 +39,7 @@ class Movie:
         spectra = [
             [
                 {name: plane._spectrum(layer) for name, layer in layers_at(profile).items()}
-                for profile in history.profiles
+                for profile in history.spectra
             ]
             for history in histories
         ]
@@ -59,9 +59,9 @@ class Movie:
     def stills(self) -> list[list[Figure]]:
         """For each run its first and its last profile, drawn in full."""
         return [
-            [self._still(run, at) for at in dict.fromkeys((0, len(history.profiles) - 1))]
+            [self._still(run, at) for at in dict.fromkeys((0, len(history.spectra) - 1))]
             for run, history in enumerate(self.histories)
-            if history.profiles
+            if history.spectra
         ]
 
     def stage(self, place: int) -> Figure:
@@ -78,7 +78,7 @@ class Movie:
             "runs": [
                 {
                     "name": line(history.name, 60),
-                    "frames": [self._frame(run, at) for at in range(len(history.profiles))],
+                    "frames": [self._frame(run, at) for at in range(len(history.spectra))],
                 }
                 for run, history in enumerate(self.histories)
             ],
@@ -100,7 +100,7 @@ class Movie:
         return text
 
     def _frame(self, run: int, at: int) -> dict[str, Any]:
-        profile, clouds, outside = self.histories[run].profiles[at], self.clouds[run][at], self.outside[run][at]
+        profile, clouds, outside = self.histories[run].spectra[at], self.clouds[run][at], self.outside[run][at]
         layers = []
         for name, layer in layers_at(profile).items():
             cloud = clouds[name]
@@ -112,7 +112,7 @@ class Movie:
         return {"step": profile["step"], "all": [total, sum(outside.values()), *texts], "layers": layers}
 
     def _still(self, run: int, at: int) -> Figure:
-        profile, drawn = self.histories[run].profiles[at], ""
+        profile, drawn = self.histories[run].spectra[at], ""
         key = f"still-{run}-{at}"
         for name, layer in layers_at(profile).items():
             depth = self.places[name] / max(1, len(self.names) - 1)

@@ -33,7 +33,7 @@ def logged(history: History, key: str) -> Series:
 
 def profiled(history: History, of: Callable[[Row], float | None]) -> Series:
     """A number of each profile."""
-    found = [(row["step"], of(row)) for row in history.profiles]
+    found = [(row["step"], of(row)) for row in history.spectra]
     return found if any(value is not None for _, value in found) else []
 
 
@@ -67,7 +67,7 @@ def layer_names(histories: Sequence[History]) -> list[str]:
     """Every layer of every run in order of depth: the longest profile of each run, runs one after the other."""
     names: dict[str, None] = {}
     for history in histories:
-        for profile in sorted(history.profiles, key=lambda row: -len(items(row, "layers"))):
+        for profile in sorted(history.spectra, key=lambda row: -len(items(row, "layers"))):
             names |= dict.fromkeys(layers_at(profile))
     return list(names)
 
@@ -75,7 +75,7 @@ def layer_names(histories: Sequence[History]) -> list[str]:
 def layer_labels(histories: Sequence[History]) -> dict[str, str]:
     """Layer -> what an axis calls it: its number, where all runs have one stack alone."""
     names = layer_names(histories)
-    rows = {name: layer for run in histories for profile in run.profiles for name, layer in layers_at(profile).items()}
+    rows = {name: layer for run in histories for profile in run.spectra for name, layer in layers_at(profile).items()}
     if len({str(layer.get("stack")) for layer in rows.values()}) == 1:
         labels = {name: str(rows[name].get("index", place)) for place, name in enumerate(names)}
         if len(set(labels.values())) == len(labels):
@@ -85,7 +85,7 @@ def layer_labels(histories: Sequence[History]) -> dict[str, str]:
 
 def profile_steps(histories: Sequence[History]) -> list[int]:
     """The steps at which any run was profiled."""
-    return sorted({profile["step"] for history in histories for profile in history.profiles})
+    return sorted({profile["step"] for history in histories for profile in history.spectra})
 
 
 def gaps(series: Series) -> list[tuple[int, int]]:

@@ -38,7 +38,7 @@ def side_by_side(histories: Sequence[History]) -> list[tuple[str, list[str]]]:
 
 def _column(history: History) -> dict[str, str]:
     steps = [row["step"] for row in history.logs if is_training(row)]
-    loss, profiles = logged(history, "loss"), history.profiles
+    loss, profiles = logged(history, "loss"), history.spectra
     known = [(step, value) for step, value in loss if value is not None]
     lowest = min(known, key=lambda pair: pair[1]) if known else None
     gradient, lost = peak(logged(history, "grad_norm")), gaps(loss)
@@ -73,8 +73,8 @@ def radius(profile: Row) -> str:
 
 def tokens(history: History) -> str:
     """How many tokens a profile saw, and which: the training batch or a fixed probe."""
-    kinds = dict.fromkeys(_TOKENS.get(str(row.get("data")), "not stated") for row in history.profiles)
-    sizes = sorted({value for row in history.profiles if (value := finite(row.get("tokens"))) is not None})
+    kinds = dict.fromkeys(_TOKENS.get(str(row.get("data")), "not stated") for row in history.spectra)
+    sizes = sorted({value for row in history.spectra if (value := finite(row.get("tokens"))) is not None})
     size = " to ".join(dict.fromkeys(map(count, (sizes[0], sizes[-1])))) if sizes else DASH
     return f"{size}, {' and '.join(kinds)}" if kinds else DASH
 
@@ -104,7 +104,7 @@ def conditions(histories: Sequence[History]) -> list[tuple[str, list[dict[str, A
     found = []
     for history in histories:
         setup = {name: value for name, value in section(history.run, "setup").items() if name != "name"}
-        times = [value for row in history.profiles if (value := finite(row.get("seconds"))) is not None]
+        times = [value for row in history.spectra if (value := finite(row.get("seconds"))) is not None]
         made = {"tokens": tokens(history)} | ({"time of all profiles": seconds(sum(times))} if times else {})
         if "kss" in setup and setup["kss"] is None:
             setup["kss"] = "off"
@@ -122,13 +122,13 @@ def profile_tables(histories: Sequence[History]) -> list[dict[str, Any]]:
     return [
         {"name": line(history.name, 60), "profiles": _profile_rows(history), "layers": rows if small else []}
         for history, rows in zip(histories, layers, strict=True)
-        if history.profiles
+        if history.spectra
     ]
 
 
 def _profile_rows(history: History) -> list[list[str]]:
     rows = []
-    for profile in history.profiles:
+    for profile in history.spectra:
         found = largest(profile, "spectral_radius")
         rows.append(
             [
@@ -154,6 +154,6 @@ def layer_heads() -> list[tuple[str, str]]:
 def _layer_rows(history: History) -> list[tuple[str, str, list[str]]]:
     return [
         (count(profile["step"]), line(name, 60), [form_of(LAYER[key])(layer.get(key)) for key in _COLUMNS])
-        for profile in history.profiles
+        for profile in history.spectra
         for name, layer in layers_at(profile).items()
     ]

@@ -29,13 +29,13 @@ def title(histories: Sequence[History]) -> str:
 def facts(histories: Sequence[History]) -> list[tuple[str, str]]:
     """The line under the title."""
     models = [section(history.run, "model") for history in histories]
-    steps = [row["step"] for history in histories for row in (*history.logs, *history.profiles)]
+    steps = [row["step"] for history in histories for row in (*history.logs, *history.spectra)]
     found = [
         ("class", _common(line(model.get("class") or "", 80) for model in models)),
         ("parameters", _common(large(model.get("parameters")) for model in models)),
         ("layers", count(len(layer_names(histories))) if layer_names(histories) else ""),
         ("steps", f"{count(min(steps))} to {count(max(steps))}" if steps else ""),
-        ("profiles", " + ".join(count(len(history.profiles)) for history in histories)),
+        ("profiles", " + ".join(count(len(history.spectra)) for history in histories)),
     ]
     return [(name, value) for name, value in found if value and value != DASH]
 
@@ -87,9 +87,9 @@ def _gradient(history: History) -> list[str]:
 
 
 def _spectrum(history: History) -> list[str]:
-    if not history.profiles:
+    if not history.spectra:
         return ["No profile was made."]
-    first, last = history.profiles[0], history.profiles[-1]
+    first, last = history.spectra[0], history.spectra[-1]
     if first is last:
         return [
             f"Profiled once, at step {count(first['step'])}: mean near-unit mass {share(mean(first, 'near_unit_mass'))}, "
@@ -101,10 +101,10 @@ def _spectrum(history: History) -> list[str]:
         f"step {count(last['step'])}."
     ]
     layers = len(layer_names([history]))
-    short = [profile["step"] for profile in history.profiles if len(layers_at(profile)) < layers]
+    short = [profile["step"] for profile in history.spectra if len(layers_at(profile)) < layers]
     if short:
         told.append(
-            f"In {count(len(short))} of {count(len(history.profiles))} profiles a layer is missing, first at step "
+            f"In {count(len(short))} of {count(len(history.spectra))} profiles a layer is missing, first at step "
             f"{count(short[0])}: it could not be solved (too few tokens, or not finite)."
         )
     return told
@@ -112,7 +112,7 @@ def _spectrum(history: History) -> list[str]:
 
 def _unprofiled(history: History) -> list[str]:
     """The profiles can end before the run does: states that are not finite have no spectrum."""
-    steps = [profile["step"] for profile in history.profiles]
+    steps = [profile["step"] for profile in history.spectra]
     if len(steps) < 2 or not history.logs:
         return []
     usual = median(after - before for before, after in pairwise(steps))
@@ -137,7 +137,7 @@ def _left_out(history: History) -> list[str]:
 
 def cautions(histories: Sequence[History]) -> list[str]:
     """What must be known so that the curves are not read for more than they say."""
-    profiles: list[Row] = [row for history in histories for row in history.profiles]
+    profiles: list[Row] = [row for history in histories for row in history.spectra]
     kinds = {str(row.get("data")) for row in profiles}
     told = [
         "These are single runs without error bars: a difference between two of them can be chance."
@@ -151,7 +151,7 @@ def cautions(histories: Sequence[History]) -> list[str]:
         )
     if len(kinds) > 1:
         told.append("Some profiles are of the training batch and some of a fixed probe: these are not comparable.")
-    if len({tokens(history).partition(", ")[0] for history in histories if history.profiles}) > 1:
+    if len({tokens(history).partition(", ")[0] for history in histories if history.spectra}) > 1:
         told.append("The runs profiled different numbers of tokens; with fewer tokens the spectrum is wider.")
     told.append(
         "A logged loss is a mean over the steps since the line before. Trainer leaves losses that are not finite out of it "
