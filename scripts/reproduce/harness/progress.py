@@ -30,7 +30,7 @@ class Progress:
     def status(self) -> str:
         """How many are done, and the machine hours."""
         total = len(self.section.jobs)
-        spent = sum(row.get("seconds", 0) for row in self.done) / 3600
+        spent = sum(row.get("seconds", 0) for row in [*self.done, *self.failed]) / 3600
         silent = sum("seconds" not in row for row in self.done)
         expected = self._hours_left()
         lines = [

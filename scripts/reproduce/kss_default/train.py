@@ -62,6 +62,9 @@ def train(
             if shaper:
                 shaper.step()
     ended = lost["loss"] is None
+    skipped = shaper.state_dict()["skipped"] if shaper else 0
+    if ended and skipped:  # KSS never ends a run, but a run without it must not count as one with it
+        raise RuntimeError(f"KSS left out {skipped} layers of a run that did not explode; its warnings say why")
     return {
         "lost_by_loss": lost["loss"],
         "lost_by_gradient": lost["gradient"],
@@ -70,6 +73,7 @@ def train(
         "best_loss": min((mean(losses[i : i + LAST]) for i in range(0, len(losses) - LAST + 1, LAST)), default=None),
         "largest_gradient_norm": largest,
         "dropped": shaper.dropped if shaper else 0,
+        "skipped": skipped,
     }
 
 
