@@ -1,4 +1,4 @@
-"""The two tasks and their networks: small enough for 24 seeds on two cores, large enough to learn something."""
+"""The tasks and their networks: small enough for 24 seeds on two cores, large enough to learn something."""
 
 from __future__ import annotations
 
@@ -67,15 +67,25 @@ def recall(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
+def wikitext_file() -> Path:
+    """The test split of WikiText-103 under HF_RKSP_DATA.
+
+    Raises:
+        ValueError: the variable is not set, or the file is not there.
+    """
+    file = Path(os.environ.get("HF_RKSP_DATA", "")) / "wikitext/wikitext-103-v1/test-00000-of-00001.parquet"
+    if "HF_RKSP_DATA" not in os.environ or not file.is_file():
+        raise ValueError(
+            f"HF_RKSP_DATA={os.environ.get('HF_RKSP_DATA')!r}: the text tasks read WikiText-103; set it to the folder that has "
+            "wikitext/wikitext-103-v1/test-00000-of-00001.parquet"
+        )
+    return file
+
+
 @functools.cache
 def wikitext() -> Tensor:
     """The bytes of the test split of WikiText-103; a run sees a fifth of it, so its training loss is on fresh text."""
-    if "HF_RKSP_DATA" not in os.environ:
-        raise SystemExit(
-            "the text tasks read WikiText-103: set HF_RKSP_DATA to the folder with wikitext/wikitext-103-v1"
-        )
-    file = Path(os.environ["HF_RKSP_DATA"]) / "wikitext/wikitext-103-v1/test-00000-of-00001.parquet"
-    rows = load_dataset("parquet", data_files=str(file), split="train")["text"]
+    rows = load_dataset("parquet", data_files=str(wikitext_file()), split="train")["text"]
     return torch.frombuffer(bytearray("".join(rows).encode()), dtype=torch.uint8)
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from typing import Any
 
 import torch
-from tasks import TASKS
 from torch import nn
-from variants import VARIANTS
 
-from hf_rksp.config import KSSConfig
+from hf_rksp import KSSConfig
+
+from .tasks import TASKS
+from .variants import VARIANTS
 
 WARMUP, WEIGHT_DECAY, LAST = 50, 0.01, 100
 #: A run is lost at the first step with a task loss above the one, or a gradient norm of the task above the other.
 LOSS_LIMIT, GRADIENT_LIMIT = 50.0, 500.0
 
 
-def run(task: str, lr: float, seed: int, steps: int, clip: float | None, kss: dict[str, Any] | None) -> dict[str, Any]:
+def train(
+    task: str, lr: float, seed: int, steps: int, clip: float | None, kss: dict[str, Any] | None
+) -> dict[str, Any]:
     """Train; the row says when the run was lost, if it was, and the task's loss at the end."""
     torch.manual_seed(seed)
     model = TASKS[task].network().train()
@@ -32,7 +34,6 @@ def run(task: str, lr: float, seed: int, steps: int, clip: float | None, kss: di
     generator = torch.Generator().manual_seed(10_000 + seed)
     losses, hits, largest = [], [], 0.0
     lost: dict[str, int | None] = {"loss": None, "gradient": None}
-    start = time.perf_counter()
     with shaper or contextlib.nullcontext():
         for step in range(steps):
             ids, labels = TASKS[task].batch(generator)
@@ -61,6 +62,9 @@ def run(task: str, lr: float, seed: int, steps: int, clip: float | None, kss: di
             if shaper:
                 shaper.step()
     ended = lost["loss"] is None
+    skipped = shaper.state_dict()["skipped"] if shaper else 0
+    if ended and skipped:  # KSS never ends a run, but a run without it must not count as one with it
+        raise RuntimeError(f"KSS left out {skipped} layers of a run that did not explode; its warnings say why")
     return {
         "lost_by_loss": lost["loss"],
         "lost_by_gradient": lost["gradient"],
@@ -69,7 +73,7 @@ def run(task: str, lr: float, seed: int, steps: int, clip: float | None, kss: di
         "best_loss": min((mean(losses[i : i + LAST]) for i in range(0, len(losses) - LAST + 1, LAST)), default=None),
         "largest_gradient_norm": largest,
         "dropped": shaper.dropped if shaper else 0,
-        "seconds": round(time.perf_counter() - start, 1),
+        "skipped": skipped,
     }
 
 
