@@ -111,8 +111,8 @@ def main() -> None:
     if trainer.is_world_process_zero():
         print(f"eval loss {scores['eval_loss']:.4f}, perplexity {math.exp(min(scores['eval_loss'], 50)):.2f}, "
               f"token accuracy {scores['eval_token_accuracy']:.4f}")  # fmt: skip
-        if trainer.rksp_monitor:
-            print(f"spectra: {trainer.rksp_monitor.path}")
+        if trainer.rksp:
+            print(f"spectra: {trainer.rksp.path}")
 
 
 if __name__ == "__main__":

@@ -83,9 +83,9 @@ def main() -> None:
             logging_nan_inf_filter=False,
             save_strategy="no",
             report_to="none",
-            rksp_every=max(args.steps // 40, 1),
-            rksp_rank=32,
-            rksp_report=False,
+            spectrum_every=max(args.steps // 40, 1),
+            spectrum_rank=32,
+            run_report=False,
             seed=args.seed,
         )
         trainer = RKSPTrainer(network(args.seed), settings, train_dataset=data)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from hf_rksp.errors import InputError
 
@@ -91,131 +91,189 @@ class RiskConfig:
             raise InputError(f"assessable_share={self.assessable_share}: it is a share, at most 1")
 
 
-@dataclass(frozen=True)
+def _setting(default: Any, text: str) -> Any:
+    """A field with the help that the command line shows for it."""
+    return field(default=default, metadata={"help": text})
+
+
 class KSSConfig:
-    """Settings of the spectral regulariser (RKSP section 3.3, Eq. 14-15; names in brackets are the paper's).
+    """Settings of the spectral regulariser (RKSP section 3.3, Eq. 14-15), by schedule.
 
-    Two schedules. ``"balanced"``, the default, is ours: at every step the gradient of a one-sided penalty is taken to the
-    hidden states, and added to the backward pass there, no larger than ``weight`` times the task's gradient at the end of the
-    residual stream. ``"paper"`` is the published recipe: Eq. 14 is added to the loss every ``every`` steps. What is ``None``
-    gets the default of the schedule.
+    ``KSSConfig(schedule="paper", ...)`` makes a `PaperKSSConfig`; without a schedule it makes a `BalancedKSSConfig`, the default.
 
-    Attributes:
-        schedule: "balanced" or "paper".
-        weight: balanced: largest share of the task's gradient (default 1). paper: factor of the penalty (alpha, 0.15).
-            0 switches KSS off.
-        every: optimizer steps from one use to the next (balanced 1, paper 10).
-        layer_fraction: share of the layers that are drawn at each use (balanced 1, paper 0.5).
-        first_block_weight: of the first block of every stack, as a share of ``weight`` (balanced 0.3, paper 1). That block
-            makes a stream of the embeddings, which are small: its modulus is large in healthy runs too, and to push on it as
-            on the others costs what is learnt. A block that is alone in its stack has the full weight.
-        rank: directions that the states are projected on (r). ``None`` is 32, or the width of the layer where that is less;
-            a rank that is asked for has to fit the narrowest layer.
-        upper_threshold: moduli above it are penalised (tau_u).
-        lower_threshold: paper: lower end of the near-unit band (tau_l).
-        near_unit_target: paper: share of near-unit modes that is aimed at (gamma).
-        near_unit_weight: paper: weight of that aim (beta; the paper gives no number).
-        temperature: paper: steepness of the sigmoids (T).
-        ridge: added to the covariance in whitening and regression. balanced: relative to its mean eigenvalue (1e-2).
-            paper: absolute (1e-5).
-        centred: take the means out (paper). Then growth of the mean itself, which is what a network without normalisation
-            diverges by, is not seen (balanced keeps the means).
-        exact_accumulation: with gradient accumulation, measure all microbatches of a step before the first is trained on: the
-            run is then that of one large batch, for a forward pass and 24 d^2 bytes a layer more. Without it the
-            operator is that of each microbatch.
-        seed: of the directions and the draw of layers; both also depend on the step, and on nothing else.
+    Raises:
+        InputError: the schedule has no such setting, or the value is not possible.
     """
 
-    schedule: Literal["balanced", "paper"] = "balanced"
-    weight: float = None  # type: ignore[assignment]
-    every: int = None  # type: ignore[assignment]
-    layer_fraction: float = None  # type: ignore[assignment]
-    first_block_weight: float = None  # type: ignore[assignment]
-    rank: int = None  # type: ignore[assignment]
-    upper_threshold: float = 1.05
-    lower_threshold: float = 0.90
-    near_unit_target: float = 0.4
-    near_unit_weight: float = 1.0
-    temperature: float = 20.0
-    ridge: float = None  # type: ignore[assignment]
-    centred: bool = None  # type: ignore[assignment]
-    exact_accumulation: bool = False
-    seed: int = 0
+    schedule: str
+    weight: float
+    every: int
+    layer_fraction: float
+    first_block_weight: float
+    rank: int | None
+    upper_threshold: float
+    ridge: float
+    centred: bool
+    exact_accumulation: bool
+    seed: int
 
-    def __post_init__(self) -> None:
-        if self.schedule not in _KSS_DEFAULTS:
-            raise InputError(f"schedule={self.schedule!r}: pass {' or '.join(map(repr, _KSS_DEFAULTS))}")
-        for name, value in _KSS_DEFAULTS[self.schedule].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+    def __new__(cls, schedule: Any = None, *args: Any, **settings: Any) -> KSSConfig:
+        """The settings of ``schedule``."""
+        if cls is KSSConfig:
+            schedule = "balanced" if schedule is None else schedule
+            if schedule not in KSS_SCHEDULES:
+                raise InputError(f"schedule={schedule!r}: pass {' or '.join(map(repr, KSS_SCHEDULES))}")
+            cls = KSS_SCHEDULES[schedule]
+            known = [one.name for one in fields(cls)]  # type: ignore[arg-type]
+            if unknown := [name for name in settings if name not in known]:
+                raise InputError(
+                    f"{unknown[0]}={settings[unknown[0]]!r}: the schedule {schedule!r} has no such setting; it has "
+                    f"{', '.join(known)}"
+                )
+        return object.__new__(cls)
+
+    def fitted(self, width: int) -> KSSConfig:
+        """These settings for states of ``width`` dimensions: with a rank, if none was asked for."""
+        return self if self.rank is not None else replace(self, rank=min(_KSS_RANK, width))  # type: ignore[type-var]
+
+    def _check(self) -> None:
         if self.rank is not None:
             _whole("rank", self.rank, 1)
         for name, least in (("every", 1), ("seed", 0)):
             _whole(name, getattr(self, name), least)
-        for name in ("upper_threshold", "lower_threshold", "temperature", "ridge"):
+        for name in ("upper_threshold", "ridge"):
             _positive(name, getattr(self, name))
-        for name in ("weight", "first_block_weight", "near_unit_weight"):
+        for name in ("weight", "first_block_weight", "layer_fraction"):
             _not_negative(name, getattr(self, name))
-        for name in ("near_unit_target", "layer_fraction"):
+        if not 0 < self.layer_fraction <= 1:
+            raise InputError(f"layer_fraction={self.layer_fraction}: it is a share, above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class BalancedKSSConfig(KSSConfig):
+    """The default schedule, ours: at every step the gradient of a one-sided penalty is added at the hidden states.
+
+    The one-sided penalty is the squared excess of the moduli over ``upper_threshold``. What is added to a sequence is no larger
+    than ``weight`` times the task's gradient of that sequence at the end of the residual stream.
+
+    Attributes:
+        weight: largest size of what is added, relative to the task's gradient. 0 switches KSS off.
+        every: optimizer steps from one use to the next.
+        layer_fraction: share of the layers that are drawn at each use.
+        first_block_weight: weight of the first block of each stack, relative to ``weight``. That block makes a stream from the
+            small embeddings, so its modulus is large in healthy runs too. A block that is alone in its stack has the full weight.
+        rank: directions that the states are projected on (r); ``None`` is 32, or the width of the layer if that is less.
+        upper_threshold: moduli above it are penalised (tau_u).
+        ridge: added to the covariance in whitening and regression, relative to its mean eigenvalue.
+        centred: take the means out. Then growth of the mean itself, by which a network without normalisation diverges, is not seen.
+        exact_accumulation: with gradient accumulation, measure all microbatches of a step before the first is trained on. The run
+            is then that of one large batch. It costs a forward pass and 24 d^2 bytes per layer. Without it the operator is that
+            of each microbatch.
+        seed: of the directions and of the draw of layers; both also depend on the step, and on nothing else.
+    """
+
+    schedule: Literal["balanced"] = "balanced"
+    weight: float = _setting(1.0, "largest size of what is added, relative to the task's gradient")
+    every: int = _setting(1, "optimizer steps from one use of KSS to the next")
+    layer_fraction: float = _setting(1.0, "share of the layers drawn at each use")
+    first_block_weight: float = _setting(0.3, "weight of the first block, relative to kss_weight")
+    rank: int | None = _setting(
+        None, "directions that the states are projected on, at most the width of the model; default 32, or that width"
+    )
+    upper_threshold: float = _setting(1.05, "moduli above it are penalised")
+    ridge: float = _setting(1e-2, "ridge of the whitening, relative to the mean variance")
+    centred: bool = _setting(False, "take the means of the states out before the operator is fitted")
+    exact_accumulation: bool = _setting(
+        False,
+        "measure all microbatches of a step before the first is trained on, so that 8 batches of 1 are 1 batch of 8; a step "
+        "takes about 50%% longer, and 24 d^2 bytes per layer",
+    )
+    seed: int = _setting(0, "seed of the directions and of the draw of layers")
+
+    def __post_init__(self) -> None:
+        self._check()
+
+
+@dataclass(frozen=True)
+class PaperKSSConfig(KSSConfig):
+    """The published recipe: Eq. 14 is added to the loss every ``every`` steps (Eq. 15; names in brackets are the paper's).
+
+    Attributes:
+        weight: factor of the penalty (alpha). 0 switches KSS off.
+        every, layer_fraction, rank, upper_threshold, exact_accumulation, seed: as in `BalancedKSSConfig`.
+        first_block_weight: weight of the first block of each stack, relative to ``weight``.
+        ridge: added to the covariance in whitening and regression.
+        centred: take the means out.
+        lower_threshold: lower end of the near-unit band (tau_l).
+        near_unit_target: share of near-unit modes that is aimed at (gamma).
+        near_unit_weight: weight of that aim (beta; the paper gives no number).
+        temperature: steepness of the sigmoids (T).
+    """
+
+    schedule: Literal["paper"] = "paper"
+    weight: float = _setting(0.15, "factor of the penalty (alpha of Eq. 15)")
+    every: int = _setting(10, "optimizer steps from one use of KSS to the next")
+    layer_fraction: float = _setting(0.5, "share of the layers drawn at each use")
+    first_block_weight: float = _setting(1.0, "weight of the first block, relative to kss_weight")
+    rank: int | None = _setting(
+        None, "directions that the states are projected on, at most the width of the model; default 32, or that width"
+    )
+    upper_threshold: float = _setting(1.05, "moduli above it are penalised")
+    ridge: float = _setting(1e-5, "ridge of the whitening, absolute")
+    centred: bool = _setting(True, "take the means of the states out before the operator is fitted")
+    exact_accumulation: bool = _setting(
+        False,
+        "measure all microbatches of a step before the first is trained on, so that 8 batches of 1 are 1 batch of 8; a step "
+        "takes about 50%% longer, and 24 d^2 bytes per layer",
+    )
+    seed: int = _setting(0, "seed of the directions and of the draw of layers")
+    lower_threshold: float = _setting(0.90, "lower end of the near-unit band")
+    near_unit_target: float = _setting(0.4, "share of near-unit modes that is aimed at")
+    near_unit_weight: float = _setting(1.0, "weight of that aim")
+    temperature: float = _setting(20.0, "steepness of the sigmoids of Eq. 14")
+
+    def __post_init__(self) -> None:
+        self._check()
+        for name in ("lower_threshold", "temperature"):
+            _positive(name, getattr(self, name))
+        for name in ("near_unit_target", "near_unit_weight"):
             _not_negative(name, getattr(self, name))
         if self.near_unit_target > 1:
             raise InputError(f"near_unit_target={self.near_unit_target}: it is a share, from 0 to 1")
-        if not 0 < self.layer_fraction <= 1:
-            raise InputError(f"layer_fraction={self.layer_fraction}: it is a share, above 0 and at most 1")
-        if self.schedule == "paper" and self.lower_threshold >= self.upper_threshold:
+        if self.lower_threshold >= self.upper_threshold:
             raise InputError(
                 f"lower_threshold={self.lower_threshold}, upper_threshold={self.upper_threshold}: lower has to be below upper"
             )
 
-    def fitted(self, width: int) -> KSSConfig:
-        """These settings for states of ``width`` dimensions: with a rank, where it was left to its default."""
-        return self if self.rank is not None else replace(self, rank=min(_KSS_RANK, width))
 
-
-#: Rank where none is asked for, in states that are wide enough.
+#: Schedule -> its settings.
+KSS_SCHEDULES: dict[str, type[KSSConfig]] = {"balanced": BalancedKSSConfig, "paper": PaperKSSConfig}
+#: Rank if none is asked for, in states that are wide enough.
 _KSS_RANK = 32
-#: What the schedules differ in.
-_KSS_DEFAULTS: dict[str, dict[str, float | int | bool]] = {
-    "balanced": {
-        "weight": 1.0,
-        "every": 1,
-        "layer_fraction": 1.0,
-        "first_block_weight": 0.3,
-        "ridge": 1e-2,
-        "centred": False,
-    },
-    "paper": {
-        "weight": 0.15,
-        "every": 10,
-        "layer_fraction": 0.5,
-        "first_block_weight": 1.0,
-        "ridge": 1e-5,
-        "centred": True,
-    },
-}
 
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """When and on what a training run is profiled.
+    """When the spectral monitor profiles a training run, and on what.
 
     Attributes:
         every: optimizer steps from one profile to the next; 0 for none but at the start and at the end.
         at_start, at_end: profile the first and the last step whatever ``every`` says.
         data: "batch" takes the states of the training batch itself, without a forward pass of its own (dropout is on);
             "probe" runs a fixed set of batches in evaluation mode.
-        rank: directions that the states are projected on; less where the batch has fewer than two tokens for each.
+        rank: directions that the states are projected on; fewer if the batch has fewer than two tokens for each.
         per_layer: also log the near-unit mass and spectral radius of every layer.
-        report: draw the whole run as a page at the end.
     """
 
-    every: int = 500
-    at_start: bool = True
-    at_end: bool = True
-    data: Literal["batch", "probe"] = "batch"
-    rank: int = 64
-    per_layer: bool = False
-    report: bool = True
+    every: int = _setting(500, "optimizer steps from one profile to the next; 0 for the start and the end alone")
+    at_start: bool = _setting(True, "profile the first step")
+    at_end: bool = _setting(True, "profile the last step")
+    data: Literal["batch", "probe"] = _setting(
+        "batch",
+        "'batch': profile the training batch itself; no extra forward pass. 'probe': profile the fixed batches given as probe=",
+    )
+    rank: int = _setting(64, "directions that the profiled states are projected on")
+    per_layer: bool = _setting(False, "log the near-unit mass and the spectral radius of every layer")
 
     def __post_init__(self) -> None:
         _whole("every", self.every, 0, "pass a number of steps, or 0 for the start and the end alone")

@@ -119,7 +119,7 @@ def train(family: str, folder: Path, data: Path) -> None:
     args = RKSPTrainingArguments(
         output_dir=str(folder / family / "run"),
         kss=False,
-        rksp_every=STEPS // 10,
+        spectrum_every=STEPS // 10,
         max_steps=STEPS,
         learning_rate=rate,
         weight_decay=0.1,

@@ -6,7 +6,8 @@ Source: RKSP section 3.2.1 (snapshots) and Eq. 6-7. Every quantity of the spectr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Generator, Iterable
 
 import torch
 from torch import Tensor
@@ -137,6 +138,20 @@ class SecondMoments:
 
         Every process has to call it, also one that holds no rows. Two all-reduces, O(d^2) numbers.
         """
+        steps = self.reduction()
+        part = next(steps)
+        with contextlib.suppress(StopIteration):
+            while True:
+                torch.distributed.all_reduce(part, group=group)
+                part = steps.send(part)
+        return self
+
+    def reduction(self) -> Generator[Tensor, Tensor, None]:
+        """The steps of `all_reduce`, for a caller that adds up many moments at once.
+
+        It yields what has to be added up over the processes, and is sent the sum: first counts and means, shape ``(3 + 2 d,)``,
+        then scatters about the joint means, shape ``(3, d, d)``.
+        """
         head = torch.cat(
             [
                 self.mean_x.new_tensor([self.count, self.weight, self.weight_sq]),
@@ -144,10 +159,11 @@ class SecondMoments:
                 self.weight * self.mean_y,
             ]
         )
-        torch.distributed.all_reduce(head, group=group)
+        head = yield head
         count, weight, weight_sq = head[:3].tolist()
         if weight == 0:
-            return self
+            yield torch.zeros_like(self.cxx).expand(3, -1, -1).contiguous()
+            return
         mean_x, mean_y = head[3 : 3 + self.dim] / weight, head[3 + self.dim :] / weight
         step_x, step_y = self.mean_x - mean_x, self.mean_y - mean_y
         body = torch.stack(
@@ -157,11 +173,10 @@ class SecondMoments:
                 torch.addr(self.cyy, step_y, step_y, alpha=self.weight),
             ]
         )
-        torch.distributed.all_reduce(body, group=group)
+        body = yield body
         self.count, self.weight, self.weight_sq = round(count), weight, weight_sq
         self.mean_x, self.mean_y = mean_x, mean_y
         self.cxx, self.cyx, self.cyy = body.unbind()
-        return self
 
     def _shift_means(self, count: int, weight: float, weight_sq: float, mean_x: Tensor, mean_y: Tensor) -> None:
         """Move to the joint mean after the scatter of a part with these means was added."""

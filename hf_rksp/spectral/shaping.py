@@ -1,4 +1,4 @@
-"""KSS: differentiable penalties on the spectrum of residual transitions.
+"""KSS: from states to the sums that the penalties on the spectrum of residual transitions are made of, and back.
 
 Source: RKSP section 3.3, Eq. 14-15. Everything from the states to the penalty goes through r x r moments of states projected on
 r directions, so the price is O(N d r + r^3), and several processes only have to add up r x r numbers.
@@ -7,37 +7,16 @@ r directions, so the price is O(N d r + r^3), and several processes only have to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hf_rksp.config import KSSConfig
 from hf_rksp.errors import InputError
 from hf_rksp.spectral.moments import SecondMoments
 
-#: Beyond it a square overflows float32, so the norm of the weights' gradient would. Nearly defective operators get there.
-_LARGEST_GRADIENT = 1e19
 #: Products with the scatter of the states in the range finder: one for the range, one power step.
 _ROUNDS = 2
 _TINY = torch.finfo(torch.float32).tiny
-
-
-@dataclass(frozen=True)
-class SolvedLayers:
-    """Spectra and penalties of several layers, and how the penalties depend on the sums.
-
-    Attributes:
-        eigenvalues: shape ``(layers, r)``, complex; NaN where nothing could be computed.
-        penalties: shape ``(layers,)``, 0 where nothing could be computed.
-        gradients: at the sums, shape ``(layers, 1 + 2 r + 2 r^2)``, 0 where nothing could be computed.
-        dropped: number of layers where a sum, an eigenvalue or a gradient was not finite.
-    """
-
-    eigenvalues: Tensor
-    penalties: Tensor
-    gradients: Tensor
-    dropped: int
 
 
 def leading_directions(
@@ -70,12 +49,12 @@ def leading_directions(
         return x.mT @ _weighted(x @ basis, weights)
 
     with torch.no_grad():
-        basis = _random_start(len(states), states[0].shape[-1], rank, generator).to(device, dtype)
+        basis = _random_start(states[0].shape[-1], rank, generator).to(device, dtype).expand(len(states), -1, -1)
         total = None
         if centred:
-            count = states[0].shape[0] if weights is None else weights.sum()
-            means = [_weighted(x.to(dtype), weights).sum(0, keepdim=True) for x in states]
-            total = reduce(torch.stack([torch.cat([m, m.new_full((1, 1), float(count))], 1) for m in means]))
+            means = torch.stack([_weighted(x.to(dtype), weights).sum(0, keepdim=True) for x in states])
+            number = states[0].shape[0] if weights is None else weights.sum().to(means)
+            total = reduce(torch.cat([means, torch.ones_like(means[..., :1]) * number], -1))
         for _ in range(_ROUNDS):
             product = reduce(torch.stack([scatter(layer, b) for layer, b in enumerate(basis)]))
             if total is not None:
@@ -94,8 +73,9 @@ def leading_directions_of_moments(
         Shape ``(layers, d, r)``, float64.
     """
     found = []
-    for layer, basis in zip(moments, _random_start(len(moments), moments[0].dim, rank, generator), strict=True):
-        scatter, basis = layer.cxx if centred else _uncentred(layer)[0], basis.to(layer.cxx)
+    start = _random_start(moments[0].dim, rank, generator)
+    for layer in moments:
+        scatter, basis = layer.cxx if centred else _uncentred(layer)[0], start.to(layer.cxx)
         for _ in range(_ROUNDS):
             basis = _orthonormal(scatter @ basis)
         found.append(basis)
@@ -167,118 +147,10 @@ def state_gradients(
     return _weighted(at_p, weights), _weighted(at_q, weights)
 
 
-def shaping_operator(sums: Tensor, config: KSSConfig) -> Tensor:
-    """The whitened operator of rank r from `projected_sums`, with gradient.
-
-    Whitening by the Cholesky factor differs from ZCA by a rotation, which eigenvalues do not see. The ridge of the default
-    schedule is relative to the mean variance, in whitening and regression alike: an absolute one takes over when
-    the stream shrinks, and its gradient then blows up.
-
-    Args:
-        sums: from `projected_sums`, added up over batches and processes, shape ``(..., 1 + 2 r + 2 r^2)``.
-        config: ``rank``, ``ridge`` and ``centred``. Not centred, the operator also carries the mean of the stream, whose
-            growth is what a network without normalisation diverges by.
-
-    Returns:
-        Shape ``(..., r, r)``, float64; NaN where the states do not vary at all.
-    """
-    rank, count, rest = config.rank, sums[..., :1, None], sums[..., 1:]
-    squares, cross = rest[..., 2 * rank :].reshape(*rest.shape[:-1], 2, rank, rank).unbind(-3)
-    cov_p, cov_qp = squares / count, cross / count
-    if config.centred:
-        mean_p, mean_q = rest[..., :rank, None] / count, rest[..., rank : 2 * rank, None] / count
-        cov_p, cov_qp = cov_p - mean_p @ mean_p.mT, cov_qp - mean_q @ mean_p.mT
-    eye = torch.eye(rank, dtype=sums.dtype, device=sums.device)
-    variance = cov_p.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    ridge = config.ridge if config.schedule == "paper" else config.ridge * variance
-    factor, failed = torch.linalg.cholesky_ex(cov_p + ridge * eye)
-    factor = torch.where(failed[..., None, None] > 0, torch.nan, factor)
-    left = torch.linalg.solve_triangular(factor, cov_qp, upper=False)
-    whitened: Tensor = torch.linalg.solve_triangular(factor, left.mT, upper=False).mT
-    return whitened
-
-
-def shaping_penalty(eigenvalues: Tensor, config: KSSConfig) -> Tensor:
-    """L_KSS of Eq. 14: an unstable term and a near-unit term, both of the moduli.
-
-    Args:
-        eigenvalues: shape ``(..., r)``, complex.
-
-    Returns:
-        Shape ``(...)``.
-    """
-    moduli, upper, lower = eigenvalues.abs(), config.upper_threshold, config.lower_threshold
-    excess = torch.nn.functional.softplus(moduli - upper).square()
-    unstable = (torch.sigmoid(config.temperature * (moduli - upper)) * excess).sum(-1)
-    inside = torch.sigmoid(config.temperature * (moduli - lower)) * torch.sigmoid(config.temperature * (upper - moduli))
-    return unstable + config.near_unit_weight * (inside.mean(-1) - config.near_unit_target).square()
-
-
-def excess_penalty(eigenvalues: Tensor, config: KSSConfig) -> Tensor:
-    """One-sided hinge: the squared excess of the moduli over ``upper_threshold``, summed over the modes. Ours.
-
-    Eq. 14 pushes on modes that are fine: its softplus is ln 2 at the threshold, and its near-unit term pulls modes that are
-    contracted back up.
-
-    Args:
-        eigenvalues: shape ``(..., r)``, complex.
-
-    Returns:
-        Shape ``(...)``.
-    """
-    return torch.relu(eigenvalues.abs() - config.upper_threshold).square().sum(-1)
-
-
-def solve_layers(sums: Tensor, config: KSSConfig) -> SolvedLayers:
-    """Eigenvalues of each layer, the penalty of ``config.schedule``, and its gradient at the sums.
-
-    Never raises on numbers: LAPACK is not given anything that is not finite (it may crash), and a gradient that is not
-    finite or absurdly large, as at a defective operator, is left out and counted.
-
-    Args:
-        sums: from `projected_sums`, added up over processes, shape ``(layers, 1 + 2 r + 2 r^2)``, on the processor.
-    """
-    sums = sums.detach()
-    eigenvalues = torch.full((len(sums), config.rank), torch.nan, dtype=torch.complex128)
-    penalties, gradients = sums.new_zeros(len(sums)), torch.zeros_like(sums)
-    every = torch.arange(len(sums))
-    # All layers at once; if LAPACK fails at one of them, each for itself.
-    for part in (every[None], every[:, None]):
-        failed = False
-        for layers in part:
-            try:
-                spectra, values, slopes, good = _differentiate(sums[layers], config)
-            except RuntimeError:  # LAPACK did not converge, or the eigenvectors are singular
-                failed = True
-                continue
-            eigenvalues[layers[good]], penalties[layers[good]] = spectra[good], values[good]
-            gradients[layers[good]] = slopes[good]
-        if not failed:
-            break
-    return SolvedLayers(eigenvalues, penalties, gradients, int(eigenvalues.isnan().any(-1).sum()))
-
-
-def _differentiate(sums: Tensor, config: KSSConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Eigenvalues and penalties of layers, the gradients of the penalties at their sums, and for which of them they hold."""
-    penalty = shaping_penalty if config.schedule == "paper" else excess_penalty
-    with torch.enable_grad():
-        leaf = sums.clone().requires_grad_()
-        operators = shaping_operator(leaf, config)
-        good = (sums[:, 0] >= 2 * config.rank) & operators.isfinite().all(-1).all(-1)
-        # A place holder for what LAPACK must not be given; its gradient ends here.
-        eye = torch.eye(config.rank, dtype=sums.dtype)
-        spectra = torch.linalg.eigvals(torch.where(good[:, None, None], operators, eye))
-        values = penalty(spectra, config)
-        (gradients,) = torch.autograd.grad(values.sum(), leaf)
-    good = good & (gradients.abs().amax(-1) < _LARGEST_GRADIENT) & values.isfinite()
-    return spectra.detach(), values.detach(), gradients, good
-
-
-def _random_start(layers: int, dim: int, rank: int, generator: torch.Generator) -> Tensor:
+def _random_start(dim: int, rank: int, generator: torch.Generator) -> Tensor:
     if not 1 <= rank <= dim:
         raise InputError(f"rank={rank}: it has to be from 1 to the width {dim}")
-    start = torch.randn(dim, rank, generator=generator, dtype=torch.float64)
-    return start.expand(layers, dim, rank)
+    return torch.randn(dim, rank, generator=generator, dtype=torch.float64)
 
 
 def _orthonormal(product: Tensor) -> Tensor:

@@ -1,75 +1,66 @@
-"""Settings of a training run: for HfArgumentParser, for YAML and JSON files, for TrainingArguments of any kind."""
+"""Settings of a training run: for HfArgumentParser, for YAML and JSON files, for TrainingArguments of any kind.
+
+The fields are made from the configs: ``kss_rank`` is the field ``rank`` of a `KSSConfig`, with its help. A setting that the
+schedules have in different ways is ``None`` until it is set, and gets the default of its schedule.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
 
-from hf_rksp.config import KSSConfig, MonitorConfig
+from hf_rksp.config import KSS_SCHEDULES, KSSConfig, MonitorConfig
 from hf_rksp.errors import InputError
 
 
-def _option(default: object, text: str) -> object:
+def _option(default: object, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-@dataclass
-class RKSPArguments:
-    """The fields that hf_rksp adds. Put it before any TrainingArguments: ``class Args(RKSPArguments, SFTConfig)``."""
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
-    kss: bool = _option(True, "Apply the spectral regulariser (KSS) while training.")
-    kss_schedule: str = _option(
-        "balanced",
-        "'balanced': at every step, bounded against the task's gradient. 'paper': RKSP Eq. 14-15 every 10 steps, as published.",
-    )
-    kss_weight: float | None = _option(
-        None,
-        "balanced: share of the task's gradient, default 1. paper: alpha of Eq. 15, default 0.15. 0 switches KSS off.",
-    )
-    kss_every: int | None = _option(None, "Optimizer steps from one use of KSS to the next: balanced 1, paper 10.")
-    kss_layer_fraction: float | None = _option(None, "Share of the layers drawn at each use: balanced 1, paper 0.5.")
-    kss_first_block_weight: float | None = _option(
-        None,
-        "Of the first block, which makes a large stream of small embeddings, a share of kss_weight: balanced 0.3, paper 1.",
-    )
-    kss_rank: int | None = _option(
-        None, "Directions that the states are projected on, at most the width of the model; default 32, or that width."
-    )
-    kss_upper_threshold: float = _option(1.05, "Moduli above it are penalised.")
-    kss_near_unit_target: float = _option(0.4, "paper: share of near-unit modes that is aimed at.")
-    kss_near_unit_weight: float = _option(1.0, "paper: weight of that aim.")
-    kss_ridge: float | None = _option(
-        None, "Ridge of the whitening. balanced: relative to the mean variance, 0.01. paper: absolute, 1e-5."
-    )
-    kss_exact_accumulation: bool = _option(
-        False,
-        "Measure all accumulated batches of a step before the first is trained on, so that 8 batches of 1 are 1 batch of 8. "
-        "Costs half a step more where batches are accumulated, and 24 d^2 bytes a layer.",
-    )
-    kss_seed: int = _option(0, "Seed of the directions and of the draw of layers.")
-    rksp_monitor: bool = _option(True, "Profile the spectrum while training and keep it in rksp_history.jsonl.")
-    rksp_every: int = _option(500, "Optimizer steps from one profile to the next; 0 for the start and the end alone.")
-    rksp_at_start: bool = _option(True, "Profile the first step.")
-    rksp_at_end: bool = _option(True, "Profile the last step.")
-    rksp_data: str = _option(
-        "batch",
-        "'batch': profile the training batch, nothing is run twice. 'probe': profile the fixed batches given as probe=.",
-    )
-    rksp_rank: int = _option(64, "Directions that the profiled states are projected on.")
-    rksp_per_layer: bool = _option(False, "Log near-unit mass and spectral radius of every layer.")
-    rksp_report: bool = _option(True, "Draw the run as a page, rksp_report.html, at the end.")
-    rksp_blocks: str | None = _option(
-        None, "Path of the list of residual blocks, for a model of your own; found without help in transformers models."
-    )
+
+def _fields_of(prefix: str, kinds: dict[str, type[Any]]) -> dict[str, tuple[str, Any, Any]]:
+    """Name -> (name, type, field) of the arguments for the settings of one config, or of one config per schedule."""
+    found: dict[str, dict[str, dataclasses.Field[Any]]] = {}
+    for schedule, kind in kinds.items():
+        for one in dataclasses.fields(kind):
+            found.setdefault(one.name, {})[schedule] = one
+    made = {}
+    for name, by_schedule in found.items():
+        if name == "schedule":
+            continue
+        (first, *_), hints = by_schedule.values(), get_type_hints(kinds[next(iter(by_schedule))])
+        texts = {schedule: one.metadata["help"] for schedule, one in by_schedule.items()}
+        defaults = {schedule: one.default for schedule, one in by_schedule.items()}
+        same = (
+            len(by_schedule) == len(kinds) and len(set(map(repr, defaults.values()))) == len(set(texts.values())) == 1
+        )
+        if same:
+            made[name] = (prefix + name, hints[name], _option(first.default, _sentence(texts[next(iter(texts))])))
+            continue
+        words = [f"{schedule}: {text}, default {defaults[schedule]}" for schedule, text in texts.items()]
+        made[name] = (prefix + name, hints[name] | None, _option(None, f"{'. '.join(words)}."))
+    return made
+
+
+_KSS = _fields_of("kss_", dict(KSS_SCHEDULES))
+_SPECTRUM = _fields_of("spectrum_", {"": MonitorConfig})
+
+
+class _Methods:
+    """What the arguments do besides holding values."""
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
         # Checked here, before a model is loaded or a process group is made; also what is switched off.
-        self._config(KSSConfig, "kss_")
-        self._config(MonitorConfig, "rksp_")
+        self._kss()
+        self._made("spectrum_", MonitorConfig, _SPECTRUM)
 
     def kss_config(self) -> KSSConfig | None:
         """Settings of KSS, or ``None`` if it is off.
@@ -77,26 +68,65 @@ class RKSPArguments:
         Raises:
             InputError: a value that KSS cannot have; the message names the argument.
         """
-        config = self._config(KSSConfig, "kss_")
-        return config if self.kss and config.weight else None
+        config = self._kss()
+        return config if self.kss and config.weight else None  # type: ignore[attr-defined]
 
-    def monitor_config(self) -> MonitorConfig | None:
-        """Settings of the monitor, or ``None`` if it is off.
+    def spectrum_config(self) -> MonitorConfig | None:
+        """Settings of the spectral monitor, or ``None`` if it is off.
 
         Raises:
             InputError: a value that the monitor cannot have; the message names the argument.
         """
-        return self._config(MonitorConfig, "rksp_") if self.rksp_monitor else None
+        config: MonitorConfig = self._made("spectrum_", MonitorConfig, _SPECTRUM)
+        return config if self.spectrum else None  # type: ignore[attr-defined]
 
-    def _config(self, kind: type[Any], prefix: str) -> Any:
-        names = [name for name in kind.__dataclass_fields__ if prefix + name in RKSPArguments.__dataclass_fields__]
+    def _kss(self) -> KSSConfig:
+        made: KSSConfig = self._made("kss_", KSSConfig, _KSS, schedule=self.kss_schedule)  # type: ignore[attr-defined]
+        return made
+
+    def _made(self, prefix: str, kind: Any, names: dict[str, Any], **more: Any) -> Any:
+        given = {name: getattr(self, prefix + name) for name in names}
         try:
-            return kind(**{name: getattr(self, prefix + name) for name in names})
+            return kind(**more, **{name: value for name, value in given.items() if value is not None})
         except InputError as error:
             # The settings name what is theirs, and the reader has typed the names of the arguments.
-            raise InputError(re.sub(rf"\b({'|'.join(names)})=", rf"{prefix}\1=", str(error))) from None
+            names_of_all = "|".join([*names, *more])
+            raise InputError(re.sub(rf"\b({names_of_all})=", rf"{prefix}\1=", str(error))) from None
+
+
+RKSPArguments = make_dataclass(
+    "RKSPArguments",
+    [
+        ("kss", bool, _option(True, "Apply the spectral regulariser (KSS) while training.")),
+        (
+            "kss_schedule",
+            Literal["balanced", "paper"],
+            _option(
+                "balanced",
+                "'balanced': at every step, bounded by the task's gradient. 'paper': RKSP Eq. 14-15 every 10 steps, as published.",
+            ),
+        ),
+        *_KSS.values(),
+        ("spectrum", bool, _option(True, "Profile the spectrum while training and keep it in rksp_history.jsonl.")),
+        *_SPECTRUM.values(),
+        ("run_report", bool, _option(True, "Draw the run as a page, rksp_report.html, when it ends.")),
+        (
+            "residual_blocks",
+            str | None,
+            _option(
+                None,
+                "Module path of the list of residual blocks, if they are not found automatically (models of your own).",
+            ),
+        ),
+    ],
+    bases=(_Methods,),
+    namespace={
+        "__doc__": "The fields that hf_rksp adds. Put it before any TrainingArguments: ``class Args(RKSPArguments, SFTConfig)``.",
+        "__module__": __name__,
+    },
+)
 
 
 @dataclass
-class RKSPTrainingArguments(RKSPArguments, TrainingArguments):
-    """TrainingArguments with the fields of KSS (``kss_...``) and of the monitor (``rksp_...``)."""
+class RKSPTrainingArguments(RKSPArguments, TrainingArguments):  # type: ignore[misc, valid-type]
+    """TrainingArguments with the fields of KSS (``kss_...``) and of the spectral monitor (``spectrum_...``)."""

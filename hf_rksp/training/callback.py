@@ -1,7 +1,8 @@
-"""RKSPCallback: watch the spectrum of a run of any Trainer. It never changes the run."""
+"""RKSPCallback: drives the engine through the events of any Trainer. Alone it only watches, and never changes the run."""
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,25 +15,34 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_rksp.capture import Stack, find_stacks
 from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig, MonitorConfig
-from hf_rksp.errors import CaptureError, OutputError
-from hf_rksp.history.schema import FILE_NAME, Kind, described
-from hf_rksp.history.write import HistoryWriter
+from hf_rksp.errors import CaptureError
+from hf_rksp.history.schema import FILE_NAME
 from hf_rksp.machine import versions
-from hf_rksp.quantities import SPECTRUM, over_layers
 from hf_rksp.ranks import world_size
 from hf_rksp.training.aside import reason
-from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor, history_rows, summary
+from hf_rksp.training.engine import Engine
+from hf_rksp.training.kss.shaper import SpectralShaper
+from hf_rksp.training.monitors.base import Monitor
+from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor
+from hf_rksp.training.recorder import Recorder
+from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
+#: Name of what a resumed run needs, in the state of Trainer and so in its checkpoints.
+STATE = "hf_rksp"
+#: The entry of the recorder in that state, beside those of the parts.
+RECORDER = "recorder"
+
+#: What can be done if a model has no residual blocks.
+REMEDIES = (
+    "Name their list with blocks='path.to.list' (residual_blocks). Or train without: kss=False (kss=False among the arguments, or "
+    "kss_weight=0) switches KSS off, and monitor=False (spectrum=False) the monitor"
+)
 
 
 def several_devices(number: int) -> str:
-    """Why nothing is measured where one process has several devices."""
+    """Why nothing is measured if one process has several devices."""
     return f"{number} devices in one process: DataParallel runs copies of the model side by side, and hides the blocks"
-
-
-#: Name of what a resumed run needs, in the state of Trainer and so in its checkpoints.
-STATE = "hf_rksp"
 
 
 class _Kept(dict[str, Any]):
@@ -42,48 +52,82 @@ class _Kept(dict[str, Any]):
 
 
 class RKSPCallback(TrainerCallback):
-    """Profiles the spectrum on a schedule and keeps it in ``rksp_history.jsonl`` beside the checkpoints.
+    """Profiles the spectrum on a schedule and keeps it in ``rksp_history.jsonl`` in the folder of the run.
 
     Works with every Trainer; a callback cannot change the loss, so KSS needs `RKSPTrainer`. What it measured is put into the
-    logs of Trainer under ``rksp/...``: into the history of the state and the output on the screen. Trackers
+    logs of Trainer under ``spectrum/...``: into the history of the state and the output on the screen. Trackers
     (TensorBoard, trackio, W&B) get it from `RKSPTrainer`, because Trainer hands its logs to them before other callbacks.
 
-    It never ends a run: what it cannot read or write it says once, and leaves out (``spectrum/skipped`` counts it).
+    It never ends a run: what it cannot read or write a warning names once, and it is left out (``spectrum/skipped`` counts it).
 
     Args:
-        config: when and on what; see `MonitorConfig`.
+        config: when to profile and on what; see `MonitorConfig`. ``False`` for no spectral monitor.
         probe: batches for ``config.data="probe"``, as the model is called with them.
-        blocks: path(s) of the list(s) of residual blocks; found without help in transformers models.
-        kss: settings of KSS, for the record.
+        blocks: path(s) of the list(s) of residual blocks; found automatically in transformers models.
+        report: draw the run as a page when it ends.
+
+    Attributes:
+        path: of the history of the run.
+        kss: settings of KSS, which `RKSPTrainer` sets.
+        engine: of the run that goes on, once its blocks are known.
     """
 
     def __init__(
         self,
-        config: MonitorConfig | None = None,
+        config: MonitorConfig | bool | None = None,
         probe: Sequence[Mapping[str, Any]] | None = None,
         blocks: str | Sequence[str] | None = None,
-        kss: KSSConfig | None = None,
+        report: bool = True,
     ) -> None:
-        self.config = config or MonitorConfig()
-        self.probe, self.blocks, self.kss = probe, blocks, kss
+        self.config = None if config is False else config if isinstance(config, MonitorConfig) else MonitorConfig()
+        self.probe, self.blocks, self.report = probe, blocks, report
+        self.kss: KSSConfig | None = None
         self.path: Path | None = None
-        #: Set by `RKSPTrainer`, which finds blocks by running the first batch where nothing else tells: it calls `found`.
+        self.engine: Engine | None = None
+        #: Optimizer steps that were behind the run when it began.
+        self.first_step = 0
+        #: Set by `RKSPTrainer`, which finds blocks by running the first batch if nothing else tells: it calls `found`.
         self.waits = False
-        self._monitor: SpectralMonitor | None = None
-        self._history: HistoryWriter | None = None
-        self._given: Sequence[Stack] | None = None
+        #: Set by `RKSPTrainer`, whose logs have what is pending already, and which keeps the state in a file of its own.
+        self.driven = False
+        self._resumed: Mapping[str, Any] | None = None
+        self._recorder = Recorder()
         self._begun: tuple[TrainingArguments, TrainerState, nn.Module] | None = None
         self._state = _Kept()
         self._trials = 0
-        self._barren: Path | None = None
+        self._late = False
+
+    @property
+    def shaper(self) -> SpectralShaper | None:
+        """KSS in the run that goes on."""
+        parts = self.engine.parts if self.engine else ()
+        return next((part for part in parts if isinstance(part, SpectralShaper)), None)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, by part."""
+        return self._state
+
+    def attach(self, model: nn.Module, stacks: Sequence[Stack]) -> None:
+        """Put the parts on the model, whose residual blocks are ``stacks``, before its first call."""
+        self.engine = Engine(Watch(model, self.blocks, stacks), self._made(), self._recorder)
+
+    def _made(self) -> list[Monitor]:
+        parts: list[Monitor] = []
+        if self.config is not None:
+            parts.append(SpectralMonitor(self.config, self.probe))
+        if self.kss is not None:
+            parts.append(SpectralShaper(config=self.kss))
+        return parts
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Find the blocks and open the history."""
-        stacks = self._given
-        self.close()
+        if not self.driven:
+            self.close()
         self._restore(state)
+        self.first_step = state.global_step
         if not isinstance(model, nn.Module):
             kind = f"{type(model).__module__}.{type(model).__name__}"
             self._stand_aside(
@@ -92,77 +136,87 @@ class RKSPCallback(TrainerCallback):
             )
             return
         if (devices := getattr(args, "n_gpu", 1)) > 1:
-            self._stand_aside(f"{several_devices(devices)}: launch one process a device")
+            self._stand_aside(f"{several_devices(devices)}: launch one process per device")
             return
         self._begun = args, state, model
-        if stacks is None and self.waits:
-            return
-        try:
-            self.found(find_stacks(model, self.blocks) if stacks is None else stacks)
-        except CaptureError as error:
-            self._stand_aside(str(error))
+        if self.engine is not None:
+            self._begin()
+        elif not self.waits:
+            try:
+                self.found(find_stacks(model, self.blocks))
+            except CaptureError as error:
+                self._stand_aside(str(error))
 
     def found(self, stacks: Sequence[Stack] | None, cause: str = "") -> None:
         """Begin with these blocks, or stand aside because of ``cause``."""
-        if self._begun is None:
-            self._given = stacks
-            return
-        args, state, model = self._begun
         if stacks is None:
             self._stand_aside(cause)
             return
-        self._begun = None
-        self._monitor = SpectralMonitor(model, self.config, self.probe, stacks=stacks)
-        self._monitor.aside.count = int(self._state["skipped"])
+        assert self._begun is not None
+        self.attach(self._begun[2], stacks)
+        self._begin()
+
+    def _begin(self) -> None:
+        """The parts are attached and the run has begun."""
+        assert self._begun is not None and self.engine is not None
+        (args, state, model), self._begun = self._begun, None
+        self.engine.begin(state.global_step, state.max_steps, self._state)
         self._open_history(args, state, model)
+        for part in self.engine.parts:
+            if isinstance(part, (SpectralMonitor, SpectralShaper)):
+                part.aside.listener = functools.partial(self._record_aside, part.name)
         if self._late:  # found in the first step, after it has begun
-            self._look(state)
+            self.engine.step_begin(state.global_step)
+
+    def _record_aside(self, part: str, text: str) -> None:
+        assert self.engine is not None
+        self._recorder.event(self.engine.step, part, "left_out", text)
 
     def _stand_aside(self, cause: str) -> None:
         self._begun = None
         logger.warning("Nothing is profiled in this run: %s. The run goes on; %s", cause.rstrip("."), OFF)
 
     def _restore(self, state: TrainerState) -> None:
-        """What a checkpoint keeps of this run: what waits for the next log, and where the history is."""
+        """What a checkpoint keeps of this run, by part: what waits for the next log, and where the history is."""
         self._late = False
         kept = getattr(state, "stateful_callbacks", None)
         kept = kept if isinstance(kept, dict) else {}
-        fresh: dict[str, Any] = {"pending": {}, "skipped": 0, "history": None, "mark": []}
+        if self.driven:
+            found = self._resumed if self._resumed is not None else kept.pop(STATE, None)
+            self._state = _Kept((found or {}) if state.global_step else {})
+            return
         name, number = STATE, 1
         while isinstance(other := kept.get(name), _Kept) and other.owner != id(self):  # another callback of this run
             name, number = f"{STATE}_{number + 1}", number + 1
         # The same dict from now on, so that every checkpoint has it as it is.
-        self._state = kept[name] = _Kept(fresh | (kept.get(name) or {} if state.global_step else {}))
+        self._state = kept[name] = _Kept(kept.get(name) or {} if state.global_step else {})
         self._state.owner = id(self)
-        if not state.is_world_process_zero:
-            self._state["pending"] = {}
+
+    def _keep(self) -> None:
+        """Bring the state for a checkpoint up to date."""
+        if self.engine is not None:
+            self._state.update(self.engine.state_dict())
+            if recorder := self._recorder.state_dict():
+                self._state[RECORDER] = recorder
 
     def _open_history(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         name = FILE_NAME
         if getattr(state, "is_hyper_param_search", False):
             self._trials += 1
             name = f"rksp_history_trial_{self._trials}.jsonl"
-        self.path = Path(args.output_dir or ".", self._state["history"] or name)
-        if not state.is_world_process_zero:
+        if self.config is None or self.engine is None:
             return
-        try:
-            self._history = HistoryWriter(
-                self.path, state.global_step, self._barren, self._state["mark"], ("kss", "rksp", "spectrum")
-            )
-        except OutputError as error:
-            logger.warning(
-                "No history is kept of this run: %s. The run goes on, and profiles are in the logs alone", error
-            )
-            return
-        self.path = self._history.path
-        self._state["history"] = self.path.name
-        self._history.begin(**self._describe(args, model), quantities=described("spectrum", SPECTRUM))
-        self._state["mark"] = list(self._history.mark)
-
-    def _write(self, kind: str, **values: Any) -> None:
-        assert self._history is not None
-        self._history.write(kind, **values)
-        self._state["mark"] = list(self._history.mark)
+        self._recorder.open(
+            Path(args.output_dir or "."),
+            state.global_step,
+            self._describe(args, model),
+            self.engine.parts,
+            self._state.get(RECORDER) or {},
+            state.is_world_process_zero,
+            name,
+        )
+        self.path = self._recorder.path
+        self._keep()
 
     def _describe(self, args: TrainingArguments, model: nn.Module) -> dict[str, Any]:
         def given(name: str) -> Any:
@@ -176,98 +230,51 @@ class RKSPCallback(TrainerCallback):
             "batch_size": given("per_device_train_batch_size"),
             "gradient_accumulation_steps": given("gradient_accumulation_steps"),
             "max_grad_norm": given("max_grad_norm"),
-            "kss": asdict(self.kss) if self.kss else None,
-            "monitor": asdict(self.config),
+            "kss": asdict(self.kss) if self.kss else None,  # type: ignore[call-overload]
+            "spectrum": asdict(self.config) if self.config else None,
         }
         return {"model": model_identity(model), "setup": setup, "versions": versions()}
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at the step that comes, or run the probe before it."""
+        """Monitors that are due look at the step that comes, or run their probe before it."""
         self._late = self._begun is not None
-        if self._monitor:
-            self._look(state)
-
-    def _look(self, state: TrainerState) -> None:
-        assert self._monitor is not None
-        if self.config.due(state.global_step, self._last(state)):
-            if self.config.data == "probe":
-                self._run_probe(state)
-            else:
-                self._monitor.watch()
-
-    def _run_probe(self, state: TrainerState) -> None:
-        assert self._monitor is not None
-        try:
-            self._monitor.run_probe()
-        except Exception as error:
-            # Before the first step it is a setting that does not fit. Later it is not worth a run; but the other processes wait.
-            if state.global_step == 0 or world_size() > 1:
-                raise
-            self._monitor.aside("the probe", error, sum(len(stack.blocks) for stack in self._monitor.stacks))
-            return
-        self._record(state, state.global_step)
+        if self.engine:
+            self._recorder.epoch = state.epoch
+            self.engine.step_begin(state.global_step)
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Go on looking while gradients are accumulated."""
-        if self._monitor and self._watched(state.global_step, state):
-            self._monitor.watch_on()
+        if self.engine:
+            self.engine.look()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The gradients are there."""
+        if self.engine:
+            self.engine.gradients_ready()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Solve what was seen in the step that just ended; the probe runs once more at the very end."""
+        """Solve what was seen in the step that just ended."""
         if self._begun:
-            self._stand_aside("the trainer has made a step without the training_step that finds the blocks")
-        if self._monitor and self._watched(state.global_step - 1, state):
-            self._record(state, state.global_step - 1)
-        ended = state.global_step >= state.max_steps
-        if (
-            self._monitor
-            and ended
-            and self.config.data == "probe"
-            and self.config.due(state.global_step, self._last(state))
-        ):
-            self._run_probe(state)
-
-    def _last(self, state: TrainerState) -> int:
-        """The weights of step k are those before its update: a batch sees k up to max_steps - 1, the probe max_steps too."""
-        return state.max_steps if self.config.data == "probe" else state.max_steps - 1
-
-    def _watched(self, step: int, state: TrainerState) -> bool:
-        return self.config.data == "batch" and self.config.due(step, self._last(state))
-
-    def _record(self, state: TrainerState, step: int) -> None:
-        assert self._monitor is not None
-        layers = self._monitor.solve(state.is_world_process_zero)
-        skipped = self._monitor.aside.count
-        self._state["skipped"] = skipped
-        if state.is_world_process_zero:
-            self._state["pending"] |= summary(layers, self.config.per_layer) | {"spectrum/skipped": float(skipped)}
-        if self._history and layers:
-            tokens = max(layer.tokens for layer in layers)
-            rows = history_rows(layers)
-            self._write(
-                Kind.READING,
-                monitor="spectrum",
-                step=step,
-                epoch=state.epoch,
-                data=self.config.data,
-                tokens=tokens,
-                values=over_layers(rows),
-                layers=rows,
-            )
-
-    def note_unseen(self, entries: Mapping[str, Any]) -> None:
-        """Say what of the coming batch the model itself is not given: labels tell the padding of a decoder."""
-        if self._monitor:
-            self._monitor.unseen = entries
+            cause = "the trainer has made a step without the training_step that finds the residual blocks"
+            if self.kss:
+                raise CaptureError(f"{cause}. {REMEDIES}")
+            self._stand_aside(cause)
+        if self.engine:
+            self._recorder.epoch = state.epoch
+            self.engine.step_end(ended=state.global_step >= state.max_steps)
+            self._keep()
 
     def pop_logs(self) -> dict[str, float]:
-        """The numbers of the last profile, if they were not logged yet."""
-        pending, self._state["pending"] = self._state.get("pending", {}), {}
-        return pending
+        """The numbers of all parts that were not logged yet."""
+        logs = self.engine.pop_logs() if self.engine else {}
+        self._keep()
+        return logs
 
     def on_log(
         self,
@@ -280,34 +287,35 @@ class RKSPCallback(TrainerCallback):
         """Add what is pending to the logs, and keep them in the history."""
         if logs is None or not state.is_world_process_zero:
             return
-        if "loss" in logs and self._state.get("pending"):
-            pending = self.pop_logs()
+        if "loss" in logs and not self.driven and (pending := self.pop_logs()):
             logs.update(pending)
             if state.log_history:
                 state.log_history[-1].update(pending)
-        if self._history:
-            self._history.log(state.global_step, logs)
-            self._state["mark"] = list(self._history.mark)
+        self._recorder.log(state.global_step, logs)
+        self._keep()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Draw the report."""
-        history = self._history
+        history = self._recorder.close()
         self.close()
-        if history and self.config.report and history.path.is_file():
+        if history and self.report:
             from hf_rksp.report import read_history, write_timeline
 
-            page = history.path.with_name(history.path.stem.replace("history", "report") + ".html")
+            page = history.with_name(history.stem.replace("history", "report") + ".html")
             try:
-                write_timeline([read_history(history.path)], page)
+                write_timeline([read_history(history)], page)
             except Exception as error:  # the run is done and its numbers are on disk
                 logger.warning("the report was not written: %s", reason(error))
 
+    def resume(self, state: Mapping[str, Any] | None) -> None:
+        """The next run goes on from this state of a checkpoint, if it goes on."""
+        self._resumed = state
+
     def close(self) -> None:
         """Leave no hook behind; `RKSPTrainer` calls it after an exception too."""
-        if self._monitor:
-            self._monitor.close()
-        if self._history:
-            self._barren = self._history.path if self._history.barren else None
-        self._monitor = self._history = self._begun = self._given = None
+        if self.engine:
+            self.engine.close()
+        self._recorder.close()
+        self.engine = self._begun = None

@@ -31,11 +31,16 @@ QUICK = [(128, 4, 8, 64, 21, 2), (512, 4, 8, 64, 11, 2)]
 #: The same, with gradients accumulated over four batches.
 ACCUMULATED = (512, 4, 8, 64, 5, 3)
 CONTESTANTS = {
-    "Trainer": {"kss": False, "rksp_monitor": False},
-    "KSS, default": {"kss": True, "rksp_monitor": False},
-    "KSS, paper": {"kss": True, "kss_schedule": "paper", "rksp_monitor": False},
-    "monitor, between profiles": {"kss": False, "rksp_every": 0, "rksp_at_start": True, "rksp_at_end": False},
-    "monitor, profiled step": {"kss": False, "rksp_every": 1},
+    "Trainer": {"kss": False, "spectrum": False},
+    "KSS, default": {"kss": True, "spectrum": False},
+    "KSS, paper": {"kss": True, "kss_schedule": "paper", "spectrum": False},
+    "monitor, between profiles": {
+        "kss": False,
+        "spectrum_every": 0,
+        "spectrum_at_start": True,
+        "spectrum_at_end": False,
+    },
+    "monitor, profiled step": {"kss": False, "spectrum_every": 1},
 }
 ACCUMULATE = {"gradient_accumulation_steps": 4}
 ACCUMULATING = {
@@ -86,7 +91,7 @@ def train(name: str, settings: dict, model: GPT2LMHeadModel, batch: int, length:
     with tempfile.TemporaryDirectory() as folder:
         args = RKSPTrainingArguments(
             output_dir=folder, use_cpu=True, max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-5,
-            report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, rksp_report=False,
+            report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, run_report=False,
             dataloader_pin_memory=False, **settings,
         )  # fmt: skip
         kind = Trainer if name == "Trainer" else RKSPTrainer

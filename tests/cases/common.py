@@ -41,7 +41,7 @@ transformers.utils.logging.disable_progress_bar()
 #: Of a row of the history: its kind, and the kind of a profile.
 KIND, PROFILE = "kind", "profile"
 #: What the logs of a run call a number of KSS, and one of the monitor.
-KSS_LOG, MONITOR_LOG = "kss/", ("rksp/", "spectrum/", "monitor/")
+KSS_LOG, MONITOR_LOG = "kss/", ("spectrum/", "spectrum/", "monitor/")
 #: Words of the product in its warnings.
 OWN_WORDS = re.compile(r"rksp|kss|spectr|monitor|profil|attention_mask|padding|residual", re.I)
 

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 DATA = Path(os.environ.get("HF_RKSP_DATA", ""))
 needs_data = pytest.mark.skipif("HF_RKSP_DATA" not in os.environ, reason="HF_RKSP_DATA names no folder with real data")
 SHORT = ["--use_cpu", "true", "--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true", "--kss_rank", 8,
-         "--rksp_rank", 8, "--logging_steps", 1, "--max_steps", 3, "--per_device_train_batch_size", 4]  # fmt: skip
+         "--spectrum_rank", 8, "--logging_steps", 1, "--max_steps", 3, "--per_device_train_batch_size", 4]  # fmt: skip
 
 
 def run(tmp_path, name, *args):
@@ -41,8 +41,8 @@ def test_profile_images(tmp_path):
 def test_run_clm_on_wikitext(tmp_path):
     text = ["--dataset", DATA / "wikitext/wikitext-103-v1", "--train_split", "test", "--max_tokens", 20000]
     size = ["--config_overrides", '{"n_layer": 2, "n_embd": 32, "n_head": 2}', "--vocab_size", 512, "--block_size", 32]
-    out = run(tmp_path, "run_clm.py", *text, *size, *SHORT, "--output_dir", "clm", "--rksp_every", 2)
-    assert "world size 1" in out and "'kss/loss'" in out and "'rksp/near_unit_mass/mean'" in out
+    out = run(tmp_path, "run_clm.py", *text, *size, *SHORT, "--output_dir", "clm", "--spectrum_every", 2)
+    assert "world size 1" in out and "'kss/loss'" in out and "'spectrum/near_unit_mass/mean'" in out
     accuracy = float(re.search(r"token accuracy ([\d.]+)", out)[1])
     assert 0 <= accuracy <= 1
     assert (tmp_path / "clm/rksp_report.html").is_file() and (tmp_path / "clm/model.safetensors").is_file()

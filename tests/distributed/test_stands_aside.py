@@ -56,7 +56,7 @@ def run(rank, ids, schedule, exact):
         for step in range(STEPS):
             breaks(model, rank, step)
             if exact:
-                with kss.survey():
+                with kss.measure_step():
                     model(ids)
             monitor.watch()
             (model(ids, labels=ids)["loss"] + kss.term()).backward()

@@ -90,9 +90,9 @@ OURS = {
     "kss_rank": 8,
     "kss_upper_threshold": ALWAYS,
     "kss_first_block_weight": 1.0,
-    "rksp_rank": 8,
-    "rksp_every": 2,
-    "rksp_report": False,
+    "spectrum_rank": 8,
+    "spectrum_every": 2,
+    "run_report": False,
 }
 
 
@@ -152,7 +152,7 @@ def history(trainer: Trainer) -> list[dict[str, float]]:
         {
             k: v
             for k, v in row.items()
-            if not k.startswith(("kss/", "rksp/", "spectrum/")) and not any(t in k for t in timed)
+            if not k.startswith(("kss/", "spectrum/", "spectrum/")) and not any(t in k for t in timed)
         }
         for row in trainer.state.log_history
     ]

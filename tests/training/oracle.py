@@ -5,37 +5,36 @@ Of the code under test it takes the random part alone: which directions and whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_rksp.config import KSSConfig
-from hf_rksp.training.kss import shaper as under_test
+from hf_rksp.training.kss.balanced import Balanced
+from hf_rksp.training.kss.paper import Paper
+from hf_rksp.training.kss.schedule import Measured
 
 
 class Draws:
-    """Watches a run: the inputs, the directions and the chosen layers of every forward pass."""
+    """Watches a run: the inputs, the directions and the chosen layers of every stack in every forward pass."""
 
     def __init__(self, monkeypatch: Any, model: nn.Module) -> None:
         self.batches: list[dict[str, Any]] = []
         self.directions: list[Tensor] = []
         self.chosen: list[list[int]] = []
-        find, draw = under_test.leading_directions, under_test.SpectralShaper._draw
-
-        def watched_find(*args: Any) -> Tensor:
-            self.directions.append(find(*args))
-            return self.directions[-1]
-
-        def watched_draw(shaper: Any, seen: Any, generator: Any) -> Any:
-            chosen = draw(shaper, seen, generator)
-            self.chosen.append([transition.block.index for transition in chosen])
-            return chosen
-
-        monkeypatch.setattr(under_test, "leading_directions", watched_find)
-        monkeypatch.setattr(under_test.SpectralShaper, "_draw", watched_draw)
+        for schedule in (Balanced, Paper):
+            monkeypatch.setattr(schedule, "act", self._watched(schedule.act))
         model.register_forward_pre_hook(lambda _, args, kwargs: self.batches.append(dict(kwargs)), with_kwargs=True)
+
+    def _watched(self, act: Callable[[Any, Measured], Any]) -> Callable[[Any, Measured], Any]:
+        def watched(schedule: Any, measured: Measured) -> Any:
+            self.directions.append(measured.directions)
+            self.chosen.append([layer.block.index for layer in measured.layers])
+            return act(schedule, measured)
+
+        return watched
 
 
 def states(model: nn.Module, blocks: Sequence[nn.Module], batch: Mapping[str, Any]) -> tuple[list[Tensor], Any]:

@@ -9,7 +9,7 @@ from tests.training.common import ALWAYS, Gradients, gpt2, livelier, logged, pad
 from tests.training.oracle import Draws, balanced_surrogate, gradients_of, hinge, moduli, paper_term, states
 
 EXACT = {"rtol": 1e-7, "atol": 1e-12}
-ONE_STEP = {"max_steps": 1, "max_grad_norm": 0.0, "rksp_monitor": False, "per_device_train_batch_size": 8}
+ONE_STEP = {"max_steps": 1, "max_grad_norm": 0.0, "spectrum": False, "per_device_train_batch_size": 8}
 
 
 def exact_gpt2(**changes):
@@ -78,7 +78,8 @@ def test_penalty_falls_when_kss_alone_acts(schedule, monkeypatch):
     model = exact_gpt2()
     draws = Draws(monkeypatch, model)
     batch = {name: torch.stack([row[name] for row in token_rows(8).rows]) for name in ("input_ids", "labels")}
-    settings = {"every": 1, "layer_fraction": 1.0, "first_block_weight": 1.0, "near_unit_weight": 0.0}
+    settings = {"every": 1, "layer_fraction": 1.0, "first_block_weight": 1.0}
+    settings |= {"near_unit_weight": 0.0} if schedule == "paper" else {}
     config = KSSConfig(schedule, rank=8, upper_threshold=ALWAYS, **settings)
     mask = torch.ones_like(batch["input_ids"])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.03 if schedule == "balanced" else 0.3)
@@ -122,7 +123,7 @@ def test_strength_comes_with_the_excess(tmp_path):
 
 STEPS = {"max_steps": 2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "max_grad_norm": 0.0}
 # Rate 0: all steps see the same weights. 12 rows are 3 microbatches, so the second step has only one.
-QUIET = {"learning_rate": 0.0, "rksp_monitor": False}
+QUIET = {"learning_rate": 0.0, "spectrum": False}
 PAPER = {"kss_schedule": "paper", "kss_every": 1}
 
 

@@ -69,9 +69,11 @@ def lora(task):
     ],
 )
 def test_padding_is_known_however_the_model_is_called(kind, make, tmp_path):
-    run = trained(tmp_path, make(), padded_rows(), kind=kind, rksp_every=1, max_steps=2, remove_unused_columns=False)
+    run = trained(
+        tmp_path, make(), padded_rows(), kind=kind, spectrum_every=1, max_steps=2, remove_unused_columns=False
+    )
     rows = [json.loads(line) for line in (tmp_path / "rksp_history.jsonl").open()]
-    assert [row["tokens"] for row in rows if row["kind"] == "profile"] == [31, 28]
+    assert [row["tokens"] for row in rows if row["kind"] == "reading"] == [31, 28]
     assert logged(run, "kss/skipped") == logged(run, "spectrum/skipped") == [0, 0]
 
 
@@ -85,7 +87,7 @@ def test_a_pass_inside_a_pass_is_one_of_its_own(tmp_path):
 
     model = gpt2()
     model.register_forward_hook(again, with_kwargs=True)
-    run, usual = (trained(tmp_path / name, m, rksp_every=1) for name, m in (("a", model), ("b", gpt2())))
+    run, usual = (trained(tmp_path / name, m, spectrum_every=1) for name, m in (("a", model), ("b", gpt2())))
     assert_same_weights(run.model, usual.model)
     assert logged(run, "kss/skipped") == logged(run, "spectrum/skipped") == [0] * 4
     assert len(logged(run, "kss/loss")) == 4
@@ -96,8 +98,8 @@ def test_a_pass_that_raises_leaves_nothing_behind(tmp_path):
         def compute_loss(self, model, inputs, *args, **kwargs):
             with pytest.raises(IndexError):
                 model(input_ids=inputs["input_ids"] + 1000, labels=inputs["labels"])
-            assert not self._shaper._tap._passes
+            assert not self.shaper.watch.tap._passes
             return super().compute_loss(model, inputs, *args, **kwargs)
 
-    run = trained(tmp_path, gpt2(), kind=Tries, max_steps=2, rksp_every=1)
+    run = trained(tmp_path, gpt2(), kind=Tries, max_steps=2, spectrum_every=1)
     assert logged(run, "kss/skipped") == [0, 0] and len(logged(run, "kss/loss")) == 2

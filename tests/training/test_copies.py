@@ -11,9 +11,10 @@ from torch.utils.data import default_collate
 from transformers import TrainerCallback
 
 from hf_rksp import RKSPTrainer
-from hf_rksp.capture import Layouts, TrainingTap, capture_transitions, find_stacks
+from hf_rksp.capture import TrainingTap, capture_transitions, find_stacks
 from hf_rksp.training.aside import Aside
-from hf_rksp.training.kss.accumulation import Survey
+from hf_rksp.training.kss.accumulation import StepMoments
+from hf_rksp.training.watch import Watch
 from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trained
 
 TABLES = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
@@ -46,13 +47,13 @@ def opened(model, how):
     if how == "tap":
         return TrainingTap(model, stacks, lambda seen, batch: None)
     return (
-        Survey(model, stacks, Layouts(model, stacks), Aside("", "", ""))
-        if how == "survey"
+        StepMoments(Watch(model, stacks=stacks), Aside("", "", ""))
+        if how == "step"
         else capture_transitions(stacks, lambda *transition: None)
     )
 
 
-@pytest.mark.parametrize("how", ["tap", "survey", "capture"])
+@pytest.mark.parametrize("how", ["tap", "step", "capture"])
 def test_copies_have_the_hooks_of_others_alone(model, how):
     before = hooks(model)
     with opened(model, how):
@@ -107,7 +108,7 @@ class Teacher(RKSPTrainer):
 
 @pytest.mark.parametrize("schedule", ["balanced", "paper"])
 def test_a_run_with_copies_is_the_run_without(schedule, tmp_path):
-    settings = {"kss_schedule": schedule, "kss_every": 1, "rksp_every": 1, "max_steps": 2}
+    settings = {"kss_schedule": schedule, "kss_every": 1, "spectrum_every": 1, "max_steps": 2}
     usual = trained(tmp_path / "usual", gpt2(), gradient_accumulation_steps=2, **settings)
     copies = Copies()
     run = trained(

@@ -23,7 +23,7 @@ from tests.training.common import (
 
 STEPS = {"max_steps": 20, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
 PROBE = [{name: value[None] for name, value in row.items()} for row in padded_rows(6).rows]
-NO_KSS, NO_MONITOR = {"kss": False}, {"rksp_monitor": False}
+NO_KSS, NO_MONITOR = {"kss": False}, {"spectrum": False}
 
 CASES = {
     "weight 0": {"kss_weight": 0.0} | NO_MONITOR,
@@ -33,8 +33,8 @@ CASES = {
     "batches measured beforehand, nothing above": {"kss_upper_threshold": NEVER, "kss_exact_accumulation": True}
     | NO_MONITOR,
     "monitor on the batch": NO_KSS,
-    "monitor on a probe": NO_KSS | {"rksp_data": "probe", "probe": PROBE},
-    "everything on, nothing above": {"kss_upper_threshold": NEVER, "rksp_per_layer": True},
+    "monitor on a probe": NO_KSS | {"spectrum_data": "probe", "probe": PROBE},
+    "everything on, nothing above": {"kss_upper_threshold": NEVER, "spectrum_per_layer": True},
 }
 
 
@@ -66,7 +66,7 @@ def test_trainer_is_the_plain_one(name, plain, tmp_path):
     # What was on has been at work.
     assert len(logged(run, "kss/loss")) == (20 if "threshold" in str(CASES[name]) else 0)
     assert set(logged(run, "kss/loss")) <= {0.0}
-    assert bool(logged(run, "rksp/near_unit_mass/max")) == ("monitor" not in str(CASES[name]))
+    assert bool(logged(run, "spectrum/near_unit_mass/max")) == (CASES[name].get("spectrum", True))
 
 
 def test_switches_of_the_trainer_itself(plain, tmp_path):
@@ -78,12 +78,12 @@ def test_switches_of_the_trainer_itself(plain, tmp_path):
 
 @pytest.mark.parametrize("data", ["batch", "probe"])
 def test_callback_leaves_the_plain_trainer_as_it_is(data, plain, tmp_path):
-    callback = RKSPCallback(MonitorConfig(every=3, data=data, rank=8, report=False), probe=PROBE)
+    callback = RKSPCallback(MonitorConfig(every=3, data=data, rank=8), probe=PROBE, report=False)
     run = trained(tmp_path, gpt2(), padded_rows(), Trainer, TrainingArguments, **STEPS, callbacks=[callback])
     assert_same_run(run, plain)
     steps = [0, 3, 6, 9, 12, 15, 18, 19 if data == "batch" else 20]
     # A profile is logged with the step that it was made in, the one of step 0 with the first.
-    rows = [row["step"] for row in run.state.log_history if "rksp/near_unit_mass/max" in row]
+    rows = [row["step"] for row in run.state.log_history if "spectrum/near_unit_mass/max" in row]
     assert rows == [step + 1 for step in steps[:-1]] + [20]
 
 

@@ -53,23 +53,23 @@ def mpnet():
 
 def test_blocks_are_found_in_the_first_batch(tmp_path, caplog):
     """The run is that of a model whose blocks were named, dropout and all; the probe leaves nothing behind."""
-    settings = {"rksp_every": 1, "kss_exact_accumulation": True, "gradient_accumulation_steps": 2, "max_steps": 3}
-    named = trained(tmp_path / "named", mpnet(), rksp_blocks="mpnet.encoder.layer", **settings)
+    settings = {"spectrum_every": 1, "kss_exact_accumulation": True, "gradient_accumulation_steps": 2, "max_steps": 3}
+    named = trained(tmp_path / "named", mpnet(), residual_blocks="mpnet.encoder.layer", **settings)
     found = trained(tmp_path / "found", mpnet(), **settings)
     assert_same_weights(named.model, found.model)
-    for name in ("kss/loss", "kss/skipped", "spectrum/skipped", "rksp/spectral_radius/max"):
+    for name in ("kss/loss", "kss/skipped", "spectrum/skipped", "spectrum/spectral_radius/max"):
         assert logged(named, name) == logged(found, name) and len(logged(found, name)) == 3, name
     assert hooks(found.model) == 0 and not warned(caplog)
     watched = trained(tmp_path / "watched", mpnet(), kss=False, **settings)
     plain = trained(tmp_path / "plain", mpnet(), None, Trainer, gradient_accumulation_steps=2, max_steps=3)
     assert_same_weights(watched.model, plain.model)
-    assert len(logged(watched, "rksp/spectral_radius/max")) == 3
+    assert len(logged(watched, "spectrum/spectral_radius/max")) == 3
 
 
 def test_a_probe_of_the_monitor_finds_them_too(tmp_path):
     probe = [{"input_ids": torch.stack([row["input_ids"] for row in token_rows(8).rows])}]
-    run = trained(tmp_path, mpnet(), probe=probe, rksp_data="probe")
-    assert len(logged(run, "rksp/spectral_radius/max")) > 1
+    run = trained(tmp_path, mpnet(), probe=probe, spectrum_data="probe")
+    assert len(logged(run, "spectrum/spectral_radius/max")) > 1
 
 
 @pytest.mark.parametrize("how", [{}, {"kss_schedule": "paper"}, {"kss": False, "monitor": MonitorConfig()}])
@@ -77,7 +77,7 @@ def test_a_model_without_blocks_is_refused_before_the_first_step(how, tmp_path):
     run = trainer(tmp_path, Point(), POINTS, **how)
     with pytest.raises(CaptureError) as error:
         run.train()
-    for remedy in ("blocks=", "rksp_blocks", "kss=False", "kss_weight=0", "monitor=False", "rksp_monitor=False"):
+    for remedy in ("blocks=", "residual_blocks", "kss=False", "kss_weight=0", "monitor=False", "spectrum=False"):
         assert remedy in str(error.value)
     assert run.state.global_step == 0 and hooks(run.model) == 0
     # The next run of the same trainer is told so too.
@@ -118,12 +118,12 @@ class Scales(RKSPTrainer):
 
 
 class Overrides(Scales):
-    def survey_pass(self, batch):
+    def measure_pass(self, batch):
         self.model(**self._prepare_inputs(batch), scale=1.0)
 
 
 def test_a_model_that_cannot_be_called_with_the_batch_alone(tmp_path):
-    with pytest.raises(CaptureError, match=r"TypeError: .*scale.*survey_pass.*kss=False"):
+    with pytest.raises(CaptureError, match=r"TypeError: .*scale.*measure_pass.*kss=False"):
         trained(tmp_path, Picky(), kind=Scales)
     assert len(logged(trained(tmp_path, Picky(), kind=Overrides), "kss/loss")) == 4
 
@@ -143,7 +143,7 @@ def test_a_training_step_of_ones_own_hides_the_first_batch(tmp_path, caplog):
     assert run.state.global_step == 1
     run = trained(tmp_path, Chain(), kind=OwnStep, kss=False)
     assert run.state.global_step == 4 and "training_step" in warned(caplog)[-1]
-    kss = {"kss": KSSConfig(rank=8), "rksp_blocks": "layers"}
+    kss = {"kss": KSSConfig(rank=8), "residual_blocks": "layers"}
     assert len(logged(trained(tmp_path, Chain(), kind=OwnStep, **kss), "kss/loss")) == 4
 
 

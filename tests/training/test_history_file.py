@@ -56,13 +56,13 @@ def test_a_history_that_cannot_be_written_any_more(how, tmp_path, monkeypatch, c
 
     usual = trained(tmp_path / "usual", gpt2(), None, Trainer)
     action = {"full": fills, "no folder": shutil.rmtree, "no file": takes_away}[how]
-    for kind, more in ((RKSPTrainer, {"rksp_every": 1, "kss": False, "rksp_report": True}), (Trainer, {})):
+    for kind, more in ((RKSPTrainer, {"spectrum_every": 1, "kss": False, "run_report": True}), (Trainer, {})):
         caplog.clear()
         folder = tmp_path / kind.__name__
         callbacks = [After(action), *([RKSPCallback(EVERY)] if kind is Trainer else [])]
         run = trained(folder, gpt2(), None, kind, callbacks=callbacks, **more)
         monkeypatch.undo()
-        assert run.state.global_step == 4 and len(logged(run, "rksp/near_unit_mass/max")) == 4
+        assert run.state.global_step == 4 and len(logged(run, "spectrum/near_unit_mass/max")) == 4
         assert len([text for text in warnings_of(caplog) if "cannot be written any more" in text]) == 1
         assert_same_weights(run.model, usual.model)
         if how == "full":
@@ -76,7 +76,7 @@ def test_a_history_that_cannot_be_begun(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(HistoryWriter, "_take", refuses)
     run = trained(tmp_path, gpt2())
-    assert len(logged(run, "rksp/near_unit_mass/max")) == 3 and not list(tmp_path.glob("*.jsonl"))
+    assert len(logged(run, "spectrum/near_unit_mass/max")) == 3 and not list(tmp_path.glob("*.jsonl"))
     (text,) = warnings_of(caplog)
     assert "Permission denied" in text and "spectrum=False" in text
 
@@ -90,7 +90,7 @@ def test_two_runs_at_once_never_share_a_file(tmp_path):
     assert (tmp_path / "rksp_report.html").exists() and (tmp_path / "rksp_report_2.html").exists()
 
 
-SAVED = {"save_strategy": "steps", "save_steps": 2, "rksp_every": 1}
+SAVED = {"save_strategy": "steps", "save_steps": 2, "spectrum_every": 1}
 
 
 def test_a_resumed_run_goes_on_in_its_own_file(tmp_path):
@@ -101,7 +101,7 @@ def test_a_resumed_run_goes_on_in_its_own_file(tmp_path):
     whole = read_history(tmp_path / "rksp_history_2.jsonl")
     run = trainer(tmp_path, gpt2(), **SAVED)
     run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))  # of the second run
-    assert run.rksp_monitor.path.name == "rksp_history_2.jsonl"
+    assert run.rksp.path.name == "rksp_history_2.jsonl"
     assert (tmp_path / "rksp_history.jsonl").read_bytes() == first
     # What was written stays, and the steps that were made again are the same.
     assert (tmp_path / "rksp_history_2.jsonl").read_bytes().startswith(second)
@@ -114,7 +114,7 @@ def test_a_resumed_run_goes_on_in_its_own_file(tmp_path):
 
 def test_a_run_that_is_resumed_in_the_folder_of_another_leaves_its_file_alone(tmp_path, caplog):
     trained(tmp_path / "a", gpt2(), **SAVED)
-    trained(tmp_path / "b", gpt2(), learning_rate=1e-3, rksp_every=1)
+    trained(tmp_path / "b", gpt2(), learning_rate=1e-3, spectrum_every=1)
     other = (tmp_path / "b" / "rksp_history.jsonl").read_bytes()
     run = trainer(tmp_path / "b", gpt2(), **SAVED)
     run.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
@@ -167,7 +167,7 @@ def test_writer(tmp_path):
 
 
 def test_what_waits_for_the_next_log_survives_a_resume(tmp_path):
-    settings = {"monitor": MonitorConfig(every=0, at_end=False, report=False), "logging_steps": 4, **SAVED}
+    settings = {"monitor": MonitorConfig(every=0, at_end=False), "logging_steps": 4, **SAVED}
     for kind in (None, Trainer):
         folder = tmp_path / str(kind)
 
@@ -181,8 +181,8 @@ def test_what_waits_for_the_next_log_survives_a_resume(tmp_path):
         whole.train()
         again.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
         names = [{name for row in run.state.log_history for name in row} for run in (whole, again)]
-        assert names[0] == names[1] and "rksp/near_unit_mass/max" in names[0]
-        assert logged(whole, "rksp/near_unit_mass/max") == logged(again, "rksp/near_unit_mass/max")
+        assert names[0] == names[1] and "spectrum/near_unit_mass/max" in names[0]
+        assert logged(whole, "spectrum/near_unit_mass/max") == logged(again, "spectrum/near_unit_mass/max")
 
 
 def test_two_callbacks_of_one_run_keep_apart(tmp_path):
@@ -212,5 +212,5 @@ def test_a_history_that_has_become_a_device_is_not_read(tmp_path, caplog):
         (folder / "rksp_history.jsonl").unlink()
         (folder / "rksp_history.jsonl").symlink_to("/dev/null")
 
-    run = trained(tmp_path, gpt2(), callbacks=[After(becomes)], rksp_every=1, rksp_report=True)
+    run = trained(tmp_path, gpt2(), callbacks=[After(becomes)], spectrum_every=1, run_report=True)
     assert run.state.global_step == 4 and not warnings_of(caplog)

@@ -85,7 +85,7 @@ def fails_in_backward(model, error):
 
 FAILURES = ("embedding", "block", "head", "backward", "dataset", "on_step_begin", "on_step_end", "on_log")
 #: Monitor every step, so that its hooks are on when it goes wrong.
-MONITOR = MonitorConfig(every=1, rank=8, report=False)
+MONITOR = MonitorConfig(every=1, rank=8)
 
 
 def broken(kind, where, error, folder):
@@ -105,7 +105,7 @@ def broken(kind, where, error, folder):
         callbacks.append(RKSPCallback(MONITOR))
         run = trainer(folder, model, rows, Trainer, callbacks=callbacks)
     else:
-        run = trainer(folder, model, rows, kind, callbacks=callbacks, rksp_every=1)
+        run = trainer(folder, model, rows, kind, callbacks=callbacks, spectrum_every=1)
     return run
 
 
@@ -129,7 +129,7 @@ def test_callback_that_fails_after_ours_leaves_hooks_until_the_next_forward_pass
     for kind in (Trainer, RKSPTrainer):
         model = gpt2()
         ours = [RKSPCallback(MONITOR)] if kind is Trainer else []
-        run = trainer(tmp_path, model, kind=kind, callbacks=ours, rksp_every=1)
+        run = trainer(tmp_path, model, kind=kind, callbacks=ours, spectrum_every=1)
         run.add_callback(FailsIn("on_step_begin", Stop()))
         with pytest.raises(Stop):
             run.train()
@@ -150,10 +150,10 @@ def test_good_run_after_a_failed_one(where, tmp_path):
     run.optimizer = None
     set_seed(run.args.seed)  # Trainer does so when it is made
     run.train()
-    fresh = trained(tmp_path / "fresh", start, rksp_every=1)
+    fresh = trained(tmp_path / "fresh", start, spectrum_every=1)
     assert_same_weights(run.model, fresh.model)
     assert logged(run, "kss/loss") == logged(fresh, "kss/loss")
-    assert len(logged(run, "rksp/near_unit_mass/max")) == 4
+    assert len(logged(run, "spectrum/near_unit_mass/max")) == 4
     assert hooks(run.model) == 0
 
 

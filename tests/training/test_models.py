@@ -57,7 +57,7 @@ def test_gradients_are_the_oracles(name, schedule, tmp_path, monkeypatch):
     several = case.inputs == "text>text"
     kinds = (OurSeq2SeqTrainer, OurSeq2SeqArguments) if several else ()
     draws, kept = Draws(monkeypatch, model), Gradients()
-    settings = {"max_steps": 1, "max_grad_norm": 0.0, "rksp_monitor": False, "per_device_train_batch_size": 6}
+    settings = {"max_steps": 1, "max_grad_norm": 0.0, "spectrum": False, "per_device_train_batch_size": 6}
     paper = {"kss_schedule": schedule, "kss_layer_fraction": 1.0}
     run = trained(tmp_path, model, rows_of(case), *kinds, callbacks=[kept], **settings, **paper)
 
@@ -123,5 +123,5 @@ def test_blocks_that_change_their_input_in_place(schedule):
 
 
 def test_kss_finds_the_named_blocks_of_an_own_model(tmp_path):
-    run = trained(tmp_path, Chain(), token_rows(), RKSPTrainer, rksp_blocks="layers")
+    run = trained(tmp_path, Chain(), token_rows(), RKSPTrainer, residual_blocks="layers")
     assert [row["kss/dropped"] for row in run.state.log_history if "kss/dropped" in row] == [0.0] * 4

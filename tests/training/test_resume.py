@@ -18,7 +18,7 @@ TIMES = ("runtime", "per_second")
 #: Saved at 4 and 8, killed in step 9: a log and a profile came after the checkpoint, and are forgotten.
 ALIGNED = {"logging_steps": 2, "save_steps": 4}
 #: The checkpoint of step 4 lies between the logs of steps 3 and 6; so does the profile that ended with step 4.
-BETWEEN = {"logging_steps": 3, "save_steps": 4, "rksp_every": 3}
+BETWEEN = {"logging_steps": 3, "save_steps": 4, "spectrum_every": 3}
 
 
 def killed_and_resumed(folder, settings, step):
@@ -73,9 +73,10 @@ def test_killed_run_goes_on_to_the_bit(schedule, tmp_path):
     for name in ("optimizer.pt", "scheduler.pt"):
         one, other = (torch.load(folder / name, weights_only=True) for folder in last)
         assert same(one, other), name
-    states = [(folder / "kss_state.json").read_bytes() for folder in last]
-    assert states[0] == states[1]
-    assert json.loads(states[0])["steps"] == 12
+    states = [json.loads((folder / "rksp_state.json").read_text()) for folder in last]
+    for state in states:  # the file of the resumed run has the rows of its first attempt too
+        assert state.pop("recorder")["history"] == "rksp_history.jsonl"
+    assert states[0] == states[1] and states[0]["kss"]["steps"] == 12
     # The history holds the same rows: it keeps no times, and not that mean.
     one, other = (read_history(r.args.output_dir) for r in (run, reference))
     assert (one.logs, one.readings) == (other.logs, other.readings) and len(one.readings) == 7

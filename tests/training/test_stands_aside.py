@@ -56,12 +56,20 @@ def said(caplog, part=""):
 
 @pytest.mark.parametrize("schedule", ["balanced", "paper"])
 def test_layers_that_cannot_be_read_any_more(schedule, tmp_path, caplog):
-    settings = {"rksp_blocks": "layers", "rksp_every": 1, "kss_schedule": schedule, "kss_every": 1, "max_steps": 5}
+    settings = {
+        "residual_blocks": "layers",
+        "spectrum_every": 1,
+        "kss_schedule": schedule,
+        "kss_every": 1,
+        "max_steps": 5,
+    }
     run = trained(tmp_path, Chain(), callbacks=[Breaks(2)], **settings, kss_layer_fraction=1.0)
     assert run.state.global_step == 5
     for name in ("kss/skipped", "spectrum/skipped"):
         assert logged(run, name) == [0, 0, 2, 4, 6]
-    assert len(logged(run, "kss/loss")) == len(logged(run, "rksp/near_unit_mass/max")) == 5  # the others are measured
+    assert (
+        len(logged(run, "kss/loss")) == len(logged(run, "spectrum/near_unit_mass/max")) == 5
+    )  # the others are measured
     for part, setting in (("KSS", "kss=False"), ("The monitor", "monitor=False")):
         texts = said(caplog, f"{part} leaves out layer layers.")
         assert len(texts) == len(set(texts)) == 2 and all(setting in text for text in texts)
@@ -70,13 +78,13 @@ def test_layers_that_cannot_be_read_any_more(schedule, tmp_path, caplog):
 
 def test_a_callback_that_can_read_nothing_leaves_the_run_alone(tmp_path, caplog):
     runs = []
-    for callbacks in ([], [RKSPCallback(MonitorConfig(every=1, rank=8, report=False), blocks="layers")]):
+    for callbacks in ([], [RKSPCallback(MonitorConfig(every=1, rank=8), blocks="layers", report=False)]):
         model = Chain()
         for flattens, restores in (model.layers[:2], model.layers[2:]):
             flattens.after, restores.before = (lambda y: y.flatten(0, 1)), (lambda x: x.unflatten(0, (-1, 9)))
         runs.append(trained(tmp_path / str(len(runs)), model, None, Trainer, callbacks=callbacks))
     assert_same_weights(runs[0].model, runs[1].model)
-    assert logged(runs[1], "spectrum/skipped") == [4, 8, 12, 16] and not logged(runs[1], "rksp/near_unit_mass/max")
+    assert logged(runs[1], "spectrum/skipped") == [4, 8, 12, 16] and not logged(runs[1], "spectrum/near_unit_mass/max")
     assert said(caplog, "The monitor")
 
 
@@ -85,7 +93,7 @@ def test_kss_that_fails_at_numbers_of_its_own(tmp_path, monkeypatch, caplog):
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr("hf_rksp.training.kss.shaper.leading_directions", fails)
-    run = trained(tmp_path, gpt2(), rksp_monitor=False)
+    run = trained(tmp_path, gpt2(), spectrum=False)
     assert logged(run, "kss/skipped") == [3, 6, 9, 12]
     assert len(said(caplog, "RuntimeError: no such kernel")) == 1
 
@@ -95,7 +103,7 @@ def test_a_list_that_was_named_and_holds_no_block_is_refused_in_the_first_step(t
     model.layers = torch.nn.ModuleList([model.layers[0]])
     break_blocks(types.SimpleNamespace(layers=[None, model.layers[0], Chain().layers[0]]))
     model.head.register_forward_pre_hook(lambda _, args: args[0].unflatten(0, (-1, 9)))
-    run = trainer(tmp_path, model, rksp_blocks="layers")
+    run = trainer(tmp_path, model, residual_blocks="layers")
     with pytest.raises(CaptureError, match=r"layers\.0.*not a residual block"):
         run.train()
     assert run.state.global_step == 0 and hooks(model) == 1  # the one above
@@ -110,7 +118,7 @@ class Parts(RKSPTrainer):
 
 
 def test_a_loss_that_calls_parts_of_the_model(tmp_path, caplog):
-    run = trained(tmp_path, gpt2(), kind=Parts, rksp_every=1)
+    run = trained(tmp_path, gpt2(), kind=Parts, spectrum_every=1)
     assert logged(run, "kss/skipped") == [3, 6, 9, 12] == logged(run, "spectrum/skipped")
     assert not logged(run, "kss/loss")
     assert len(said(caplog, "calls parts of")) == 2
@@ -162,8 +170,8 @@ def test_each_run_of_a_shared_module_is_a_layer(tmp_path):
     """In monitor and KSS alike, surveyed or not."""
     for exact in (False, True):
         settings = {"kss_exact_accumulation": exact, "gradient_accumulation_steps": 1 + exact, "max_steps": 1}
-        run = trained(tmp_path / str(exact), albert(), rksp_blocks="albert.encoder.albert_layer_groups", **settings)
-        (row,) = [r for r in rows(tmp_path / str(exact)) if r["kind"] == "profile"]
+        run = trained(tmp_path / str(exact), albert(), residual_blocks="albert.encoder.albert_layer_groups", **settings)
+        (row,) = [r for r in rows(tmp_path / str(exact)) if r["kind"] == "reading"]
         assert [layer["index"] for layer in row["layers"]] == [0, 1, 2, 3]
         assert row["tokens"] == 36 * (1 + exact)
         assert len({layer["path"] for layer in row["layers"]}) == 4
@@ -176,13 +184,14 @@ def test_only_the_first_run_counts_as_first_block():
     model = albert().train()
     config = KSSConfig(rank=4, upper_threshold=0.01, first_block_weight=0.25)
     with SpectralShaper(model, config, "albert.encoder.albert_layer_groups") as kss:
-        shares, push = [], kss._push
+        shares, schedule = [], kss.schedule
+        act = schedule.act
 
-        def watch(layers, last, *rest):
-            shares.extend(kss._share(layer, last) for layer in layers)
-            push(layers, last, *rest)
+        def watch(measured):
+            shares.extend(schedule.block_weight(layer, measured.last) for layer in measured.layers)
+            return act(measured)
 
-        kss._push = watch
+        schedule.act = watch
         model(input_ids=IDS, labels=IDS).loss.backward()
     assert shares == [0.25, 1, 1, 1]
 
@@ -210,7 +219,7 @@ def test_a_narrow_tower_that_appears_later_is_left_out(caplog):
     with SpectralShaper(model, KSSConfig(rank=16), "layers") as kss:
         model(IDS, labels=IDS)["loss"].backward()
         kss.step()
-        assert kss._fits(kss.stacks[0], 8, 4) is False
+        assert kss._fits(kss.watch.stacks[0], 8, 4) is False
     assert kss.aside.count == 4 and said(caplog, "kss_rank=16")
 
 
@@ -223,11 +232,11 @@ class Own(RKSPTrainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
 
-PAPER = {"kss_schedule": "paper", "kss_every": 1, "kss_weight": 1.0, "rksp_monitor": False}
+PAPER = {"kss_schedule": "paper", "kss_every": 1, "kss_weight": 1.0, "spectrum": False}
 
 
 def test_a_loss_of_ones_own_has_the_term(tmp_path):
-    chain = {"rksp_blocks": "layers", **PAPER}
+    chain = {"residual_blocks": "layers", **PAPER}
     runs = [trained(tmp_path, Chain(), kind=kind, **chain) for kind in (RKSPTrainer, Own)]
     off = trained(tmp_path, Chain(), kind=Own, **chain | {"kss_weight": 0.0})
     assert_same_weights(runs[0].model, runs[1].model)
@@ -256,7 +265,7 @@ def test_a_step_that_never_asks_for_a_loss_is_refused_before_the_second(tmp_path
     with pytest.raises(InputError, match=r"kss_schedule='paper'.*not reached the loss"):
         run.train()
     assert run.state.global_step == 1 and hooks(run.model) == 0
-    assert trained(tmp_path, gpt2(), kind=Steps, rksp_monitor=False).state.global_step == 4  # "balanced" acts without
+    assert trained(tmp_path, gpt2(), kind=Steps, spectrum=False).state.global_step == 4  # "balanced" acts without
 
 
 def gradient(passes, taken, schedule="paper"):
@@ -323,24 +332,24 @@ def test_with_everything_off_no_callback_of_ours_is_there(tmp_path):
     assert ours(run) == []
     run.train()
     on = trained(tmp_path, gpt2())
-    assert ours(run) == [] and ours(on) == [on.rksp_monitor]
+    assert ours(run) == [] and ours(on) == [on.rksp]
 
 
 def test_a_monitor_among_the_callbacks_is_the_monitor(tmp_path):
-    mine = RKSPCallback(MonitorConfig(every=1, rank=8, report=False))
+    mine = RKSPCallback(MonitorConfig(every=1, rank=8), report=False)
     run = trained(tmp_path, gpt2(), callbacks=[mine])
-    assert run.rksp_monitor is mine
-    steps = [row["step"] for row in rows(tmp_path) if row["kind"] == "profile"]
+    assert run.rksp is mine
+    steps = [row["step"] for row in rows(tmp_path) if row["kind"] == "reading"]
     assert steps == [0, 1, 2, 3] and not (tmp_path / "rksp_history_2.jsonl").exists()
     late = trainer(tmp_path / "late", gpt2())
     late.add_callback(mine)
     late.train()
-    assert late.rksp_monitor is mine
-    assert [row["step"] for row in rows(tmp_path / "late") if row["kind"] == "profile"] == [0, 1, 2, 3]
+    assert late.rksp is mine
+    assert [row["step"] for row in rows(tmp_path / "late") if row["kind"] == "reading"] == [0, 1, 2, 3]
 
 
 def test_two_monitors_are_refused_before_the_first_step(tmp_path):
-    config = MonitorConfig(report=False)
+    config = MonitorConfig()
     with pytest.raises(InputError, match="monitor="):
         trainer(tmp_path, gpt2(), monitor=config, callbacks=[RKSPCallback(config)])
     with pytest.raises(InputError, match="2 RKSPCallback"):
@@ -364,7 +373,7 @@ def test_a_trainer_whose_model_is_no_module(tmp_path, caplog):
     assert re.search(r"SimpleNamespace.*torch\.nn\.Module", text) and not list(tmp_path.glob("*.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["kss_rank", "kss_every", "kss_layer_fraction", "rksp_every", "rksp_rank"])
+@pytest.mark.parametrize("name", ["kss_rank", "kss_every", "kss_layer_fraction", "spectrum_every", "spectrum_rank"])
 def test_errors_name_the_argument(name, tmp_path):
     with pytest.raises(InputError, match=rf"^{name}=-1"):
         trainer(tmp_path, None, **{name: -1})
@@ -374,7 +383,7 @@ def test_errors_name_the_argument(name, tmp_path):
 def test_batches_of_one_token(schedule, tmp_path, caplog):
     """Too few tokens are no fault of the numbers: counted as skipped, and no rank is named that cannot be."""
     settings = {"kss_schedule": schedule, "kss_every": 1, "kss_layer_fraction": 1.0, "per_device_train_batch_size": 1}
-    run = trained(tmp_path, gpt2(), token_rows(tokens=1), rksp_every=1, **settings)
+    run = trained(tmp_path, gpt2(), token_rows(tokens=1), spectrum_every=1, **settings)
     assert logged(run, "kss/skipped") == [3, 6, 9, 12] == logged(run, "spectrum/skipped")
     assert logged(run, "kss/dropped") == [0] * 4
     (text,) = said(caplog, "KSS leaves out")

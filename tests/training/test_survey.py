@@ -45,7 +45,7 @@ def gradients(cut, schedule, survey=True, **settings):
     parts = batches(cut)
     with kss:
         if survey:
-            with kss.survey():
+            with kss.measure_step():
                 for batch in parts:
                     loss_of(model, batch)
         for batch in parts:
@@ -77,7 +77,7 @@ def test_a_survey_counts_for_one_step():
         radii = []
         for surveyed in (True, False):
             if surveyed:
-                with kss.survey():
+                with kss.measure_step():
                     model(**batches(8)[0])
             model(**batches(2)[0]).loss.backward()
             kss.step()
@@ -93,9 +93,9 @@ def test_nothing_is_left_behind():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
     kss = SpectralShaper(model, KSSConfig(rank=4), blocks="layers")
-    with kss.survey():
+    with kss.measure_step():
         assert not model(ids)["logits"].requires_grad
-    with pytest.raises(ZeroDivisionError), kss.survey():
+    with pytest.raises(ZeroDivisionError), kss.measure_step():
         model(ids)
         raise ZeroDivisionError
     assert torch.equal(torch.get_rng_state(), random)
@@ -107,7 +107,7 @@ def test_a_layer_that_is_not_finite_is_left_out_of_the_step():
     model = Chain().train()
     model.layers[2].after = lambda y: y * torch.nan
     with SpectralShaper(model, KSSConfig(rank=4, upper_threshold=0.1), blocks="layers") as kss:
-        with kss.survey():
+        with kss.measure_step():
             model(batches(8)[0]["input_ids"])
         logs = kss.pop_logs()
     assert logs["kss/dropped"] == 2  # the layer that made it, and the one that was given it
@@ -137,7 +137,7 @@ def test_the_monitor_watches_the_pass_that_is_trained_on(tmp_path):
             tmp_path,
             gpt2(),
             padded_rows(),
-            rksp_every=1,
+            spectrum_every=1,
             callbacks=[Stance()],
             **EXACT | {"kss_exact_accumulation": on},
         )
@@ -145,7 +145,9 @@ def test_the_monitor_watches_the_pass_that_is_trained_on(tmp_path):
     ]
     assert set(stances) == {"default"}
     # Nothing was trained on before the first profile, so it is the same; dropout too.
-    assert logged(runs[0], "rksp/nonlinearity_ratio/mean")[0] == logged(runs[1], "rksp/nonlinearity_ratio/mean")[0]
+    assert (
+        logged(runs[0], "spectrum/nonlinearity_ratio/mean")[0] == logged(runs[1], "spectrum/nonlinearity_ratio/mean")[0]
+    )
     assert hooks(runs[0].model) == 0
 
 
@@ -170,19 +172,19 @@ def test_each_block_has_its_own_spectrum_where_blocks_are_left_out():
     """The first block runs in the second pass alone, so it is measured last."""
     model, ids = Skips().train(), batches(4)
     with SpectralShaper(model, KSSConfig(rank=4, upper_threshold=0.1), blocks="layers") as kss:
-        with kss.survey() as survey:
+        with kss.measure_step() as survey:
             for batch in ids:
                 model(batch["input_ids"])
         assert [index for _, index in survey.moments] == [1, 2, 3, 0]
-        want = {key: kss._surveyed[key].gradient for key in kss._surveyed}
+        want = {key: kss._step_solved[key].gradient for key in kss._step_solved}
         used = {}
-        push = kss._push
+        act = kss.schedule.act
 
-        def watch(layers, last, directions, projected, weights, solved):
-            used.update({layer.block.index: g for layer, g in zip(layers, solved.gradients, strict=True)})
-            push(layers, last, directions, projected, weights, solved)
+        def watch(measured):
+            used.update({layer.block.index: g for layer, g in zip(measured.layers, measured.gradients, strict=True)})
+            return act(measured)
 
-        kss._push = watch
+        kss.schedule.act = watch
         for batch in ids:
             model(**{"input_ids": batch["input_ids"], "labels": batch["input_ids"]})["loss"].backward()
     assert set(used) == {0, 1, 2, 3}
@@ -193,7 +195,7 @@ def test_blocks_in_evaluation_mode_are_left_alone():
     model = Chain().train()
     model.layers[0].eval()
     with SpectralShaper(model, KSSConfig(rank=4), blocks="layers") as kss:
-        with kss.survey() as survey:
+        with kss.measure_step() as survey:
             model(batches(8)[0]["input_ids"])
         model(batches(8)[0]["input_ids"])
     assert [index for _, index in survey.moments] == [1, 2, 3]
@@ -203,7 +205,7 @@ def test_random_numbers_of_numpy_are_drawn_again():
     model = Chain().train()
     kss = SpectralShaper(model, KSSConfig(rank=4), blocks="layers")
     numpy.random.seed(0)
-    with kss.survey():
+    with kss.measure_step():
         first = numpy.random.rand(), random.random()
     assert (numpy.random.rand(), random.random()) == first
 
@@ -222,7 +224,7 @@ def own_loss(outputs, labels, num_items_in_batch=None):
 
 def test_labels_of_an_own_loss_are_kept_from_the_model(tmp_path):
     rows = token_rows()
-    trained(tmp_path, OwnLabels(), rows, compute_loss_func=own_loss, rksp_blocks="layers", rksp_monitor=False, **EXACT)
+    trained(tmp_path, OwnLabels(), rows, compute_loss_func=own_loss, residual_blocks="layers", spectrum=False, **EXACT)
 
 
 class OwnColumn(RKSPTrainer):
@@ -233,8 +235,8 @@ class OwnColumn(RKSPTrainer):
 
 
 class Answers(OwnColumn):
-    def survey_pass(self, batch):
-        super().survey_pass({name: value for name, value in batch.items() if name != "weight"})
+    def measure_pass(self, batch):
+        super().measure_pass({name: value for name, value in batch.items() if name != "weight"})
 
 
 class Generates(RKSPTrainer):
@@ -249,8 +251,8 @@ class Strict(Chain):
 
 def test_a_batch_that_the_model_does_not_take(tmp_path):
     rows = Rows(row | {"weight": torch.ones(())} for row in token_rows().rows)
-    settings = {"rksp_blocks": "layers", "rksp_monitor": False, "remove_unused_columns": False} | EXACT
-    with pytest.raises(InputError, match=r"kss_exact_accumulation=True: .*weight.*override survey_pass"):
+    settings = {"residual_blocks": "layers", "spectrum": False, "remove_unused_columns": False} | EXACT
+    with pytest.raises(InputError, match=r"kss_exact_accumulation=True: .*weight.*override measure_pass"):
         trained(tmp_path, Strict(), rows, OwnColumn, **settings)
     trained(tmp_path, Strict(), rows, Answers, **settings)
     with pytest.raises(InputError, match="Generates makes its batches anew"):
@@ -279,6 +281,6 @@ def test_padding_of_a_decoder_whose_labels_are_smoothed(tmp_path):
         return trained(tmp_path, bart(), rows(filler), kss_exact_accumulation=True, **settings, **cuts)
 
     whole, parts = run(1), run(4)
-    for name in ("kss/loss", "rksp/spectral_radius/max"):
+    for name in ("kss/loss", "spectrum/spectral_radius/max"):
         assert logged(parts, name) == pytest.approx(logged(whole, name), rel=1e-3), name
     assert logged(run(1, filler=7), "kss/loss") == pytest.approx(logged(whole, "kss/loss"), rel=1e-6)

@@ -44,7 +44,7 @@ def test_gradient_checkpointing_changes_rounding_alone(reentrant, schedule, tmp_
     options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}} | SGD
     run = trained(tmp_path / "run", gpt2(), **kss(schedule), **options)
     assert_same_weights(run.model, plain.model, rtol=1e-3, atol=1e-5)
-    for name in ("loss", "kss/loss", "kss/spectral_radius/max", "rksp/near_unit_mass/max"):
+    for name in ("loss", "kss/loss", "kss/spectral_radius/max", "spectrum/near_unit_mass/max"):
         assert logged(run, name) == pytest.approx(logged(plain, name), rel=1e-3)
     without = trained(tmp_path / "without", gpt2(), kss=False, **options)
     assert moved(run.model, without.model) > 1e-3
@@ -79,7 +79,7 @@ def test_compiled_model(backend, tmp_path, monkeypatch):
     if "ATEN_CPU_CAPABILITY" in os.environ:  # the compiler's cache does not know of it, and holds code for vectors
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     small = {"n_layer": 1, "dropout": 0.0} if backend == "inductor" else {"dropout": 0.0}  # that one takes its time
-    settings = SGD | {"rksp_monitor": False, "max_steps": 2}
+    settings = SGD | {"spectrum": False, "max_steps": 2}
     exact = trained(tmp_path / "plain", gpt2(**small), **settings)
     run = trained(tmp_path / "compiled", gpt2(**small), torch_compile=True, torch_compile_backend=backend, **settings)
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_lora_acts_through_the_adapters(schedule, tmp_path):
     start = weights(adapted())
     run = trained(tmp_path / "kss", adapted(), **kss(schedule))
     plain = trained(tmp_path / "plain", adapted(), kss=False)
-    assert len(logged(run, "kss/loss")) == 4 and len(logged(run, "rksp/near_unit_mass/max")) == 3
+    assert len(logged(run, "kss/loss")) == 4 and len(logged(run, "spectrum/near_unit_mass/max")) == 3
     end, other = weights(run.model), weights(plain.model)
     for name, value in start.items():
         assert torch.equal(end[name], value) == ("lora_" not in name), name
@@ -135,7 +135,7 @@ def test_content_of_the_padding_does_not_matter(schedule, tmp_path):
     assert history(runs[0]) == history(runs[1])
     assert_same_weights(runs[0].model, runs[1].model)
     assert logged(runs[0], "kss/loss") == logged(runs[1], "kss/loss")
-    assert logged(runs[0], "rksp/nonlinearity_ratio/mean") == logged(runs[1], "rksp/nonlinearity_ratio/mean")
+    assert logged(runs[0], "spectrum/nonlinearity_ratio/mean") == logged(runs[1], "spectrum/nonlinearity_ratio/mean")
 
 
 @SCHEDULES
@@ -155,7 +155,7 @@ def test_packed_batch_has_the_spectrum_of_the_padded_one(schedule, tmp_path):
     settings = kss(schedule) | {"max_steps": 1, "per_device_train_batch_size": 8, "kss_rank": 16}
     one = trained(tmp_path / "padded", llama(), padded, **settings)
     packed = trained(tmp_path / "packed", llama(), bare, data_collator=DataCollatorWithFlattening(), **settings)
-    for name in ("kss/loss", "kss/spectral_radius/max", "kss/layers_above", "rksp/spectral_radius/max"):
+    for name in ("kss/loss", "kss/spectral_radius/max", "kss/layers_above", "spectrum/spectral_radius/max"):
         assert logged(packed, name) == pytest.approx(logged(one, name), rel=2e-3), name
 
 
@@ -175,10 +175,10 @@ def test_monitor_sees_all_microbatches(tmp_path):
         def on_step_end(self, args, state, control, **kwargs):
             seen.append(state.global_step)
 
-    settings = {"gradient_accumulation_steps": 2, "max_steps": 2, "rksp_every": 1}
+    settings = {"gradient_accumulation_steps": 2, "max_steps": 2, "spectrum_every": 1}
     trained(tmp_path, gpt2(), padded_rows(16), callbacks=[Counts()], **settings)
     rows = [json.loads(line) for line in (tmp_path / "rksp_history.jsonl").read_text().splitlines()]
-    profiles = [row for row in rows if row["kind"] == "profile"]
+    profiles = [row for row in rows if row["kind"] == "reading"]
     assert [row["step"] for row in profiles] == [0, 1] and seen == [1, 2]
     everything = sum(int(row["attention_mask"].sum()) for row in padded_rows(16).rows)
     assert sum(row["tokens"] for row in profiles) == everything

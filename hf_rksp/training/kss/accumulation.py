@@ -1,46 +1,41 @@
-"""Measure forward passes that are not trained on: of all microbatches of a step, before the first of them is."""
+"""Measure all microbatches of a step before the first of them is trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture import Block, Layouts, Stack, capture_transitions
+from hf_rksp.capture import Block, Stack, capture_transitions
 from hf_rksp.capture.attach import Attached
-from hf_rksp.capture.calling import model_inputs, uncompiled
+from hf_rksp.capture.calling import model_inputs
 from hf_rksp.errors import NonFiniteError
 from hf_rksp.profile.gather import Key, MomentSink
 from hf_rksp.spectral import SecondMoments
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.extra_pass import extra_passes
+from hf_rksp.training.watch import Watch
 
 
-class Survey:
+class StepMoments:
     """While open, forward passes of ``model`` have no gradient and add to the moments of its layers.
 
     The passes are those of `extra_passes`, so that those that are trained on draw the same.
 
     Args:
-        model: without DDP or DeepSpeed around it.
-        stacks: from `hf_rksp.capture.find_stacks`.
-        layouts: how its states are read.
+        watch: the model, its blocks, and how its states are read.
         aside: is told of layers that cannot be read; they are left out of the step.
 
     Attributes:
         passes: number of forward passes.
-        unseen: entries of the coming batch that the model is not given.
     """
 
-    def __init__(self, model: nn.Module, stacks: Sequence[Stack], layouts: Layouts, aside: Aside) -> None:
-        self.model, self.stacks = uncompiled(model), stacks
-        self.unseen: Mapping[str, Any] = {}
+    def __init__(self, watch: Watch, aside: Aside) -> None:
+        self.watch, self.aside = watch, aside
         self.passes = 0
-        self.aside = aside
-        self._sink = MomentSink(layouts, 1)
+        self._sink = MomentSink(watch.layouts, 1)
         self._broken: set[Key] = set()
         self._open = ExitStack()
 
@@ -49,13 +44,13 @@ class Survey:
         """Of each layer that is trained, in the order in which they first ran; NaN if a state was not finite."""
         return {key: parts[0] for key, parts in self._sink.moments.items() if key not in self._broken}
 
-    def __enter__(self) -> Survey:
+    def __enter__(self) -> StepMoments:
         with ExitStack() as stack:
-            stack.enter_context(extra_passes(self.model))
-            self._runs = stack.enter_context(capture_transitions(self.stacks, self._record, self._leave_out))
+            stack.enter_context(extra_passes(self.watch.model))
+            self._runs = stack.enter_context(capture_transitions(self.watch.stacks, self._record, self._leave_out))
             hooks = Attached()
             stack.callback(hooks.remove)
-            hooks.before(self.model, self._begin)
+            hooks.before(self.watch.model, self._begin)
             self._open = stack.pop_all()
         return self
 
@@ -65,7 +60,7 @@ class Survey:
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.passes += 1
         self._runs.next_pass()
-        self._sink.next_batch({**self.unseen, **model_inputs(module, args, kwargs)})
+        self._sink.next_batch(self.watch.described(model_inputs(module, args, kwargs)))
 
     def _record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         key = (stack.path, block.index)

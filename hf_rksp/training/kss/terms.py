@@ -1,4 +1,4 @@
-"""Terms of the "paper" schedule that wait for the loss of their forward passes."""
+"""Terms of a schedule that adds to the loss, such as "paper", that wait for the loss of their forward passes."""
 
 from __future__ import annotations
 

@@ -2,207 +2,232 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor
 
-from hf_rksp.capture import Block, Layouts, Stack, Unsettled, capture_transitions, find_stacks, untouched
+from hf_rksp.capture import Block, Stack, Unsettled, capture_transitions, untouched
 from hf_rksp.capture.agreement import agreed
-from hf_rksp.capture.attach import Attached
-from hf_rksp.capture.calling import forward, model_inputs, reshard, uncompiled
-from hf_rksp.capture.hooks import Runs
+from hf_rksp.capture.calling import forward, reshard
 from hf_rksp.config import MonitorConfig, SpectralConfig
 from hf_rksp.errors import InputError
 from hf_rksp.profile import LayerProfile
 from hf_rksp.profile.gather import Key, MomentSink
 from hf_rksp.profile.layer import profile_layer
-from hf_rksp.quantities import QUANTITIES
+from hf_rksp.quantities import QUANTITIES, SPECTRUM, over_layers
 from hf_rksp.ranks import current_ranks, world_size
 from hf_rksp.spectral import SecondMoments
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.extra_pass import settle
+from hf_rksp.training.monitors.base import Measuring, Monitor, Reading, none
+from hf_rksp.training.watch import Watch
 
 #: Quantities of a layer that a row of the history keeps, besides its eigenvalues.
 _KEPT = ("stack", "index", "path", "rank", *QUANTITIES)
 #: How the monitor is switched off, for its warnings.
-OFF = "monitor=False (rksp_monitor=False) switches the monitor off"
+OFF = "monitor=False (spectrum=False) switches the monitor off"
 _NOTHING = (
     "no forward pass with residual blocks was seen: the loss calls parts of the model instead of the model, or the blocks are left "
     "out of the pass"
 )
 
 
-class SpectralMonitor:
-    """Measures the transitions of a model on demand; all processes together, exactly.
+class SpectralMonitor(Monitor):
+    """Measures the spectrum of every transition on a schedule; all processes together, exactly.
 
     Nothing of the run changes: the training batch is only looked at, and the probe runs in evaluation mode with the random
-    state put back. Hooks are there while a forward pass is measured and at no other time.
+    state put back.
 
     Args:
-        model: without DDP or DeepSpeed around it.
         config: see `MonitorConfig`.
         probe: batches for ``config.data="probe"``; the processes share them out.
-        blocks: path(s) of the list(s) of residual blocks.
-        stacks: the blocks themselves, where they were found already.
 
     Attributes:
         aside: counts the layers that could not be read, and says why; a monitor does not stop the run that it watches.
 
     Raises:
-        InputError: "probe" without batches. CaptureError: no residual blocks.
+        InputError: "probe" without batches.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: MonitorConfig,
-        probe: Sequence[Mapping[str, Any]] | None = None,
-        blocks: str | Sequence[str] | None = None,
-        stacks: Sequence[Stack] | None = None,
-    ) -> None:
-        if config.data == "probe" and not probe:
+    name = "spectrum"
+    quantities = SPECTRUM
+
+    def __init__(self, config: MonitorConfig | None = None, probe: Sequence[Mapping[str, Any]] | None = None) -> None:
+        self.config = config or MonitorConfig()
+        if self.config.data == "probe" and not probe:
             raise InputError(
-                "probe is empty: pass batches to profile, or rksp_data='batch' to profile the training batch"
+                "probe is empty: pass batches to profile, or data='batch' (spectrum_data) to profile the training batch"
             )
-        self.model, self.config = uncompiled(model), config
         self.probe = list(probe or ())
-        self.stacks = find_stacks(model, blocks) if stacks is None else stacks
-        self.layouts = Layouts(self.model, self.stacks)
         self.aside = Aside("The monitor", "spectrum/skipped", OFF)
-        #: Of the batch, what the model itself is not given; see `SpectralShaper`.
-        self.unseen: Mapping[str, Any] = {}
-        self._watching: ExitStack | None = None
-        self._start()
+        self._pending: dict[str, float] = {}
 
-    def watch(self) -> None:
-        """Look at the training forward pass that comes next; the hooks are gone when it ends, also by an exception."""
-        self._start()
-        self.watch_on()
+    def attach(self, watch: Watch) -> None:
+        """Begin to measure the blocks of this run."""
+        super().attach(watch)
+        self.start()
 
-    def watch_on(self) -> None:
-        """Look at one more forward pass of the same step (gradient accumulation)."""
-        self.close()
-        self._watching = ExitStack()
-        self._runs = self._watching.enter_context(capture_transitions(self.stacks, self._record, self._leave_out))
-        hooks = Attached()
-        self._watching.callback(hooks.remove)
-        hooks.before(self.model, self._begin)
-        hooks.after(self.model, self._end, always_call=True)
+    def due(self, step: int, last_step: int) -> bool:
+        """The weights of step k are those before its update: a batch sees k up to the last but one, the probe the last too."""
+        return self.config.due(step, last_step if self.config.data == "probe" else last_step - 1)
 
-    def _start(self) -> None:
-        self._runs = Runs()
-        self._sink = MomentSink(self.layouts, 1)
+    def step_begin(self, step: int) -> None:
+        """Begin anew; a probe runs now."""
+        self.start()
+        if self.config.data == "probe":
+            self._probed(step)
+
+    def looker(self, step: int) -> SpectralMonitor | None:
+        """The monitor itself, if it profiles the training batch."""
+        return self if self.config.data == "batch" else None
+
+    def step_end(self, step: int, main_process: bool) -> Measuring:
+        """Solve what was seen in the step."""
+        return self._reading(step, main_process)
+
+    def run_end(self, step: int, main_process: bool) -> Measuring:
+        """The probe runs once more at the very end."""
+        if self.config.data != "probe" or not self.due(step, step):
+            return none()
+        self.start()
+        self._probed(step)
+        return self._reading(step, main_process)
+
+    def _probed(self, step: int) -> None:
+        try:
+            self.run_probe()
+        except Exception as error:
+            # Before the first step it is a setting that does not fit. Later it is not worth a run; but the other processes wait.
+            if step == 0 or world_size() > 1:
+                raise
+            self.aside("the probe", error, self.watch.layers)
+            self.start()
+
+    def _reading(self, step: int, main_process: bool) -> Measuring:
+        layers = yield from self.solve(main_process)
+        if not main_process:
+            return None
+        self._pending |= summary(layers, self.config.per_layer) | {"spectrum/skipped": float(self.aside.count)}
+        if not layers:
+            return None
+        rows = history_rows(layers)
+        more = {"data": self.config.data, "tokens": max(layer.tokens for layer in layers)}
+        if reasons := self.aside.pop_reasons():
+            more["left_out"] = reasons
+        return Reading(self.name, step, over_layers(rows), rows, more)
+
+    def pop_logs(self) -> dict[str, float]:
+        """The numbers of the last profile, if they were not logged yet."""
+        pending, self._pending = self._pending, {}
+        return pending
+
+    def state_dict(self) -> dict[str, Any]:
+        """What waits for the next log, and how much was left out."""
+        return {"pending": dict(self._pending), "skipped": self.aside.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._pending = dict(state.get("pending") or {})
+        self.aside.count = int(state.get("skipped") or 0)
+
+    def start(self) -> None:
+        """Forget what was seen, and begin a new profile."""
+        self._sink = MomentSink(self.watch.layouts, 1)
         #: What can only be read when the pass is over: then the model is probed.
-        self._waiting: list[tuple[Stack, Block, torch.Tensor, torch.Tensor]] = []
+        self._waiting: list[tuple[Stack, Block, Tensor, Tensor]] = []
         self._broken: set[Key] = set()
-        #: Whether the pass that goes on is looked at.
-        self._looking = False
-        #: Passes without gradients that go on, beside it or inside: those of a survey or a probe, which are not waited for.
-        self._aside_passes = 0
 
-    def _record(self, stack: Stack, block: Block, x: torch.Tensor, y: torch.Tensor) -> None:
-        if self._looking and not self._aside_passes and (stack.path, block.index) not in self._broken:
-            try:
-                self._sink(stack, block, x, y)
-            except Unsettled:
-                self._waiting.append((stack, block, x, y.clone()))
-            except Exception as error:
-                self._leave_out(stack, block, error)
+    def pass_begin(self, batch: Mapping[str, Any]) -> None:
+        """A forward pass that is looked at begins."""
+        self._sink.next_batch(self.watch.described(batch))
 
-    def _leave_out(self, stack: Stack, block: Block, error: Exception) -> None:
-        if self._looking and not self._aside_passes:
-            self._broken.add((stack.path, block.index))
-            self._sink.moments.pop((stack.path, block.index), None)
-            self.aside(f"layer {block.path}", error)
-
-    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not torch.is_grad_enabled():
-            self._aside_passes += 1
+    def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        """Add one transition to the moments."""
+        if (stack.path, block.index) in self._broken:
             return
-        self._looking = True
-        self._runs.next_pass()
-        self._sink.next_batch({**self.unseen, **model_inputs(module, args, kwargs)})
+        try:
+            self._sink(stack, block, x, y)
+        except Unsettled:
+            self._waiting.append((stack, block, x, y.clone()))
+        except Exception as error:
+            self.refuse(stack, block, error)
 
-    def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        if self._aside_passes:
-            self._aside_passes -= 1
-        elif self._looking:
-            self.close()
-            self._read_waiting(model_inputs(module, args, kwargs))
+    def refuse(self, stack: Stack, block: Block, error: Exception) -> None:
+        """Leave a layer out of this profile."""
+        self._broken.add((stack.path, block.index))
+        self._sink.moments.pop((stack.path, block.index), None)
+        self.aside(f"layer {block.path}", error)
 
-    def _read_waiting(self, inputs: Mapping[str, Any]) -> None:
-        """Probe the model, and read what waited for that."""
+    def pass_end(self, batch: Mapping[str, Any]) -> None:
+        """The pass is over: probe the model if sizes did not tell, and read what waited for that."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
         cause: Exception | None = None
         try:
-            settle(self.layouts, self.model, inputs)
+            settle(self.watch.layouts, self.watch.model, batch)
         except Exception as error:
             cause = error
-        self._looking = True
         for stack, block, x, y in waiting:
             try:
                 if cause:
                     raise cause
                 self._sink(stack, block, x, y)
             except Exception as error:
-                self._leave_out(stack, block, error)
-        self._looking = False
-
-    def close(self) -> None:
-        """Remove the hooks, if there are any."""
-        watching, self._watching, self._looking = self._watching, None, False
-        if watching is not None:
-            watching.close()
+                self.refuse(stack, block, error)
 
     def run_probe(self) -> None:
         """Run this process' share of the probe batches."""
-        self._start()
-        ranks = current_ranks()
-        size, rank = ranks.world, ranks.rank
-        with untouched(self.model):
-            for start in range(0, len(self.probe), size):
-                mine = start + rank < len(self.probe)
-                batch = self.probe[start + rank] if mine else self.probe[start]
-                # Sharded models gather their weights together: a process without a batch runs one along.
-                with capture_transitions(self.stacks, self._record, self._leave_out) as runs:
-                    self._looking = mine
+        ranks, model = current_ranks(), self.watch.model
+        with untouched(model):
+            for start in range(0, len(self.probe), ranks.world):
+                mine = start + ranks.rank < len(self.probe)
+                batch = self.probe[start + ranks.rank] if mine else self.probe[start]
+                if not mine:
+                    # Sharded models gather their weights together: a process without a batch runs one along.
+                    forward(model, batch)
+                    continue
+                with capture_transitions(self.watch.stacks, self.record, self.refuse) as runs:
                     runs.next_pass()
-                    if mine:
-                        self._sink.next_batch(batch)
-                    forward(self.model, batch)
-                self._read_waiting(batch)
-        self._looking = False
-        reshard(self.model)
+                    self._sink.next_batch(batch)
+                    forward(model, batch)
+                self.pass_end(batch)
+        reshard(model)
 
-    def solve(self, main_process: bool) -> list[LayerProfile]:
-        """Spectra of what was measured since `watch` or `run_probe`, over all processes.
+    def solve(self, main_process: bool) -> Generator[Sequence[Tensor], Sequence[Tensor], list[LayerProfile]]:
+        """Spectra of what was measured since `start`, over all processes; see `Measuring`.
 
-        Every process has to call it. Only the main one solves; the others get an empty list. A layer that cannot be
-        solved (too few tokens, not finite) is left out.
+        Only the main process solves; the others get an empty list. A layer that cannot be solved (too few tokens, not finite) is
+        left out.
         """
-        self.close()
-        seen = self._sink.moments
-        everywhere = agreed(self.stacks, seen)
+        stacks, seen = self.watch.stacks, self._sink.moments
+        everywhere = agreed(stacks, seen)
         if not (seen or self._broken):
-            layers = sum(len(stack.blocks) for stack in self.stacks)
-            self.aside("a profile", _NOTHING, layers)
+            self.aside("a profile", _NOTHING, self.watch.layers)
         elif len(everywhere) < len(seen):
             self.aside("layers", "another process cannot read them", len(seen) - len(everywhere))
+        keys = [
+            (stack.path, index) for stack in stacks for index in sorted(i for p, i in everywhere if p == stack.path)
+        ]
+        moments = {key: seen.pop(key)[0] for key in keys}
+        if world_size() > 1:
+            reductions = [one.reduction() for one in moments.values()]
+            heads = yield [next(one) for one in reductions]
+            bodies = yield [one.send(head) for one, head in zip(reductions, heads, strict=True)]
+            for one, body in zip(reductions, bodies, strict=True):
+                with contextlib.suppress(StopIteration):
+                    one.send(body)
+        if not main_process:
+            return []
         solved = []
-        for stack in self.stacks:
-            indices = sorted(index for path, index in everywhere if path == stack.path)
+        for stack in stacks:
+            indices = [index for path, index in keys if path == stack.path]
+            last = max(stack.members - 1, indices[-1]) if indices else 0
             for index in indices:
-                moments = seen.pop((stack.path, index))[0]
-                if world_size() > 1:
-                    moments.all_reduce()
-                if main_process:
-                    last = max(stack.members - 1, indices[-1])
-                    solved += self._solve(stack, stack.find(index), index / last if last else 0.0, moments.cpu())
+                depth = index / last if last else 0.0
+                solved += self._solve(stack, stack.find(index), depth, moments.pop((stack.path, index)).cpu())
         return solved
 
     def _solve(self, stack: Stack, block: Block, depth: float, moments: SecondMoments) -> list[LayerProfile]:
@@ -225,22 +250,13 @@ class SpectralMonitor:
 
 
 def summary(layers: Sequence[LayerProfile], per_layer: bool) -> dict[str, float]:
-    """Numbers for a tracker, under the keys ``rksp/...``."""
-    if not layers:
-        return {}
-
-    def values(name: str) -> list[float]:
-        return [getattr(layer, name) for layer in layers]
-
-    logs = {}
-    for name in ("near_unit_mass", "expansive_mass", "nonlinearity_ratio"):
-        logs[f"rksp/{name}/mean"] = sum(values(name)) / len(layers)
-    for name in ("near_unit_mass", "spectral_radius", "eigenvector_condition"):
-        logs[f"rksp/{name}/max"] = max(values(name))
+    """Numbers for a tracker, under the keys ``spectrum/...``."""
+    values = over_layers([{name: getattr(layer, name) for name in QUANTITIES} for layer in layers])
+    logs = {f"spectrum/{name}": value for name, value in values.items()}
     if per_layer:
         for layer in layers:
-            logs[f"rksp/near_unit_mass/{layer.path}"] = layer.near_unit_mass
-            logs[f"rksp/spectral_radius/{layer.path}"] = layer.spectral_radius
+            logs[f"spectrum/near_unit_mass/{layer.path}"] = layer.near_unit_mass
+            logs[f"spectrum/spectral_radius/{layer.path}"] = layer.spectral_radius
     return logs
 
 

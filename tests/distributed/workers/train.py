@@ -30,7 +30,10 @@ from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, TrainerCallback
 
 from hf_rksp.config import KSSConfig, MonitorConfig
-from hf_rksp.training import RKSPTrainer, RKSPTrainingArguments, SpectralShaper
+from hf_rksp.training import RKSPTrainer, RKSPTrainingArguments
+from hf_rksp.training.kss.balanced import Balanced
+from hf_rksp.training.kss.paper import Paper
+from hf_rksp.training.kss.schedule import Measured
 
 IGNORED = -100
 
@@ -201,14 +204,17 @@ def kind(trainer: Recorder) -> str:
 
 def train(case: Case, stage: int, folder: Path) -> dict[str, Any]:
     drawn: list[list[int]] = []
-    draw = SpectralShaper._draw
+    acts = {schedule: schedule.act for schedule in (Balanced, Paper)}
 
-    def noted(self: SpectralShaper, *args: Any) -> Any:
-        chosen = draw(self, *args)
-        drawn.append([transition.block.index for transition in chosen])
-        return chosen
+    def noting(act: Any) -> Any:
+        def noted(schedule: Any, measured: Measured) -> Any:
+            drawn.append([layer.block.index for layer in measured.layers])
+            return act(schedule, measured)
 
-    SpectralShaper._draw = noted
+        return noted
+
+    for schedule, act in acts.items():
+        schedule.act = noting(act)
     try:
         trainer = build(case, stage, folder)
         if case.resume:
@@ -219,7 +225,8 @@ def train(case: Case, stage: int, folder: Path) -> dict[str, Any]:
         else:
             trainer.train()
     finally:
-        SpectralShaper._draw = draw
+        for schedule, act in acts.items():
+            schedule.act = act
     assert trainer.state.global_step == case.steps
     history = folder / "rksp_history.jsonl"
     distributed = torch.distributed.is_initialized()

@@ -1,0 +1,200 @@
+"""The loop of a training run as its parts see it, whoever drives it.
+
+    attach(model)                          # before the first call of the model, so that torch.compile sees the hooks
+    for step in range(first, last):
+        step_begin(step)                   # which monitors are due; a probe runs now
+        for batch in microbatches:
+            microbatch(batch)              # what the trainer withholds from the model is set here, once
+            forward                        # one tap: monitors that are due look, KSS takes the transitions
+            backward                       # KSS acts on the gradients at the states
+        gradients_ready(step)              # interventions act on the gradients, alike on every process
+        optimizer.step()
+        step_end(step)                     # readings of all monitors, added up over the processes together; rows of history
+        log, save                          # logs of all parts; one state for the checkpoint
+    close()                                # no hook left, also after an exception
+
+    event            plain Trainer (RKSPCallback)   RKSPTrainer                           loop of your own (context manager)
+    attach           on_train_begin                 _inner_training_loop, or the first     with
+                                                    batch, if only a pass shows blocks
+    step_begin       on_step_begin                  the same                               after step() of the last step
+    microbatch       hooks on the model, again      training_step                          hooks on the model
+                     after on_substep_end
+    gradients_ready  on_pre_optimizer_step (after   the same                               before optimizer.step()
+                     clipping; under DeepSpeed
+                     after the step)
+    step_end         on_step_end                    the same                               step()
+    saved            state of Trainer               rksp_state.json in the checkpoint      state_dict()
+    close            on_train_end                   also after an exception                end of with
+
+With RKSPCallback alone parts can only look: a callback cannot change the loss.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_rksp.ranks import current_ranks, world_size
+from hf_rksp.training.monitors.base import Intervention, Measuring, Monitor, Reading
+from hf_rksp.training.recorder import Recorder
+from hf_rksp.training.watch import Watch
+
+logger = logging.getLogger(__name__)
+#: Bytes that are added up over the processes in one collective.
+_BUCKET = 2**28
+
+
+class Engine:
+    """Calls the parts of a run in their order, and keeps what they measured.
+
+    Args:
+        watch: the tap and the layouts that the parts share.
+        parts: monitors and interventions. Monitors measure before interventions act.
+        recorder: keeps readings and events.
+    """
+
+    def __init__(self, watch: Watch, parts: Sequence[Monitor], recorder: Recorder) -> None:
+        self.watch, self.parts, self.recorder = watch, tuple(parts), recorder
+        self.step = self.last_step = 0
+        self.readings: list[Reading] = []
+        self._due: list[Monitor] = []
+        self._main = current_ranks().rank == 0
+        for part in self.parts:
+            part.attach(watch)
+
+    def begin(self, step: int, last_step: int, state: Mapping[str, Any]) -> None:
+        """The run begins.
+
+        Args:
+            step: optimizer steps that are behind it.
+            last_step: optimizer steps of the whole run.
+            state: `state_dict` of the checkpoint; empty for a fresh run.
+        """
+        self.step, self.last_step = step, last_step
+        self._load(state)
+        for part in self.parts:
+            part.begin(step)
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """The parts that may act."""
+        return tuple(part for part in self.parts if isinstance(part, Intervention))
+
+    def step_begin(self, step: int) -> None:
+        """The optimizer step ``step`` begins: monitors that are due look at its first forward pass."""
+        self.step, self.readings = step, []
+        self._due = [part for part in self.parts if part.due(step, self.last_step)]
+        for part in self._due:
+            part.step_begin(step)
+        self.look()
+
+    def look(self) -> None:
+        """Let monitors that are due look at the next forward pass: called for each microbatch."""
+        lookers = [looker for part in self._due if (looker := part.looker(self.step)) is not None]
+        self.watch.tap.look(lookers)
+
+    def microbatch(self, withheld: Mapping[str, Any]) -> None:
+        """Say which entries of the coming batch the model itself is not given."""
+        self.watch.withheld = withheld
+
+    def gradients_ready(self) -> None:
+        """Let interventions act on the gradients of the step."""
+        for part in self.interventions:
+            part.gradients_ready(self.step, self.readings)
+
+    def step_end(self, ended: bool = False) -> list[Reading]:
+        """The optimizer has made its step; ``ended`` if it was the last one of the run.
+
+        Returns:
+            What the monitors measured, on the main process.
+        """
+        self.watch.tap.look_away()
+        due, self._due = self._due, []
+        found = self._measure([part.step_end(self.step, self._main) for part in due], self.step)
+        for part in self.interventions:
+            part.step_made()
+        self.step += 1
+        if ended:
+            found += self._measure([part.run_end(self.step, self._main) for part in self.parts], self.step)
+        self.readings = found
+        return found
+
+    def _measure(self, measuring: Sequence[Measuring], step: int) -> list[Reading]:
+        """Run all to their ends side by side, and record what came out."""
+        found = [reading for reading in together(measuring) if reading is not None]
+        for reading in found:
+            self.recorder.reading(reading)
+        return found
+
+    def pop_logs(self) -> dict[str, float]:
+        """Numbers of all parts since the last call."""
+        logs: dict[str, float] = {}
+        for part in self.parts:
+            logs |= part.pop_logs()
+        return logs
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, by part."""
+        return {part.name: part.state_dict() for part in self.parts}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`; a part that is new in the resumed run, or cannot read its state, begins anew."""
+        for part in self.parts:
+            if part.name not in state:
+                continue
+            try:
+                part.load_state_dict(state[part.name])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                logger.warning(
+                    "The state of %s in the checkpoint cannot be read (%s): it begins anew", part.name, error
+                )
+
+    def close(self) -> None:
+        """Leave no hook behind."""
+        self.watch.tap.look_away()
+        for part in reversed(self.parts):
+            part.close()
+
+
+def together(measuring: Sequence[Measuring]) -> list[Reading | None]:
+    """The readings of all, in their order; what they need from the other processes is added up in common collectives."""
+    readings: list[Reading | None] = [None] * len(measuring)
+    answers: dict[int, Sequence[Tensor] | None] = dict.fromkeys(range(len(measuring)))
+    while answers:
+        asked: dict[int, Sequence[Tensor]] = {}
+        for place, answer in answers.items():
+            try:
+                asked[place] = next(measuring[place]) if answer is None else measuring[place].send(answer)
+            except StopIteration as stop:
+                readings[place] = stop.value
+        sums = iter(summed([tensor for tensors in asked.values() for tensor in tensors]))
+        answers = {place: [next(sums) for _ in tensors] for place, tensors in asked.items()}
+    return readings
+
+
+def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each of ``tensors`` added up over the processes, in as few collectives as memory allows; all of one dtype and device."""
+    if world_size() == 1:
+        return list(tensors)
+    found: list[Tensor] = []
+    bucket: list[Tensor] = []
+
+    def flush() -> None:
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        torch.distributed.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in bucket])
+        found.extend(part.view(tensor.shape) for part, tensor in zip(parts, bucket, strict=True))
+        bucket.clear()
+
+    for tensor in tensors:
+        other = bucket and (tensor.dtype != bucket[0].dtype or tensor.device != bucket[0].device)
+        if bucket and (other or sum(one.nbytes for one in bucket) + tensor.nbytes > _BUCKET):
+            flush()
+        bucket.append(tensor)
+    if bucket:
+        flush()
+    return found

@@ -1,0 +1,129 @@
+"""The two kinds of guest that a run has: a monitor only looks, an intervention may act."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from hf_rksp.capture.tap import Looker
+from hf_rksp.quantities import Quantity
+from hf_rksp.training.watch import Watch
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that a monitor wants its reader to see at once.
+
+    Attributes:
+        rule: its name, in a word.
+        text: one sentence.
+        layer: path of the block, if it is about one.
+    """
+
+    rule: str
+    text: str
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a monitor measured at one step: plain numbers.
+
+    Attributes:
+        monitor: name of the monitor.
+        step: of the optimizer.
+        values: numbers of the run, for logs and charts, by the keys of the monitor's quantities.
+        layers: numbers per layer, for the page.
+        more: other entries of the row in the history, such as the number of tokens.
+        alarms: see `Alarm`.
+    """
+
+    monitor: str
+    step: int
+    values: Mapping[str, float]
+    layers: Sequence[Mapping[str, Any]] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    alarms: Sequence[Alarm] = ()
+
+
+#: Makes a reading. It yields lists of tensors that have to be added up over the processes, and is sent the sums; so the engine
+#: adds up what all monitors need in one collective. A monitor has to yield equally often on every process.
+Measuring = Generator[Sequence[Tensor], Sequence[Tensor], Reading | None]
+
+
+def none() -> Measuring:
+    """No reading."""
+    return None
+    yield []
+
+
+class Monitor:
+    """Looks at a run and changes nothing. Every method does nothing unless a monitor overrides it.
+
+    The engine calls the methods on all processes, in the order of `hf_rksp.training.engine`.
+
+    Attributes:
+        name: prefix of its settings and log keys.
+        quantities: what its readings hold.
+        watch: the tap and the layouts of the run, from `attach` on.
+    """
+
+    name: str = ""
+    quantities: tuple[Quantity, ...] = ()
+    watch: Watch
+
+    def attach(self, watch: Watch) -> None:
+        """The residual blocks are known, and the model was not called yet."""
+        self.watch = watch
+
+    def begin(self, step: int) -> None:
+        """The run begins with ``step`` optimizer steps behind it; called after `load_state_dict`."""
+
+    def due(self, step: int, last_step: int) -> bool:
+        """Whether ``step`` is measured, in a run of ``last_step`` steps."""
+        return False
+
+    def step_begin(self, step: int) -> None:
+        """A step that is due begins."""
+
+    def looker(self, step: int) -> Looker | None:
+        """Who looks at the next forward pass of this step; asked again for each microbatch."""
+        return None
+
+    def step_end(self, step: int, main_process: bool) -> Measuring:
+        """The step is over; the reading of it, on the main process."""
+        return none()
+
+    def run_end(self, step: int, main_process: bool) -> Measuring:
+        """The last step is over; the reading of what is measured once more at the very end."""
+        return none()
+
+    def pop_logs(self) -> dict[str, float]:
+        """Numbers since the last call, under keys that begin with the name of the part."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: plain JSON types, and tensors at the top level."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+
+    def close(self) -> None:
+        """The run is over, or has raised: let go of everything."""
+
+
+class Intervention(Monitor):
+    """A monitor that may act on the run. It reads what the monitors measured, and knows none of them."""
+
+    def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
+        """The gradients of the step are there, and the optimizer has not used them.
+
+        ``readings`` are those of the step before. Every process calls it, and what it does has to be the same on all of them.
+        """
+
+    def step_made(self) -> None:
+        """The optimizer has made its step."""

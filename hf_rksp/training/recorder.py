@@ -1,0 +1,105 @@
+"""Keep what a run says of itself: rows of its history, and what waits for the next log of Trainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_rksp.errors import OutputError
+from hf_rksp.history.schema import FILE_NAME, Kind, described
+from hf_rksp.history.write import HistoryWriter
+from hf_rksp.training.monitors.base import Monitor, Reading
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes readings, events and logs into ``rksp_history.jsonl``; on other processes than the main one it does nothing.
+
+    A history that cannot be written does not end a run: a warning says so once.
+
+    Attributes:
+        path: of the history, if there is one.
+        name, mark: of the history, for a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.epoch: float | None = None
+        self._history: HistoryWriter | None = None
+        self._barren: Path | None = None
+
+    def open(
+        self,
+        folder: Path,
+        step: int,
+        description: Mapping[str, Any],
+        parts: Sequence[Monitor],
+        state: Mapping[str, Any],
+        main_process: bool = True,
+        name: str = FILE_NAME,
+    ) -> None:
+        """Begin the history of a run, or go on in it.
+
+        Args:
+            folder: of the run.
+            step: of the checkpoint that the run goes on from, 0 for a fresh run.
+            description: model, setup and versions.
+            parts: their quantities describe what readings will hold, and their names which logs are kept.
+            state: `state_dict` of the checkpoint.
+            main_process: whether this process writes.
+            name: of a fresh file.
+        """
+        self.path = folder / (state.get("history") or name)
+        self._history = None
+        if not main_process:
+            return
+        prefixes: Collection[str] = [part.name for part in parts]
+        try:
+            history = HistoryWriter(self.path, step, self._barren, state.get("mark") or (), prefixes)
+        except OutputError as error:
+            logger.warning(
+                "No history is kept of this run: %s. The run goes on, and readings are in the logs alone", error
+            )
+            return
+        quantities: dict[str, Any] = {}
+        for part in parts:
+            quantities |= described(part.name, part.quantities)
+        self.path, self._history = history.path, history
+        history.begin(**description, quantities=quantities)
+
+    def reading(self, reading: Reading) -> None:
+        """Keep a reading, and each of its alarms as an event."""
+        if self._history is None:
+            return
+        row = {"monitor": reading.monitor, "step": reading.step, "epoch": self.epoch, **reading.more}
+        self._history.write(Kind.READING, **row, values=dict(reading.values), layers=list(reading.layers))
+        for alarm in reading.alarms:
+            more = {"layer": alarm.layer} if alarm.layer else {}
+            self.event(reading.step, reading.monitor, "alarm", alarm.text, rule=alarm.rule, **more)
+
+    def event(self, step: int, by: str, what: str, text: str, **more: Any) -> None:
+        """Keep what happened."""
+        if self._history is not None:
+            self._history.event(step, by, what, text, **more)
+
+    def log(self, step: int, logs: Mapping[str, Any]) -> None:
+        """Keep what Trainer logged."""
+        if self._history is not None:
+            self._history.log(step, logs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which file, and what is in it so far."""
+        if self._history is None:
+            return {}
+        return {"history": self._history.path.name, "mark": list(self._history.mark)}
+
+    def close(self) -> Path | None:
+        """Let go of the history; its path, if it was written."""
+        history, self._history = self._history, None
+        if history is None:
+            return None
+        self._barren = history.path if history.barren else None
+        return history.path if history.path.is_file() else None

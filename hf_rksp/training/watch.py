@@ -1,0 +1,62 @@
+"""What all parts of a run share: one set of hooks on the model, and one answer to which states are tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_rksp.capture import Layout, Layouts, Stack, TrainingTap, Unsettled, find_stacks
+from hf_rksp.training.extra_pass import settle
+
+
+class Watch:
+    """The tap on a model, the layouts of its states, and what of a batch the model itself is not given.
+
+    Args:
+        model: the module itself, before or after DDP, FSDP2, DeepSpeed or ``torch.compile`` wrapped it; PEFT included.
+        blocks: path(s) of the list(s) of residual blocks; found automatically in transformers models.
+        stacks: the blocks themselves, if they were found already.
+
+    Attributes:
+        withheld: entries of the coming batch that the model is not given: labels that a loss of one's own takes out tell the
+            padding too.
+
+    Raises:
+        CaptureError, InputError: no residual blocks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: str | Sequence[str] | None = None,
+        stacks: Sequence[Stack] | None = None,
+    ) -> None:
+        self.stacks = tuple(find_stacks(model, blocks) if stacks is None else stacks)
+        self.named = blocks is not None
+        self.tap = TrainingTap(model, self.stacks)
+        self.model = self.tap.model
+        self.layouts = Layouts(self.model, self.stacks)
+        self.withheld: Mapping[str, Any] = {}
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks in all stacks."""
+        return sum(len(stack.blocks) for stack in self.stacks)
+
+    def described(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the model was called with, and what was withheld from it."""
+        return {**self.withheld, **batch}
+
+    def layout(self, stack: Stack, batch: Mapping[str, Any], states: Tensor) -> Layout:
+        """How ``states`` of a pass over ``batch`` are read; if sizes do not tell, the model is probed.
+
+        Raises:
+            CaptureError: nothing tells.
+        """
+        try:
+            return self.layouts.of(stack, self.described(batch), states)
+        except Unsettled:
+            settle(self.layouts, self.model, batch)
+            return self.layouts.of(stack, self.described(batch), states)
