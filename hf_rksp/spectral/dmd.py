@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -29,7 +28,7 @@ TOKENS_PER_DIRECTION = 2
 class WhitenedOperator:
     """The least-squares operator of one transition in whitened coordinates, with what it rests on.
 
-    What takes eigenvalues or products of its own is computed where it is first asked for.
+    What takes eigenvalues or products of its own is computed where it is asked for.
 
     Attributes:
         matrix: A, shape ``(rank, rank)``, float64: ``Yt ~ A Xt`` (Eq. 8-9).
@@ -66,7 +65,7 @@ class WhitenedOperator:
         """Share of the variance of y inside the kept directions."""
         return self.whitening.inside(self.covariance_y) / self.variance_y if self.variance_y > 0 else 1.0
 
-    @cached_property
+    @property
     def trace_y(self) -> float:
         """``||Yt||_F^2`` divided by the weight of the sample; that of Xt is ``rank``."""
         return self.whitening.trace(self.covariance_y)

@@ -35,7 +35,7 @@ class CholeskyWhitening:
         """Number of whitened coordinates."""
         return len(self.factor)
 
-    @cached_property
+    @property
     def condition(self) -> float:
         """Largest over smallest variance of the kept directions."""
         return largest_eigenvalue(self.covariance) * largest_eigenvalue(self.inverse)
