@@ -16,11 +16,11 @@ from hf_rksp.spectral import (
     KreissBracket,
     Masses,
     SecondMoments,
-    Spectrum,
     jackknife,
     merge_all,
     smoothed_masses,
     spectrum,
+    spectrum_for_errors,
     standard_error,
     whitened_dmd,
 )
@@ -103,17 +103,15 @@ def profile_layer(
     result = spectrum(operator, config)
     asked = operator.rank + operator.dropped
 
-    def scalars(moments: SecondMoments) -> dict[str, float]:
+    def replicate(moments: SecondMoments) -> dict[str, float]:
         # The replicates keep the rank of the whole: leaving tokens out must not change what is estimated.
-        replicate = whitened_dmd(moments, asked, config, check_tokens=False)
-        result = spectrum(replicate, config, kreiss=False)
-        values = _scalars(result, smoothed_masses(result.eigenvalues, config)[0])
-        return {name: value for name, value in values.items() if name not in UNESTIMABLE}
+        found = spectrum_for_errors(whitened_dmd(moments, asked, config, check_tokens=False), config)
+        return {name: found[name] for name in QUANTITIES if name not in UNESTIMABLE}
 
     replicates: dict[str, list[float]] = {}
     if standard_errors and len(groups) >= MIN_GROUPS:
-        replicates = jackknife(groups, scalars)
-    values = _scalars(result, result.masses)
+        replicates = jackknife(groups, replicate)
+    values = {name: getattr(result.masses if name.endswith("_mass") else result, name) for name in QUANTITIES}
     edges = smoothed_masses(result.eigenvalues, config)[1]
     errors = {
         name: math.hypot(standard_error(replicate), math.sqrt(getattr(edges, name, 0.0)))
@@ -156,7 +154,3 @@ def interval(name: str, value: float, error: float, groups: int) -> tuple[float,
     half = float(stdtrit(groups - 1, (1 + CONFIDENCE) / 2)) * error
     low, high = max(value - half, 0.0), value + half
     return low, min(high, 1.0) if name in SHARES else high
-
-
-def _scalars(result: Spectrum, masses: Masses) -> dict[str, float]:
-    return {name: getattr(masses if name.endswith("_mass") else result, name) for name in QUANTITIES}

@@ -5,7 +5,15 @@ from hf_rksp.spectral.jackknife import jackknife, leave_one_out, standard_error
 from hf_rksp.spectral.kreiss import KreissBracket, kreiss_constant
 from hf_rksp.spectral.modal import ModalBasis, modal_basis
 from hf_rksp.spectral.moments import SecondMoments, merge_all
-from hf_rksp.spectral.spectrum import Masses, Spectrum, eigenvalue_masses, smoothed_masses, spectral_masses, spectrum
+from hf_rksp.spectral.spectrum import (
+    Masses,
+    Spectrum,
+    eigenvalue_masses,
+    smoothed_masses,
+    spectral_masses,
+    spectrum,
+    spectrum_for_errors,
+)
 
 __all__ = [
     "KreissBracket",
@@ -24,6 +32,7 @@ __all__ = [
     "smoothed_masses",
     "spectral_masses",
     "spectrum",
+    "spectrum_for_errors",
     "standard_error",
     "whitened_dmd",
 ]

@@ -1,8 +1,8 @@
 """Moments -> whitened DMD operator, full or of rank r.
 
-Source: RKSP section 3.2.2, Eq. 6-9. The paper whitens with ``Sigma^{-1/2}`` (ZCA). We whiten in the basis of principal
-directions instead, which is the same operator seen in rotated coordinates: eigenvalues, singular values, norms,
-condition numbers and residuals are equal, one product less is needed, and rank r is just "the first r of them".
+Source: RKSP section 3.2.2, Eq. 6-9. The paper whitens with ``Sigma^{-1/2}`` (ZCA). We whiten by Cholesky, or in the basis of
+principal directions, which is the same operator seen in rotated coordinates: eigenvalues, singular values, norms, condition
+numbers and residuals are equal, fewer products are needed, and rank r is just "the first r principal directions".
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import DegenerateMomentsError, InputError, NonFiniteError, TooFewTokensError
 from hf_rksp.spectral.moments import SecondMoments
+from hf_rksp.spectral.whiten import CholeskyWhitening, PrincipalWhitening, cholesky_whitening, principal_whitening
 
 #: A least-squares operator on k directions needs this many tokens a direction; below it noise fills the spectrum and
 #: at one token a direction the fit is exact whatever the data are (nonlinearity_ratio collapses to 0).
@@ -27,30 +28,52 @@ TOKENS_PER_DIRECTION = 2
 class WhitenedOperator:
     """The least-squares operator of one transition in whitened coordinates, with what it rests on.
 
+    What takes eigenvalues or products of its own is computed where it is asked for.
+
     Attributes:
         matrix: A, shape ``(rank, rank)``, float64: ``Yt ~ A Xt`` (Eq. 8-9).
-        gram_y: ``Yt Yt^T`` divided by the weight of the sample, shape ``(rank, rank)``; ``Xt Xt^T`` is the identity.
         rank: number of kept directions k.
         dim: width d of the states.
         samples: effective number of tokens.
         mode: ``"full"`` (all d directions were asked for) or ``"projected"`` (rank r).
         reason: why this mode and rank, in words.
         dropped: directions that were asked for and fell to the relative cutoff.
-        condition: largest over smallest kept singular value of the centred states.
-        input_energy, output_energy: share of the variance of x and of y inside the kept directions.
+        input_energy: share of the variance of x inside the kept directions.
+        whitening, covariance_y: of x, and of y in its own coordinates, shape ``(d, d)``.
+        variance_y: of y, also outside the span of x.
     """
 
     matrix: Tensor
-    gram_y: Tensor
     rank: int
     dim: int
     samples: float
     mode: Literal["full", "projected"]
     reason: str
     dropped: int
-    condition: float
     input_energy: float
-    output_energy: float
+    whitening: CholeskyWhitening | PrincipalWhitening
+    covariance_y: Tensor
+    variance_y: float
+
+    @property
+    def condition(self) -> float:
+        """Largest over smallest kept singular value of the centred states."""
+        return math.sqrt(self.whitening.condition)
+
+    @property
+    def output_energy(self) -> float:
+        """Share of the variance of y inside the kept directions."""
+        return self.whitening.inside(self.covariance_y) / self.variance_y if self.variance_y > 0 else 1.0
+
+    @property
+    def trace_y(self) -> float:
+        """``||Yt||_F^2`` divided by the weight of the sample; that of Xt is ``rank``."""
+        return self.whitening.trace(self.covariance_y)
+
+    def quadratic_y(self, rows: Tensor) -> Tensor:
+        """``u Yt Yt^T u^T``, divided by the weight of the sample, for every row u of ``rows``. Shape ``(m,)``."""
+        rows = self.whitening.unwhitened(rows)
+        return ((rows @ self.covariance_y) * rows).sum(1)
 
 
 def choose_rank(rank: int | Literal["auto", "full"], dim: int, samples: float) -> tuple[int, str]:
@@ -112,39 +135,37 @@ def whitened_dmd(
         asked, reason = choose_rank(rank, moments.width, moments.effective_count)
     else:
         asked, reason = rank, f"rank {rank}: asked for, tokens not checked"
-    weight = moments.weight
-    total_x = float(moments.cxx.trace()) / weight
-    total_y = (float(moments.cyy.trace()) + moments.outside_y) / weight
+    total_x = float(moments.cxx.trace()) / moments.weight
+    total_y = (float(moments.cyy.trace()) + moments.outside_y) / moments.weight
     if not math.isfinite(total_x + total_y):
         raise NonFiniteError(
             "the squares of the states overflow float64: the states exceed 1e150; find the layer that blows up"
         )
-    variance, directions = torch.linalg.eigh(moments.cxx / weight)
-    variance, directions = variance.flip(0)[:asked], directions.flip(1)[:, :asked]
-    largest = float(variance[0])
-    # Rounding leaves a variance of about eps^2 * mean^2 in a constant column; centring makes an exact 0 of most.
-    floor = torch.finfo(torch.float64).eps ** 2 * float(moments.mean_x.square().max())
-    if not largest > floor:
-        raise DegenerateMomentsError(
-            f"all {moments.count} states x are equal, so they cannot be whitened: pass distinct text, and see that the "
-            "model does not emit a constant"
-        )
-    kept = int((variance > config.covariance_rcond * largest).sum())
-    variance, directions = variance[:kept], directions[:, :kept]
-    whitener = directions * variance.rsqrt()
-    matrix = whitener.T @ (moments.cyx @ whitener) / weight
-    gram_y = whitener.T @ (moments.cyy @ whitener) / weight
-    inside_y = float((gram_y.diagonal() * variance).sum())
+    whitening = _whitening(moments, asked, config)
     return WhitenedOperator(
-        matrix=matrix,
-        gram_y=(gram_y + gram_y.T) / 2,
-        rank=kept,
+        matrix=whitening.congruence(moments.cyx / moments.weight),
+        rank=whitening.rank,
         dim=moments.width,
         samples=moments.effective_count,
         mode="full" if asked == moments.width else "projected",
         reason=reason,
-        dropped=asked - kept,
-        condition=float((variance[0] / variance[-1]).sqrt()),
-        input_energy=float(variance.sum()) / total_x,
-        output_energy=inside_y / total_y if total_y > 0 else 1.0,
+        dropped=asked - whitening.rank,
+        input_energy=whitening.variance / total_x,
+        whitening=whitening,
+        covariance_y=moments.cyy / moments.weight,
+        variance_y=total_y,
     )
+
+
+def _whitening(moments: SecondMoments, rank: int, config: SpectralConfig) -> CholeskyWhitening | PrincipalWhitening:
+    covariance, rcond = moments.cxx / moments.weight, config.covariance_rcond
+    # Rounding leaves a variance of about eps^2 * mean^2 in a constant column; centring makes an exact 0 of most.
+    floor = torch.finfo(torch.float64).eps ** 2 * float(moments.mean_x.square().max())
+    whole = cholesky_whitening(covariance, rcond, floor) if rank == moments.dim else None
+    whitening = whole or principal_whitening(covariance, rank, rcond, floor)
+    if whitening is None:
+        raise DegenerateMomentsError(
+            f"all {moments.count} states x are equal, so they cannot be whitened: pass distinct text, and see that the "
+            "model does not emit a constant"
+        )
+    return whitening

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_rksp.spectral.modal import ModalBasis
+from hf_rksp.spectral.modal import ModalBasis, real_product
 
 _ANGLES, _LEADING, _POWER_STEPS, _ROUNDS = 12, 4, 3, 2
+_CANDIDATES, _CERTIFYING_STEPS = 12, 8
 _SIMPLE = 1e-6  # an eigenvalue is simple if no other one is within this share of the radius
 _DISTANCES = (0.003, 0.02, 0.1, 0.4, 1.5)
 
@@ -61,51 +62,71 @@ def kreiss_constant(matrix: Tensor, modal: ModalBasis, condition: float) -> Krei
     uniform = torch.linspace(0, math.pi, _ANGLES, dtype=torch.float64)
     angles = torch.cat([uniform, torch.unique(leading.angle().abs())])
     distances = torch.tensor(_DISTANCES, dtype=torch.float64)
+    coarse = modal.single_precision()
     width, ratio = math.pi / _ANGLES, 3.0
     for _ in range(_ROUNDS):
         grid_angle, grid_distance = torch.cartesian_prod(angles, distances).unbind(1)
         points = torch.polar(radius * (1 + grid_distance), grid_angle)
-        heights = (points.abs() - radius) * _resolvent_norms(points, modal)
-        top = int(heights.argmax())
+        top, image = _highest(points, points.abs() - radius, modal, coarse)
         angle, distance = float(grid_angle[top]), float(grid_distance[top])
         angles = angle + width / 2 * torch.linspace(-1, 1, 5, dtype=torch.float64)
         distances = distance * ratio ** torch.linspace(-0.5, 0.5, 5, dtype=torch.float64)
         width, ratio = width / 4, math.sqrt(ratio)
-    certified = (radius * distance) * _certified_norm(matrix, complex(points[top]))
+    certified = (radius * distance) * _certified_norm(matrix, points[top : top + 1], image, modal)
     # Rounding can lift the search a hair above the bound it must respect.
     return KreissBracket(min(max(best, certified), condition), condition, radius)
 
 
-def _resolvent_norms(points: Tensor, modal: ModalBasis) -> Tensor:
-    """Power-iteration estimates from below of ``||(zI - A)^{-1}||`` at all ``points`` at once. Shape ``(m,)``."""
+def _highest(points: Tensor, distances: Tensor, modal: ModalBasis, coarse: ModalBasis) -> tuple[int, Tensor]:
+    """The point with the largest ``distance * ||(zI - A)^{-1}||``, and the image there of a nearly right singular vector.
+
+    Norms are power-iteration estimates from below, at all points at once. One step, in single precision, tells most points
+    apart; the later ones are for the highest few.
+
+    Returns:
+        Index of the point, and the image, shape ``(k, 1)``.
+    """
+    scale = _resolvent(points, coarse)
     # The left eigenvector of the nearest mode is where the resolvent is large: a better start than noise.
-    scale = 1 / (points[None, :] - modal.eigenvalues[:, None])
-    columns = modal.from_modal_adjoint(scale.conj())
-    columns = columns / torch.linalg.vector_norm(columns, dim=0)
-    norms = torch.ones(points.shape[0], dtype=torch.float64)
-    for _ in range(_POWER_STEPS):
-        images = modal.from_modal(scale * modal.to_modal(columns))
-        norms = torch.linalg.vector_norm(images, dim=0)
-        columns = modal.from_modal_adjoint(scale.conj() * modal.to_modal_adjoint(images))
-        columns = columns / torch.linalg.vector_norm(columns, dim=0)
-    return torch.nan_to_num(norms, nan=0.0, posinf=0.0)
+    images = _images(scale, coarse.from_modal_adjoint(scale.conj()), coarse)
+    chosen = torch.arange(len(points))
+    for step in range(1, _POWER_STEPS + 1):
+        heights = distances[chosen] * torch.nan_to_num(torch.linalg.vector_norm(images, dim=0), nan=0.0, posinf=0.0)
+        best = heights.topk(min(_CANDIDATES if step < _POWER_STEPS else 1, len(chosen))).indices
+        chosen, images = chosen[best], images[:, best].to(torch.complex128)
+        if step < _POWER_STEPS:
+            scale = _resolvent(points[chosen], modal)
+            images = _images(scale, _adjoint_images(scale, images, modal), modal)
+    return int(chosen[0]), images
 
 
-def _certified_norm(matrix: Tensor, point: complex) -> float:
-    """``||(zI - A)^{-1}||`` from below by inverse iteration with an LU factorisation, independent of V."""
-    k = matrix.shape[0]
-    shifted = point * torch.eye(k, dtype=torch.complex128) - matrix
-    factors, pivots, info = torch.linalg.lu_factor_ex(shifted)
-    if int(info) != 0:
-        return 0.0
-    column = torch.ones(k, 1, dtype=torch.complex128) / math.sqrt(k)
+def _certified_norm(matrix: Tensor, point: Tensor, image: Tensor, modal: ModalBasis) -> float:
+    """``||(zI - A)^{-1}||`` from below by power iteration from ``image``.
+
+    The iteration uses the eigenvectors; the bound does not: ``||(zI - A)^{-1}|| >= ||v|| / ||(zI - A) v||`` for every v.
+    """
+    scale = _resolvent(point, modal)
     norm = 0.0
-    for _ in range(8):
-        image = torch.linalg.lu_solve(factors, pivots, column)
-        length = float(torch.linalg.vector_norm(image))
-        if not math.isfinite(length) or length <= norm * (1 + 1e-6):
+    for _ in range(_CERTIFYING_STEPS):
+        shifted = point * image - real_product(matrix, image)
+        bound = float(torch.linalg.vector_norm(image) / torch.linalg.vector_norm(shifted))
+        if not math.isfinite(bound) or bound <= norm * (1 + 1e-6):
             break
-        norm = length
-        column = torch.linalg.lu_solve(factors, pivots, image, adjoint=True)
-        column = column / torch.linalg.vector_norm(column)
+        norm = bound
+        image = _images(scale, _adjoint_images(scale, image, modal), modal)
     return norm
+
+
+def _images(scale: Tensor, columns: Tensor, modal: ModalBasis) -> Tensor:
+    """Resolvents, with their eigenvalues in ``scale``, times ``columns`` of unit length."""
+    columns = columns / torch.linalg.vector_norm(columns, dim=0)
+    return modal.from_modal(scale * modal.to_modal(columns))
+
+
+def _adjoint_images(scale: Tensor, columns: Tensor, modal: ModalBasis) -> Tensor:
+    return modal.from_modal_adjoint(scale.conj() * modal.to_modal_adjoint(columns))
+
+
+def _resolvent(points: Tensor, modal: ModalBasis) -> Tensor:
+    """``1 / (z - lambda)``, shape ``(k, m)``, in the precision of ``modal``."""
+    return 1 / (points.to(modal.eigenvalues.dtype)[None, :] - modal.eigenvalues[:, None])

@@ -8,10 +8,13 @@ product and inverse with V can be done with W in real arithmetic, at a quarter o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from hf_rksp.spectral.norm import spectral_norm
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,24 @@ class ModalBasis:
     @property
     def condition(self) -> float:
         """kappa(V) in the 2-norm; ``inf`` for a defective matrix."""
-        singular = torch.linalg.svdvals(self.real_basis)
-        smallest = float(singular[-1])
-        if self.real_inverse is None or smallest <= torch.finfo(torch.float64).tiny:
+        if self.real_inverse is None:
             return math.inf
-        return float(singular[0]) / smallest
+        return spectral_norm(self.real_basis) * spectral_norm(self.real_inverse)
 
-    def left_quadratic(self, gram: Tensor) -> Tensor:
-        """``u_j^* G u_j`` for every LEFT eigenvector (row j of the inverse of V) and a symmetric ``gram``. Shape (k,)."""
+    def single_precision(self) -> ModalBasis:
+        """The same in float32 and complex64."""
         assert self.real_inverse is not None
-        return self._mean_of_pairs(((self.real_inverse @ gram) * self.real_inverse).sum(1))
+        parts = self.eigenvalues.to(torch.complex64), self.real_basis.float(), self.real_inverse.float()
+        return ModalBasis(*parts, self.first_of_pair)
+
+    def left_quadratic(self, quadratic: Callable[[Tensor], Tensor]) -> Tensor:
+        """``u_j G u_j^*`` for every LEFT eigenvector (row j of the inverse of V) and a real symmetric G. Shape (k,).
+
+        Args:
+            quadratic: gives ``u G u^T`` for every row u of a real matrix.
+        """
+        assert self.real_inverse is not None
+        return self._mean_of_pairs(quadratic(self.real_inverse))
 
     def left_norms(self) -> Tensor:
         """Length of every left eigenvector with ``u_j^* v_j = 1``: the condition number of eigenvalue j. Shape (k,)."""
@@ -58,20 +69,20 @@ class ModalBasis:
     def to_modal(self, columns: Tensor) -> Tensor:
         """``V^{-1} columns`` for complex ``columns`` of shape ``(k, m)``."""
         assert self.real_inverse is not None
-        return self._turn(_real_product(self.real_inverse, columns), adjoint=True)
+        return self._turn(real_product(self.real_inverse, columns), adjoint=True)
 
     def from_modal(self, columns: Tensor) -> Tensor:
         """``V columns``."""
-        return _real_product(self.real_basis, self._turn(columns, adjoint=False))
+        return real_product(self.real_basis, self._turn(columns, adjoint=False))
 
     def to_modal_adjoint(self, columns: Tensor) -> Tensor:
         """``V^* columns``."""
-        return self._turn(_real_product(self.real_basis.T, columns), adjoint=True)
+        return self._turn(real_product(self.real_basis.T, columns), adjoint=True)
 
     def from_modal_adjoint(self, columns: Tensor) -> Tensor:
         """``V^{-*} columns``."""
         assert self.real_inverse is not None
-        return _real_product(self.real_inverse.T, self._turn(columns, adjoint=False))
+        return real_product(self.real_inverse.T, self._turn(columns, adjoint=False))
 
     def _turn(self, columns: Tensor, adjoint: bool) -> Tensor:
         """Apply U, or U^*, whose blocks are ``[[1, 1], [i, -i]] / sqrt(2)``, to the rows of the pairs."""
@@ -89,15 +100,17 @@ def modal_basis(matrix: Tensor) -> ModalBasis:
     """Eigenvalues and eigenvectors of a real float64 ``matrix`` of shape ``(k, k)``."""
     values, vectors = torch.linalg.eig(matrix)
     first = torch.nonzero(values.imag > 0).flatten()
-    basis = vectors.real.clone()
-    basis[:, first] = vectors[:, first].real * math.sqrt(2)
-    basis[:, first + 1] = vectors[:, first].imag * math.sqrt(2)
+    parts = torch.view_as_real(vectors.mT)  # LAPACK's eigenvectors lie one after the other
+    rows = parts[..., 0].contiguous()
+    rows[first] *= math.sqrt(2)
+    rows[first + 1] = parts[..., 1][first] * math.sqrt(2)
+    basis = rows.mT
     inverse, info = torch.linalg.inv_ex(basis)
     usable = int(info) == 0 and bool(torch.isfinite(inverse).all())
     return ModalBasis(values, basis, inverse if usable else None, first)
 
 
-def _real_product(matrix: Tensor, columns: Tensor) -> Tensor:
+def real_product(matrix: Tensor, columns: Tensor) -> Tensor:
     """Real ``(k, k)`` times complex ``(k, m)`` as one real product."""
     k, m = columns.shape
     pairs = torch.view_as_real(columns).reshape(k, 2 * m)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from hf_rksp.errors import InputError, NonFiniteError, TooFewTokensError
 
+#: A symmetric product is computed in this many blocks (10 of 16 parts of the work), none narrower than the second number.
+_BLOCKS, _LEAST_BLOCK = 4, 96
+
 
 class SecondMoments:
     """Weighted count, means and centred scatter of pairs ``(x, y)`` of ``dim``-vectors, in float64.
@@ -91,9 +94,9 @@ class SecondMoments:
         left_x, left_y = centred_x, centred_y
         if row_weights is not None:
             left_x, left_y = centred_x * row_weights[:, None], centred_y * row_weights[:, None]
-        self.cxx.addmm_(left_x.T, centred_x)
+        _add_symmetric(self.cxx, left_x, centred_x)
         self.cyx.addmm_(left_y.T, centred_x)
-        self.cyy.addmm_(left_y.T, centred_y)
+        _add_symmetric(self.cyy, left_y, centred_y)
         self._shift_means(rows_x.shape[0], weight, weight_sq, mean_x, mean_y)
 
     def merge(self, other: SecondMoments) -> SecondMoments:
@@ -212,6 +215,16 @@ class SecondMoments:
         if not torch.isfinite(rows).all() or (rows < 0).any():
             raise InputError("weights holds a negative or non-finite value: pass weights of zero or more")
         return rows if mask is None else rows * (mask != 0).reshape(-1).to(x.device)
+
+
+def _add_symmetric(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left^T right``, which is symmetric: blocks of columns from the diagonal on, mirrored below it."""
+    dim = len(total)
+    width = max(-(-dim // _BLOCKS), _LEAST_BLOCK)
+    for start in range(0, dim, width):
+        stop = min(start + width, dim)
+        total[start:stop, start:].addmm_(left[:, start:stop].T, right[:, start:])
+        total[stop:, start:stop] = total[start:stop, stop:].T
 
 
 def not_finite(name: str, rows: Tensor) -> NonFiniteError:

@@ -119,16 +119,10 @@ def spectrum(operator: WhitenedOperator, config: SpectralConfig | None = None, k
         residuals = torch.full_like(moduli, math.inf)
     else:
         # ||u*(Yt - lambda Xt)||^2 = u* Gyy u - |lambda|^2 u* u, since u* A = lambda u* and Xt Xt^T = I.
-        inner = modal.left_quadratic(operator.gram_y) / modal.left_norms().square()
+        inner = modal.left_quadratic(operator.quadratic_y) / modal.left_norms().square()
         residuals = (inner - moduli.square()).clamp_min(0).sqrt()
     reliable = residuals <= config.residual_tolerance
-    frobenius_sq, size_y = float(matrix.square().sum()), float(operator.gram_y.trace())
-    update_sq = max(size_y - 2 * float(matrix.trace()) + operator.rank, 0.0)
-    relative_update = math.sqrt(update_sq / operator.rank)
-    # Below this the difference of two nearly equal sums is rounding, not an update.
-    vanishing = update_sq <= 1e-14 * (size_y + operator.rank)
-    error_sq = max(size_y - frobenius_sq, 0.0)
-    departure_sq = max(frobenius_sq - float(moduli.square().sum()), 0.0)
+    ratios = _ratios(operator, eigenvalues)
     return Spectrum(
         eigenvalues=eigenvalues,
         residuals=residuals,
@@ -136,13 +130,42 @@ def spectrum(operator: WhitenedOperator, config: SpectralConfig | None = None, k
         filtered_masses=spectral_masses(eigenvalues[reliable], config),
         spectral_radius=float(moduli.max()),
         eigenvector_condition=condition,
-        nonlinearity_ratio=math.nan if vanishing else math.sqrt(error_sq / update_sq),
         reliable_fraction=float(reliable.double().mean()),
-        henrici_departure=math.sqrt(departure_sq / frobenius_sq) if frobenius_sq > 0 else 0.0,
         kreiss_constant=kreiss_constant(matrix, modal, condition) if kreiss else None,
-        relative_update=relative_update,
-        uninformative=vanishing or relative_update < config.uninformative_update,
+        uninformative=math.isnan(ratios["nonlinearity_ratio"])
+        or ratios["relative_update"] < config.uninformative_update,
+        **ratios,
     )
+
+
+def spectrum_for_errors(operator: WhitenedOperator, config: SpectralConfig | None = None) -> dict[str, float]:
+    """The quantities that carry a standard error, from eigenvalues and traces alone: no eigenvectors, a third of the time.
+
+    Those without an error (`hf_rksp.quantities`), condition and reliable fraction, are what would need eigenvectors.
+
+    Args:
+        operator: from `whitened_dmd`.
+        config: bands, and ``mass_smoothing``: the masses have soft edges (`smoothed_masses`).
+    """
+    eigenvalues = torch.linalg.eigvals(operator.matrix)
+    masses, _ = smoothed_masses(eigenvalues, config)
+    shares = {name: value for name, value in vars(masses).items() if name.endswith("_mass")}
+    return {**shares, "spectral_radius": float(eigenvalues.abs().max()), **_ratios(operator, eigenvalues)}
+
+
+def _ratios(operator: WhitenedOperator, eigenvalues: Tensor) -> dict[str, float]:
+    """What needs norms, traces and moduli alone."""
+    matrix, trace_y, rank = operator.matrix, operator.trace_y, operator.rank
+    frobenius_sq, moduli_sq = float(matrix.square().sum()), float(eigenvalues.abs().square().sum())
+    update_sq = max(trace_y - 2 * float(matrix.trace()) + rank, 0.0)
+    # Below this the difference of two nearly equal sums is rounding, not an update.
+    vanishing = update_sq <= 1e-14 * (trace_y + rank)
+    error_sq, departure_sq = max(trace_y - frobenius_sq, 0.0), max(frobenius_sq - moduli_sq, 0.0)
+    return {
+        "nonlinearity_ratio": math.nan if vanishing else math.sqrt(error_sq / update_sq),
+        "henrici_departure": math.sqrt(departure_sq / frobenius_sq) if frobenius_sq > 0 else 0.0,
+        "relative_update": math.sqrt(update_sq / rank),
+    }
 
 
 def eigenvalue_masses(operator: WhitenedOperator, config: SpectralConfig | None = None) -> tuple[Masses, float]:

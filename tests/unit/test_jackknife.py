@@ -8,7 +8,8 @@ import torch
 from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import InputError
 from hf_rksp.profile.layer import interval, profile_layer
-from hf_rksp.spectral import SecondMoments, jackknife, standard_error
+from hf_rksp.quantities import QUANTITIES, UNESTIMABLE
+from hf_rksp.spectral import SecondMoments, jackknife, smoothed_masses, standard_error
 
 
 def groups_of(x, count):
@@ -101,6 +102,44 @@ def test_replicates_keep_the_rank_of_the_whole(monkeypatch):
     assert ranks == [24] * 9
 
 
-def test_unestimable_quantities_have_no_error():
+def test_all_but_two_quantities_have_an_error():
     layer = profile(0)
-    assert "eigenvector_condition" not in layer.standard_errors and "eigenvector_condition" not in layer.intervals
+    assert list(layer.standard_errors) == [name for name in QUANTITIES if name not in UNESTIMABLE]
+    assert layer.replicates.keys() == layer.intervals.keys() == layer.standard_errors.keys()
+
+
+@pytest.mark.parametrize(("rank", "dropped"), [("full", 0), ("full", 1), (10, 0)])
+def test_replicates_equal_those_with_eigenvectors(rank, dropped):
+    """A replicate computes eigenvalues and traces alone; the whole spectrum, whitened by principal directions, has the same."""
+    groups, config = spectral_groups(0), SpectralConfig()
+    if dropped:  # a post-LayerNorm model: the states add up to nothing
+        centre = torch.eye(24, dtype=torch.float64) - 1 / 24
+        for m in groups:
+            m.cxx, m.cyx, m.cyy = centre @ m.cxx @ centre, centre @ m.cyx @ centre, centre @ m.cyy @ centre
+            m.mean_x, m.mean_y = centre @ m.mean_x, centre @ m.mean_y
+
+    def whole(moments):
+        covariance = moments.cxx / moments.weight
+        variance, directions = torch.linalg.eigh(covariance)
+        kept = slice(24 - rank, 24) if rank != "full" else slice(dropped, 24)
+        w = directions[:, kept] * variance[kept].rsqrt()
+        matrix, gram_y = w.T @ (moments.cyx / moments.weight) @ w, w.T @ (moments.cyy / moments.weight) @ w
+        values, k = torch.linalg.eigvals(matrix), w.shape[1]
+        masses = vars(smoothed_masses(values, config)[0])
+        norm_y, norm_a = float(gram_y.trace()), float(matrix.square().sum())
+        update = norm_y - 2 * float(matrix.trace()) + k
+        return {name: value for name, value in masses.items() if name.endswith("_mass")} | {
+            "spectral_radius": float(values.abs().max()),
+            "nonlinearity_ratio": math.sqrt((norm_y - norm_a) / update),
+            "henrici_departure": math.sqrt((norm_a - float(values.abs().square().sum())) / norm_a),
+            "relative_update": math.sqrt(update / k),
+        }
+
+    layer = profile_layer(
+        groups, stack="s", index=0, depth=0.0, path="s.0", rank=rank, standard_errors=True, config=config
+    )
+    assert layer.dropped_directions == dropped
+    wanted = jackknife(groups, whole)
+    assert layer.replicates.keys() == wanted.keys()
+    for name, values in layer.replicates.items():
+        assert values == pytest.approx(wanted[name], rel=1e-10), name

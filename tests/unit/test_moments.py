@@ -33,15 +33,16 @@ def of(x, y, **kw):
     return m
 
 
-def test_equal_to_numpy_on_the_whole_sample():
-    x, y = sample()
+@pytest.mark.parametrize("d", [7, 230])  # one block of columns, and three
+def test_equal_to_numpy_on_the_whole_sample(d):
+    x, y = sample(d=d)
     m = of(x, y)
     joint = np.cov(np.hstack([x.numpy(), y.numpy()]).T, bias=True) * len(x)
     # Relative to the largest entry: small ones are left where products cancel. Values round by 50 eps, sums of 200 by more.
     exact = {"rtol": 0, "atol": 1e-12 * np.abs(joint).max()}
-    np.testing.assert_allclose(m.cxx.numpy(), joint[:7, :7], **exact)
-    np.testing.assert_allclose(m.cyx.numpy(), joint[7:, :7], **exact)
-    np.testing.assert_allclose(m.cyy.numpy(), joint[7:, 7:], **exact)
+    np.testing.assert_allclose(m.cxx.numpy(), joint[:d, :d], **exact)
+    np.testing.assert_allclose(m.cyx.numpy(), joint[d:, :d], **exact)
+    np.testing.assert_allclose(m.cyy.numpy(), joint[d:, d:], **exact)
     np.testing.assert_allclose(m.mean_x.numpy(), x.numpy().mean(0), rtol=200 * np.finfo(float).eps)
     assert m.count == 200 and m.weight == 200 and m.effective_count == 200
 
