@@ -49,7 +49,11 @@ def leading_directions(
         return x.mT @ _weighted(x @ basis, weights)
 
     with torch.no_grad():
-        basis = _random_start(states[0].shape[-1], rank, generator).to(device, dtype).expand(len(states), -1, -1)
+        basis = (
+            _random_start(states[0].shape[-1], rank, generator)
+            .to(device, dtype, non_blocking=True)
+            .expand(len(states), -1, -1)
+        )
         total = None
         if centred:
             means = torch.stack([_weighted(x.to(dtype), weights).sum(0, keepdim=True) for x in states])

@@ -12,7 +12,7 @@ from torch import nn
 from hf_rksp import KSSConfig
 
 from .tasks import TASKS
-from .variants import VARIANTS
+from .variants import shaper_of
 
 WARMUP, WEIGHT_DECAY, LAST = 50, 0.01, 100
 #: A run is lost at the first step with a task loss above the one, or a gradient norm of the task above the other.
@@ -28,7 +28,7 @@ def train(
     shaper = None
     if kss is not None:
         settings = {name: value for name, value in kss.items() if name != "variant"}
-        shaper = VARIANTS[kss.get("variant")](model, KSSConfig(**settings, seed=seed))
+        shaper = shaper_of(kss.get("variant"), model, KSSConfig(**settings, seed=seed))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / WARMUP))
     generator = torch.Generator().manual_seed(10_000 + seed)

@@ -1,29 +1,52 @@
-"""What the balanced schedule could have been: kept so that the reasons for it can be run again."""
+"""What the balanced schedule could have been: kept so that the reasons for it can be run again.
+
+Each is a schedule of KSS: it acts on the layers that were measured, as `hf_rksp.training.kss.schedule` says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hf_rksp import KSSConfig, SpectralShaper
+from hf_rksp.capture import Layout, Transition
 from hf_rksp.spectral.shaping import project
-from hf_rksp.training import SpectralShaper
+from hf_rksp.training.kss.balanced import Balanced
+from hf_rksp.training.kss.schedule import Measured, sizes_of_sequences
 
 
-class AtEachLayer(SpectralShaper):
+class AtEachLayer(Balanced):
     """Scaled against the gradient that arrives at the layer itself, with what deeper layers have added."""
 
-    def _add(self, projected: Tensor, basis: Tensor, share: float, reference: list[Tensor], gradient: Tensor) -> Any:
-        return super()._add(projected, basis, share, [gradient.flatten(1).norm(dim=1)], gradient)
+    def add(
+        self,
+        layout: Layout,
+        projected: Tensor,
+        basis: Tensor,
+        strength: float,
+        reference: list[Tensor],
+        gradient: Tensor,
+    ) -> Tensor | None:
+        own = [sizes_of_sequences(layout.read(gradient), layout)]
+        return super().add(layout, projected, basis, strength, own, gradient)
 
 
-class WithoutConflict(SpectralShaper):
+class WithoutConflict(Balanced):
     """Of what is added, the part that points against the task's gradient of the sequence is taken out."""
 
-    def _add(self, projected: Tensor, basis: Tensor, share: float, reference: list[Tensor], gradient: Tensor) -> Any:
-        total = super()._add(projected, basis, share, reference, gradient)
+    def add(
+        self,
+        layout: Layout,
+        projected: Tensor,
+        basis: Tensor,
+        strength: float,
+        reference: list[Tensor],
+        gradient: Tensor,
+    ) -> Tensor | None:
+        total = super().add(layout, projected, basis, strength, reference, gradient)
         if total is None:
             return None
         task = gradient.flatten(1)
@@ -32,20 +55,20 @@ class WithoutConflict(SpectralShaper):
         return (total.flatten(1) - along.clamp_max(0) * task).view_as(total)
 
 
-class SlowerRamp(SpectralShaper):
+class SlowerRamp(Balanced):
     """Full weight at five times the threshold instead of one and a half times."""
 
     full_strength = 4.0
 
 
-class Alarm(SpectralShaper):
+class Alarm(Balanced):
     """Little weight above the threshold, and ten times as much at blocks other than the first above three."""
 
     #: Of that little weight, what is there without alarm.
     calm = 1.0
 
-    def _strength(self, layer: Any, radius: float) -> float:
-        strength = super()._strength(layer, radius)
+    def strength(self, layer: Transition, last: Transition, radius: float) -> float:
+        strength = super().strength(layer, last, radius)
         if layer.block.index == 0 or not strength:
             return strength
         return strength * (self.calm + (10 - self.calm) * min(1.0, max(0.0, (radius / 3 - 1) / 0.5)))
@@ -57,43 +80,45 @@ class AlarmAlone(Alarm):
     calm = 0.0
 
 
-class OutputsAlone(SpectralShaper):
+class OutputsAlone(Balanced):
     """Pushes at the outputs of the blocks: a modulus may not be made small by making the input large."""
 
-    def _push(self, layers, *args) -> None:
-        super()._push(layers, *args)
-        for layer in layers:
+    def act(self, measured: Measured) -> None:
+        super().act(measured)
+        for layer in measured.layers:
             layer.at_x = None
 
 
-class InputsAlone(SpectralShaper):
+class InputsAlone(Balanced):
     """Pushes at the inputs of the blocks."""
 
-    def _push(self, layers, *args) -> None:
-        super()._push(layers, *args)
-        for layer in layers[:-1]:  # the last one's output takes the reference
+    def act(self, measured: Measured) -> None:
+        super().act(measured)
+        for layer in measured.layers[:-1]:  # the last one's output takes the reference
             layer.at_y = None
 
 
-class FromTheStepBefore(SpectralShaper):
+class FromTheStepBefore(Balanced):
     """Directions and gradients at the sums are those of the step before, which would make accumulation exact."""
 
-    def _push(self, layers, last, directions, projected, weights, solved) -> None:
-        before = getattr(self, "_before", None)
-        self._before = (directions, solved)
+    before: Measured | None = None
+
+    def act(self, measured: Measured) -> None:
+        before, self.before = self.before, measured
         if before is None:
             return
         with torch.no_grad():
-            states = ((layer.x.flatten(0, -2), layer.y.flatten(0, -2)) for layer in layers)
+            read, weights = measured.layout.read, measured.weights
             projected = [
-                (project(x, basis, weights), project(y, basis, weights))
-                for (x, y), basis in zip(states, before[0], strict=True)
+                tuple(project(read(state).flatten(0, 1), basis, weights) for state in (layer.x, layer.y))
+                for layer, basis in zip(measured.layers, before.directions, strict=True)
             ]
-        super()._push(layers, last, before[0], projected, weights, before[1])
+        old = {"directions": before.directions, "solved": before.solved, "gradients": before.gradients}
+        super().act(replace(measured, projected=projected, **old))
 
 
-VARIANTS: dict[str | None, Callable[..., SpectralShaper]] = {
-    None: SpectralShaper,
+_SCHEDULES: dict[str | None, type[Balanced]] = {
+    None: Balanced,
     "at each layer": AtEachLayer,
     "without conflict": WithoutConflict,
     "alarm": Alarm,
@@ -103,3 +128,10 @@ VARIANTS: dict[str | None, Callable[..., SpectralShaper]] = {
     "inputs alone": InputsAlone,
     "from the step before": FromTheStepBefore,
 }
+VARIANTS = tuple(name for name in _SCHEDULES if name)
+
+
+def shaper_of(variant: str | None, model: torch.nn.Module, config: KSSConfig) -> SpectralShaper:
+    """KSS with a variant of the balanced schedule; without one, with the schedule of ``config``."""
+    schedule: Any = _SCHEDULES[variant](config) if variant else None
+    return SpectralShaper(model, config, schedule=schedule)
