@@ -31,7 +31,7 @@ SAMPLES = {
     "hostile": hostile,
     "hundred": lambda: many_layers(100, 256),
     "one": lambda: many_layers(1, 8),
-    "empty": lambda: {"schema_version": 1},
+    "empty": lambda: {"schema_version": 2},
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_rksp.json_data import finite, items
 from hf_rksp.report.kit import svg
+from hf_rksp.report.kit.chart import Plot, ticks
 from hf_rksp.report.kit.reading import name_of
 from hf_rksp.report.kit.svg import Figure, coordinate
 from hf_rksp.report.kit.text import count, line, number
@@ -20,6 +21,7 @@ STEPS = 16
 _KEEP = 16
 _WIDTH, _SIDE, _LEFT, _TOP, _FINE = 440, 384, 46, 24, 4
 _HEIGHT = _TOP + _SIDE + 98
+_PLOT = Plot(_LEFT, _LEFT + _SIDE, _TOP, _TOP + _SIDE, _WIDTH)
 Layer = Mapping[str, Any]
 
 
@@ -42,12 +44,12 @@ class Window:
     @property
     def x(self) -> svg.Scale:
         """Re to SVG units."""
-        return svg.Scale(self.middle - self.half, self.middle + self.half, _LEFT, _LEFT + _SIDE)
+        return _PLOT.x(self.middle - self.half, self.middle + self.half)
 
     @property
     def y(self) -> svg.Scale:
         """Im to SVG units."""
-        return svg.Scale(-self.half, self.half, _TOP + _SIDE, _TOP)
+        return _PLOT.y(-self.half, self.half)
 
 
 @dataclass(frozen=True)
@@ -153,19 +155,11 @@ def _dots(points: list[tuple[int, int]]) -> str:
 
 def _ground(window: Window, bounds: tuple[float, float, float]) -> str:
     """Ticks, axes through 0 and the near-unit band."""
-    parts = []
-    for x, label in window.x.ticks(7):
-        parts.append(svg.segment(x, _TOP, x, _TOP + _SIDE, "grid"))
-        parts.append(svg.text(x, _TOP + _SIDE + 17, label, anchor="m"))
-    for y, label in window.y.ticks(7):
-        parts.append(svg.segment(_LEFT, y, _LEFT + _SIDE, y, "grid"))
-        parts.append(svg.text(_LEFT - 8, y + 4, label, anchor="e"))
+    parts = [_PLOT.x_axis(ticks(window.x, 7), "Re λ", "grid", line=False), _PLOT.y_axis(ticks(window.y, 7), "Im λ")]
     parts.append(svg.segment(window.x(0), _TOP, window.x(0), _TOP + _SIDE, "axis"))
     parts.append(svg.segment(_LEFT, window.y(0), _LEFT + _SIDE, window.y(0), "axis"))
     rings = "".join(_ring(window, radius) for radius in bounds[1::-1])
     parts.append(f'<path class="band" fill-rule="evenodd" d="{rings}"/>')
-    parts.append(svg.text(_LEFT + _SIDE / 2, _TOP + _SIDE + 33, "Re λ", anchor="m"))
-    parts.append(svg.text(4, 12, "Im λ"))
     return "".join(parts)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_rksp.json_data import finite
 from hf_rksp.report.kit import svg
+from hf_rksp.report.kit.chart import Plot, Point, cross, dot, past_end, polyline, ticks
 from hf_rksp.report.kit.reading import interval_of, name_of, stacks_of
 from hf_rksp.report.kit.svg import Figure, Scale, coordinate
 from hf_rksp.report.kit.text import line, number, share, span
@@ -18,23 +19,27 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 46, 10, 38, 46, 16
 #: Room on the right for the names of horizontal lines, so that they never lie on data, in a wide font too.
 _NAMES = 76
 Layers = Sequence[Mapping[str, Any]]
-
-#: Where the script draws the line through the layer that is picked out.
-_CURSOR = f'<path class="cursor" data-span="{_TOP - 4}V{HEIGHT - _BOTTOM}"/>'
 HOLLOW = "Grey: the block is the identity at this point; it counts in no aggregate."
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Where the layers lie: ends of the axis, centre of each, width of one, panels (stack, left, right, positions)."""
+    """Where the layers lie: right end of the axis, centre of each, width of one, panels (stack, left, right, positions)."""
 
     right: float
     centres: dict[int, float]
     width: float
     panels: list[tuple[str, float, float, list[int]]]
+    edge: float
+
+    @property
+    def plot(self) -> Plot:
+        """The same for the axes."""
+        ends = tuple((left, right) for _, left, right, _ in self.panels)
+        return Plot(_LEFT, self.right, _TOP, HEIGHT - _BOTTOM, self.edge, ends)
 
 
-def slots(layers: Layers, right: float) -> Slots:
+def slots(layers: Layers, right: float, edge: float) -> Slots:
     """Equal width for every layer; a gap between stacks."""
     stacks = stacks_of(layers)
     room = right - _LEFT - _GAP * max(0, len(stacks) - 1)
@@ -45,29 +50,21 @@ def slots(layers: Layers, right: float) -> Slots:
             centres[position] = left + (place + 0.5) * width
         panels.append((stack, left, left + width * len(members), members))
         left += width * len(members) + _GAP
-    return Slots(right, centres, width, panels)
+    return Slots(right, centres, width, panels, edge)
 
 
 def frame(layers: Layers, place: Slots, scale: Scale, label: str) -> str:
     """Grid, axes, ticks, and the names of stacks and axes."""
-    parts = []
-    for y, tick in scale.ticks():
-        parts += [svg.segment(left, y, right, y, "grid") for _, left, right, _ in place.panels]
-        parts.append(svg.text(_LEFT - 7, y + 4, tick, anchor="e"))
-    base = HEIGHT - _BOTTOM
-    for stack, left, right, members in place.panels:
-        parts.append(svg.segment(left, base, right, base, "axis"))
-        step = max(1, math.ceil(svg.nice(max(1.0, 26 / place.width))))
-        for position in members:
-            index = layers[position].get("index")
-            if isinstance(index, int) and index % step == 0:
-                parts.append(svg.text(place.centres[position], base + 17, index, anchor="m"))
-        if len(place.panels) > 1:
-            parts.append(svg.text(left, _TOP - 7, _fit(stack, right - left), "stack"))
-    if label:
-        parts.append(svg.text(4, 13, label))
-    parts.append(svg.text((_LEFT + place.right) / 2, HEIGHT - 10, "layer", anchor="m"))
-    return "".join(parts)
+    step = max(1, math.ceil(svg.nice(max(1.0, 26 / place.width))))
+    indices = [(place.centres[at], layer.get("index")) for at, layer in enumerate(layers)]
+    numbers = [(x, str(index)) for x, index in indices if isinstance(index, int) and index % step == 0]
+    plot = place.plot
+    names = [
+        svg.text(left, _TOP - 7, _fit(stack, right - left), "stack")
+        for stack, left, right, _ in place.panels
+        if len(place.panels) > 1
+    ]
+    return plot.y_axis(ticks(scale), label) + plot.x_axis(numbers, "layer", marks="") + "".join(names)
 
 
 def series(
@@ -105,11 +102,11 @@ def series(
     ends = [interval_of(layer, key) for layer in layers]
     scale = _scale(known, [end for end in ends if end], [limit for limit, _ in limits], top, log)
     highest = 10**scale.high if log and scale.high < 300 else math.inf if log else scale.high
-    place = slots(layers, width - (_NAMES if limits else _RIGHT))
+    place = slots(layers, width - (_NAMES if limits else _RIGHT), width)
     radius = max(1.5, min(3.6, place.width * 0.36))
     marks, traces, beyond, missing = [], [], [], 0
     for _, _, _, members in place.panels:
-        points: list[list[str]] = [[]]
+        points: list[list[Point]] = [[]]
         for position in members:
             layer, value, x = layers[position], values[position], place.centres[position]
             hollow = " u" if layer.get("uninformative") is True else ""
@@ -118,17 +115,17 @@ def series(
                 missing += 1
                 base = scale.end if log else scale.start
                 y = base + (8 if log else -6)
-                shape = f'<path class="none" d="M{coordinate(x - 3)} {coordinate(y - 3)}l6 6m0-6l-6 6"/>'
+                shape = cross(x, y)
                 told = f"{line(name_of(layer), 60)}: not defined or not finite"
             elif value > highest:
                 beyond.append(position)
                 y = scale.end + 1
-                shape = f'<path class="past" d="M{coordinate(x - 4)} {coordinate(y + 7)}l4-7l4 7z"/>'
+                shape = past_end(x, y)
             else:
                 if hollow:
                     points.append([])
-                points[-1].append(f"{coordinate(x)} {coordinate(scale(value))}")
-                shape = f'<circle class="dot" cx="{coordinate(x)}" cy="{coordinate(scale(value))}" r="{coordinate(radius)}"/>'
+                points[-1].append((x, scale(value)))
+                shape = dot(x, scale(value), radius)
                 if pair := ends[position]:
                     low, high = max(pair[0], smallest if smallest is not None else pair[0]), pair[1]
                     shape = svg.segment(x, scale(low), x, scale(high), "whisker") + shape
@@ -137,13 +134,11 @@ def series(
                 points.append([])  # the line joins only neighbours that both count
             told += ", identity block" if hollow else ""
             marks.append(_mark(position, x, hollow, told, shape))
-        traces += [f'<path class="trace" d="M{"L".join(run)}"/>' for run in points if len(run) > 1]
+        traces += [polyline(run, "trace") for run in points]
     lines = []
     for limit, name in limits:
         if scale.low <= (math.log10(limit) if log else limit) <= scale.high:
-            y = scale(limit)
-            lines += [svg.segment(left, y, right, y, "limit") for _, left, right, _ in place.panels]
-            lines.append(svg.text(place.right + 6, y + 4, name, "small"))
+            lines.append(place.plot.limit(scale(limit), name))
     caption = note
     if beyond:
         largest = max(beyond, key=lambda position: values[position] or 0)
@@ -157,7 +152,7 @@ def series(
     if any(layer.get("uninformative") is True for layer in layers):
         caption += " " + HOLLOW
     alt = f"{title}, layer by layer. " + (f"From {form(min(known))} to {form(max(known))}." if known else "No values.")
-    body = frame(layers, place, scale, label) + "".join(traces + lines + marks) + _CURSOR
+    body = frame(layers, place, scale, label) + "".join(traces + lines + marks) + place.plot.cursor()
     return Figure(key, title, caption, alt, width, HEIGHT, body)
 
 
@@ -174,7 +169,7 @@ def masses(layers: Layers, bounds: tuple[float, float, float]) -> Figure:
     """The four masses of each layer as one bar of height 1."""
     lower, upper, contractive = bounds
     scale = Scale(0, 1, HEIGHT - _BOTTOM, _TOP)
-    place = slots(layers, WIDE - _RIGHT)
+    place = slots(layers, WIDE - _RIGHT, WIDE)
     body, missing = [], 0
     width = min(64.0, max(place.width * 0.82, place.width - 3))
     for position, layer in enumerate(layers):
@@ -186,7 +181,7 @@ def masses(layers: Layers, bounds: tuple[float, float, float]) -> Figure:
         if all(value is None for _, _, value in parts):
             missing += 1
             y = scale(0) - 6
-            shape = f'<path class="none" d="M{coordinate(x - 3)} {coordinate(y - 3)}l6 6m0-6l-6 6"/>'
+            shape = cross(x, y)
         for kind, _, value in reversed(parts):
             if value is not None and value > 0:
                 y, height = scale(level + value), scale(level) - scale(level + value)
@@ -211,7 +206,7 @@ def masses(layers: Layers, bounds: tuple[float, float, float]) -> Figure:
     known = [value for layer in layers if (value := finite(layer.get("near_unit_mass"))) is not None]
     alt = "Stacked bars, layer by layer: shares of expansive, near-unit, intermediate and contractive modes."
     alt += f" The near-unit share runs from {share(min(known))} to {share(max(known))}." if known else " No values."
-    drawing = frame(layers, place, scale, "") + "".join(body + legend) + _CURSOR
+    drawing = frame(layers, place, scale, "") + "".join(body + legend) + place.plot.cursor()
     return Figure("masses", "Where the modes lie", caption, alt, WIDE, HEIGHT, drawing)
 
 

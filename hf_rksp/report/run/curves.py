@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_rksp.history.read import History
 from hf_rksp.report.kit import svg
+from hf_rksp.report.kit.chart import Plot, cross, dot, polyline, step_ticks, thinned, ticks, with_margin
 from hf_rksp.report.kit.svg import Figure, Scale, coordinate
 from hf_rksp.report.kit.text import line, number
 from hf_rksp.report.run.numbers import Series, gaps, logged, mean, profiled, top
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 440, 236, 66, 12, 30, 42
+_WIDTH, _HEIGHT = 440, 236
+_PLOT = Plot(left=66, right=428, top=30, base=194, edge=_WIDTH)
 #: Drawn points of a line; beyond it, each column of the drawing keeps its ends and its extremes.
 _MOST = 600
 #: Values of a series up to which each gets a dot: of profiles, and of logged numbers.
@@ -59,7 +60,7 @@ def curve_figures(histories: Sequence[History]) -> list[tuple[Figure, list[int]]
     steps = [step for chart in charts for series in chart.series for step, _ in series]
     if not steps:
         return []
-    across = Scale(min(steps), max(max(steps), min(steps) + 1), _LEFT, _WIDTH - _RIGHT)
+    across = _PLOT.x(min(steps), max(max(steps), min(steps) + 1))
     names = [history.name for history in histories]
     return [
         (_figure(chart, across, names), [place for place, series in enumerate(chart.series) if series])
@@ -130,7 +131,9 @@ def _figure(chart: _Chart, across: Scale, names: Sequence[str]) -> Figure:
             missing.append(f"{line(name, 60)} {when}" if len(names) > 1 else when)
     caption = chart.note + (f" ×: not a finite number, {'; '.join(missing)}." if missing else "")
     label = "powers of ten" if chart.log and not chart.label else chart.label
-    body = _frame(across, scale, label, chart.limit) + "".join(lines) + _cursor(across)
+    body = _PLOT.y_axis(ticks(scale, 5), label) + _PLOT.x_axis(step_ticks(across), "step")
+    body += _PLOT.limit(scale(chart.limit)) if chart.limit is not None else ""
+    body += "".join(lines) + _PLOT.cursor(across)
     alt = f"{chart.title} over the steps of training. {'; '.join(told)}." if told else f"{chart.title}: no numbers."
     return Figure(chart.key, chart.title, caption, alt, _WIDTH, _HEIGHT, body)
 
@@ -138,55 +141,9 @@ def _figure(chart: _Chart, across: Scale, names: Sequence[str]) -> Figure:
 def _scale(chart: _Chart) -> Scale:
     """An axis that holds every value: a run that blows up is what a reader came to see."""
     values = _known(chart.series) + ([chart.limit] if chart.limit is not None else [])
-    ends = (_HEIGHT - _BOTTOM, _TOP)
-    if chart.log:
-        powers = [math.log10(value) for value in values if value > 0] or [0.0]
-        low, high = min(powers), max(powers)
-        pad = max(0.05, 0.06 * (high - low))
-        return Scale(low - pad, high + pad, *ends, log=True)
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    if chart.dots:
-        return Scale(min(low, 0.0), max(high, 1.0), *ends)  # shares
-    low = min(low, 0.0) if low < 0.5 * high or low == high else low
-    pad = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
-    return Scale(low - (pad if low != 0 else 0), high + pad, *ends)
-
-
-def _ticks(scale: Scale) -> list[tuple[float, str]]:
-    """Round numbers also where an axis of powers of ten spans less than two of them."""
-    if not scale.log or scale.high - scale.low > 2.2:
-        return scale.ticks(5)
-    powers = range(math.floor(scale.low), math.ceil(scale.high) + 1)
-    values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    if sum(scale.low <= math.log10(value) <= scale.high for value in values) < 3:
-        low, high = 10.0**scale.low, 10.0**scale.high
-        step = svg.nice((high - low) / 4)
-        values = [place * step for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return [
-        (scale(v), number(v).rstrip("0").rstrip(".") if "." in number(v) else number(v))
-        for v in values
-        if v > 0 and scale.low <= math.log10(v) <= scale.high
-    ]
-
-
-def _frame(across: Scale, scale: Scale, label: str, limit: float | None) -> str:
-    base, parts = _HEIGHT - _BOTTOM, []
-    for y, tick in _ticks(scale):
-        parts += [svg.segment(_LEFT, y, _WIDTH - _RIGHT, y, "grid"), svg.text(_LEFT - 7, y + 4, tick, anchor="e")]
-    for x, tick in step_ticks(across):
-        parts += [svg.segment(x, base, x, base + 4, "axis"), svg.text(x, base + 18, tick, anchor="m")]
-    parts.append(svg.segment(_LEFT, base, _WIDTH - _RIGHT, base, "axis"))
-    if limit is not None:
-        parts.append(svg.segment(_LEFT, scale(limit), _WIDTH - _RIGHT, scale(limit), "limit"))
-    parts.append(svg.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "step", anchor="m"))
-    return "".join(parts) + (svg.text(4, 13, label) if label else "")
-
-
-def step_ticks(across: Scale) -> list[tuple[float, str]]:
-    """Ticks at whole steps, with thousands apart."""
-    width = max(1.0, svg.nice((across.high - across.low) / 5))
-    places = range(math.ceil(across.low / width), math.floor(across.high / width) + 1)
-    return [(across(place * width), f"{int(place * width):,}") for place in places]
+    if chart.dots and not chart.log:
+        return _PLOT.y(min([0.0, *values]), max([1.0, *values]))  # shares
+    return _PLOT.y(*with_margin(values, chart.log), log=chart.log)
 
 
 def _trace(series: Series, across: Scale, scale: Scale, dots: bool, place: int) -> str:
@@ -199,35 +156,13 @@ def _trace(series: Series, across: Scale, scale: Scale, dots: bool, place: int) 
             runs[-1].append((across(step), scale(value)))
     parts = []
     for points in runs:
-        drawn = _thin(points)
-        if len(drawn) > 1:
-            parts.append(f'<path class="run" d="M{"L".join(f"{coordinate(x)} {coordinate(y)}" for x, y in drawn)}"/>')
+        drawn = thinned(points, _MOST)
+        parts.append(polyline(drawn, "run"))
         if len(points) == 1 or len(series) <= (_DOTS if dots else _FEW):
-            parts += [f'<circle class="spot" cx="{coordinate(x)}" cy="{coordinate(y)}" r="2.8"/>' for x, y in drawn]
-    y = _TOP + 4 + 11 * place
+            parts += [dot(x, y, 2.8, "spot") for x, y in drawn]
+    y = _PLOT.top + 4 + 11 * place
     for first, last in gaps(series)[:_CROSSES]:
         x = across(first)
         rest = f"M{coordinate(x + 6)} {coordinate(y)}H{coordinate(across(last))}" if across(last) > x + 8 else ""
-        parts.append(f'<path class="lost" d="M{coordinate(x - 3.5)} {coordinate(y - 3.5)}l7 7m0-7l-7 7{rest}"/>')
+        parts.append(cross(x, y, "lost", 7, rest))
     return "".join(parts)
-
-
-def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """First, lowest, highest and last of each column of the drawing: a spike of one step stays."""
-    if len(points) <= _MOST:
-        return points
-    columns: dict[int, list[tuple[float, float]]] = {}
-    for point in points:
-        columns.setdefault(round(point[0] * 1.5), []).append(point)
-    kept: list[tuple[float, float]] = []
-    for column in columns.values():
-        ends = {0, len(column) - 1}
-        ends |= {choose(range(len(column)), key=lambda place, c=column: c[place][1]) for choose in (min, max)}
-        kept += [column[place] for place in sorted(ends)]
-    return kept
-
-
-def _cursor(across: Scale) -> str:
-    """Where the script draws the line through the step of the movie."""
-    span = f'data-low="{across.low:g}" data-high="{across.high:g}" data-left="{_LEFT}" data-right="{_WIDTH - _RIGHT}"'
-    return f'<path class="cursor" {span} data-span="{_TOP - 4}V{_HEIGHT - _BOTTOM}"/>'

@@ -10,6 +10,7 @@ from itertools import pairwise
 from hf_rksp.history.read import History, layers_at
 from hf_rksp.json_data import finite
 from hf_rksp.report.kit import svg
+from hf_rksp.report.kit.chart import Plot, cross, spaced
 from hf_rksp.report.kit.svg import Figure, coordinate
 from hf_rksp.report.kit.text import line, number, share
 from hf_rksp.report.run.numbers import layer_labels, layer_names, profile_steps
@@ -75,8 +76,7 @@ class _Grid:
         return f"M{coordinate(left)} {coordinate(high)}h{wide}v{tall}h{coordinate(left - right)}z"
 
     def cross(self, column: int, row: int) -> str:
-        x, y = self.left + (column + 0.5) * self.wide, self.base - (row + 0.5) * self.high
-        return f"M{coordinate(x - 3)} {coordinate(y - 3)}l6 6m0-6l-6 6"
+        return cross(self.left + (column + 0.5) * self.wide, self.base - (row + 0.5) * self.high)
 
 
 def heat_figures(histories: Sequence[History]) -> list[list[Figure]]:
@@ -152,8 +152,7 @@ def _figure(quantity: _Quantity, grid: _Grid, place: int, run: str) -> Figure:
     empty = "".join(grid.cell(column, 1, row) for column, row in every if (column, row) not in done)
     body = f'<path class="empty" d="{empty}"/>' if empty else ""
     body += "".join(f'<path class="cell {name} h{shade}" d="{d}"/>' for (name, shade), d in sorted(shades.items()))
-    body += f'<path class="none" d="{crosses}"/>' if crosses else ""
-    body += _axes(grid) + _key(grid, quantity) + _column(grid)
+    body += crosses + _axes(grid) + _key(grid, quantity) + _column(grid)
     caption = "One column a profile, the first layer at the bottom."
     if any(span > 1 for _, span, _, _ in cells):
         caption = "Columns are the profiles of all runs; a cell reaches to the next one of its own run."
@@ -167,15 +166,12 @@ def _figure(quantity: _Quantity, grid: _Grid, place: int, run: str) -> Figure:
 
 
 def _axes(grid: _Grid) -> str:
-    parts, every = [], max(1, math.ceil(16 / grid.high))
-    for row, label in enumerate(grid.labels[::every]):
-        y = grid.base - (row * every + 0.5) * grid.high + 4
-        parts.append(svg.text(grid.left - 6, y, line(label)[-15:], anchor="e"))
-    every = max(1, math.ceil(56 / grid.wide))
-    for column, step in enumerate(grid.steps[::every]):
-        parts.append(svg.text(grid.left + (column * every + 0.5) * grid.wide, grid.base + 17, f"{step:,}", anchor="m"))
-    parts.append(svg.text((grid.left + _WIDTH - _RIGHT) / 2, grid.base + 35, "profiled step", anchor="m"))
-    return "".join(parts)
+    plot = Plot(grid.left, _WIDTH - _RIGHT, _TOP, grid.base, _WIDTH)
+    rows = [grid.base - (row + 0.5) * grid.high for row in range(len(grid.labels))]
+    columns = [grid.left + (column + 0.5) * grid.wide for column in range(len(grid.steps))]
+    layers = [svg.text(grid.left - 6, y + 4, line(name)[-15:], anchor="e") for y, name in spaced(grid.labels, rows, 16)]
+    steps = spaced([f"{step:,}" for step in grid.steps], columns, 56)
+    return "".join(layers) + plot.x_axis(steps, "profiled step", marks="", line=False)
 
 
 def _key(grid: _Grid, quantity: _Quantity) -> str:
