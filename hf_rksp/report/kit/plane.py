@@ -188,7 +188,7 @@ def _legend(layers: list[Layer], bounds: tuple[float, float, float]) -> str:
     steps = sorted({round(place / max(1, len(layers) - 1) * (STEPS - 1)) for place in range(len(layers))})
     first, last = (line(name_of(layer), 24) for layer in (layers[0], layers[-1]))
     parts.append(svg.text(left, top + 4, f"depth: {first}"))
-    start = left + 40 + 6.2 * len(first) + 8
+    start = left + 52 + 7.4 * len(first)
     room = min(12.0, max(4.0, (_WIDTH - 20 - start - 6.2 * len(last)) / len(steps)))
     for place, step in enumerate(steps):
         x = start + place * room
@@ -204,20 +204,20 @@ def _caption(
     layers: Sequence[tuple[int, Layer]], spectra: list[list[complex]], window: Window, drawn: int, total: int
 ) -> str:
     parts = [
-        "Each dot is one mode of one block. Modes in the shaded band neither grow nor decay; the risk score is their "
+        "Each dot is one mode of one block. Modes in the shaded band neither grow nor decay; the near-unit mass is their "
         "share, averaged over layers."
     ]
     beyond = [(abs(v), place) for place, values in enumerate(spectra) for v in values if window.over(v) > 1]
     if beyond:
         largest, place = max(beyond)
         parts.append(
-            f"{count(len(beyond))} of {count(total)} modes lie outside the frame and are set on its edge as squares; the "
+            f"{count(len(beyond))} of {count(total)} modes lie outside the frame; squares on its edge stand for them. The "
             f"largest has |λ| = {number(largest)}, in {line(name_of(layers[place][1]), 60)}."
         )
     if drawn < total:
         parts.append(
-            f"Thinned: {count(drawn)} of {count(total)} eigenvalues are drawn, evenly by modulus, the {_KEEP} outermost of "
-            "every layer always; report.json has them all."
+            f"Thinned: {count(drawn)} of {count(total)} eigenvalues are drawn, evenly by modulus, and always the {_KEEP} "
+            "outermost of every layer; report.json has them all."
         )
     if any(layer.get("uninformative") is True for _, layer in layers):
         parts.append("Grey: blocks that are the identity at this point.")

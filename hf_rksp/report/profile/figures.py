@@ -43,7 +43,7 @@ def depth_figures(data: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[F
             "near_unit_mass",
             "Near-unit mass by depth",
             "share of modes in the near-unit band",
-            "The risk score is the mean of these. Bars: 95% jackknife interval over groups of sequences, where given.",
+            "The published thresholds are for the mean over layers. Bars: 95% jackknife interval over groups of sequences.",
             limits=bands,
             top=1.0,
             width=depth.WIDE,

@@ -13,17 +13,16 @@ from hf_rksp.errors import InputError, OutputError
 from hf_rksp.files import check_writable, put_file, reason_of
 from hf_rksp.history.read import History
 from hf_rksp.json_data import section
-from hf_rksp.report.kit import svg
+from hf_rksp.report.kit import html
 from hf_rksp.report.kit.reading import margins
-from hf_rksp.report.kit.svg import Figure
 from hf_rksp.report.kit.text import line
 from hf_rksp.report.profile.definitions import PAPER, definitions
-from hf_rksp.report.profile.html import content_hash, environment, template_text
 from hf_rksp.report.run import tables, words
 from hf_rksp.report.run.curves import curve_figures
 from hf_rksp.report.run.heat import heat_figures
 from hf_rksp.report.run.movie import Movie
 
+_PACKAGE = "hf_rksp.report.run"
 #: Runs on one page; more lines cannot be told apart.
 MOST_RUNS = 6
 #: Defined in the audit report, but not shown here.
@@ -57,43 +56,35 @@ def render_timeline(histories: Sequence[History]) -> str:
     histories = _named(histories)
     bounds = margins(histories[0].run)
     movie = Movie(histories, bounds[:3])
-    style = svg.style() + template_text("report.css") + template_text("timeline.css")
-    script = template_text("timeline.js")
     moving = bool(movie.names)
-    data = movie.encoded() if moving else ""
-    return (
-        environment()
-        .get_template("timeline.html")
-        .render(
-            title=words.title(histories),
-            names=[line(history.name, 60) for history in histories],
-            facts=words.facts(histories),
-            stories=[(line(history.name, 60), words.story(history)) for history in histories],
-            sides=tables.side_by_side(histories),
-            cautions=words.cautions(histories),
-            curves=[(figure, Markup(figure.inline()), runs) for figure, runs in curve_figures(histories)],
-            heats=[_drawn(figures) for figures in heat_figures(histories)],
-            stills=[_drawn(figures) for figures in movie.stills()] if moving else [],
-            stages=_drawn([movie.stage(place) for place in range(len(histories))]) if moving else [],
-            steps=movie.steps,
-            layers=[line(name, 120) for name in movie.names],
-            movie_caption=movie.caption(),
-            data=Markup(data),
-            tables=tables.profile_tables(histories),
-            profile_heads=tables.PROFILE_HEADS,
-            layer_heads=tables.layer_heads(),
-            conditions=tables.conditions(histories),
-            differences=tables.differences(histories),
-            definitions=[(*own, "") for own in _OWN_TERMS]
-            + [entry for entry in definitions(bounds) if entry[0] not in _NOT_HERE],
-            paper=PAPER,
-            version=line(section(histories[0].run, "versions").get("hf_rksp") or "", 40),
-            style=Markup(style),
-            script=Markup(script),
-            # As in the audit report: nothing but this style and this script can run. The frames are data, not a script.
-            policy=f"default-src 'none'; style-src '{content_hash(style)}'; script-src '{content_hash(script)}'; img-src data:; "
-            "base-uri 'none'; form-action 'none'",
-        )
+    return html.page(
+        _PACKAGE,
+        "run.html",
+        html.template_text(_PACKAGE, "run.css"),
+        html.template_text(_PACKAGE, "run.js"),
+        title=words.title(histories),
+        names=[line(history.name, 60) for history in histories],
+        facts=words.facts(histories),
+        stories=[(line(history.name, 60), words.story(history)) for history in histories],
+        sides=tables.side_by_side(histories),
+        cautions=words.cautions(histories),
+        curves=[(figure, Markup(figure.inline()), runs) for figure, runs in curve_figures(histories)],
+        heats=[html.drawn(figures) for figures in heat_figures(histories)],
+        stills=[html.drawn(figures) for figures in movie.stills()] if moving else [],
+        stages=html.drawn([movie.stage(place) for place in range(len(histories))]) if moving else [],
+        steps=movie.steps,
+        layers=[line(name, 120) for name in movie.names],
+        movie_caption=movie.caption(),
+        data=Markup(movie.encoded() if moving else ""),
+        tables=tables.profile_tables(histories),
+        profile_heads=tables.PROFILE_HEADS,
+        layer_heads=tables.layer_heads(),
+        conditions=tables.conditions(histories),
+        differences=tables.differences(histories),
+        definitions=[(*own, "") for own in _OWN_TERMS]
+        + [entry for entry in definitions(bounds) if entry[0] not in _NOT_HERE],
+        paper=PAPER,
+        version=line(section(histories[0].run, "versions").get("hf_rksp") or "", 40),
     )
 
 
@@ -130,7 +121,3 @@ def _named(histories: Sequence[History]) -> list[History]:
             name = f"{history.name} ({number})"
         named.append(replace(history, name=name))
     return named
-
-
-def _drawn(figures: Sequence[Figure]) -> list[tuple[Figure, Markup]]:
-    return [(figure, Markup(figure.inline())) for figure in figures]
