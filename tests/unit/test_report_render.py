@@ -74,11 +74,11 @@ def test_not_thinned_where_there_is_room():
 
 
 def test_thinning_keeps_the_share_of_every_band():
-    from hf_rksp.report.kit.plane import _cloud, _spectrum, _window
+    from hf_rksp.report.kit.plane import cloud_of, eigenvalues_of, window_of
 
-    values = _spectrum(many_layers(1, 4096)["profile"]["layers"][0])
-    window = _window(values, 1.05)
-    cloud = _cloud(values, window, 200)
+    values = eigenvalues_of(many_layers(1, 4096)["profile"]["layers"][0])
+    window = window_of(values, 1.05)
+    cloud = cloud_of(values, window, 200)
     assert len(cloud.inside) + len(cloud.outside) == 200
     unit = 384 / 2 * 4 / window.half
 

@@ -169,16 +169,22 @@ def past_end(x: float, y: float) -> str:
     return f'<path class="past" d="M{coordinate(x - 4)} {coordinate(y + 7)}l4-7l4 7z"/>'
 
 
-def thinned(points: Sequence[Point], most: int) -> Sequence[Point]:
-    """First, lowest, highest and last point of each column of the drawing if there are more than ``most``: a spike stays."""
+def thinned(points: Sequence[Point], most: int, columns: float = 1.5) -> Sequence[Point]:
+    """First, lowest, highest and last point of each column if there are more than ``most``: a spike stays.
+
+    Args:
+        points: by rising x.
+        columns: per unit of x.
+    """
     if len(points) <= most:
         return points
-    columns: dict[int, list[Point]] = {}
-    for point in points:
-        columns.setdefault(round(point[0] * 1.5), []).append(point)
     kept: list[Point] = []
-    for column in columns.values():
-        ends = {0, len(column) - 1}
-        ends |= {choose(range(len(column)), key=lambda place, c=column: c[place][1]) for choose in (min, max)}
-        kept += [column[place] for place in sorted(ends)]
+    start, column = 0, round(points[0][0] * columns)
+    for place in range(1, len(points) + 1):
+        here = round(points[place][0] * columns) if place < len(points) else None
+        if here != column:
+            heights = [y for _, y in points[start:place]]
+            ends = {0, heights.index(min(heights)), heights.index(max(heights)), len(heights) - 1}
+            kept += [points[start + at] for at in sorted(ends)]
+            start, column = place, here
     return kept

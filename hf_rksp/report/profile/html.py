@@ -40,5 +40,6 @@ def render_html(data: Mapping[str, Any], sections: Sections = ()) -> str:
         **shown,
         head=f"{shown['title']} · hf_rksp report",
         kind="Residual Koopman spectral profile",
+        data="",
         ruler=Markup(ruler(shown["verdict"])),
     )
