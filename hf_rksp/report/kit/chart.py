@@ -99,7 +99,7 @@ class Plot:
 
 
 def ticks(scale: Scale, aim: float = 4.5) -> list[Tick]:
-    """Round numbers on a scale, about ``aim`` of them; on powers of ten also where it spans less than two of them."""
+    """Round numbers on a scale, about ``aim`` of them; on powers of ten also if it spans fewer than two of them."""
     if not scale.log or scale.high - scale.low > 2.2:
         return scale.ticks(aim)
     powers = range(math.floor(scale.low), math.ceil(scale.high) + 1)
@@ -133,7 +133,7 @@ def spaced(labels: Sequence[str], places: Sequence[float], room: float) -> list[
 
 
 def with_margin(values: Iterable[float], log: bool = False) -> tuple[float, float]:
-    """Ends of an axis that holds every value, with a margin; from 0 where that costs little. Powers of ten if ``log``."""
+    """Ends of an axis that holds every value, with a margin; from 0 if that costs little. Powers of ten if ``log``."""
     known = list(values)
     if log:
         powers = [math.log10(value) for value in known if value > 0] or [0.0]
@@ -181,8 +181,8 @@ def thinned(points: Sequence[Point], most: int, columns: float = 1.5) -> Sequenc
     kept: list[Point] = []
     start, column = 0, round(points[0][0] * columns)
     for place in range(1, len(points) + 1):
-        here = round(points[place][0] * columns) if place < len(points) else None
-        if here != column:
+        here = round(points[place][0] * columns) if place < len(points) else column
+        if here != column or place == len(points):
             heights = [y for _, y in points[start:place]]
             ends = {0, heights.index(min(heights)), heights.index(max(heights)), len(heights) - 1}
             kept += [points[start + at] for at in sorted(ends)]

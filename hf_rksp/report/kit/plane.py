@@ -73,7 +73,7 @@ def eigenvalue_plane(
 
     Args:
         layers: position in the report, and the layer.
-        key, stack: of the figure, and the name of the stack (empty where there is only one).
+        key, stack: of the figure, and the name of the stack (empty if there is only one).
         bounds: lower and upper end of the near-unit band, end of the contractive one.
         budget: points to draw at most.
     """
@@ -100,7 +100,7 @@ def eigenvalues_of(layer: Layer) -> list[complex]:
 
 
 def window_of(values: list[complex], upper: float) -> Window:
-    """A square, symmetric about the real axis, around the band and the bulk of the modes; all of them where that costs little."""
+    """A square, symmetric about the real axis, around the band and the bulk of the modes; all of them if that costs little."""
     x, y = upper * 1.1, upper * 1.1
     moduli = sorted(map(abs, values)) or [1.0]
     bulk = max(moduli[int(0.99 * (len(moduli) - 1))], x)

@@ -44,7 +44,7 @@ class Figure:
         )
 
     def document(self) -> str:
-        """A file of its own, with its style, its title and a ground of its own.
+        """A stand-alone file with its style, its title and an opaque ground.
 
         The ground is opaque because a viewer's theme and the page's theme can differ (GitHub's theme is a setting of the
         account, prefers-color-scheme one of the system).

@@ -196,10 +196,10 @@ def setup_blocks(data: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[di
         if rows:
             blocks.append({"title": title, "rows": rows, "long": False})
     nested.sort(key=lambda pair: pair[0] == "config")
-    for name, entries in nested:
-        rows = [(line(key, 80), anything(value)) for key, value in list(entries.items())[:_LONGEST_BLOCK]]
-        if len(entries) > _LONGEST_BLOCK:
-            rows.append((f"{len(entries) - _LONGEST_BLOCK} more entries", "in report.json"))
+    for name, inner in nested:
+        rows = [(line(key, 80), anything(value)) for key, value in list(inner.items())[:_LONGEST_BLOCK]]
+        if len(inner) > _LONGEST_BLOCK:
+            rows.append((f"{len(inner) - _LONGEST_BLOCK} more entries", "in report.json"))
         if rows:
             blocks.append({"title": _BLOCK_NAMES.get(name, _label(name)), "rows": rows, "long": len(rows) > 12})
     return blocks

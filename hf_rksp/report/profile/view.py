@@ -34,7 +34,7 @@ _PHASES = {"forward": "forward passes", "moments": "second moments", "spectra": 
 
 
 def view(data: Mapping[str, Any], sections: Sections = ()) -> dict[str, Any]:
-    """Everything a template needs. ``sections`` are shown after the profile.
+    """Everything that a template needs. ``sections`` are shown after the profile.
 
     Raises:
         SchemaError: ``data`` is not a report of this schema version.
@@ -154,13 +154,13 @@ def _checks(verdict: Mapping[str, Any]) -> dict[str, Any]:
                 "value": number(check.get("value")),
                 "threshold": line(check.get("threshold") or DASH),
                 "outcome": outcome,
-                "said": _OUTCOMES[outcome],
+                "label": _OUTCOMES[outcome],
                 "layers": paths(items(check, "layers")) or DASH,
                 "remedy": line(check.get("remedy") or "", 600),
             }
         )
     rows.sort(key=lambda row: list(_OUTCOMES).index(str(row["outcome"])))
-    counts = [(name, said, sum(row["outcome"] == name for row in rows)) for name, said in _OUTCOMES.items()]
+    counts = [(name, label, sum(row["outcome"] == name for row in rows)) for name, label in _OUTCOMES.items()]
     return {"rows": rows, "counts": [entry for entry in counts if entry[2]]}
 
 

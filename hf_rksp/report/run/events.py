@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_rksp.history.read import Row
+from hf_rksp.history.schema import Row
 from hf_rksp.report.kit import svg
 from hf_rksp.report.kit.chart import dot
 from hf_rksp.report.kit.svg import Figure, Scale, coordinate

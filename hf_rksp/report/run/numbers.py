@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hf_rksp.history.read import History, Row, is_training, layers_at
+from hf_rksp.history.read import History, is_training, layers_at
+from hf_rksp.history.schema import Row
 from hf_rksp.json_data import finite, items
 from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit.text import line

@@ -27,7 +27,7 @@ from hf_rksp.report.run.movie import Movie
 from hf_rksp.report.run.numbers import Run
 from hf_rksp.report.run.readings import Group, groups_of
 
-#: Runs on one page; more lines cannot be told apart.
+#: Runs on one page; more lines cannot be distinguished.
 MOST_RUNS = 6
 #: Defined in the audit report, but not shown here.
 _NOT_HERE = ("Kreiss constant", "Relative update", "Standard errors")
@@ -50,7 +50,7 @@ def render_timeline(histories: Sequence[History]) -> str:
     """The page; equal histories give equal bytes.
 
     Raises:
-        InputError: no history, or more than the page can tell apart.
+        InputError: no history, or more than the page can show.
     """
     runs = [Run(history) for history in _named(histories)]
     bounds = margins(runs[0].history.run)
@@ -136,7 +136,7 @@ def write_timeline(histories: Sequence[History], path: str | os.PathLike[str]) -
     """Write the page of these runs to ``path``; it is made aside and moved into place.
 
     Raises:
-        InputError: no history, or more than the page can tell apart. OutputError: the file cannot be written.
+        InputError: no history, or more than the page can show. OutputError: the file cannot be written.
     """
     page, target = render_timeline(histories).encode("utf-8", "replace"), Path(path)
     if target.is_dir() or not target.name:
@@ -156,7 +156,7 @@ def write_timeline(histories: Sequence[History], path: str | os.PathLike[str]) -
 def _named(histories: Sequence[History]) -> list[History]:
     """The runs with a name each: of two that are called the same, the later one gets a number."""
     if not 1 <= len(histories) <= MOST_RUNS:
-        raise InputError(f"{len(histories)} histories: pass 1 to {MOST_RUNS}, one a run")
+        raise InputError(f"{len(histories)} histories: pass 1 to {MOST_RUNS}, one per run")
     named: list[History] = []
     for history in histories:
         name, number = history.name, 1

@@ -20,7 +20,7 @@ _MOST = 24
 _FIRST = ("loss", "grad_norm")
 #: Titles of numbers of Trainer itself.
 _TRAINER = {"learning_rate": "learning rate", "eval_loss": "evaluation loss"}
-#: Ends of keys that count what was left out: told in words, and drawn only if anything was.
+#: Ends of keys that count what was left out: a sentence names them, and a chart shows them if there are any.
 LEFT_OUT = ("skipped", "dropped")
 
 

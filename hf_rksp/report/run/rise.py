@@ -14,7 +14,7 @@ _SHARE = 0.25
 _RELATIVE = 0.1
 #: ... and from this many times the noise. The range of 10⁵ normal values is below 9 standard deviations.
 _NOISES = 12
-#: Values from which the noise can be told.
+#: More values than this are needed to measure the noise.
 _FEW = 12
 #: The loss is at its level from before within this share of the rise and half of the thresholds above, or within the noise.
 _LEVEL = 0.1

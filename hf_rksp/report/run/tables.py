@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_rksp.history.read import History, Row, is_training, layers_at
+from hf_rksp.history.read import History, is_training, layers_at
+from hf_rksp.history.schema import Row
 from hf_rksp.json_data import finite, section
 from hf_rksp.quantities import LAYER, Quantity
 from hf_rksp.report.kit.text import DASH, anything, count, form_of, line, number, seconds

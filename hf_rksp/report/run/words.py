@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from hf_rksp.history.read import Row, layers_at
+from hf_rksp.history.read import layers_at
+from hf_rksp.history.schema import Row
 from hf_rksp.json_data import section
 from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit.svg import median
@@ -18,7 +19,7 @@ from hf_rksp.report.run.tables import tokens
 
 #: Values of a monitor that the words name.
 _MOST = 6
-#: A gradient norm this many times the median is said to be so.
+#: A gradient norm above this many times the median is compared with it.
 _PEAK = 3
 
 
