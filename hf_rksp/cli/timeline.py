@@ -1,4 +1,4 @@
-"""``rksp timeline``: training runs as one page with a time axis."""
+"""``rksp timeline``: training runs as one page, drawn over their steps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def add_parser(commands: Any) -> None:
     parser = new_parser(
         commands,
         "timeline",
-        "draw the spectrum of training runs over their steps",
-        "Render one HTML page from the histories of training runs: loss and gradients, near-unit mass and spectral radius, "
-        "and the eigenvalues of every profiled step. Several runs are drawn on the same axes; nothing is computed again.",
+        "draw training runs over their steps",
+        "Render one HTML page from the histories of training runs: what happened at which step, loss and gradient norm, "
+        "everything that was measured by layer and step, and the eigenvalues as a movie. Several runs share the same axes. "
+        "Nothing is computed again.",
         "rksp timeline runs/without_kss runs/with_kss --out runs.html",
     )
     parser.add_argument(

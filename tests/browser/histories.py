@@ -82,6 +82,45 @@ def shaped(name="with KSS"):
     return [row | dict.fromkeys(keys, 0.5 + row["step"]) if row["kind"] == "log" else row for row in rows]
 
 
+def eventful(steps=1_000):
+    """The loss leaves its minimum at step 700 and rises to 5; alarms of a monitor `weather`, and a step back to 600 at 820."""
+    rng = random.Random(1)
+    described = {
+        "weather/rain/max": {"title": "rain, largest layer", "unit": "number", "limit": 10.0, "limit_title": "flood"},
+        "weather/rain": {"title": "rain", "unit": "number", "limit": 10.0, "per_layer": True},
+        "kss/loss": {"title": "KSS penalty", "unit": "number", "note": "Before its weight."},
+    }
+    first = run("eventful")
+    rows = [first | {"schema_version": 2, "attempt": 0, "quantities": described}]
+
+    def row(step):
+        late = max(0, step - 700)
+        loss = min(5.0, 0.4 + 4 * math.exp(-step / 100) + 0.001 * late**2) + rng.gauss(0, 0.002 if late < 10 else 0.1)
+        grad_norm = (300.0 if step == 725 else 1.0) + rng.random()
+        return log(step, loss if step < steps - 10 else None, grad_norm, **{"kss/loss": 0.1})
+
+    def event(step, by, what, text, **more):
+        return {"kind": "event", "step": step, "by": by, "what": what, "text": text} | more
+
+    def reading(step):
+        rain = [{"path": f"h.{i}", "stack": "h", "index": i, "rain": 1 + i + max(0, step - 690) / 20} for i in range(3)]
+        values = {"rain/max": max(layer["rain"] for layer in rain)}
+        return {"kind": "reading", "monitor": "weather", "step": step, "values": values, "layers": rain}
+
+    def stretch(start, stop):
+        for step in range(start, stop):
+            yield from [reading(step)] if step % 50 == 0 else []
+            yield row(step)
+
+    rows += [*stretch(1, 721), event(721, "weather", "alarm", "Rain of 12.1 is above 10.", layer="h.2")]
+    rows += [
+        *stretch(721, 821),
+        event(820, "umbrella", "rollback", "Training went back to step 600.", to=600, attempt=1),
+    ]
+    rows += [*stretch(601, 733), event(732, "weather", "alarm", "Rain of 11.0 is above 10.", layer="h.1")]
+    return [*rows, *stretch(733, steps + 1)]
+
+
 def hostile():
     """Markup and control characters in every string from outside."""
 

@@ -31,7 +31,7 @@ SAMPLES = {
     "hostile": hostile,
     "hundred": lambda: many_layers(100, 256),
     "one": lambda: many_layers(1, 8),
-    "empty": lambda: {"schema_version": 1},
+    "empty": lambda: {"schema_version": 2},
 }
 
 
@@ -85,6 +85,28 @@ def test_dots_reach_the_screen(show):
     assert changed > 3 * sum(len(layer["eigenvalues"]) for layer in data["profile"]["layers"])
 
 
+def test_the_profile_leads_and_the_band_is_small(show):
+    """What is seen first are eigenvalues and numbers; the band of the thresholds stands below, beside its caveats."""
+    page = show(report())
+    top = page.locator('[data-kind="plane"] .stage svg').bounding_box()
+    band = page.locator("#thresholds .band .pill")
+    assert top["y"] < 700
+    assert band.bounding_box()["y"] > page.locator("#depth").bounding_box()["y"]
+    sizes = page.eval_on_selector_all(
+        "#thresholds .band, .keys dd", "all => all.map(e => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert page.eval_on_selector("#thresholds .band .pill", "e => parseFloat(getComputedStyle(e).fontSize)") < max(
+        sizes
+    )
+    assert page.locator("#thresholds .caveats li").count() >= 3
+
+
+@pytest.mark.parametrize("sample", ["plain", "hundred"])
+def test_fits_the_window(show, sample):
+    page = show(SAMPLES[sample](), width=1280)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
 def test_slider_picks_one_layer_everywhere(show):
     page = show(report())
     slider = page.locator("#layer")
@@ -109,7 +131,7 @@ def test_charts_answer_to_pointer_and_keys(show):
     data = awkward()
     page = show(data)
     hit = page.locator(".hit").first
-    hit.scroll_into_view_if_needed()
+    hit.evaluate("e => e.scrollIntoView({behavior: 'instant', block: 'center'})")
     box = hit.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.15, box["y"] + 80)
     tip = page.locator(".tip").first
@@ -125,6 +147,22 @@ def test_charts_answer_to_pointer_and_keys(show):
     page.keyboard.press("Escape")
     assert page.locator("#chosen").text_content() == "all layers"
     assert page.trouble == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_choosing_a_layer_moves_nothing(show, width):
+    page = show(report(), width=width)
+
+    def places():
+        return page.eval_on_selector_all("h2", "all => all.map(e => e.getBoundingClientRect().top + scrollY)")
+
+    before = places()
+    page.locator("#layer").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        assert places() == before
+    page.locator("#clear").click()
+    assert places() == before
 
 
 def test_row_picks_a_layer(show):
@@ -181,7 +219,15 @@ def test_phone(show, sample, theme, paper):
 def test_reads_without_scripts(show):
     page = show(awkward(), java_script_enabled=False)
     assert page.locator("#layer").is_hidden() and page.locator("#copy").is_hidden()
-    for selector in (".band-name", "table.checks", ".stage > svg >> nth=0", "#readout", "#all-layers", "#command"):
+    for selector in (
+        ".keys",
+        ".verdict .pill",
+        "table.checks",
+        ".stage > svg >> nth=0",
+        "#readout",
+        "#all-layers",
+        "#command",
+    ):
         assert page.locator(selector).is_visible()
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from hf_rksp.report import write_timeline
 from tests.browser import test_report_page as audit
-from tests.browser.histories import bare, broken, calm, hostile, read, shaped
+from tests.browser.histories import bare, broken, calm, eventful, hostile, read, shaped
 
 pytestmark = pytest.mark.browser
 SAMPLES = {
@@ -14,6 +14,9 @@ SAMPLES = {
     "hostile": (hostile, hostile),
     "bare": (bare,),
     "deep": (lambda: calm(steps=40, every=1, layers=40),),
+    "eventful": (eventful, calm),
+    "long": (lambda: calm(steps=100_000, every=20_000)[:-1],),
+    "unknown": (eventful,),
 }
 
 
@@ -125,10 +128,10 @@ def test_runs_with_other_steps(show):
     slider = page.locator("#step")
     slider.fill("1")
     assert page.locator("#at").text_content() == "step 4"
-    assert page.locator(".shown").all_text_contents() == ["step 0, the profile before", "step 4"]
+    assert page.locator(".shown").all_text_contents() == ["step 0, the reading before", "step 4"]
     slider.focus()
     page.keyboard.press("End")
-    assert page.locator(".shown").all_text_contents() == ["step 20", "step 12, its last profile"]
+    assert page.locator(".shown").all_text_contents() == ["step 20", "step 12, its last reading"]
 
 
 def test_charts_and_heat_map_answer_to_the_pointer(show):
@@ -143,6 +146,36 @@ def test_charts_and_heat_map_answer_to_the_pointer(show):
     assert page.locator("#at").text_content() == "step 0" and page.locator("#layer").input_value() == "2"
     tip = page.locator('[data-kind="heat"] .tip').first
     assert tip.is_visible() and tip.text_content() == "h.2, step 0: 0.240"
+    assert page.trouble == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(("sample", "last"), [("eventful", "1,000"), ("long", "100,000")])
+def test_the_last_tick_is_whole(show, sample, last, width):
+    """Labels that reach beyond the drawing are cut by it: "1,00("."""
+    page = show(sample, width=width)
+    ends = page.eval_on_selector_all(
+        '[data-kind="curve"] .stage > svg',
+        """all => all.map(figure => { const edge = figure.getBoundingClientRect().right;
+        return [...figure.querySelectorAll('text')].map(e => [e.textContent, edge - e.getBoundingClientRect().right]) })""",
+    )
+    for labels in ends:
+        rooms = [room for text, room in labels if text == last]
+        assert len(rooms) == 1 and rooms[0] >= 0
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_fits_the_window(show, sample):
+    assert show(sample, width=1280).evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_a_map_says_its_numbers_without_a_movie(show):
+    page = show("unknown")
+    assert page.locator("#movie").count() == 0
+    heat = page.locator('[data-kind="heat"] .stage svg')
+    box = heat.bounding_box()
+    heat.click(position={"x": box["width"] * 0.12, "y": box["height"] * 0.1})
+    assert page.locator('[data-kind="heat"] .tip').text_content() == "h.2, step 50: 3.00"
     assert page.trouble == []
 
 
@@ -167,7 +200,7 @@ def test_contrast(show, theme, paper, width):
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("sample", ["one", "two", "deep"])
+@pytest.mark.parametrize("sample", ["one", "two", "deep", "eventful", "long"])
 def test_labels_of_figures_do_not_collide(show, sample, width):
     audit.test_labels_of_figures_do_not_collide(lambda data, **options: show(sample, **options), "plain", width)
 

@@ -68,3 +68,12 @@ def test_json_into_a_pipe_and_through_a_link(rksp, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "there.json")
     assert rksp("env", "--json", tmp_path / "link")[0] == 0
     assert (tmp_path / "link").is_symlink() and "versions" in json.loads((tmp_path / "there.json").read_text())
+
+
+def test_report_takes_a_history_too(rksp, tmp_path):
+    file = write(tmp_path / "a", calm())
+    code, out, _ = rksp("report", file, "--out", tmp_path / "site")
+    assert code == 0 and out.strip() == f"wrote {tmp_path / 'site' / 'rksp_report.html'}"
+    rksp("timeline", file, "--out", "page.html")
+    assert (tmp_path / "site" / "rksp_report.html").read_bytes() == (tmp_path / "page.html").read_bytes()
+    assert rksp("report", tmp_path / "missing.jsonl")[0] == 2

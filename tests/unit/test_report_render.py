@@ -13,6 +13,7 @@ from hf_rksp.errors import SchemaError
 from hf_rksp.report import render_html, render_markdown
 from hf_rksp.report.kit.text import size
 from hf_rksp.report.profile.tables import LAYER_COLUMNS
+from hf_rksp.report.profile.view import title_of
 from tests.browser.samples import HOSTILE, awkward, hostile, many_layers, report
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -73,11 +74,11 @@ def test_not_thinned_where_there_is_room():
 
 
 def test_thinning_keeps_the_share_of_every_band():
-    from hf_rksp.report.kit.plane import _cloud, _spectrum, _window
+    from hf_rksp.report.kit.plane import cloud_of, eigenvalues_of, window_of
 
-    values = _spectrum(many_layers(1, 4096)["profile"]["layers"][0])
-    window = _window(values, 1.05)
-    cloud = _cloud(values, window, 200)
+    values = eigenvalues_of(many_layers(1, 4096)["profile"]["layers"][0])
+    window = window_of(values, 1.05)
+    cloud = cloud_of(values, window, 200)
     assert len(cloud.inside) + len(cloud.outside) == 200
     unit = 384 / 2 * 4 / window.half
 
@@ -134,9 +135,56 @@ def test_null_is_a_dash_and_refusal_shows_what_the_thresholds_say():
     page = visible(render_html(data))
     assert "Not assessable" in page and "The thresholds alone would say: High" in page
     text, _ = render_markdown(data)
-    assert "Band by the thresholds alone" in text and "| High |" in text
+    assert "| The thresholds alone |" in text and "| High |" in text
     row = next(row for row in text.splitlines() if row.startswith(f"| {data['profile']['layers'][3]['path']} |"))
     assert row.split("|")[2].strip() == "–"
+
+
+def test_the_profile_comes_first():
+    """A verdict that its own caveats disown is not what a page leads with."""
+    data = report()
+    data["profile"]["notes"] = ["The tokenizer was trained on this text."]
+    for text in (visible(render_html(data)), render_markdown(data)[0]):
+        order = ["The tokenizer was trained", "near-unit mass, mean", "Each residual block is fitted", "By depth"]
+        order += ["What the published thresholds say", "What the band does not say", "Aggregates over depth"]
+        places = [text.index(part) for part in order]
+        assert places == sorted(places)
+        assert "Divergence risk" not in text
+    assert not re.search(r"<title>[^<]*(Low|High|Elevated)", render_html(data))
+
+
+def test_key_numbers_name_the_layer():
+    data = awkward()
+    text = visible(render_html(data))
+    assert "spectral radius, largest35.2in stack0.layers.2" in text
+    data["profile"]["layers"][2]["uninformative"] = True
+    assert "spectral radius, largest35.2" not in visible(render_html(data))
+
+
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [
+        ({"name": "gpt2", "init": "gpt2", "source": "initialised", "model_type": "gpt2", "parameters": 124_439_808},
+         "GPT-2 124M, random weights"),
+        ({"name": "openai-community/gpt2", "source": "pretrained", "model_type": "gpt2", "parameters": 124_439_808},
+         "openai-community/gpt2"),
+        ({"name": "x", "init": "x", "source": "initialised", "model_type": "unheard", "parameters": 10}, "x"),
+        ({"title": "GPT-2 124M (init)", "name": "gpt2"}, "GPT-2 124M (init)"),
+        ({}, "unnamed model"),
+    ],
+)  # fmt: skip
+def test_a_model_is_called_by_its_readable_name(model, title):
+    assert title_of(model) == title
+    data = report()
+    data["profile"]["model"] = model
+    assert f"<h1>{title}</h1>" in render_html(data) and render_markdown(data)[0].startswith(f"# {title}:")
+
+
+def test_tables_of_all_layers_are_folded():
+    text, _ = render_markdown(report())
+    folded = re.search(r"<details>.*?</details>", text, flags=re.S)[0]
+    assert folded.count("\n### ") == 5 and "h.0" in folded
+    assert "| h.0 |" not in text.replace(folded, "")
 
 
 def test_agreeing_band_is_not_repeated():
@@ -308,7 +356,7 @@ def test_an_outlier_does_not_squeeze_the_rest():
 def test_identity_blocks_are_hollow_and_explained():
     text, figures = render_markdown(awkward())
     assert figures["spectral_radius.svg"].count('class="mark u"') == 1
-    assert text.count("the block is the identity at this point") >= 4
+    assert text.count("are the identity at this point") >= 4
 
 
 def test_stacks_have_their_own_planes():

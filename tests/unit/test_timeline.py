@@ -1,8 +1,9 @@
 """Histories and their page: the rules of the file, stable bytes, right numbers, honest words, safe text."""
 
-import html
 import json
+import math
 import os
+import random
 import re
 import threading
 
@@ -11,14 +12,29 @@ import pytest
 from hf_rksp.errors import InputError, OutputError, SchemaError
 from hf_rksp.report import read_history, render_timeline, write_timeline
 from hf_rksp.report.kit.plane import Cloud
-from hf_rksp.report.run.curves import curve_figures
+from hf_rksp.report.run.curves import across, figure
+from hf_rksp.report.run.events import event_table, events_of, happened_figures
 from hf_rksp.report.run.movie import DIGITS, SHIFT, Movie, encode
-from hf_rksp.report.run.numbers import gaps, logged
+from hf_rksp.report.run.numbers import Run, gaps
+from hf_rksp.report.run.readings import groups_of
+from hf_rksp.report.run.rise import largest_rise
 from hf_rksp.report.run.words import cautions, story
-from tests.browser.histories import bare, broken, calm, hostile, layer, log, profile, read, run, shaped, write
+from tests.browser.histories import bare, broken, calm, eventful, hostile, layer, log, profile, read, run, shaped, write
 from tests.unit.test_report_render import Page, visible
 
 BOUNDS = (0.9, 1.05, 0.8)
+
+
+def runs_of(folder, *samples):
+    return [Run(history) for history in read(folder, *samples)]
+
+
+def drawn(runs):
+    """Key -> figure and the places of the runs in it, of all charts over the steps."""
+    steps, names = across(runs), [run.name for run in runs]
+    found = {figure.key: (figure, places) for figure, places in happened_figures(runs, steps)}
+    curves = [curve for group in groups_of(runs) for curve in group.curves]
+    return found | {curve.key: (figure(curve, steps, names), curve.runs) for curve in curves}
 
 
 def movie_of(page):
@@ -57,9 +73,9 @@ def test_evaluation_is_added_to_its_step(tmp_path):
     rows = [run(), log(1, 4.0), {"kind": "log", "step": 1, "eval_loss": 3.5}]
     rows += [log(2, None), {"kind": "log", "step": 2, "loss": None, "eval_loss": None}]
     rows += [{"kind": "log", "step": 3, "eval_loss": 3.0}]
-    history = read_history(write(tmp_path, rows))
-    assert logged(history, "loss") == [(1, 4.0), (2, None)]
-    assert logged(history, "eval_loss") == [(1, 3.5), (2, None), (3, 3.0)]
+    run_ = Run(read_history(write(tmp_path, rows)))
+    assert run_.logged("loss") == [(1, 4.0), (2, None)]
+    assert run_.logged("eval_loss") == [(1, 3.5), (2, None), (3, 3.0)]
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])
@@ -136,6 +152,7 @@ SAMPLES = {
     "hostile": (hostile,),
     "bare": (bare,),
     "six": (calm, broken, shaped, calm, calm, calm),
+    "eventful": (eventful, calm),
 }
 
 
@@ -173,82 +190,179 @@ def test_too_many_and_none(tmp_path):
 
 
 def test_story_of_a_calm_run(tmp_path):
-    (history,) = read(tmp_path, calm())
-    assert story(history) == [
+    (run_,) = runs_of(tmp_path, calm())
+    assert story(run_) == [
         "Loss 3.95 at step 1, 3.00 at step 20.",
         "Largest gradient norm 1.50, at step 11.",
-        "Mean near-unit mass 0.220 → 0.820 and largest spectral radius 1.30 → 2.30, from the profile of step 0 to that of "
-        "step 20.",
+        "Spectrum was measured 5 times, step 0 to 20: near-unit mass, mean over layers 0.220 → 0.820; near-unit mass, largest "
+        "layer 0.240 → 0.840; expansive mass, mean over layers 0.250 → 0.250; nonlinearity ratio, mean over layers 0.200 → "
+        "0.200; spectral radius, largest layer 1.30 → 2.30; eigenvector condition, largest layer 12.5 → 12.5.",
     ]
 
 
 def test_story_of_a_broken_run(tmp_path):
-    (history,) = read(tmp_path, broken())
-    told = story(history)
-    assert told[:2] == [
+    (run_,) = runs_of(tmp_path, broken())
+    sentences = story(run_)
+    assert sentences[:2] == [
         "Loss 3.95 at step 1, 3.40 at step 12.",
         "The loss is not a finite number from step 13 to the end, step 20.",
     ]
-    assert "The gradient norm is not a finite number from step 13 to the end, step 20." in told
-    assert told[-1] == "No profile after step 12; the log goes on to step 20."
+    assert "The gradient norm is not a finite number from step 13 to the end, step 20." in sentences
+    assert sentences[-1] == "The last reading is at step 12; training continued to step 20."
 
 
 def test_story_of_odd_runs(tmp_path):
-    runs = [
+    samples = [
         [run(), log(1, 2.0), log(2, None), log(3, 2.0), log(4, None), log(5, 1.0)],
         [run(), log(1, None), log(2, None)],
         bare(),
         [run(), profile(3, [layer(0), layer(1)])],
         [run(), profile(0, [layer(0), layer(1)]), profile(5, [layer(1)])],
     ]
-    told = [story(history) for history in read(tmp_path, *runs)]
-    assert "The loss is not a finite number at 2 of 5 logged steps, first at step 2." in told[0]
-    assert "The loss is not a finite number at any of 2 logged steps." in told[1]
-    assert told[2] == ["No loss was logged.", "No profile was made."]
-    assert told[3][-1].startswith("Profiled once, at step 3: mean near-unit mass 0.250")
-    assert "In 1 of 2 profiles a layer is missing, first at step 5" in told[4][-1]
+    stories = [story(run_) for run_ in runs_of(tmp_path, *samples)]
+    assert "The loss is not a finite number at 2 of 5 logged steps, first at step 2." in stories[0]
+    assert "The loss is not a finite number at any of 2 logged steps." in stories[1]
+    assert stories[2] == ["No loss was logged.", "Nothing was measured besides the log."]
+    assert stories[3][-1].startswith("Spectrum was measured once, at step 3: near-unit mass, mean over layers 0.250")
+    assert stories[4][-1] == "In 1 of 2 readings a layer is missing, first at step 5."
+
+
+def test_story_says_the_event(tmp_path):
+    """First and last loss are not what happened in a run that left its minimum, went back, and was lost."""
+    (run_,) = runs_of(tmp_path, eventful())
+    text = " ".join(story(run_))
+    rise = re.search(
+        r"minimum of (0\.\d+) at step (\d+)(?:, stayed near it until step (\d+))? and (?:then )?rose to ([\d.]+) at",
+        text,
+    )
+    assert float(rise[1]) == pytest.approx(0.4, abs=0.03) and 690 <= int(rise[3] or rise[2]) <= 725
+    assert float(rise[4]) == pytest.approx(5.2, abs=0.2)
+    for part in (
+        "It did not come back: ",
+        "The loss is not a finite number from step 990 to the end, step 1,000.",
+        "Largest gradient norm 300, at step 725, ",
+        " times the median.",
+        "Alarm (weather), 2 times, first at step 721 in h.2: Rain of 12.1 is above 10.",
+        "Rollback (umbrella) at step 820: Training went back to step 600.",
+        "224 rows belong to attempts that the run went back from; the charts show them pale.",
+    ):
+        assert part in text, part
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([4, 3, 2, 1, 3], ["The loss left its minimum of 1.00 at step 4 and rose to 3.00 at step 5."]),
+        (
+            [4, 3, 2, 9, 2.5, 2.2, 1],
+            ["The loss left its level of 2.00 at step 3 and rose to 9.00 at step 4.", "It was back at 2.20 at step 6."],
+        ),
+        ([3, 4, 50], ["The loss left its minimum of 3.00 at step 1 and rose to 50.0 at step 3."]),
+        ([4, 3, 2, 1.05, 1, 1.1], []),
+        ([4, 3], []),
+        ([2, 2, 2], []),
+    ],
+)  # fmt: skip
+def test_a_rise_of_the_loss(tmp_path, losses, said):
+    rows = [run(), *(log(step, float(loss)) for step, loss in enumerate(losses, 1))]
+    assert [line for line in story(runs_of(tmp_path, rows)[0]) if "rose" in line or "back at" in line] == said
+
+
+def test_noise_is_no_rise():
+    rng = random.Random(0)
+    for noise in (0.01, 0.3, 1.0):
+        calm_loss = [(step, 3 * math.exp(-step / 3_000) + rng.gauss(0, noise)) for step in range(20_000)]
+        assert largest_rise(calm_loss) is None
+    rising = [(step, value + (4.0 if step > 15_000 else 0.0)) for step, value in calm_loss]
+    assert largest_rise(rising) is None  # with this much noise no one could tell
+    rising = [(step, (0.1 if step < 15_000 else 4.0) + rng.gauss(0, 0.1)) for step in range(20_000)]
+    assert 14_990 <= largest_rise(rising).left_step <= 14_999 and largest_rise(rising).times == 1
+
+
+def test_marks_of_events(tmp_path):
+    runs = runs_of(tmp_path, eventful())
+    figure, _ = drawn(runs)["loss"]
+    assert figure.title == "Events and loss"
+    assert figure.body.count('class="event k0"') == 2 and figure.body.count('class="event k0 gone"') == 1
+    assert figure.body.count('class="back"') == 1 and figure.body.count('class="run gone"') == 1
+    assert [event.gone for event in events_of(runs[0])] == [True, False, False]
+    page = render_timeline([runs[0].history])
+    assert page.count("<em>abandoned</em>") == 1
+
+
+def test_very_many_events_are_cut_in_the_middle(tmp_path):
+    events = [
+        {"kind": "event", "step": step, "by": "weather", "what": "alarm", "text": "Wet."} for step in range(1_000)
+    ]
+    runs = runs_of(tmp_path, [run(), log(1, 2.0), log(999, 1.0), *events])
+    table = event_table(runs)
+    assert [event.step for event in table.rows] == [*range(100), *range(900, 1_000)] and table.left_out == 800
+    assert "when" not in drawn(runs)["loss"][0].body
+    assert "800 events between" in visible(render_timeline([runs[0].history]))
+
+
+def test_the_page_begins_with_what_happened(tmp_path):
+    page = visible(render_timeline(read(tmp_path, eventful(), calm())))
+    order = [
+        "Loss 4",
+        "Events and loss",
+        "Gradient norm",
+        "What was measured",
+        "by layer and step",
+        "Eigenvalues over the steps",
+    ]
+    order += [
+        "In numbers",
+        "Side by side",
+        "Everything that was recorded about the set-up",
+        "How the numbers are defined",
+    ]
+    places = [page.index(part, page.index("What happened", 200)) for part in order]
+    assert places == sorted(places)
 
 
 def test_cautions_fit_the_runs(tmp_path):
     batch = [row | {"data": "batch", "tokens": 64} if row["kind"] == "profile" else row for row in calm("b")]
-    one, mixed = read(tmp_path, calm()), read(tmp_path, batch, shaped())
-    assert not any("comparable" in text or "batch sees" in text or "KSS" in text for text in cautions(one))
-    told = " ".join(cautions(mixed))
-    for part in ("not comparable", "sees other tokens", "different numbers of tokens", "without that term", "chance"):
-        assert part in told
+    term = [row | {"kss/task_loss": row["loss"] - 0.5} if row["kind"] == "log" else row for row in shaped()]
+    one, mixed = runs_of(tmp_path, calm()), runs_of(tmp_path, batch, term)
+    assert not any("comparable" in text or "batch sees" in text or "term" in text for text in cautions(one))
+    sentences = " ".join(cautions(mixed))
+    for part in ("not comparable", "sees other tokens", "different numbers of tokens", "kss/task_loss", "chance"):
+        assert part in sentences
+    same = [row | {"kss/task_loss": row["loss"]} if row["kind"] == "log" else row for row in calm()]
+    assert "task_loss" not in " ".join(cautions(runs_of(tmp_path, same)))
 
 
 def test_side_by_side_and_what_differs(tmp_path):
-    page = visible(render_timeline(read(tmp_path, calm(), broken(), shaped())))
-    assert "Loss not finite never first at 13 never" in page.replace(
-        "Loss not finitenever", "Loss not finite never"
-    ).replace("neverfirst at 13never", "never first at 13 never")
-    assert "setup.kss.schedule" in page and "setup.learning_rate" not in page
-    assert "GPT2LMHeadModel" in page and "512, fixed probe" in page
+    page = Page(render_timeline(read(tmp_path, calm(), broken(), shaped())))
+    text = " ".join(page.text)
+    assert re.search(r"Loss not finite\s+never\s+first at 13\s+never", text)
+    assert "setup.kss.schedule" in text and "setup.learning_rate" not in text
+    assert "GPT2LMHeadModel" in text and "512, fixed probe" in text
 
 
 def test_charts_are_those_with_numbers(tmp_path):
-    histories = read(tmp_path, calm(), shaped())
-    drawn = {figure.key: runs for figure, runs in curve_figures(histories)}
-    assert drawn["loss"] == drawn["radius"] == drawn["near_unit_mean"] == [0, 1]
-    assert drawn["kss_loss"] == drawn["kss_own"] == [1]
-    assert "eval_loss" not in drawn and "kss_task_loss" not in drawn
-    assert curve_figures(read(tmp_path / "bare", bare())) == []
+    charts = drawn(runs_of(tmp_path, calm(), shaped()))
+    for key in ("loss", "grad_norm", "learning_rate", "spectrum_spectral_radius_max", "spectrum_near_unit_mass_mean"):
+        assert charts[key][1] == [0, 1]
+    assert charts["kss_loss"][1] == charts["kss_own"][1] == [1]
+    assert "eval_loss" not in charts and "kss_task_loss" not in charts
+    assert drawn(runs_of(tmp_path / "bare", bare())) == {}
 
 
 def test_missing_numbers_break_the_line_and_are_marked(tmp_path):
-    (history,) = read(
+    (run_,) = runs_of(
         tmp_path, [run(), *(log(step, None if step in (3, 4, 8) else 2.0 + step) for step in range(1, 9))]
     )
-    assert gaps(logged(history, "loss")) == [(3, 4), (8, 8)]
-    figure = curve_figures([history])[0][0]
+    assert gaps(run_.logged("loss")) == [(3, 4), (8, 8)]
+    figure, _ = drawn([run_])["loss"]
     assert figure.body.count('class="run"') == 2 and figure.body.count('class="lost"') == 2
     assert "first at step 3" in figure.caption
 
 
 def test_a_spike_survives_thinning(tmp_path):
     rows = [run(), *(log(step, 2.0, 1.0 if step != 5001 else 900.0) for step in range(1, 10_001))]
-    figure = next(figure for figure, _ in curve_figures(read(tmp_path, rows)) if figure.key == "grad_norm")
+    figure, _ = drawn(runs_of(tmp_path, rows))["grad_norm"]
     points = re.findall(r"[ML]([\d.]+) ([\d.]+)", re.search(r'class="run" d="([^"]+)"', figure.body)[1])
     heights = [float(y) for _, y in points]
     assert len(points) < 3_000 and heights.index(min(heights)) == pytest.approx(len(points) / 2, rel=0.1)
@@ -258,7 +372,7 @@ def test_a_spike_survives_thinning(tmp_path):
 def test_frames_hold_the_eigenvalues(tmp_path):
     rows = shaped()
     histories = read(tmp_path, rows)
-    movie, data = Movie(histories, BOUNDS), movie_of(render_timeline(histories))
+    movie, data = Movie([Run(history) for history in histories], BOUNDS), movie_of(render_timeline(histories))
     frames = data["runs"][0]["frames"]
     assert data["steps"] == [0, 5, 10, 15, 20] and [frame["step"] for frame in frames] == data["steps"]
     assert frames[-1]["layers"][0][4] >= 1 and frames[0]["all"][:2] == [24, 0]  # 60 lies outside; nothing at the start
@@ -288,7 +402,7 @@ def test_encoding_round_trip():
 def test_one_frame_that_blows_up_does_not_shrink_the_others(tmp_path):
     rows = calm()
     rows[-2]["layers"] = [layer(i, 8, 1e6) for i in range(3)]
-    movie = Movie(read(tmp_path, rows), BOUNDS)
+    movie = Movie(runs_of(tmp_path, rows), BOUNDS)
     assert movie.window.half < 5
 
 
@@ -299,7 +413,7 @@ def test_size(tmp_path):
     assert len(one.encode()) < 750_000
     two = render_timeline(read(tmp_path / "2", rows, rows))
     assert len(two.encode()) < 1_500_000
-    assert "Thinned" not in two and "the history file has them all" not in one
+    assert "Thinned" not in two and "too many layers" not in one
 
 
 def test_definitions_and_table_are_there(tmp_path):
@@ -313,7 +427,7 @@ def test_definitions_and_table_are_there(tmp_path):
     ):
         assert term in page
     assert "Kreiss" not in page
-    assert html.escape("0.220") in page and "h.2" in page
+    assert "0.220" in page and "h.2" in page
 
 
 # Writing
@@ -364,12 +478,16 @@ def test_of_several_histories_the_last_that_was_written(tmp_path):
 def test_story_names_what_was_left_out(tmp_path):
     rows = [
         run(),
-        *(log(step, 2.0, **{"kss/skipped": max(0.0, step - 3.0), "spectrum/skipped": 0.0}) for step in range(1, 8)),
+        *(log(step, 2.0, **{"kss/skipped": max(0.0, step - 3.0), "other/skipped": 0.0}) for step in range(1, 8)),
     ]
-    (told,) = [line for line in story(read(tmp_path, rows)[0]) if "left out" in line]
-    assert told.startswith("KSS left out 4 layers") and "kss/skipped" in told and "step 4" in told
-    rows = [run(), *(log(step, 2.0, **{"kss/dropped": 2.0, "spectrum/skipped": 5.0}) for step in range(1, 3))]
-    assert sum("left out" in line for line in story(read(tmp_path, rows)[0])) == 2
+    (text,) = [line for line in story(runs_of(tmp_path, rows)[0]) if "skipped" in line]
+    assert text == "KSS skipped 4 times (kss/skipped), first counted at step 4."
+    rows[0] = run() | {
+        "schema_version": 2,
+        "quantities": {"kss/skipped": {"title": "layers left out", "unit": "count"}},
+    }
+    (text,) = [line for line in story(runs_of(tmp_path, rows)[0]) if "skipped" in line]
+    assert text == "Layers left out: 4 (kss/skipped), first counted at step 4."
 
 
 @pytest.mark.parametrize("name", ["pipe", "link"])

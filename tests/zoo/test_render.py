@@ -278,7 +278,7 @@ def test_interval_of_the_seeds_where_a_report_has_none(zoo, tmp_path):
     shelf = render_zoo(tmp_path)
     low, high = shelf.entries[0].interval("near_unit_mass")
     text = (tmp_path / "tiny-gpt2-init" / "report.md").read_text()
-    assert f"| {low:.3f} to {high:.3f} | " in text.split("## About")[0]
+    assert f"| {low:.3f} to {high:.3f} |\n" in text.split("## What the published thresholds say")[1]
     assert "The interval is that of the mean of 2 seeds" in text and NO_INTERVAL not in text
 
 

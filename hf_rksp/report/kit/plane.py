@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_rksp.json_data import finite, items
 from hf_rksp.report.kit import svg
+from hf_rksp.report.kit.chart import Plot, ticks
 from hf_rksp.report.kit.reading import name_of
 from hf_rksp.report.kit.svg import Figure, coordinate
 from hf_rksp.report.kit.text import count, line, number
@@ -17,9 +18,13 @@ BUDGET = 16_000
 #: Colours of the ramp in figure.css.
 STEPS = 16
 #: Modes of largest modulus that thinning never drops.
-_KEEP = 16
-_WIDTH, _SIDE, _LEFT, _TOP, _FINE = 440, 384, 46, 24, 4
-_HEIGHT = _TOP + _SIDE + 98
+KEEP = 16
+WIDTH, _SIDE, _LEFT, _TOP, _FINE = 440, 384, 46, 24, 4
+#: Eigenvalues of a layer, and the diameter of a dot for up to so many; the side of a square on the frame.
+_DOTS: tuple[tuple[int | None, float], ...] = ((100, 3.6), (400, 2.6), (None, 1.9))
+_SQUARE = 4.5
+HEIGHT = _TOP + _SIDE + 98
+_PLOT = Plot(_LEFT, _LEFT + _SIDE, _TOP, _TOP + _SIDE, WIDTH)
 Layer = Mapping[str, Any]
 
 
@@ -42,12 +47,12 @@ class Window:
     @property
     def x(self) -> svg.Scale:
         """Re to SVG units."""
-        return svg.Scale(self.middle - self.half, self.middle + self.half, _LEFT, _LEFT + _SIDE)
+        return _PLOT.x(self.middle - self.half, self.middle + self.half)
 
     @property
     def y(self) -> svg.Scale:
         """Im to SVG units."""
-        return svg.Scale(-self.half, self.half, _TOP + _SIDE, _TOP)
+        return _PLOT.y(-self.half, self.half)
 
 
 @dataclass(frozen=True)
@@ -68,33 +73,34 @@ def eigenvalue_plane(
 
     Args:
         layers: position in the report, and the layer.
-        key, stack: of the figure, and the name of the stack (empty where there is only one).
+        key, stack: of the figure, and the name of the stack (empty if there is only one).
         bounds: lower and upper end of the near-unit band, end of the contractive one.
         budget: points to draw at most.
     """
-    spectra = [_spectrum(layer) for _, layer in layers]
-    window = _window([value for values in spectra for value in values], bounds[1])
-    each = max(_KEEP, budget // max(1, len(layers)))
-    clouds = [_cloud(values, window, each) for values in spectra]
+    spectra = [eigenvalues_of(layer) for _, layer in layers]
+    window = window_of([value for values in spectra for value in values], bounds[1])
+    each = max(KEEP, budget // max(1, len(layers)))
+    clouds = [cloud_of(values, window, each) for values in spectra]
     title = "Eigenvalues in the complex plane" + (f": {line(stack, 60)}" if stack else "")
-    body = _ground(window, bounds) + "".join(
-        _layer(position, layer, cloud, key, place / max(1, len(layers) - 1))
+    body = ground(window, bounds) + "".join(
+        layer_drawn(position, layer, cloud, key, place / max(1, len(layers) - 1))
         for place, ((position, layer), cloud) in enumerate(zip(layers, clouds, strict=True))
     )
-    body += _circles(window, bounds) + _legend([layer for _, layer in layers], bounds)
+    body += circles(window, bounds) + legend([layer for _, layer in layers], bounds)
     total, drawn = sum(cloud.total for cloud in clouds), sum(cloud.drawn for cloud in clouds)
     alt = f"{count(total)} eigenvalues of {len(layers)} layers around the unit circle, coloured by depth."
-    return Figure(key, title, _caption(layers, spectra, window, drawn, total), alt, _WIDTH, _HEIGHT, body)
+    return Figure(key, title, _caption(layers, spectra, window, drawn, total), alt, WIDTH, HEIGHT, body)
 
 
-def _spectrum(layer: Layer) -> list[complex]:
+def eigenvalues_of(layer: Layer) -> list[complex]:
+    """The eigenvalues of a layer that are finite."""
     pairs = (pair for pair in items(layer, "eigenvalues") if isinstance(pair, (list, tuple)) and len(pair) == 2)
     values = [(finite(real), finite(imag)) for real, imag in pairs]
     return [complex(real, imag) for real, imag in values if real is not None and imag is not None]
 
 
-def _window(values: list[complex], upper: float) -> Window:
-    """A square, symmetric about the real axis, around the band and the bulk of the modes; all of them where that costs little."""
+def window_of(values: list[complex], upper: float) -> Window:
+    """A square, symmetric about the real axis, around the band and the bulk of the modes; all of them if that costs little."""
     x, y = upper * 1.1, upper * 1.1
     moduli = sorted(map(abs, values)) or [1.0]
     bulk = max(moduli[int(0.99 * (len(moduli) - 1))], x)
@@ -105,7 +111,7 @@ def _window(values: list[complex], upper: float) -> Window:
     return Window((right - left) / 2, 1.05 * max((right + left) / 2, y))
 
 
-def _cloud(values: list[complex], window: Window, each: int) -> Cloud:
+def cloud_of(values: list[complex], window: Window, each: int) -> Cloud:
     """Points on the grid, each spot once; thinned evenly by modulus, so that the share of every band stays as it is."""
     mirrored = sum(value.imag > 0 for value in values) == sum(value.imag < 0 for value in values)
     half = [value for value in values if value.imag >= 0] if mirrored else list(values)
@@ -116,29 +122,45 @@ def _cloud(values: list[complex], window: Window, each: int) -> Cloud:
         spots[spot] = spots.get(spot, 0) + (2 if mirrored and value.imag > 0 else 1)
     kept = list(spots)
     if len(kept) > each:
-        rest, outer = kept[:-_KEEP], kept[-_KEEP:]
-        step = len(rest) / max(1, each - _KEEP)
-        kept = [rest[int(place * step)] for place in range(each - _KEEP)] + outer
+        rest, outer = kept[:-KEEP], kept[-KEEP:]
+        step = len(rest) / max(1, each - KEEP)
+        kept = [rest[int(place * step)] for place in range(each - KEEP)] + outer
     inside = sorted((x, y) for x, y, outside in kept if not outside)
     beyond = sorted((x, y) for x, y, outside in kept if outside)
     return Cloud(inside, beyond, mirrored, sum(spots[spot] for spot in kept), len(values))
 
 
-def _layer(position: int, layer: Layer, cloud: Cloud, key: str, depth: float) -> str:
+def layer_drawn(position: int, layer: Layer, cloud: Cloud, key: str, depth: float) -> str:
+    """The dots of one layer; ``depth`` from 0 to 1 picks the colour."""
     colour = "u" if layer.get("uninformative") is True else f"r{round(depth * (STEPS - 1))}"
-    width = 3.6 if cloud.total <= 100 else 2.6 if cloud.total <= 400 else 1.9
+    width = next(size for most, size in _DOTS if most is None or cloud.total <= most)
     paths = ""
-    for points, kind, size in ((cloud.inside, "", width * _FINE), (cloud.outside, ' class="far"', 4.5 * _FINE)):
+    for points, kind, size in ((cloud.inside, "", width * _FINE), (cloud.outside, ' class="far"', _SQUARE * _FINE)):
         if points:
             paths += f'<path{kind} stroke-width="{coordinate(size)}" d="{_dots(points)}"/>'
     if cloud.mirrored:
         paths = f'<g id="{key}-{position}">{paths}</g><use href="#{key}-{position}" transform="scale(1 -1)"/>'
-    centre = f"{_LEFT + _SIDE / 2:g} {_TOP + _SIDE / 2:g}"
     name = svg.escape(line(name_of(layer), 60))
-    return (
-        f'<g class="pts {colour}" data-l="{position}" transform="translate({centre}) scale({1 / _FINE:g} {-1 / _FINE:g})">'
-        f"<title>{name}</title>{paths}</g>"
-    )
+    return f'<g class="pts {colour}" data-l="{position}" transform="{transform()}"><title>{name}</title>{paths}</g>'
+
+
+def transform() -> str:
+    """From the fine grid, whose middle is 0 and whose y axis points up, to the drawing."""
+    return f"translate({_LEFT + _SIDE / 2:g} {_TOP + _SIDE / 2:g}) scale({1 / _FINE:g} {-1 / _FINE:g})"
+
+
+def shade(place: int, number: int) -> int:
+    """Step of the ramp of colours for one of ``number`` layers."""
+    return round(place / max(1, number - 1) * (STEPS - 1))
+
+
+def constants() -> dict[str, Any]:
+    """What a script needs to draw dots as `layer_drawn` does: where the frame lies on the fine grid, and widths of strokes."""
+    return {
+        "edge": _SIDE // 2 * _FINE,
+        "square": _SQUARE * _FINE,
+        "dots": [[most, round(size * _FINE, 1)] for most, size in _DOTS],
+    }
 
 
 def _dots(points: list[tuple[int, int]]) -> str:
@@ -151,25 +173,17 @@ def _dots(points: list[tuple[int, int]]) -> str:
     return "".join(parts)
 
 
-def _ground(window: Window, bounds: tuple[float, float, float]) -> str:
+def ground(window: Window, bounds: tuple[float, float, float]) -> str:
     """Ticks, axes through 0 and the near-unit band."""
-    parts = []
-    for x, label in window.x.ticks(7):
-        parts.append(svg.segment(x, _TOP, x, _TOP + _SIDE, "grid"))
-        parts.append(svg.text(x, _TOP + _SIDE + 17, label, anchor="m"))
-    for y, label in window.y.ticks(7):
-        parts.append(svg.segment(_LEFT, y, _LEFT + _SIDE, y, "grid"))
-        parts.append(svg.text(_LEFT - 8, y + 4, label, anchor="e"))
+    parts = [_PLOT.x_axis(ticks(window.x, 7), "Re λ", "grid", line=False), _PLOT.y_axis(ticks(window.y, 7), "Im λ")]
     parts.append(svg.segment(window.x(0), _TOP, window.x(0), _TOP + _SIDE, "axis"))
     parts.append(svg.segment(_LEFT, window.y(0), _LEFT + _SIDE, window.y(0), "axis"))
     rings = "".join(_ring(window, radius) for radius in bounds[1::-1])
     parts.append(f'<path class="band" fill-rule="evenodd" d="{rings}"/>')
-    parts.append(svg.text(_LEFT + _SIDE / 2, _TOP + _SIDE + 33, "Re λ", anchor="m"))
-    parts.append(svg.text(4, 12, "Im λ"))
     return "".join(parts)
 
 
-def _circles(window: Window, bounds: tuple[float, float, float]) -> str:
+def circles(window: Window, bounds: tuple[float, float, float]) -> str:
     """Unit circle and edges of the band, above the dots: a dense cloud must not hide what it is measured against."""
     edges = "".join(_ring(window, radius) for radius in bounds[1::-1])
     return f'<path class="edge" d="{edges}"/><path class="circle" d="{_ring(window, 1.0)}"/>'
@@ -181,7 +195,7 @@ def _ring(window: Window, radius: float) -> str:
     return f"{start}a{size} {size} 0 1 0 {coordinate(2 * r)} 0a{size} {size} 0 1 0 {coordinate(-2 * r)} 0z"
 
 
-def _legend(layers: list[Layer], bounds: tuple[float, float, float]) -> str:
+def legend(layers: list[Layer], bounds: tuple[float, float, float]) -> str:
     """Ramp of depth with its two ends, and what circle and band are."""
     top, left = _TOP + _SIDE + 54, float(_LEFT)
     parts = [f'<circle class="circle" fill="none" cx="{left + 6}" cy="{top}" r="5.5"/>']
@@ -191,11 +205,11 @@ def _legend(layers: list[Layer], bounds: tuple[float, float, float]) -> str:
     if not layers:
         return "".join(parts)
     top += 24
-    steps = sorted({round(place / max(1, len(layers) - 1) * (STEPS - 1)) for place in range(len(layers))})
+    steps = sorted({shade(place, len(layers)) for place in range(len(layers))})
     first, last = (line(name_of(layer), 24) for layer in (layers[0], layers[-1]))
     parts.append(svg.text(left, top + 4, f"depth: {first}"))
-    start = left + 40 + 6.2 * len(first) + 8
-    room = min(12.0, max(4.0, (_WIDTH - 20 - start - 6.2 * len(last)) / len(steps)))
+    start = left + 52 + 7.4 * len(first)
+    room = min(12.0, max(4.0, (WIDTH - 20 - start - 6.2 * len(last)) / len(steps)))
     for place, step in enumerate(steps):
         x = start + place * room
         parts.append(
@@ -210,20 +224,20 @@ def _caption(
     layers: Sequence[tuple[int, Layer]], spectra: list[list[complex]], window: Window, drawn: int, total: int
 ) -> str:
     parts = [
-        "Each dot is one mode of one block. Modes in the shaded band neither grow nor decay; the risk score is their "
+        "Each dot is one mode of one block. Modes in the shaded band neither grow nor decay; the near-unit mass is their "
         "share, averaged over layers."
     ]
     beyond = [(abs(v), place) for place, values in enumerate(spectra) for v in values if window.over(v) > 1]
     if beyond:
         largest, place = max(beyond)
         parts.append(
-            f"{count(len(beyond))} of {count(total)} modes lie outside the frame and are set on its edge as squares; the "
+            f"{count(len(beyond))} of {count(total)} modes lie outside the frame; squares on its edge stand for them. The "
             f"largest has |λ| = {number(largest)}, in {line(name_of(layers[place][1]), 60)}."
         )
     if drawn < total:
         parts.append(
-            f"Thinned: {count(drawn)} of {count(total)} eigenvalues are drawn, evenly by modulus, the {_KEEP} outermost of "
-            "every layer always; report.json has them all."
+            f"Thinned: {count(drawn)} of {count(total)} eigenvalues are drawn, evenly by modulus, and always the {KEEP} "
+            "outermost of every layer; report.json has them all."
         )
     if any(layer.get("uninformative") is True for _, layer in layers):
         parts.append("Grey: blocks that are the identity at this point.")

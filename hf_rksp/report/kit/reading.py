@@ -27,7 +27,7 @@ def name_of(layer: Mapping[str, Any]) -> str:
 
 
 def interval_of(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """The 95% interval of a quantity of a layer, where both ends are numbers."""
+    """The 95% interval of a quantity in a layer, if both ends are numbers."""
     pair = items(section(row, "intervals"), name)
     ends = [finite(end) for end in pair]
     return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None  # type: ignore[return-value]
@@ -50,5 +50,5 @@ def margins(data: Mapping[str, Any]) -> tuple[float, float, float, float]:
 
 
 def threshold(verdict: Mapping[str, Any], name: str) -> float | None:
-    """A threshold of the verdict, if it is given."""
+    """A threshold of the verdict, if it was recorded."""
     return finite(section(verdict, "thresholds").get(name))

@@ -1,4 +1,4 @@
-"""Sections that a report may have besides its own: a text and tables, shown after the verdict."""
+"""Sections that a report may have in addition: a text and tables, shown after the profile."""
 
 from __future__ import annotations
 

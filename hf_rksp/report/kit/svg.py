@@ -24,7 +24,7 @@ class Figure:
         title, caption: what is drawn, and what to know when reading it. alt: what a reader sees in it, in words.
         width, height: of the drawing, in SVG units.
         body: the drawing.
-        sheet: its own style sheet, besides the one of all figures.
+        sheet: text of its own style sheet, besides the one of all figures.
     """
 
     key: str
@@ -44,7 +44,7 @@ class Figure:
         )
 
     def document(self) -> str:
-        """A file of its own, with its style, its title and a ground of its own.
+        """A stand-alone file with its style, its title and an opaque ground.
 
         The ground is opaque because a viewer's theme and the page's theme can differ (GitHub's theme is a setting of the
         account, prefers-color-scheme one of the system).
@@ -64,10 +64,8 @@ class Figure:
 
 @cache
 def style(sheet: str = "") -> str:
-    """The style of all figures, and of those that have a ``sheet`` of their own, without comments."""
-    names = ["figure.css", *([sheet] if sheet else [])]
-    folder = files("hf_rksp.report").joinpath("templates")
-    text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+    """The style of all figures, and after it the text of one more ``sheet``, without comments."""
+    text = files("hf_rksp.report.kit").joinpath("templates", "figure.css").read_text(encoding="utf-8") + sheet
     return "".join(part.partition("*/")[2] if place else part for place, part in enumerate(text.split("/*")))
 
 

@@ -1,4 +1,4 @@
-"""Quantities over depth: one panel a stack, side by side, on one vertical axis."""
+"""Quantities over depth: one panel per stack, side by side, on one vertical axis."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_rksp.json_data import finite
 from hf_rksp.report.kit import svg
+from hf_rksp.report.kit.chart import Plot, Point, cross, dot, past_end, polyline, ticks
 from hf_rksp.report.kit.reading import interval_of, name_of, stacks_of
 from hf_rksp.report.kit.svg import Figure, Scale, coordinate
 from hf_rksp.report.kit.text import line, number, share, span
@@ -18,23 +19,35 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 46, 10, 38, 46, 16
 #: Room on the right for the names of horizontal lines, so that they never lie on data, in a wide font too.
 _NAMES = 76
 Layers = Sequence[Mapping[str, Any]]
-
-#: Where the script draws the line through the layer that is picked out.
-_CURSOR = f'<path class="cursor" data-span="{_TOP - 4}V{HEIGHT - _BOTTOM}"/>'
-HOLLOW = "Grey: the block is the identity at this point; it counts in no aggregate."
+HOLLOW = "Grey: blocks that are the identity at this point; no aggregate counts them."
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Where the layers lie: ends of the axis, centre of each, width of one, panels (stack, left, right, positions)."""
+    """Where the layers lie.
+
+    Attributes:
+        right: end of the axis.
+        centres: of each layer.
+        width: of one layer.
+        panels: per stack its name, left and right end, and the positions of its layers.
+        edge: of the drawing.
+    """
 
     right: float
     centres: dict[int, float]
     width: float
     panels: list[tuple[str, float, float, list[int]]]
+    edge: float
+
+    @property
+    def plot(self) -> Plot:
+        """The same for the axes."""
+        ends = tuple((left, right) for _, left, right, _ in self.panels)
+        return Plot(_LEFT, self.right, _TOP, HEIGHT - _BOTTOM, self.edge, ends)
 
 
-def slots(layers: Layers, right: float) -> Slots:
+def slots_of(layers: Layers, right: float, edge: float) -> Slots:
     """Equal width for every layer; a gap between stacks."""
     stacks = stacks_of(layers)
     room = right - _LEFT - _GAP * max(0, len(stacks) - 1)
@@ -45,120 +58,134 @@ def slots(layers: Layers, right: float) -> Slots:
             centres[position] = left + (place + 0.5) * width
         panels.append((stack, left, left + width * len(members), members))
         left += width * len(members) + _GAP
-    return Slots(right, centres, width, panels)
+    return Slots(right, centres, width, panels, edge)
 
 
-def frame(layers: Layers, place: Slots, scale: Scale, label: str) -> str:
+def frame(layers: Layers, slots: Slots, scale: Scale, label: str) -> str:
     """Grid, axes, ticks, and the names of stacks and axes."""
-    parts = []
-    for y, tick in scale.ticks():
-        parts += [svg.segment(left, y, right, y, "grid") for _, left, right, _ in place.panels]
-        parts.append(svg.text(_LEFT - 7, y + 4, tick, anchor="e"))
-    base = HEIGHT - _BOTTOM
-    for stack, left, right, members in place.panels:
-        parts.append(svg.segment(left, base, right, base, "axis"))
-        step = max(1, math.ceil(svg.nice(max(1.0, 26 / place.width))))
-        for position in members:
-            index = layers[position].get("index")
-            if isinstance(index, int) and index % step == 0:
-                parts.append(svg.text(place.centres[position], base + 17, index, anchor="m"))
-        if len(place.panels) > 1:
-            parts.append(svg.text(left, _TOP - 7, _fit(stack, right - left), "stack"))
-    if label:
-        parts.append(svg.text(4, 13, label))
-    parts.append(svg.text((_LEFT + place.right) / 2, HEIGHT - 10, "layer", anchor="m"))
-    return "".join(parts)
+    step = max(1, math.ceil(svg.nice(max(1.0, 26 / slots.width))))
+    indices = [(slots.centres[at], layer.get("index")) for at, layer in enumerate(layers)]
+    numbers = [(x, str(index)) for x, index in indices if isinstance(index, int) and index % step == 0]
+    names = [
+        svg.text(left, _TOP - 7, _fit(stack, right - left), "stack")
+        for stack, left, right, _ in slots.panels
+        if len(slots.panels) > 1
+    ]
+    return slots.plot.y_axis(ticks(scale), label) + slots.plot.x_axis(numbers, "layer", marks="") + "".join(names)
 
 
-def series(
-    layers: Layers,
-    key: str,
-    title: str,
-    label: str,
-    note: str,
-    *,
-    limits: Sequence[tuple[float, str]] = (),
-    top: float | None = None,
-    width: int = NARROW,
-    log: bool = False,
-    smallest: float | None = None,
-    form: Callable[[Any], str] = number,
-) -> Figure:
-    """A quantity with its 95% interval by layer.
+@dataclass(frozen=True)
+class Depth:
+    """What a chart over depth shows.
 
-    Args:
-        layers: of the report.
-        key: name of the quantity, and of the figure.
+    Attributes:
+        key: name of the quantity in the layers, and of the figure.
         title, label, note: heading, what the axis shows, and what to know.
         limits: horizontal lines, each with its name.
-        top: fixed upper end of the axis; chosen from the values where it is ``None``.
+        top: upper end of the axis; ``None``: chosen from the values.
         width: of the drawing.
         log: powers of ten.
         smallest: least possible value; intervals are cut there.
         form: value -> text.
     """
-    values = {position: finite(layer.get(key)) for position, layer in enumerate(layers)}
-    if log:
-        values = {position: value if value is not None and value > 0 else None for position, value in values.items()}
-        limits = [(limit, name) for limit, name in limits if limit > 0]
-    known = [value for value in values.values() if value is not None]
-    ends = [interval_of(layer, key) for layer in layers]
-    scale = _scale(known, [end for end in ends if end], [limit for limit, _ in limits], top, log)
-    highest = 10**scale.high if log and scale.high < 300 else math.inf if log else scale.high
-    place = slots(layers, width - (_NAMES if limits else _RIGHT))
-    radius = max(1.5, min(3.6, place.width * 0.36))
-    marks, traces, beyond, missing = [], [], [], 0
-    for _, _, _, members in place.panels:
-        points: list[list[str]] = [[]]
-        for position in members:
-            layer, value, x = layers[position], values[position], place.centres[position]
-            hollow = " u" if layer.get("uninformative") is True else ""
-            told = f"{line(name_of(layer), 60)}: {form(value)}"
-            if value is None:
-                missing += 1
-                base = scale.end if log else scale.start
-                y = base + (8 if log else -6)
-                shape = f'<path class="none" d="M{coordinate(x - 3)} {coordinate(y - 3)}l6 6m0-6l-6 6"/>'
-                told = f"{line(name_of(layer), 60)}: not defined or not finite"
-            elif value > highest:
-                beyond.append(position)
-                y = scale.end + 1
-                shape = f'<path class="past" d="M{coordinate(x - 4)} {coordinate(y + 7)}l4-7l4 7z"/>'
+
+    key: str
+    title: str
+    label: str
+    note: str
+    limits: Sequence[tuple[float, str]] = ()
+    top: float | None = None
+    width: int = NARROW
+    log: bool = False
+    smallest: float | None = None
+    form: Callable[[Any], str] = number
+
+
+def series(layers: Layers, chart: Depth) -> Figure:
+    """A quantity with its 95% interval by layer; the line joins only neighbours that both count in the aggregates."""
+    values = [finite(layer.get(chart.key)) for layer in layers]
+    limits = [(limit, name) for limit, name in chart.limits if limit > 0 or not chart.log]
+    if chart.log:
+        values = [value if value is not None and value > 0 else None for value in values]
+    known = [value for value in values if value is not None]
+    ends = [pair for layer in layers if (pair := interval_of(layer, chart.key))]
+    scale = _scale(known, ends, [limit for limit, _ in limits], chart.top, chart.log)
+    highest = 10**scale.high if chart.log and scale.high < 300 else math.inf if chart.log else scale.high
+    slots = slots_of(layers, chart.width - (_NAMES if limits else _RIGHT), chart.width)
+    beyond = [at for at, value in enumerate(values) if value is not None and value > highest]
+    marks = [
+        _value(layer, values[at], slots.centres[at], at, chart, scale, highest, slots)
+        for at, layer in enumerate(layers)
+    ]
+    traces = []
+    for _, _, _, members in slots.panels:
+        points: list[list[Point]] = [[]]
+        for at in members:
+            value = values[at]
+            if value is None or value > highest:
+                points.append([])
+            elif _is_identity(layers[at]):
+                points += [[(slots.centres[at], scale(value))], []]
             else:
-                if hollow:
-                    points.append([])
-                points[-1].append(f"{coordinate(x)} {coordinate(scale(value))}")
-                shape = f'<circle class="dot" cx="{coordinate(x)}" cy="{coordinate(scale(value))}" r="{coordinate(radius)}"/>'
-                if pair := ends[position]:
-                    low, high = max(pair[0], smallest if smallest is not None else pair[0]), pair[1]
-                    shape = svg.segment(x, scale(low), x, scale(high), "whisker") + shape
-                    told += f" (95% {span((low, high), form)})"
-            if hollow or value is None or value > highest:
-                points.append([])  # the line joins only neighbours that both count
-            told += ", identity block" if hollow else ""
-            marks.append(_mark(position, x, hollow, told, shape))
-        traces += [f'<path class="trace" d="M{"L".join(run)}"/>' for run in points if len(run) > 1]
-    lines = []
-    for limit, name in limits:
-        if scale.low <= (math.log10(limit) if log else limit) <= scale.high:
-            y = scale(limit)
-            lines += [svg.segment(left, y, right, y, "limit") for _, left, right, _ in place.panels]
-            lines.append(svg.text(place.right + 6, y + 4, name, "small"))
-    caption = note
+                points[-1].append((slots.centres[at], scale(value)))
+        traces += [polyline(run, "trace") for run in points]
+    inside = [
+        (limit, name)
+        for limit, name in limits
+        if scale.low <= (math.log10(limit) if chart.log else limit) <= scale.high
+    ]
+    lines = [slots.plot.limit(scale(limit), name) for limit, name in inside]
+    caption = [chart.note]
     if beyond:
-        largest = max(beyond, key=lambda position: values[position] or 0)
-        shown = f"{form(values[largest])} in {line(name_of(layers[largest]), 60)}"
-        caption += f" Above the axis, marked ▲: {len(beyond)} of {len(layers)} layers, largest {shown}."
-        x = place.centres[largest]
-        x = min(max(x, _LEFT + 26), place.right - 26)
-        marks.append(svg.text(x, scale.end + 22, form(values[largest]), "out halo", "m"))
-    if missing:
-        caption += f" ×: not defined or not finite in {missing} of {len(layers)} layers."
-    if any(layer.get("uninformative") is True for layer in layers):
-        caption += " " + HOLLOW
-    alt = f"{title}, layer by layer. " + (f"From {form(min(known))} to {form(max(known))}." if known else "No values.")
-    body = frame(layers, place, scale, label) + "".join(traces + lines + marks) + _CURSOR
-    return Figure(key, title, caption, alt, width, HEIGHT, body)
+        largest = max(beyond, key=lambda at: values[at] or 0)
+        text = chart.form(values[largest])
+        caption.append(
+            f"Above the axis, marked ▲: {len(beyond)} of {len(layers)} layers, largest {text} in {_name(layers[largest])}."
+        )
+        x = min(max(slots.centres[largest], _LEFT + 26), slots.right - 26)
+        marks.append(svg.text(x, scale.end + 22, text, "out halo", "m"))
+    if missing := len(values) - len(known):
+        caption.append(f"×: not defined or not finite in {missing} of {len(layers)} layers.")
+    if any(map(_is_identity, layers)):
+        caption.append(HOLLOW)
+    alt = f"{chart.title}, layer by layer. "
+    alt += f"From {chart.form(min(known))} to {chart.form(max(known))}." if known else "No values."
+    body = frame(layers, slots, scale, chart.label) + "".join(traces + lines + marks) + slots.plot.cursor()
+    return Figure(chart.key, chart.title, " ".join(caption), alt, chart.width, HEIGHT, body)
+
+
+def _value(
+    layer: Mapping[str, Any],
+    value: float | None,
+    x: float,
+    position: int,
+    chart: Depth,
+    scale: Scale,
+    highest: float,
+    slots: Slots,
+) -> str:
+    """The mark of one layer: a dot with its interval, a triangle beyond the axis, a cross without a value."""
+    text = f"{_name(layer)}: {chart.form(value)}"
+    if value is None:
+        text = f"{_name(layer)}: not defined or not finite"
+        shape = cross(x, scale.end + 8 if chart.log else scale.start - 6)
+    elif value > highest:
+        shape = past_end(x, scale.end + 1)
+    else:
+        shape = dot(x, scale(value), max(1.5, min(3.6, slots.width * 0.36)))
+        if pair := interval_of(layer, chart.key):
+            low, high = max(pair[0], pair[0] if chart.smallest is None else chart.smallest), pair[1]
+            shape = svg.segment(x, scale(low), x, scale(high), "whisker") + shape
+            text += f" (95% {span((low, high), chart.form)})"
+    return _mark(position, x, layer, text + (", identity block" if _is_identity(layer) else ""), shape)
+
+
+def _name(layer: Mapping[str, Any]) -> str:
+    return line(name_of(layer), 60)
+
+
+def _is_identity(layer: Mapping[str, Any]) -> bool:
+    return layer.get("uninformative") is True
 
 
 #: Class, name and key of each mass, by falling modulus, as the bars are stacked from the top.
@@ -174,26 +201,25 @@ def masses(layers: Layers, bounds: tuple[float, float, float]) -> Figure:
     """The four masses of each layer as one bar of height 1."""
     lower, upper, contractive = bounds
     scale = Scale(0, 1, HEIGHT - _BOTTOM, _TOP)
-    place = slots(layers, WIDE - _RIGHT)
+    slots = slots_of(layers, WIDE - _RIGHT, WIDE)
     body, missing = [], 0
-    width = min(64.0, max(place.width * 0.82, place.width - 3))
+    width = min(64.0, max(slots.width * 0.82, slots.width - 3))
     for position, layer in enumerate(layers):
-        x = place.centres[position]
+        x = slots.centres[position]
         parts = [(kind, name, finite(layer.get(key))) for kind, name, key in MASSES]
-        hollow = " u" if layer.get("uninformative") is True else ""
-        told = f"{line(name_of(layer), 60)}: " + ", ".join(f"{name} {share(value)}" for _, name, value in parts)
+        text = f"{_name(layer)}: " + ", ".join(f"{name} {share(value)}" for _, name, value in parts)
         shape, level = "", 0.0
         if all(value is None for _, _, value in parts):
             missing += 1
             y = scale(0) - 6
-            shape = f'<path class="none" d="M{coordinate(x - 3)} {coordinate(y - 3)}l6 6m0-6l-6 6"/>'
+            shape = cross(x, y)
         for kind, _, value in reversed(parts):
             if value is not None and value > 0:
                 y, height = scale(level + value), scale(level) - scale(level + value)
                 level += value
                 size = f'width="{width:.2f}" height="{height:.2f}"'
                 shape += f'<rect class="{kind}" x="{x - width / 2:.2f}" y="{y:.2f}" {size}/>'
-        body.append(_mark(position, x, hollow, told, shape))
+        body.append(_mark(position, x, layer, text, shape))
     legend, x = [], float(_LEFT)
     for kind, name, _ in MASSES:
         legend.append(
@@ -206,18 +232,21 @@ def masses(layers: Layers, bounds: tuple[float, float, float]) -> Figure:
     )
     if missing:
         caption += f" ×: no masses in {missing} of {len(layers)} layers."
-    if any(layer.get("uninformative") is True for layer in layers):
+    if any(map(_is_identity, layers)):
         caption += " " + HOLLOW.replace("Grey", "Pale")
     known = [value for layer in layers if (value := finite(layer.get("near_unit_mass"))) is not None]
     alt = "Stacked bars, layer by layer: shares of expansive, near-unit, intermediate and contractive modes."
     alt += f" The near-unit share runs from {share(min(known))} to {share(max(known))}." if known else " No values."
-    drawing = frame(layers, place, scale, "") + "".join(body + legend) + _CURSOR
+    drawing = frame(layers, slots, scale, "") + "".join(body + legend) + slots.plot.cursor()
     return Figure("masses", "Where the modes lie", caption, alt, WIDE, HEIGHT, drawing)
 
 
-def _mark(position: int, x: float, hollow: str, told: str, shape: str) -> str:
+def _mark(position: int, x: float, layer: Mapping[str, Any], text: str, shape: str) -> str:
     """What is drawn for one layer; its title is the tooltip, also where no script runs."""
-    return f'<g class="mark{hollow}" data-l="{position}" data-x="{coordinate(x)}"><title>{svg.escape(told)}</title>{shape}</g>'
+    kind = "mark u" if _is_identity(layer) else "mark"
+    return (
+        f'<g class="{kind}" data-l="{position}" data-x="{coordinate(x)}"><title>{svg.escape(text)}</title>{shape}</g>'
+    )
 
 
 def _scale(
@@ -229,8 +258,7 @@ def _scale(
         powers = [math.log10(value) for value in known if value > 0] or [0.0]
         cut = 3 * max(svg.median(powers), 0) + 3
         kept = [power for power in powers if power <= cut] + [math.log10(limit) for limit in limits if limit > 0]
-        low, high = math.floor(min(*kept, 0)), math.ceil(max(*kept, 1) + 0.15)
-        return Scale(low, high, *span_y, log=True)
+        return Scale(math.floor(min(*kept, 0)), math.ceil(max(*kept, 1) + 0.15), *span_y, log=True)
     if top is not None:
         return Scale(0, top, *span_y)
     middle = svg.median(known) if known else 1.0

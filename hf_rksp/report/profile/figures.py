@@ -10,10 +10,11 @@ from hf_rksp.report.kit.reading import layers_of, margins, stacks_of, threshold
 from hf_rksp.report.kit.svg import Figure
 from hf_rksp.report.kit.text import share
 from hf_rksp.report.profile import depth
+from hf_rksp.report.profile.depth import Depth
 
 
 def planes(data: Mapping[str, Any]) -> list[Figure]:
-    """The complex plane, one figure a stack."""
+    """The complex plane, one figure per stack."""
     layers = layers_of(data)
     lower, upper, contractive, _ = margins(data)
     stacks = stacks_of(layers) or {"": []}
@@ -40,42 +41,50 @@ def depth_figures(data: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[F
     return [
         depth.series(
             layers,
-            "near_unit_mass",
-            "Near-unit mass by depth",
-            "share of modes in the near-unit band",
-            "The risk score is the mean of these. Bars: 95% jackknife interval over groups of sequences, where given.",
-            limits=bands,
-            top=1.0,
-            width=depth.WIDE,
-            smallest=0.0,
-            form=share,
+            Depth(
+                "near_unit_mass",
+                "Near-unit mass by depth",
+                "share of modes in the near-unit band",
+                "The published thresholds are for the mean over layers. Bars: 95% jackknife interval over groups of sequences.",
+                limits=bands,
+                top=1.0,
+                width=depth.WIDE,
+                smallest=0.0,
+                form=share,
+            ),
         ),
         depth.masses(layers, (lower, upper, contractive)),
         depth.series(
             layers,
-            "spectral_radius",
-            "Spectral radius by depth",
-            "ρ, largest |λ|",
-            "Above 1 some direction grows through this block.",
-            limits=[(1.0, "ρ = 1")],
-            smallest=0.0,
+            Depth(
+                "spectral_radius",
+                "Spectral radius by depth",
+                "ρ, largest |λ|",
+                "Above 1 at least one direction grows through the block.",
+                limits=[(1.0, "ρ = 1")],
+                smallest=0.0,
+            ),
         ),
         depth.series(
             layers,
-            "eigenvector_condition",
-            "Eigenvector condition by depth",
-            "κ(V), powers of ten",
-            "Far above 1 the eigenvalues understate transient growth.",
-            limits=[] if large is None else [(large, "large")],
-            log=True,
-            smallest=1.0,
+            Depth(
+                "eigenvector_condition",
+                "Eigenvector condition by depth",
+                "κ(V), powers of ten",
+                "Far above 1 the eigenvalues understate transient growth.",
+                limits=[] if large is None else [(large, "large")],
+                log=True,
+                smallest=1.0,
+            ),
         ),
         depth.series(
             layers,
-            "nonlinearity_ratio",
-            "Nonlinearity ratio by depth",
-            "η_nl, error of the fit over size of the update",
-            "Near 0 the block acts linearly on these tokens; near 1 the spectrum says little about it.",
-            smallest=0.0,
+            Depth(
+                "nonlinearity_ratio",
+                "Nonlinearity ratio by depth",
+                "η_nl, error of the fit / size of the update",
+                "Near 0 the block acts linearly on these tokens; near 1 the spectrum says little about it.",
+                smallest=0.0,
+            ),
         ),
     ]

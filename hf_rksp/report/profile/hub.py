@@ -57,7 +57,7 @@ def push_report(
 
 
 def card(data: Mapping[str, Any], folder: Path) -> str:
-    """Dataset card: metadata, then the Markdown report where there is one."""
+    """Dataset card: metadata, then the Markdown report if there is one."""
     model = data["profile"]["model"]
     path = str(model.get("path"))
     on_hub = model.get("source") == "pretrained" and ":" not in path and not Path(path).exists()

@@ -13,14 +13,14 @@ _WIDTH, _LEFT, _RIGHT, _LINE = 460, 14, 446, 44
 
 
 def ruler(verdict: Mapping[str, Any]) -> str:
-    """An inline ``<svg>``; empty where there is no score."""
+    """An inline ``<svg>``; empty without a score."""
     score, ends, safe, high = (verdict[name] for name in ("value", "ends", "safe", "high"))
     if score is None:
         return ""
     scale = Scale(0, 1, _LEFT, _RIGHT)
     stops = [0.0, *sorted(limit for limit in (safe, high) if limit is not None and 0 < limit < 1), 1.0]
     names = ("low", "elevated", "high")
-    # Colours are a verdict: where there is none, the zones are grey.
+    # Colours are a verdict: without a verdict the zones are grey.
     kinds = names if len(stops) == 4 and verdict["band"] != "not_assessable" else ("slate",) * 3
     parts = []
     for kind, name, start, end in zip(kinds, names, stops, stops[1:], strict=False):
@@ -39,11 +39,11 @@ def ruler(verdict: Mapping[str, Any]) -> str:
     parts.append(f'<circle class="here" cx="{coordinate(scale(score))}" cy="{_LINE}" r="6.5"/>')
     x = min(max(scale(score), 26), _WIDTH - 26)
     parts.append(svg.text(x, _LINE - 20, share(score), "score", "m"))
-    told = f"Score {share(score)} on a scale from 0 to 1" + (f", 95% interval {verdict['interval']}" if ends else "")
-    told += "".join(
+    text = f"Score {share(score)} on a scale from 0 to 1" + (f", 95% interval {verdict['interval']}" if ends else "")
+    text += "".join(
         f", {name} {limit:g}" for name, limit in (("low below", safe), ("high above", high)) if limit is not None
     )
     return (
         f'<svg class="fig ruler" viewBox="0 0 {_WIDTH} 90" role="img" aria-labelledby="ruler-t"><title id="ruler-t">'
-        f"{svg.escape(told)}</title>{''.join(parts)}</svg>"
+        f"{svg.escape(text)}</title>{''.join(parts)}</svg>"
     )

@@ -131,7 +131,9 @@ def _layer_from_dict(data: Mapping[str, Any]) -> LayerProfile:
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {name: math.nan if value is None and name != "interval" else value for name, value in row.items()}
+    numbers: dict[str, Any] = {
+        name: math.nan if value is None and name != "interval" else value for name, value in row.items()
+    }
     if numbers.get("interval"):
         numbers["interval"] = tuple(numbers["interval"])
     return numbers

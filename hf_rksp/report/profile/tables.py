@@ -24,6 +24,11 @@ class Column:
     cell: Callable[[Layer], str]
     key: str = ""
 
+    @property
+    def name(self) -> str:
+        """What a list calls the number."""
+        return self.meaning.removesuffix(" ± standard error")
+
 
 def _plain(name: str, form: Callable[[Any], str]) -> Callable[[Layer], str]:
     return lambda layer: form(layer.get(name))
@@ -61,20 +66,25 @@ LAYER_COLUMNS: tuple[Column, ...] = (
     Column(_ALL, "M>1", "expansive mass", _plain("expansive_mass", share), "expansive_mass"),
     Column(_ALL, "M<1", "contractive mass", _plain("contractive_mass", share), "contractive_mass"),
     Column(_ALL, "M_mid", "intermediate mass", _plain("intermediate_mass", share), "intermediate_mass"),
-    Column(_ALL, "of modes", "denominator: modes counted", _plain("mass_denominator", count)),
+    Column(_ALL, "of modes", "number of modes: the denominator of these shares", _plain("mass_denominator", count)),
     *(
         Column(
             _FILTERED, head, "the same, over modes that pass the ResDMD filter", _inner("filtered_masses", name, share)
         )
         for name, head in _BAND.items()
     ),
-    Column(_FILTERED, "of modes", "denominator: modes that pass", _inner("filtered_masses", "denominator", count)),
+    Column(
+        _FILTERED,
+        "of modes",
+        "number of modes that pass: the denominator of these shares",
+        _inner("filtered_masses", "denominator", count),
+    ),
     Column(_SHAPE, "ρ", "spectral radius ± standard error", _error("spectral_radius", number), "spectral_radius"),
     Column(
         _SHAPE,
         "κ(V)",
-        "eigenvector condition ± standard error",
-        _error("eigenvector_condition", number),
+        "eigenvector condition",
+        _plain("eigenvector_condition", number),
         "eigenvector_condition",
     ),
     Column(_SHAPE, "Henrici", "departure from normality, 0 to 1", _plain("henrici_departure", share)),
@@ -98,7 +108,7 @@ LAYER_COLUMNS: tuple[Column, ...] = (
     Column(
         _FIT,
         "reliable",
-        "share of modes that pass the ResDMD filter",
+        "reliable share: modes that pass the ResDMD filter",
         _plain("reliable_fraction", share),
         "reliable_fraction",
     ),
@@ -124,7 +134,7 @@ def groups() -> list[tuple[str, list[Column]]]:
 
 
 def layer_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a layer: name, whether it is an identity block, and the cells in the order of `LAYER_COLUMNS`."""
+    """One row per layer: name, whether it is an identity block, and the cells in the order of `LAYER_COLUMNS`."""
     return [
         {
             "name": line(name_of(layer), 120),
@@ -139,7 +149,7 @@ AGGREGATE_HEADS = ("mean", "95% interval", "std. error", "std over layers", "min
 
 
 def aggregate_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a quantity: mean with interval and error, spread over layers, and the thirds of depth."""
+    """One row per quantity: mean with interval and error, spread over layers, and the thirds of depth."""
     aggregates, thirds = section(data, "aggregates"), section(data, "thirds")
     names = [name for name in LAYER if name in aggregates] + [name for name in aggregates if name not in LAYER]
     rows = []
@@ -186,10 +196,10 @@ def setup_blocks(data: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[di
         if rows:
             blocks.append({"title": title, "rows": rows, "long": False})
     nested.sort(key=lambda pair: pair[0] == "config")
-    for name, entries in nested:
-        rows = [(line(key, 80), anything(value)) for key, value in list(entries.items())[:_LONGEST_BLOCK]]
-        if len(entries) > _LONGEST_BLOCK:
-            rows.append((f"{len(entries) - _LONGEST_BLOCK} more entries", "in report.json"))
+    for name, inner in nested:
+        rows = [(line(key, 80), anything(value)) for key, value in list(inner.items())[:_LONGEST_BLOCK]]
+        if len(inner) > _LONGEST_BLOCK:
+            rows.append((f"{len(inner) - _LONGEST_BLOCK} more entries", "in report.json"))
         if rows:
             blocks.append({"title": _BLOCK_NAMES.get(name, _label(name)), "rows": rows, "long": len(rows) > 12})
     return blocks

@@ -12,16 +12,29 @@ from hf_rksp.report.kit.sections import Sections
 from hf_rksp.report.kit.text import DASH, anything, clean, count, large, line, number, paths, seconds, share, size, span
 from hf_rksp.report.profile.definitions import PAPER, PUBLISHED, definitions
 from hf_rksp.report.profile.figures import depth_figures, planes
+from hf_rksp.report.profile.lead import key_numbers, reading
 from hf_rksp.report.profile.schema import check_version
 from hf_rksp.report.profile.tables import AGGREGATE_HEADS, aggregate_rows, groups, layer_rows, setup_blocks
 
 BANDS = {"low": "Low", "elevated": "Elevated", "high": "High", "not_assessable": "Not assessable"}
+#: How model types are spelled, for models that have no name of their own.
+_FAMILIES = {
+    "gpt2": "GPT-2",
+    "gpt2_kan": "GPT-2 KAN",
+    "llama": "Llama",
+    "mamba": "Mamba",
+    "mamba2": "Mamba-2",
+    "mixtral": "Mixtral",
+    "olmoe": "OLMoE",
+    "qwen2": "Qwen2",
+    "vit": "ViT",
+}
 _OUTCOMES = {"fail": "Fail", "warn": "Warning", "info": "Info", "pass": "Pass"}
 _PHASES = {"forward": "forward passes", "moments": "second moments", "spectra": "spectra and standard errors"}
 
 
 def view(data: Mapping[str, Any], sections: Sections = ()) -> dict[str, Any]:
-    """Everything a template needs. ``sections`` are shown after the verdict.
+    """Everything that a template needs. ``sections`` are shown after the profile.
 
     Raises:
         SchemaError: ``data`` is not a report of this schema version.
@@ -29,19 +42,22 @@ def view(data: Mapping[str, Any], sections: Sections = ()) -> dict[str, Any]:
     check_version(data)
     profile, verdict = section(data, "profile"), section(data, "verdict")
     model, setup, layers = section(profile, "model"), section(profile, "setup"), layers_of(profile)
+    digits = {4: "four", 6: "six"}.get(setup.get("eigenvalue_digits", 6), "fewer")
     return {
-        "name": line(model.get("name") or model.get("class") or "unnamed model"),
+        "title": title_of(model),
         "facts": _facts(model, setup, layers),
         "notes": [line(note, 1000) for note in items(profile, "notes")],
+        "key_numbers": key_numbers(profile),
+        "reading": reading(margins(profile)),
         "verdict": _verdict(verdict),
         "sections": sections,
-        "digits": {4: "four", 6: "six"}.get(setup.get("eigenvalue_digits", 6), "fewer"),
         "checks": _checks(verdict),
         "planes": planes(profile),
         "depth": depth_figures(profile, verdict),
         "groups": groups(),
         "rows": layer_rows(profile),
         "identity": sum(layer.get("uninformative") is True for layer in layers),
+        "informative": _informative(layers),
         "aggregate_heads": AGGREGATE_HEADS,
         "aggregates": aggregate_rows(profile),
         "blocks": setup_blocks(profile, verdict),
@@ -52,7 +68,19 @@ def view(data: Mapping[str, Any], sections: Sections = ()) -> dict[str, Any]:
         "cost": _cost(section(profile, "cost")),
         "version": line(section(setup, "versions").get("hf_rksp") or "", 40),
         "date": re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*Z$", r"\1 \2 UTC", line(setup.get("date") or "", 40)),
+        "made": "report schema 2 · rendered from report.json alone, which holds every number unrounded (eigenvalues and "
+        f"residuals to {digits} digits).",
     }
+
+
+def _informative(layers: list[Mapping[str, Any]]) -> str:
+    """Which layers the aggregates are over."""
+    left_out = sum(layer.get("uninformative") is True for layer in layers)
+    counted = len(layers) - left_out
+    text = f"{counted} informative {'layer' if counted == 1 else 'layers'}"
+    if left_out:
+        text += f"; {left_out} identity {'block is' if left_out == 1 else 'blocks are'} left out"
+    return text
 
 
 def _facts(
@@ -62,6 +90,7 @@ def _facts(
     tokens = {finite(layer.get("tokens")) for layer in layers} - {None}
     stacks = [str(len(members)) for members in stacks_of(layers).values()]
     facts = [
+        ("name", _name(model) if title_of(model) != _name(model) else ""),
         ("class", line(model.get("class") or "", 80)),
         ("parameters", large(model.get("parameters"))),
         ("weights", line(model.get("source") or "not stated", 80) + _declared(model)),
@@ -71,6 +100,20 @@ def _facts(
         ("revision", line(model.get("revision") or "", 60)),
     ]
     return [(name, value) for name, value in facts if value and value != DASH]
+
+
+def _name(model: Mapping[str, Any]) -> str:
+    return line(model.get("name") or model.get("class") or "unnamed model")
+
+
+def title_of(model: Mapping[str, Any]) -> str:
+    """What the page is called: the title if the model has one, its architecture and size if the weights are random, its name."""
+    if model.get("title"):
+        return line(model["title"])
+    family, size = _FAMILIES.get(str(model.get("model_type"))), large(model.get("parameters"))
+    if model.get("source") == "initialised" and model.get("init") == model.get("name") and family and size != DASH:
+        return f"{family} {size.replace(' ', '')}, random weights"
+    return _name(model)
 
 
 def _declared(model: Mapping[str, Any]) -> str:
@@ -111,13 +154,13 @@ def _checks(verdict: Mapping[str, Any]) -> dict[str, Any]:
                 "value": number(check.get("value")),
                 "threshold": line(check.get("threshold") or DASH),
                 "outcome": outcome,
-                "said": _OUTCOMES[outcome],
+                "label": _OUTCOMES[outcome],
                 "layers": paths(items(check, "layers")) or DASH,
                 "remedy": line(check.get("remedy") or "", 600),
             }
         )
     rows.sort(key=lambda row: list(_OUTCOMES).index(str(row["outcome"])))
-    counts = [(name, said, sum(row["outcome"] == name for row in rows)) for name, said in _OUTCOMES.items()]
+    counts = [(name, label, sum(row["outcome"] == name for row in rows)) for name, label in _OUTCOMES.items()]
     return {"rows": rows, "counts": [entry for entry in counts if entry[2]]}
 
 

@@ -95,7 +95,7 @@ def read_report(path: str | os.PathLike[str]) -> Audit:
 
 
 def _render(data: Mapping[str, Any], raw: bytes, formats: Sequence[str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Content of every file, and the main file of each format. ``report.json`` is last: where it lies, all lies."""
+    """Content of every file, and the main file of each format. ``report.json`` is last: if it is there, every file is there."""
     files: dict[str, bytes] = {}
     if "md" in formats:
         text, figures = render_markdown(data)

@@ -1,4 +1,4 @@
-"""Layer by step, as colour: near-unit mass and spectral radius of every run."""
+"""Layer by step, as colour: a quantity of layers in every reading of every run."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-from hf_rksp.history.read import History, layers_at
+from hf_rksp.history.read import layers_at
 from hf_rksp.json_data import finite
+from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit import svg
+from hf_rksp.report.kit.chart import Plot, cross, spaced
 from hf_rksp.report.kit.svg import Figure, coordinate
-from hf_rksp.report.kit.text import line, number, share
-from hf_rksp.report.run.numbers import layer_labels, layer_names, profile_steps
+from hf_rksp.report.kit.text import form_of, line, number
+from hf_rksp.report.run.curves import slug
+from hf_rksp.report.run.numbers import Readings, Run, layer_labels, layer_names, steps_of
 
 _WIDTH, _TOP, _BOTTOM, _RIGHT = 440, 10, 84, 8
-#: Shades of a colour: classes h0, h1, ... of timeline.css.
+#: Shades of a colour: classes h0, h1, ... of readings.css.
 _SHADES = 16
-#: Powers of ten beyond which a spectral radius gets no deeper colour.
+#: Powers of ten from a limit beyond which a value gets no deeper colour.
 _REACH = 3.0
 _Shade = tuple[str, int]
-#: Column, columns up to the next profile of the run, row, and value.
+#: Column, columns up to the next reading of the run, row, and value.
 _Cell = tuple[int, int, int, float | None]
 
 
 @dataclass(frozen=True)
-class _Quantity:
-    """What is drawn.
+class Heat:
+    """A heat map, and what the script needs to tell its cells: steps, layers, columns of the run, a text per cell."""
 
-    Attributes:
-        key, title: stable name, and heading.
-        cells: of each run.
-        colour: value -> class of the colour and shade.
-        form: value -> text.
-        ends: for each colour of the key its class, whether it runs from deep to pale, and what its two ends mean.
-    """
+    figure: Figure
+    data: dict[str, Any]
 
-    key: str
-    title: str
-    cells: list[list[_Cell]]
-    colour: Callable[[float], _Shade]
-    form: Callable[[float], str]
+
+@dataclass(frozen=True)
+class _Colours:
+    """Value -> class of the colour and shade; for each colour of the key its class, whether it runs from deep to pale, its ends."""
+
+    of: Callable[[float], _Shade]
     ends: list[tuple[str, bool, str, str]]
 
 
@@ -49,6 +49,7 @@ class _Grid:
     """Where the cells lie. The first layer is at the bottom: as in the other charts, up is further."""
 
     steps: list[int]
+    names: list[str]
     labels: list[str]
 
     @property
@@ -75,76 +76,93 @@ class _Grid:
         return f"M{coordinate(left)} {coordinate(high)}h{wide}v{tall}h{coordinate(left - right)}z"
 
     def cross(self, column: int, row: int) -> str:
-        x, y = self.left + (column + 0.5) * self.wide, self.base - (row + 0.5) * self.high
-        return f"M{coordinate(x - 3)} {coordinate(y - 3)}l6 6m0-6l-6 6"
+        return cross(self.left + (column + 0.5) * self.wide, self.base - (row + 0.5) * self.high)
 
 
-def heat_figures(histories: Sequence[History]) -> list[list[Figure]]:
-    """For each quantity one figure a run, with the same columns, rows and colours for all runs."""
-    if not layer_names(histories):
+def heats_of(runs: Sequence[Run], monitor: str, quantities: Sequence[tuple[str, Quantity]]) -> list[list[Heat]]:
+    """For each quantity of the layers, by its name in their rows, a map per run: same columns, rows and colours for all runs."""
+    readings = [run.history.of(monitor) for run in runs]
+    names = layer_names(readings)
+    if not names:
         return []
-    grid = _Grid(profile_steps(histories), list(layer_labels(histories).values()))
-    return [
-        [_figure(quantity, grid, place, line(history.name, 60)) for place, history in enumerate(histories)]
-        for quantity in (_near_unit(histories), _radius(histories))
-    ]
+    grid = _Grid(steps_of(readings), names, list(layer_labels(readings).values()))
+    found = []
+    for name, quantity in quantities:
+        cells = _cells(readings, grid, name)
+        values = [value for run in cells for *_, value in run if value is not None]
+        if values:
+            colours = _colours(quantity, values)
+            key = slug(f"{monitor}_{name}")
+            found.append(
+                [_heat(f"heat-{key}-{at}", quantity, colours, grid, cells[at], runs[at]) for at in range(len(runs))]
+            )
+    return found
 
 
-def _near_unit(histories: Sequence[History]) -> _Quantity:
-    cells = _cells(histories, "near_unit_mass")
-    top = max((value for run in cells for *_, value in run if value is not None), default=1.0)
-    top = min(1.0, max(0.1, math.ceil(top * 10) / 10))
-    ends = [("hn", False, "0", f"{top:g}")]
-    title = "Near-unit mass by layer and step"
-    return _Quantity("near_unit", title, cells, lambda value: ("hn", _shade(value / top)), share, ends)
+def _cells(readings: Readings, grid: _Grid, key: str) -> list[list[_Cell]]:
+    """Of each run. A cell reaches to the run's next reading."""
+    columns = {step: place for place, step in enumerate(grid.steps)}
+    rows = {name: place for place, name in enumerate(grid.names)}
+    found: list[list[_Cell]] = []
+    for run in readings:
+        places = [columns[reading["step"]] for reading in run]
+        spans = [after - before for before, after in pairwise(places)] + [1]
+        found.append(
+            [
+                (column, span, rows[name], finite(layer.get(key)))
+                for column, span, reading in zip(places, spans, run, strict=False)
+                for name, layer in layers_at(reading).items()
+                if key in layer
+            ]
+        )
+    return found
 
 
-def _radius(histories: Sequence[History]) -> _Quantity:
-    """Two colours that meet at 1, on powers of ten; the lower one only where it is needed."""
-    cells = _cells(histories, "spectral_radius")
-    powers = [math.log10(v) for run in cells for *_, v in run if v is not None and v > 0]
+def _colours(quantity: Quantity, values: Sequence[float]) -> _Colours:
+    """A share from 0; two colours that meet at a limit, in powers of ten; else one colour from the smallest to the largest."""
+    form, low, high = form_of(quantity), min(values), max(values)
+    if quantity.unit == "share" and low >= 0:
+        top = min(1.0, max(0.1, math.ceil(high * 10) / 10))
+        return _Colours(lambda value: ("hn", _shade(value / top)), [("hn", False, "0", f"{top:g}")])
+    if quantity.limit and quantity.limit > 0 and low > 0:
+        return _around(quantity.limit, values)
+    if quantity.logarithmic and low > 0:
+        start, width = math.log10(low), math.log10(high / low) or 1.0
+        return _Colours(
+            lambda value: ("hn", _shade((math.log10(value) - start) / width)), [("hn", False, form(low), form(high))]
+        )
+    start = 0.0 if 0 <= low < 0.5 * high else low
+    width = high - start or 1.0
+    return _Colours(lambda value: ("hn", _shade((value - start) / width)), [("hn", False, form(start), form(high))])
+
+
+def _around(limit: float, values: Sequence[float]) -> _Colours:
+    """Two colours that meet at the limit; the one below it only if it is needed."""
+    powers = [math.log10(value / limit) for value in values]
     reach = min(max([abs(power) for power in powers] + [math.log10(1.5)]), _REACH)
 
     def colour(value: float) -> _Shade:
-        power = math.log10(value) if value > 0 else -reach
+        power = math.log10(value / limit)
         return ("hx" if power > 0 else "hc"), _shade(abs(power) / reach)
 
-    beyond = any(power > reach for power in powers)
-    ends = [("hx", False, "1", number(10**reach) + (" and more" if beyond else ""))]
+    more = any(power > reach for power in powers)
+    ends = [("hx", False, f"{limit:g}", number(limit * 10**reach) + (" and more" if more else ""))]
     if any(power < 0 for power in powers):
-        ends.insert(0, ("hc", True, number(10**-reach), ""))
-    return _Quantity("radius", "Spectral radius by layer and step", cells, colour, number, ends)
+        ends.insert(0, ("hc", True, number(limit * 10**-reach), ""))
+    return _Colours(colour, ends)
 
 
 def _shade(part: float) -> int:
     return round(min(1.0, max(0.0, part)) * (_SHADES - 1))
 
 
-def _cells(histories: Sequence[History], key: str) -> list[list[_Cell]]:
-    """Of each run. A cell reaches to the run's next profile, as the movie holds a profile until then."""
-    columns = {step: place for place, step in enumerate(profile_steps(histories))}
-    rows = {name: place for place, name in enumerate(layer_names(histories))}
-    found: list[list[_Cell]] = []
-    for history in histories:
-        own = [columns[profile["step"]] for profile in history.spectra]
-        spans = [after - before for before, after in pairwise(own)] + [1]
-        found.append(
-            [
-                (column, span, rows[name], finite(layer.get(key)))
-                for column, span, profile in zip(own, spans, history.spectra, strict=False)
-                for name, layer in layers_at(profile).items()
-            ]
-        )
-    return found
-
-
-def _figure(quantity: _Quantity, grid: _Grid, place: int, run: str) -> Figure:
-    cells = quantity.cells[place]
+def _heat(key: str, quantity: Quantity, colours: _Colours, grid: _Grid, cells: Sequence[_Cell], run: Run) -> Heat:
+    form, title = form_of(quantity), f"{quantity.title[:1].upper()}{quantity.title[1:]} by layer and step"
     known = [value for *_, value in cells if value is not None]
     shades: dict[_Shade, str] = {}
     for *spot, value in cells:
         if value is not None:
-            shade = quantity.colour(value)
+            shade = colours.of(value)
             shades[shade] = shades.get(shade, "") + grid.cell(*spot)
     crosses = "".join(grid.cross(column, row) for column, _, row, value in cells if value is None)
     done = {(column + more, row) for column, span, row, _ in cells for more in range(span)}
@@ -152,36 +170,45 @@ def _figure(quantity: _Quantity, grid: _Grid, place: int, run: str) -> Figure:
     empty = "".join(grid.cell(column, 1, row) for column, row in every if (column, row) not in done)
     body = f'<path class="empty" d="{empty}"/>' if empty else ""
     body += "".join(f'<path class="cell {name} h{shade}" d="{d}"/>' for (name, shade), d in sorted(shades.items()))
-    body += f'<path class="none" d="{crosses}"/>' if crosses else ""
-    body += _axes(grid) + _key(grid, quantity) + _column(grid)
-    caption = "One column a profile, the first layer at the bottom."
+    body += crosses + _axes(grid) + _key(grid, colours) + _frame(grid)
+    caption = "One column per reading, the first layer at the bottom."
     if any(span > 1 for _, span, _, _ in cells):
-        caption = "Columns are the profiles of all runs; a cell reaches to the next one of its own run."
+        caption = "Columns are the readings of all runs; a cell reaches to the next reading of its run."
     caption += " ×: not a finite number." if crosses else ""
-    caption += " Grey: not profiled, or the layer could not be solved." if empty else ""
-    alt = f"{quantity.title}, {run}. "
-    alt += f"From {quantity.form(min(known))} to {quantity.form(max(known))}." if known else "No values."
-    alt += " The numbers are in the table of profiles."
-    height = round(grid.base + _BOTTOM)
-    return Figure(f"heat-{quantity.key}-{place}", quantity.title, caption, alt, _WIDTH, height, body)
+    caption += " Grey: no reading, or the layer is missing in it." if empty else ""
+    alt = f"{title}, {run.name}. "
+    alt += f"From {form(min(known))} to {form(max(known))}." if known else "No values."
+    alt += " The numbers are in the table of readings."
+    figure = Figure(key, title, caption, alt, _WIDTH, round(grid.base + _BOTTOM), body)
+    return Heat(figure, _data(grid, cells, form))
+
+
+def _data(grid: _Grid, cells: Sequence[_Cell], form: Callable[[Any], str]) -> dict[str, Any]:
+    columns = sorted({column for column, *_ in cells})
+    texts: dict[int, list[str | None]] = {column: [None] * len(grid.names) for column in columns}
+    for column, _, row, value in cells:
+        texts[column][row] = form(value)
+    return {
+        "steps": grid.steps,
+        "layers": [line(name, 120) for name in grid.names],
+        "columns": columns,
+        "texts": [texts[column] for column in columns],
+    }
 
 
 def _axes(grid: _Grid) -> str:
-    parts, every = [], max(1, math.ceil(16 / grid.high))
-    for row, label in enumerate(grid.labels[::every]):
-        y = grid.base - (row * every + 0.5) * grid.high + 4
-        parts.append(svg.text(grid.left - 6, y, line(label)[-15:], anchor="e"))
-    every = max(1, math.ceil(56 / grid.wide))
-    for column, step in enumerate(grid.steps[::every]):
-        parts.append(svg.text(grid.left + (column * every + 0.5) * grid.wide, grid.base + 17, f"{step:,}", anchor="m"))
-    parts.append(svg.text((grid.left + _WIDTH - _RIGHT) / 2, grid.base + 35, "profiled step", anchor="m"))
-    return "".join(parts)
+    plot = Plot(grid.left, _WIDTH - _RIGHT, _TOP, grid.base, _WIDTH)
+    rows = [grid.base - (row + 0.5) * grid.high for row in range(len(grid.labels))]
+    columns = [grid.left + (column + 0.5) * grid.wide for column in range(len(grid.steps))]
+    layers = [svg.text(grid.left - 6, y + 4, line(name)[-15:], anchor="e") for y, name in spaced(grid.labels, rows, 16)]
+    steps = spaced([f"{step:,}" for step in grid.steps], columns, 56)
+    return "".join(layers) + plot.x_axis(steps, "step of the reading", marks="", line=False)
 
 
-def _key(grid: _Grid, quantity: _Quantity) -> str:
+def _key(grid: _Grid, colours: _Colours) -> str:
     """The colours, and what their ends mean."""
     parts, x, top, step = [], float(grid.left), grid.base + 50, 8.0
-    for name, falling, start, end in quantity.ends:
+    for name, falling, start, end in colours.ends:
         for place in range(_SHADES):
             shade = _SHADES - 1 - place if falling else place
             d = f"M{coordinate(x + place * step)} {coordinate(top)}h{step:g}v9h{-step:g}z"
@@ -192,8 +219,8 @@ def _key(grid: _Grid, quantity: _Quantity) -> str:
     return "".join(parts)
 
 
-def _column(grid: _Grid) -> str:
-    """Where the script draws the frame around the step, or the cell, that the movie shows."""
+def _frame(grid: _Grid) -> str:
+    """Where the script draws the frame around the step, or the cell, that is chosen."""
     return (
         f'<path class="column" data-left="{grid.left}" data-wide="{grid.wide:.4f}" data-top="{_TOP}" '
         f'data-high="{grid.high:.4f}" data-rows="{len(grid.labels)}"/>'

@@ -1,16 +1,24 @@
-"""What a history says in numbers: one series a quantity, and the figures of each profile over its layers."""
+"""What a history says in numbers: one series per quantity, made once, and the layers of each reading."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from hf_rksp.history.read import History, Row, is_training, layers_at
+from hf_rksp.history.read import History, is_training, layers_at
+from hf_rksp.history.schema import Row
 from hf_rksp.json_data import finite, items
+from hf_rksp.quantities import Quantity
+from hf_rksp.report.kit.text import line
 
 #: Step and value; ``None`` is a number that was not finite.
 Series = list[tuple[int, float | None]]
+#: Entries of a row that are no series.
+_NO_SERIES = ("kind", "step", "epoch", "monitor", "layers", "values")
 
 
 @dataclass(frozen=True)
@@ -21,20 +29,84 @@ class Extreme:
     where: Any
 
 
-def logged(history: History, key: str) -> Series:
-    """A key of the log lines, at the steps whose line has it; empty where no line holds a number."""
-    found = [
-        (row["step"], finite(row[key]))
-        for row in history.logs
-        if key in row and (key.startswith("eval_") or is_training(row))
-    ]
-    return found if key == "loss" or any(value is not None for _, value in found) else []
+class Run:
+    """A history, and the series in it. ``name`` and ``events`` are those of the history."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.name, self.events = line(history.name, 60), history.events
+
+    def logged(self, key: str) -> Series:
+        """A key of the log rows, at the steps whose row has it; empty if no row holds a number (the loss is kept)."""
+        return self._logged.get(key, [])
+
+    def measured(self, monitor: str, name: str) -> Series:
+        """A value of the readings of a monitor; empty if no reading holds a number."""
+        return self._measured.get((monitor, name), [])
+
+    def abandoned(self, key: str, monitor: str = "") -> list[Series]:
+        """The same of the attempts that the run went back from, one series per attempt."""
+        found: list[Series] = []
+        for row in self.history.abandoned:
+            values: Mapping[str, Any] = row.get("values", {}) if monitor else row
+            if key in values and row.get("monitor", "") == monitor and (monitor or is_training(row)):
+                if not found or row["step"] <= found[-1][-1][0]:
+                    found.append([])
+                found[-1].append((row["step"], finite(values[key])))
+        return found
+
+    @property
+    def log_keys(self) -> Iterable[str]:
+        """The keys that have a series."""
+        return self._logged
+
+    @cached_property
+    def monitors(self) -> dict[str, list[str]]:
+        """Monitor -> names of its values that have a series, the described ones first and in the order of the run row."""
+        found: dict[str, list[str]] = {row["monitor"]: [] for row in self.history.readings}
+        order = {key: place for place, key in enumerate(self.history.quantities)}
+        for monitor, name in sorted(self._measured, key=lambda pair: order.get("/".join(pair), len(order))):
+            found[monitor].append(name)
+        return found
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """Steps of all logs and readings, in no order."""
+        return [row["step"] for row in (*self.history.logs, *self.history.readings)]
+
+    @cached_property
+    def _logged(self) -> dict[str, Series]:
+        found: dict[str, Series] = {}
+        for row in self.history.logs:
+            step, training = row["step"], is_training(row)
+            for key, value in row.items():
+                if key not in _NO_SERIES and (training or key.startswith("eval_")):
+                    number = value if type(value) is float and math.isfinite(value) else finite(value)
+                    found.setdefault(key, []).append((step, number))
+        return {key: series for key, series in found.items() if key == "loss" or _any(series)}
+
+    @cached_property
+    def _measured(self) -> dict[tuple[str, str], Series]:
+        found: dict[tuple[str, str], Series] = {}
+        for row in self.history.readings:
+            for name, value in row["values"].items():
+                found.setdefault((row["monitor"], name), []).append((row["step"], finite(value)))
+        return {key: series for key, series in found.items() if _any(series)}
 
 
-def profiled(history: History, of: Callable[[Row], float | None]) -> Series:
-    """A number of each profile."""
-    found = [(row["step"], of(row)) for row in history.spectra]
-    return found if any(value is not None for _, value in found) else []
+def _any(series: Series) -> bool:
+    return any(value is not None for _, value in series)
+
+
+def described(runs: Sequence[Run], key: str) -> Quantity | None:
+    """The quantity of a key, as the first run that describes it has it."""
+    return next((run.history.quantities[key] for run in runs if key in run.history.quantities), None)
+
+
+def heading(name: str) -> str:
+    """The name of a monitor or another part for readers; a name without a vowel is an abbreviation."""
+    words = line(name, 40).replace("_", " ")
+    return words[:1].upper() + words[1:] if re.search("[aeiouy]", words.lower()) else words.upper()
 
 
 def mean(profile: Row, key: str) -> float | None:
@@ -63,19 +135,23 @@ def _values(profile: Row, key: str) -> list[tuple[str, float]]:
     return [(name, value) for name, value in pairs if value is not None]
 
 
-def layer_names(histories: Sequence[History]) -> list[str]:
-    """Every layer of every run in order of depth: the longest profile of each run, runs one after the other."""
+#: Readings of each run.
+Readings = Sequence[Sequence[Row]]
+
+
+def layer_names(readings: Readings) -> list[str]:
+    """Every layer of every run in order of depth: the longest reading of each run, runs one after the other."""
     names: dict[str, None] = {}
-    for history in histories:
-        for profile in sorted(history.spectra, key=lambda row: -len(items(row, "layers"))):
-            names |= dict.fromkeys(layers_at(profile))
+    for rows in readings:
+        for row in sorted(rows, key=lambda row: -len(items(row, "layers"))):
+            names |= dict.fromkeys(layers_at(row))
     return list(names)
 
 
-def layer_labels(histories: Sequence[History]) -> dict[str, str]:
-    """Layer -> what an axis calls it: its number, where all runs have one stack alone."""
-    names = layer_names(histories)
-    rows = {name: layer for run in histories for profile in run.spectra for name, layer in layers_at(profile).items()}
+def layer_labels(readings: Readings) -> dict[str, str]:
+    """Layer -> what an axis calls it: its number, if all runs have one stack."""
+    names = layer_names(readings)
+    rows = {name: layer for run in readings for row in run for name, layer in layers_at(row).items()}
     if len({str(layer.get("stack")) for layer in rows.values()}) == 1:
         labels = {name: str(rows[name].get("index", place)) for place, name in enumerate(names)}
         if len(set(labels.values())) == len(labels):
@@ -83,9 +159,9 @@ def layer_labels(histories: Sequence[History]) -> dict[str, str]:
     return {name: name for name in names}
 
 
-def profile_steps(histories: Sequence[History]) -> list[int]:
-    """The steps at which any run was profiled."""
-    return sorted({profile["step"] for history in histories for profile in history.spectra})
+def steps_of(readings: Readings) -> list[int]:
+    """The steps at which any run has a reading."""
+    return sorted({row["step"] for rows in readings for row in rows})
 
 
 def gaps(series: Series) -> list[tuple[int, int]]:

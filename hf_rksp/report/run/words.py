@@ -5,37 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from hf_rksp.history.read import History, Row, layers_at
+from hf_rksp.history.read import layers_at
+from hf_rksp.history.schema import Row
 from hf_rksp.json_data import section
+from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit.svg import median
-from hf_rksp.report.kit.text import DASH, count, large, line, number, share
-from hf_rksp.report.run.numbers import Series, gaps, layer_names, logged, mean, peak
-from hf_rksp.report.run.tables import radius, tokens
+from hf_rksp.report.kit.text import DASH, count, form_of, large, line, number
+from hf_rksp.report.run.events import Event, events_of
+from hf_rksp.report.run.numbers import Run, Series, described, gaps, heading, layer_names, peak
+from hf_rksp.report.run.readings import LEFT_OUT
+from hf_rksp.report.run.rise import largest_rise
+from hf_rksp.report.run.tables import tokens
 
-#: Counts in the log, what they count, and by whom it was left out.
-_COUNTS = (
-    ("kss/skipped", "layers of training passes that it could not read", "KSS"),
-    ("kss/dropped", "terms and gradients that were not finite", "KSS"),
-    ("spectrum/skipped", "layers of profiles that it could not read or solve", "The monitor"),
-)
+#: Values of a monitor that the words name.
+_MOST = 6
+#: A gradient norm above this many times the median is compared with it.
+_PEAK = 3
 
 
-def title(histories: Sequence[History]) -> str:
-    """The model's name, where it is one."""
-    models = [section(history.run, "model") for history in histories]
+def title(runs: Sequence[Run]) -> str:
+    """The model's name, if it has one."""
+    models = [section(run.history.run, "model") for run in runs]
     return _common(line(model.get("name") or model.get("class") or "", 120) for model in models) or "unnamed model"
 
 
-def facts(histories: Sequence[History]) -> list[tuple[str, str]]:
+def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """The line under the title."""
-    models = [section(history.run, "model") for history in histories]
-    steps = [row["step"] for history in histories for row in (*history.logs, *history.spectra)]
+    models = [section(run.history.run, "model") for run in runs]
+    steps = [step for run in runs for step in run.steps]
+    layers = len(layer_names([run.history.readings for run in runs]))
     found = [
         ("class", _common(line(model.get("class") or "", 80) for model in models)),
         ("parameters", _common(large(model.get("parameters")) for model in models)),
-        ("layers", count(len(layer_names(histories))) if layer_names(histories) else ""),
+        ("layers", count(layers) if layers else ""),
         ("steps", f"{count(min(steps))} to {count(max(steps))}" if steps else ""),
-        ("profiles", " + ".join(count(len(history.spectra)) for history in histories)),
+        ("readings", " + ".join(count(len(run.history.readings)) for run in runs)),
+        ("events", " + ".join(count(len(run.events)) for run in runs) if any(run.events for run in runs) else ""),
     ]
     return [(name, value) for name, value in found if value and value != DASH]
 
@@ -44,13 +49,18 @@ def _common(values: Iterable[str]) -> str:
     return " and ".join(value for value in dict.fromkeys(values) if value)
 
 
-def story(history: History) -> list[str]:
-    """What happened, one thing a sentence, and no judgement."""
-    return [*_loss(history), *_gradient(history), *_spectrum(history), *_unprofiled(history), *_left_out(history)]
+def story(run: Run) -> list[str]:
+    """What happened, one thing per sentence, and no judgement."""
+    sentences = [*_loss(run), *_gradient(run), *_events(run)]
+    for monitor in run.monitors:
+        sentences += [*_measured(run, monitor), *_ended(run, monitor)]
+    if not run.history.readings:
+        sentences.append("Nothing was measured besides the log.")
+    return [*sentences, *_left_out(run)]
 
 
-def _loss(history: History) -> list[str]:
-    series = logged(history, "loss")
+def _loss(run: Run) -> list[str]:
+    series = run.logged("loss")
     known = [(step, value) for step, value in series if value is not None]
     if not series:
         return ["No loss was logged."]
@@ -58,10 +68,30 @@ def _loss(history: History) -> list[str]:
         return [f"The loss is not a finite number at any of {count(len(series))} logged steps."]
     (first, start), (last, end) = known[0], known[-1]
     if len(known) == 1:
-        told = f"The one finite loss is {number(start)}, at step {count(first)}."
+        ends = f"The one finite loss is {number(start)}, at step {count(first)}."
     else:
-        told = f"Loss {number(start)} at step {count(first)}, {number(end)} at step {count(last)}."
-    return [told, *_lost("The loss", series)]
+        ends = f"Loss {number(start)} at step {count(first)}, {number(end)} at step {count(last)}."
+    return [ends, *_rise(series), *_lost("The loss", series)]
+
+
+def _rise(series: Series) -> list[str]:
+    rise = largest_rise(series)
+    if rise is None:
+        return []
+    low, high = number(rise.low), f"{number(rise.high)} at step {count(rise.high_step)}"
+    level = "minimum" if rise.lowest else "level"
+    text = f"The loss left its {level} of {low} at step {count(rise.low_step)} and rose to {high}."
+    if rise.times > 1:
+        text = f"The loss left its {level} of {low} {count(rise.times)} times, first after step {count(rise.left_step)}, and rose "
+        text += f"to {high} at most."
+    elif rise.left_step > rise.low_step:
+        text = f"The loss was at its {level} of {low} at step {count(rise.low_step)}, stayed near it until step "
+        text += f"{count(rise.left_step)} and then rose to {high}."
+    if rise.back is not None and rise.back_step is not None:
+        return [text, f"It was back at {number(rise.back)} at step {count(rise.back_step)}."]
+    if rise.end_step == rise.high_step:
+        return [text]
+    return [text, f"It did not come back: {number(rise.end)} at step {count(rise.end_step)}."]
 
 
 def _lost(what: str, series: Series) -> list[str]:
@@ -75,90 +105,127 @@ def _lost(what: str, series: Series) -> list[str]:
     return [f"{what} is not a finite number at {count(missing)} of {count(len(series))} logged steps, {where}."]
 
 
-def _gradient(history: History) -> list[str]:
-    series = logged(history, "grad_norm")
+def _gradient(run: Run) -> list[str]:
+    series = run.logged("grad_norm")
     found = peak(series)
     if not found:
         return []
+    usual = median(value for _, value in series if value is not None)
+    times = f", {number(found.value / usual)} times the median" if 0 < usual * _PEAK < found.value else ""
     return [
-        f"Largest gradient norm {number(found.value)}, at step {count(found.where)}.",
+        f"Largest gradient norm {number(found.value)}, at step {count(found.where)}{times}.",
         *_lost("The gradient norm", series),
     ]
 
 
-def _spectrum(history: History) -> list[str]:
-    if not history.spectra:
-        return ["No profile was made."]
-    first, last = history.spectra[0], history.spectra[-1]
-    if first is last:
-        return [
-            f"Profiled once, at step {count(first['step'])}: mean near-unit mass {share(mean(first, 'near_unit_mass'))}, "
-            f"largest spectral radius {radius(first)}."
-        ]
-    told = [
-        f"Mean near-unit mass {share(mean(first, 'near_unit_mass'))} → {share(mean(last, 'near_unit_mass'))} and largest "
-        f"spectral radius {radius(first)} → {radius(last)}, from the profile of step {count(first['step'])} to that of "
-        f"step {count(last['step'])}."
-    ]
-    layers = len(layer_names([history]))
-    short = [profile["step"] for profile in history.spectra if len(layers_at(profile)) < layers]
-    if short:
-        told.append(
-            f"In {count(len(short))} of {count(len(history.spectra))} profiles a layer is missing, first at step "
-            f"{count(short[0])}: it could not be solved (too few tokens, or not finite)."
+def _events(run: Run) -> list[str]:
+    """Each kind of event once: how often, when first, and in the words of the first."""
+    kinds: dict[tuple[str, str], list[Event]] = {}
+    for event in events_of(run):
+        kinds.setdefault((event.by, event.what), []).append(event)
+    sentences = []
+    for (by, what), events in kinds.items():
+        first, label = events[0], f"{heading(what)} ({by})" if by != "run" else heading(what)
+        where = f" in {first.layer}" if first.layer else ""
+        quoted = f": {first.text}" if first.text else "."
+        if len(events) == 1:
+            sentences.append(f"{label} at step {count(first.step)}{where}{quoted}")
+        else:
+            sentences.append(f"{label}, {count(len(events))} times, first at step {count(first.step)}{where}{quoted}")
+    if run.history.abandoned:
+        rows = len(run.history.abandoned)
+        sentences.append(
+            f"{count(rows)} rows belong to attempts that the run went back from; the charts show them pale."
         )
-    return told
+    return sentences
 
 
-def _unprofiled(history: History) -> list[str]:
-    """The profiles can end before the run does: states that are not finite have no spectrum."""
-    steps = [profile["step"] for profile in history.spectra]
-    if len(steps) < 2 or not history.logs:
+def _measured(run: Run, monitor: str) -> list[str]:
+    readings, values = run.history.of(monitor), []
+    for name in run.monitors[monitor][:_MOST]:
+        key = f"{monitor}/{name}"
+        quantity = described([run], key) or Quantity(key, key)
+        known = [value for _, value in run.measured(monitor, name) if value is not None]
+        form = form_of(quantity)
+        ends = form(known[0]) if len(known) == 1 else f"{form(known[0])} → {form(known[-1])}"
+        values.append(f"{quantity.title} {ends}")
+    label, text = heading(monitor), "; ".join(values)
+    first, last = readings[0]["step"], readings[-1]["step"]
+    when = (
+        f"once, at step {count(first)}"
+        if len(readings) == 1
+        else f"{count(len(readings))} times, step {count(first)} to {count(last)}"
+    )
+    sentences = [f"{label} was measured {when}: {text}." if values else f"{label} was measured {when}."]
+    layers = len(layer_names([readings]))
+    short = [row["step"] for row in readings if len(layers_at(row)) < layers]
+    if short:
+        sentences.append(
+            f"In {count(len(short))} of {count(len(readings))} readings a layer is missing, first at step {count(short[0])}."
+        )
+    return sentences
+
+
+def _ended(run: Run, monitor: str) -> list[str]:
+    """Readings can end before the run does: states that are not finite have no spectrum."""
+    steps = [row["step"] for row in run.history.of(monitor)]
+    if len(steps) < 2 or not run.history.logs:
         return []
     usual = median(after - before for before, after in pairwise(steps))
-    end = history.logs[-1]["step"]
+    end = run.history.logs[-1]["step"]
     if end <= steps[-1] + usual:
         return []
-    return [f"No profile after step {count(steps[-1])}; the log goes on to step {count(end)}."]
+    return [f"The last reading is at step {count(steps[-1])}; training continued to step {count(end)}."]
 
 
-def _left_out(history: History) -> list[str]:
-    """What the log counts of layers that could not be read or solved."""
-    told = []
-    for name, left, by in _COUNTS:
-        series = [(step, value) for step, value in logged(history, name) if value is not None]
-        above = [(step, value) for step, value in series if value > 0]
+def _left_out(run: Run) -> list[str]:
+    """What the log counts of what could not be read."""
+    sentences = []
+    for key in run.log_keys:
+        part, _, name = key.rpartition("/")
+        above = [(step, value) for step, value in run.logged(key) if value] if name in LEFT_OUT else []
         if above:
-            told.append(
-                f"{by} left out {count(int(above[-1][1]))} {left} ({name}), first seen at step {count(above[0][0])}."
+            quantity = described([run], key)
+            what = (
+                f"{quantity.title}: {count(above[-1][1])}"
+                if quantity
+                else f"{heading(part)} {name} {count(above[-1][1])} times"
             )
-    return told
+            sentences.append(
+                f"{what[:1].upper()}{what[1:]} ({line(key, 60)}), first counted at step {count(above[0][0])}."
+            )
+    return sentences
 
 
-def cautions(histories: Sequence[History]) -> list[str]:
+def cautions(runs: Sequence[Run]) -> list[str]:
     """What must be known so that the curves are not read for more than they say."""
-    profiles: list[Row] = [row for history in histories for row in history.spectra]
-    kinds = {str(row.get("data")) for row in profiles}
-    told = [
+    readings: list[Row] = [row for run in runs for row in run.history.readings]
+    kinds = {str(row["data"]) for row in readings if "data" in row}
+    sentences = [
         "These are single runs without error bars: a difference between two of them can be chance."
-        if len(histories) > 1
+        if len(runs) > 1
         else "This is a single run without error bars: with another seed it can look different."
     ]
     if "batch" in kinds:
-        told.append(
-            "A profile of the training batch sees other tokens at every step, with dropout on: part of what moves is the "
+        sentences.append(
+            "A reading of the training batch sees other tokens at every step, with dropout on: part of what changes is the "
             "choice of tokens."
         )
     if len(kinds) > 1:
-        told.append("Some profiles are of the training batch and some of a fixed probe: these are not comparable.")
-    if len({tokens(history).partition(", ")[0] for history in histories if history.spectra}) > 1:
-        told.append("The runs profiled different numbers of tokens; with fewer tokens the spectrum is wider.")
-    told.append(
-        "A logged loss is a mean over the steps since the line before. Trainer leaves losses that are not finite out of it "
-        "unless told otherwise (logging_nan_inf_filter); the gradient norm then shows them first."
+        sentences.append("Some readings are of the training batch and some of a fixed probe: these are not comparable.")
+    if len({tokens(run.history).partition(", ")[0] for run in runs if run.history.spectra}) > 1:
+        sentences.append("The runs measured different numbers of tokens; with fewer tokens the spectrum is wider.")
+    sentences.append(
+        "Each logged loss is the mean since the previous log line. Trainer silently leaves out NaN and inf losses unless "
+        "logging_nan_inf_filter is off; the gradient norm then shows them first."
     )
-    if any(section(section(history.run, "setup"), "kss").get("schedule") == "paper" for history in histories):
-        told.append(
-            "On its published schedule KSS adds its term to the logged loss: compare the loss without that term."
-        )
-    return told
+    apart = sorted({key for run in runs for key in run.log_keys if key.endswith("/task_loss") and _differs(run, key)})
+    sentences += [
+        f"The logged loss contains an added term: compare {line(key, 60)}, the loss without it." for key in apart
+    ]
+    return sentences
+
+
+def _differs(run: Run, key: str) -> bool:
+    loss = dict(run.logged("loss"))
+    return any(value is not None and value != loss.get(step) for step, value in run.logged(key))

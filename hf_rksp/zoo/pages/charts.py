@@ -8,12 +8,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from hf_rksp.report.kit import svg
+from hf_rksp.report.kit.html import template_text
 from hf_rksp.report.kit.svg import Figure, Scale, coordinate
 from hf_rksp.report.kit.text import large, line, number, share
 from hf_rksp.zoo.pages.rows import RADAR, Row, radar_axes
 
 #: Style sheet of both figures, and of the page that shows them.
-SHEET = "zoo_figure.css"
+SHEET = template_text("hf_rksp.zoo.pages", "zoo_figure.css")
 _CELL, _RADIUS, _COLUMNS = 284, 66, 4
 _LINE = 218
 _TOP = 34

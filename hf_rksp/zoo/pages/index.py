@@ -10,12 +10,11 @@ from markupsafe import Markup
 
 from hf_rksp.quantities import LAYER, SEEDS
 from hf_rksp.report import Table
-from hf_rksp.report.kit import svg
+from hf_rksp.report.kit import html
+from hf_rksp.report.kit.markdown import markdown_environment
 from hf_rksp.report.kit.reading import margins
 from hf_rksp.report.kit.svg import Figure
 from hf_rksp.report.kit.text import number
-from hf_rksp.report.profile.html import content_hash, environment, template_text
-from hf_rksp.report.profile.markdown import markdown_environment
 from hf_rksp.zoo.manifest import SOURCES
 from hf_rksp.zoo.pages import charts, findings
 from hf_rksp.zoo.pages import paper_comparison as compare
@@ -23,6 +22,8 @@ from hf_rksp.zoo.pages import trajectories as training
 from hf_rksp.zoo.pages.rows import RADAR, TEXT_NAMES, Row, radar_axes, row_of
 from hf_rksp.zoo.published import THIRDS
 from hf_rksp.zoo.shelf import Shelf
+
+_PACKAGE = "hf_rksp.zoo.pages"
 
 
 def index_files(shelf: Shelf) -> dict[str, bytes]:
@@ -33,7 +34,7 @@ def index_files(shelf: Shelf) -> dict[str, bytes]:
     if known := training.courses(rows):
         figures.append(training.movement(known))
     shown = _shown(shelf, rows)
-    markdown = markdown_environment()
+    markdown = markdown_environment(_PACKAGE)
     files = {
         "README.md": markdown.get_template("zoo.md").render(shown).encode(),
         "comparison.md": markdown.get_template("zoo_comparison.md").render(shown).encode(),
@@ -94,21 +95,15 @@ def _lines(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _page(shown: dict[str, Any], figures: Sequence[Figure], rows: Sequence[Row]) -> str:
-    style = svg.style(charts.SHEET) + template_text("report.css") + template_text("zoo.css")
-    script = template_text("zoo.js")
     data = json.dumps(_data(rows), ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return (
-        environment()
-        .get_template("zoo.html")
-        .render(
-            shown,
-            figures=[(figure, Markup(figure.inline())) for figure in figures],
-            style=Markup(style),
-            script=Markup(script),
-            data=Markup(data),
-            policy=f"default-src 'none'; style-src '{content_hash(style)}'; script-src '{content_hash(script)}'; img-src data:; "
-            "base-uri 'none'; form-action 'none'",
-        )
+    return html.page(
+        _PACKAGE,
+        "zoo.html",
+        charts.SHEET + html.template_text(_PACKAGE, "zoo.css"),
+        html.template_text(_PACKAGE, "zoo.js"),
+        **shown,
+        figures=html.drawn(figures),
+        data=Markup(data),
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from hf_rksp.quantities import LAYER, SEEDS
 from hf_rksp.report import Section, Table, render_html, render_markdown
+from hf_rksp.report.kit.markdown import Ready, command_block, markdown_environment
 from hf_rksp.report.kit.text import DASH, form_of, number, seconds, share, size, span
-from hf_rksp.report.profile.markdown import Ready, command_block, markdown_environment
 from hf_rksp.risk.thresholds import NO_INTERVAL
 from hf_rksp.zoo.pages import paper_comparison as compare
 from hf_rksp.zoo.shelf import Entry
@@ -146,7 +146,7 @@ _PATTERNS = {
 def _not_yet(entry: Entry) -> str:
     """The page of a model without an audit: never the numbers of another."""
     return (
-        markdown_environment()
+        markdown_environment("hf_rksp.zoo.pages")
         .get_template("zoo_not_yet.md")
         .render(
             model=entry.model,

@@ -32,13 +32,15 @@
       heads.forEach(function (head, place) {
         if (!head.dataset.k) return;
         var pair = document.createElement("div"), term = document.createElement("dt"), value = document.createElement("dd");
-        term.textContent = head.title.replace(" ± standard error", "").replace("share of modes that pass the ResDMD filter", "reliable modes");
+        term.textContent = head.dataset.name;
         value.textContent = rows[layer].cells[place + 1].textContent;
         pair.append(term, value);
         readout.append(pair);
       });
     }
-    clear.hidden = layer < 0;
+    clear.style.visibility = layer < 0 ? "hidden" : "visible";
+    // The list keeps its largest height: a chart below it must not move away under the pointer that chose a layer.
+    readout.style.minHeight = Math.max(Math.ceil(readout.getBoundingClientRect().height), parseFloat(readout.style.minHeight) || 0) + "px";
   }
 
   // A depth chart answers to pointer and arrow keys, and says its value to a screen reader as a slider does.
@@ -100,7 +102,7 @@
   }
 
   if (rows.length) {
-    slider.hidden = hint.hidden = false;
+    slider.hidden = hint.hidden = clear.hidden = false;
     table.classList.add("live");
     document.querySelectorAll('[data-kind="depth"] .stage').forEach(chart);
     slider.addEventListener("input", function () { select(slider.value - 1); });
@@ -108,6 +110,7 @@
     rows.forEach(function (row, layer) {
       row.addEventListener("click", function () { select(row.classList.contains("on") ? -1 : layer); });
     });
+    select(0);
     select(-1);
   }
 

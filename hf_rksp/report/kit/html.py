@@ -1,0 +1,105 @@
+"""One HTML file from templates: style and script inside, no request leaves it, and it reads without scripts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hf_rksp.report.kit import svg
+from hf_rksp.report.kit.svg import Figure
+
+#: Package whose folder ``templates`` every page shares.
+KIT = "hf_rksp.report.kit"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One part of a page.
+
+    Attributes:
+        key: its anchor, unless its template gives another; the template is ``key.html``, with ``key.css`` beside it if it needs
+            a style of its own.
+        title: in the navigation; without one it has no entry there.
+        template: another name of the template.
+        content: what this template shows, besides what the page shows.
+    """
+
+    key: str
+    title: str = ""
+    template: str = ""
+    content: Any = None
+
+
+def page_of_panels(package: str, panels: Sequence[Panel], script: str, **shown: Any) -> str:
+    """Render a page from panels, in their order; see `page` and ``page.html``."""
+    folder = files(package).joinpath("templates")
+    sheets = [f"{name}.css" for name in dict.fromkeys(panel.template or panel.key for panel in panels)]
+    style = "".join(template_text(package, name) for name in sheets if folder.joinpath(name).is_file())
+    return page(package, "page.html", style, template_text(package, script), panels=panels, **shown)
+
+
+def page(package: str, template: str, style: str, script: str, **shown: Any) -> str:
+    """Render a page.
+
+    Args:
+        package: whose folder ``templates`` has the template; those of `KIT` are found too.
+        template: its name.
+        style: style sheet of the page, besides the one of all pages.
+        script: the one script of the page.
+        shown: what the template shows.
+    """
+    style = svg.style() + template_text(KIT, "page.css") + style
+    return (
+        environment(package)
+        .get_template(template)
+        .render(shown, style=Markup(style), script=Markup(script), policy=_policy(style, script))
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """Names the one style and the one script by their hashes: nothing else could run even if a name slipped through escaping."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def environment(package: str) -> Environment:
+    """The templates of a package and those of `KIT`, with escaping on and undefined names an error."""
+    return Environment(
+        loader=loader(package),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def loader(package: str) -> ChoiceLoader:
+    """Where templates are found: in the package's own folder first, then in that of `KIT`."""
+    return ChoiceLoader([PackageLoader(package), PackageLoader(KIT)])
+
+
+@cache
+def template_text(package: str, name: str) -> str:
+    """A style sheet or script of a package as it stands."""
+    return files(package).joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def drawn(figures: Sequence[Figure]) -> list[tuple[Figure, Markup]]:
+    """Figures with their drawings, ready for a template."""
+    return [(figure, Markup(figure.inline())) for figure in figures]
