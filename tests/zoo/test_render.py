@@ -108,7 +108,7 @@ def test_tables_load(zoo):
 def test_a_result_that_was_cut_short_is_named(zoo, tmp_path):
     copied(zoo, tmp_path, ["*/*.json"])
     (tmp_path / "tiny-gpt2-init" / "report.json").write_text("{")
-    with pytest.raises(SchemaError, match=r"tiny-gpt2-init/report.json: no report .* delete it"):
+    with pytest.raises(SchemaError, match=r"tiny-gpt2-init/report.json: not a report .* delete it"):
         render_zoo(tmp_path)
     assert not (tmp_path / "README.md").exists()
 

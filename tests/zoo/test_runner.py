@@ -118,10 +118,10 @@ def test_again_measures_anew(zoo, tmp_path, capsys):
     path = tmp_path / "m.json"
     path.write_text(json.dumps({"models": [MODELS[0]]}))
     command = f"zoo run {path} --folder {tmp_path} --work {tmp_path / 'w'} --seeds 1 --quiet".split()
-    assert main(command) == 0 and "0 audits done, 1 were there" in capsys.readouterr().out
+    assert main(command) == 0 and "0 audits done, 1 already had results" in capsys.readouterr().out
     assert main([*command, "--again"]) == 0
     out = capsys.readouterr().out
-    assert "1 audits done, 0 were there" in out and "  high" in out
+    assert "1 audits done, 0 already had results" in out and "  high" in out
     new = json.loads((place / "report.json").read_text())
     assert (
         new["profile"]["layers"] == old["profile"]["layers"]
@@ -141,7 +141,7 @@ def test_again_that_fails_keeps_the_result_and_says_so(zoo, tmp_path, capsys):
     command = f"zoo run {path} --folder {tmp_path} --work {tmp_path / 'w'} --quiet --again".split()
     assert main(command) == 1
     out = capsys.readouterr().out
-    assert "0 audits done, 0 were there, 1 failed" in out
+    assert "0 audits done, 0 already had results, 1 failed" in out
     assert "failed" in out.splitlines()[2] and "GiB" not in out
     assert json.loads((place / "report.json").read_text()) == report
 
