@@ -1,4 +1,4 @@
-"""What the audit_*.py scripts do: `rksp zoo run` with the manifest of a family, in the zoo of this clone."""
+"""Run `rksp zoo run` with the manifest of a family, for the audit_*.py scripts, in the zoo of this clone."""
 
 import sys
 from pathlib import Path
@@ -10,5 +10,5 @@ ZOO = Path(__file__).resolve().parent.parent / "zoo_reports"
 
 
 def run(family: str) -> NoReturn:
-    """Run it with the arguments of the script, and exit."""
+    """Audit ``family`` with the arguments of the script, and exit."""
     sys.exit(main(["zoo", "run", str(ZOO / "manifests" / f"{family}.json"), "--folder", str(ZOO), *sys.argv[1:]]))

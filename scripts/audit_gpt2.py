@@ -1,4 +1,4 @@
-"""Audit the GPT-2 of the zoo: `rksp zoo run` with their manifest. Options: `--help`."""
+"""Audit the GPT-2 models of the zoo: `rksp zoo run` with their manifest. Options: `--help`."""
 
 from audit_family import run
 

@@ -1,4 +1,4 @@
-"""Audit the Mamba of the zoo: `rksp zoo run` with their manifest. Options: `--help`."""
+"""Audit the Mamba models of the zoo: `rksp zoo run` with their manifest. Options: `--help`."""
 
 from audit_family import run
 

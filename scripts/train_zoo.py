@@ -2,10 +2,9 @@
 
     HF_RKSP_DATA=... python scripts/train_zoo.py gpt2 llama moe mamba kan vit
 
-Text: WikiText-103, validation split, byte-level BPE of 2,048 tokens; the audits read the test split. Images: CIFAR-10, training
+Text: WikiText-103, validation split, byte-level BPE with 2,048 tokens; the audits read the test split. Images: CIFAR-10, training
 split at 32 pixels; the audits read the test split. AdamW, weight decay 0.1, clipping at 1, 10% warm-up, cosine; float32; seed 42.
-Trained with RKSPTrainer, KSS off: what is shown is how training moves the spectrum, not how KSS does. A model that is whole is
-skipped.
+RKSPTrainer trains with KSS off: the audits show what training changes, not what KSS changes. Finished models are skipped.
 """
 
 import argparse
@@ -22,7 +21,8 @@ import hf_rksp.architectures  # noqa: F401 - registers the KAN model
 from hf_rksp import RKSPTrainer, RKSPTrainingArguments
 from hf_rksp.inputs import TextSource, read_text, train_byte_level_bpe
 
-SHARES = (0.0, 0.1, 0.3, 1.0)
+#: Progress at which a model is saved, as a fraction of its training.
+PROGRESS = (0.0, 0.1, 0.3, 1.0)
 STEPS, TOKENS, VOCABULARY = 1000, 128, 2048
 _GPT2 = {"n_layer": 6, "n_head": 4, "n_embd": 192, "n_positions": TOKENS, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
 _GPT2 |= {"attn_pdrop": 0.0}
@@ -43,7 +43,7 @@ MODELS = {
         1e-3,
         8,
     ),
-    # Its scan is a loop in Python on a CPU: few layers, short sequences.
+    # On a CPU, its scan is a loop in Python: few layers, short sequences.
     "mamba": ({"model_type": "mamba", "hidden_size": 256, "num_hidden_layers": 4, "state_size": 16}, 1e-3, 8),
     "kan": (_GPT2 | {"model_type": "gpt2_kan", "n_embd": 128, "n_inner": 128, "spline_order": 4}, 1e-3, 8),
     "vit": (
@@ -56,21 +56,21 @@ MODELS = {
 
 
 class SaveAt(TrainerCallback):
-    """Saves the model, and its tokenizer, when a share of the training is done."""
+    """Saves the model and its tokenizer at each `PROGRESS`."""
 
     def __init__(self, folder: Path, tokenizer) -> None:
         self.folder, self.tokenizer = folder, tokenizer
 
-    def save(self, model, share: float) -> None:
-        target = self.folder / f"{round(100 * share):03d}"
+    def save(self, model, progress: float) -> None:
+        target = self.folder / f"{round(100 * progress):03d}"
         model.save_pretrained(target)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(target)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        for share in SHARES:
-            if state.global_step == round(share * STEPS):
-                self.save(model, share)
+        for progress in PROGRESS:
+            if state.global_step == round(progress * STEPS):
+                self.save(model, progress)
 
 
 def text_task(values: dict, data: Path, tokens: int):
@@ -79,8 +79,14 @@ def text_task(values: dict, data: Path, tokens: int):
     tokenizer = train_byte_level_bpe(text, VOCABULARY)
     ids = tokenizer(text, verbose=False)["input_ids"]
     rows = [{"input_ids": ids[i : i + tokens]} for i in range(0, len(ids) - tokens, tokens)]
-    own = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "use_cache": False}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values | own))
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+        "use_cache": False,
+    }
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values | sizes))
 
     def collate(batch):
         ids = torch.tensor([row["input_ids"] for row in batch])
@@ -108,7 +114,7 @@ def image_task(values: dict, data: Path):
 
 
 def train(family: str, folder: Path, data: Path) -> None:
-    """Train one model and save it at each share."""
+    """Train one model and save it at each `PROGRESS`."""
     values, rate, batch = MODELS[family]
     torch.manual_seed(42)
     if family == "vit":
@@ -152,7 +158,7 @@ def train(family: str, folder: Path, data: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(MODELS)} (default: all)")
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"one of {', '.join(MODELS)} (default: all)")
     parser.add_argument("--out", default="out/zoo/trained", metavar="FOLDER", help="default: out/zoo/trained")
     args = parser.parse_args()
     if unknown := set(args.families) - set(MODELS):
@@ -161,7 +167,7 @@ def main() -> None:
         sys.exit("HF_RKSP_DATA is not set: the folder that holds wikitext/ and cifar10/")
     for family in args.families or MODELS:
         if (Path(args.out) / family / "summary.json").exists():
-            print(f"{family}: there already")
+            print(f"{family}: already trained")
             continue
         train(family, Path(args.out), Path(os.environ["HF_RKSP_DATA"]))
 

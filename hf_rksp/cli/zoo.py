@@ -1,4 +1,4 @@
-"""``rksp zoo``: audit the models of a manifest, render their pages, publish them."""
+"""``rksp zoo``: audits the models of a manifest, renders their pages, publishes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_rksp.cli.options import new_parser
 from hf_rksp.cli.output import hush_libraries, number, progress, table
 
 _FOLDER = "zoo_reports"
-#: Each audit of a manifest is this command, in a process of its own.
+#: The command that audits one model, in its own process.
 AUDIT = (sys.executable, "-m", "hf_rksp", "audit")
 
 
@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
         commands,
         "zoo",
         "audit many models and publish their reports",
-        "Run the audits of a manifest, render every page from their results, or push them to the Hub.",
+        "Run the audits of a manifest, render all pages from the results, or push them to the Hub.",
         "rksp zoo run zoo_reports/manifests/gpt2.json && rksp zoo render",
     )
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
@@ -33,35 +33,45 @@ def add_parser(commands: Any) -> None:
         parts,
         "run",
         "audit the models of a manifest",
-        "Audit every model and seed of a manifest that has no result yet, one process each. An audit that fails is kept in "
-        "failures/ with its error, and the next one goes on.",
+        "Run the missing audits of a manifest, each in its own process. A failed audit is stored in failures/ with its error, "
+        "and the next audit runs.",
         "rksp zoo run zoo_reports/manifests/gpt2.json --dry-run",
     )
     part.add_argument("manifest", metavar="MANIFEST", help="a file of zoo_reports/manifests")
-    part.add_argument("--dry-run", action="store_true", help="say what would be done, with the commands, and stop")
+    part.add_argument("--dry-run", action="store_true", help="list the audits and their commands, and stop")
     part.add_argument(
-        "--memory-cap", type=float, default=0.0, metavar="GIB", help="stop an audit that takes more (default: no cap)"
+        "--memory-cap",
+        type=float,
+        default=0.0,
+        metavar="GIB",
+        help="stop an audit that takes more memory (default: no cap)",
     )
-    part.add_argument("--with-hub", action="store_true", help="also models whose weights are on the Hub")
-    part.add_argument("--only", action="append", default=[], metavar="ID", help="one model; may be repeated")
-    part.add_argument("--size", default="", metavar="SIZE", help="models with that part in their id: 7b, 124m, small")
+    part.add_argument("--with-hub", action="store_true", help="include models whose weights are on the Hub")
     part.add_argument(
-        "--seeds", type=int, default=0, metavar="N", help="the first N seeds of each model (default: all)"
+        "--only", action="append", default=[], metavar="ID", help="run this model; can be given several times"
     )
-    part.add_argument("--again", action="store_true", help="also what is done, to measure time and memory anew")
+    part.add_argument(
+        "--size", default="", metavar="SIZE", help="run models with this part in their id, such as 7b, 124m, small"
+    )
+    part.add_argument(
+        "--seeds", type=int, default=0, metavar="N", help="run the first N seeds of each model (default: all)"
+    )
+    part.add_argument(
+        "--again", action="store_true", help="repeat audits that already have results, to measure time and memory again"
+    )
     part.add_argument(
         "--work",
         default="out/zoo",
         metavar="FOLDER",
-        help="where a stopped streamed audit can go on from (default: out/zoo)",
+        help="folder for the progress of unfinished audits (default: out/zoo)",
     )
     _common(part)
     part.set_defaults(run=run_models)
     part = new_parser(
         parts,
         "render",
-        "rebuild every page from the results",
-        "Rebuild every page, the index, the comparison with the paper and the tables from the JSON files alone.",
+        "render all pages from the results",
+        "Render all pages, the index, the comparison with the paper and the parquet files from the JSON files alone.",
         "rksp zoo render",
     )
     _common(part)
@@ -70,22 +80,24 @@ def add_parser(commands: Any) -> None:
         parts,
         "publish",
         "push reports and tables to the Hub",
-        "Push the rendered zoo to a dataset repository, with its card.",
+        "Push the rendered zoo to a dataset repository, with a dataset card.",
         "rksp zoo publish --repo-id my-org/rksp-zoo",
     )
-    part.add_argument("--repo-id", required=True, metavar="REPO", help="dataset repository, made if it is new")
-    part.add_argument("--private", action="store_true", help="make it private if it is new")
+    part.add_argument(
+        "--repo-id", required=True, metavar="REPO", help="dataset repository; created if it does not exist"
+    )
+    part.add_argument("--private", action="store_true", help="make a new repository private")
     _common(part)
     part.set_defaults(run=publish)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", default=_FOLDER, metavar="FOLDER", help=f"where the zoo lies (default: {_FOLDER})")
+    parser.add_argument("--folder", default=_FOLDER, metavar="FOLDER", help=f"folder of the zoo (default: {_FOLDER})")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
 def run_models(args: argparse.Namespace) -> int:
-    """Run or list the audits; 1 if one failed."""
+    """Run or list the audits; exit code 1 if one failed."""
     from hf_rksp.report.kit.text import seconds
     from hf_rksp.zoo import RunnerOptions, read_manifest, run_manifest
     from hf_rksp.zoo.runner import plan
@@ -102,7 +114,7 @@ def run_models(args: argparse.Namespace) -> int:
         Path(args.work),
         args.quiet,
     )
-    # So that an audit that is running is ended too.
+    # A running audit must end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     jobs = plan(manifest, options)
     if args.dry_run:
@@ -123,12 +135,12 @@ def run_models(args: argparse.Namespace) -> int:
     print(_results(plan(manifest, replace(options, again=False)), options.folder))
     before = sum(job.state == "done" for job in jobs)
     skipped = sum(job.state == "skipped" for job in jobs)
-    print(f"{done} audits done, {before} were there, {failed} failed, {skipped} need the Hub (--with-hub)")
+    print(f"{done} audits done, {before} already had results, {failed} failed, {skipped} need the Hub (--with-hub)")
     return exit_codes.FAILED if failed else exit_codes.OK
 
 
 def _results(jobs: Sequence[Any], folder: Path) -> str:
-    """What is there now, with the cost of each audit; nothing of one whose last attempt failed."""
+    """The results with their cost; no numbers for an audit whose last attempt failed."""
     from hf_rksp.zoo.shelf import failure_path
 
     rows = []
@@ -145,7 +157,7 @@ def _results(jobs: Sequence[Any], folder: Path) -> str:
 
 
 def render(args: argparse.Namespace) -> int:
-    """Render and say how much there is."""
+    """Render all pages and print how many models and bytes there are."""
     from hf_rksp.zoo import render_zoo
     from hf_rksp.zoo.render import weight
 
@@ -162,7 +174,7 @@ def render(args: argparse.Namespace) -> int:
 
 
 def publish(args: argparse.Namespace) -> int:
-    """Push and name the address."""
+    """Push the zoo and print its address."""
     from hf_rksp.report.profile.hub import check_access
     from hf_rksp.zoo.publish import publish as push
 

@@ -14,6 +14,7 @@ from typing import Literal
 from hf_rksp.config import RiskConfig
 from hf_rksp.profile.layer import LayerProfile
 from hf_rksp.profile.model import ModelProfile
+from hf_rksp.spectral.dmd import in_sample_error_bias
 
 Band = Literal["low", "elevated", "high", "not_assessable"]
 Outcome = Literal["pass", "warn", "fail", "info"]
@@ -130,14 +131,6 @@ def assess(profile: ModelProfile, config: RiskConfig | None = None) -> Verdict:
     )
 
 
-def fit_error_too_low(per_direction: float) -> float:
-    """By which share the error of the fit, and with it the nonlinearity ratio, comes out too low at so many tokens a direction.
-
-    A fit of ``r`` directions to ``n`` tokens leaves ``1 - r / n`` of the noise's variance.
-    """
-    return 1 - (1 - 1 / per_direction) ** 0.5
-
-
 def _span(fewest: int, most: int) -> str:
     return str(most) if fewest == most else f"{fewest} to {most}"
 
@@ -223,7 +216,7 @@ def _checks(
             ""
             if per_direction >= 4
             else "Noise widens the spectrum when tokens are few, and the fit's own error (nonlinearity ratio, residuals) comes out "
-            f"low by about {fit_error_too_low(per_direction):.0%}: raise --tokens and compare.",
+            f"low by about {in_sample_error_bias(per_direction):.0%}: raise --tokens and compare.",
         ),
         Check(
             "projection",

@@ -110,6 +110,18 @@ def choose_rank(rank: int | Literal["auto", "full"], dim: int, samples: float) -
     return rank, f"rank {rank}: asked for"
 
 
+def in_sample_error_bias(samples_per_direction: float) -> float:
+    """The fraction by which the error of a least-squares fit is too low on the samples that it was fitted to.
+
+    A fit of ``r`` directions to ``n`` samples leaves ``1 - r / n`` of the variance of the noise, so that the root mean square
+    error is too low by ``1 - sqrt(1 - r / n)``. The nonlinearity ratio and the residuals are such errors.
+
+    Args:
+        samples_per_direction: ``n / r``, at least 1.
+    """
+    return 1 - math.sqrt(1 - 1 / samples_per_direction)
+
+
 def whitened_dmd(
     moments: SecondMoments,
     rank: int | Literal["auto", "full"] = "auto",

@@ -1,6 +1,6 @@
-"""The model zoo: which models are audited, the runner that does it, and the pages that show what came out.
+"""The model zoo: which models are audited, the runner of the audits, and the pages that show the results.
 
-manifest -> runner (the only writer of results) -> shelf (reads them) -> pages, index, tables -> publish
+manifest -> runner (the only writer of results) -> shelf (reads them) -> pages, index, parquet -> publish
 """
 
 from hf_rksp.zoo.manifest import Manifest, ZooModel, read_manifest

@@ -1,4 +1,4 @@
-"""Which models a family of the zoo has, and with which arguments of ``rksp audit`` each is audited."""
+"""The models of a family, each with the arguments of ``rksp audit``."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from hf_rksp.errors import InputError
-from hf_rksp.zoo.published import PUBLISHED
+from hf_rksp.paper import read_paper
 
 SOURCES = ("initialised", "trained", "pretrained")
-#: Arguments that the runner gives itself.
-_OWN = ("--seed", "--out", "--json", "--formats", "--push-to-hub", "--private", "--quiet", "--resume")
-#: Folders of the zoo that are no models.
+#: Arguments that the runner adds.
+_RUNNER = ("--seed", "--out", "--json", "--formats", "--push-to-hub", "--private", "--quiet", "--resume")
+#: Folders of the zoo that are not models.
 _RESERVED = ("manifests", "failures", "figures", "parquet")
 _TYPES: tuple[tuple[str, Any, str], ...] = (
     ("memory_gib", (int, float), "a number"),
-    ("step", (int, float), "a number"),
+    ("progress", (int, float), "a number"),
     ("note", str, "a text"),
-    ("line", str, "a text"),
+    ("series", str, "a text"),
     ("published", str, "a text"),
     ("needs_hub", bool, "true or false"),
 )
-#: Those that may be null.
-_OPTIONAL = ("step", "line", "published")
+#: Keys that may be null.
+_OPTIONAL = ("progress", "series", "published")
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,20 @@ class ZooModel:
 
     Attributes:
         id: name of its folder: letters, digits, points and hyphens.
-        title: name on its page. family: that it is listed under.
-        source: "initialised", "trained" (a small one, trained here), or "pretrained".
-        licence: of the weights, or of the architecture where there are none.
-        arguments: of ``rksp audit``, without seed and output.
-        seeds: of the random weights and the draw of text. The first one has the full report; the others are there for their
-            spread, and go without the jackknife, which costs eight times as much as all the rest.
-        memory_gib: about the most that an audit takes.
-        published: key of the paper's figures for this architecture in `hf_rksp.zoo.published`.
-        note: what a reader has to know before comparing.
-        needs_hub: the weights are on the Hub alone (and may need a licence): not run unless asked for. The arguments then
-            name their commit.
-        step: share of its training that a trained model has had, 0 to 1.
-        line: that it stands on in the figure of sizes, if any; in that of training, where it is not its family's.
+        title: name on its page.
+        family: heading that it is listed under.
+        source: "initialised", "trained" (a small model, trained here), or "pretrained".
+        licence: licence of the weights; for random weights, of the architecture.
+        arguments: arguments of ``rksp audit``, without seed and output.
+        seeds: seeds for the random weights and for choosing the text. The first seed has the full report. The others show the
+            spread and run without the jackknife, which takes eight times as long as everything else.
+        memory_gib: approximate peak memory of an audit, in GiB.
+        published: key of the paper's model in ``hf_rksp/paper.json``, if the paper has this architecture.
+        note: what a reader should know before comparing.
+        needs_hub: whether the weights are only on the Hub, perhaps behind a licence. Such a model runs only if asked for, and
+            its arguments name the commit.
+        progress: fraction of its training that a trained model has completed, 0 to 1.
+        series: name of its line in the figure of sizes; in the figure of training, if different from its family.
     """
 
     id: str
@@ -62,20 +63,20 @@ class ZooModel:
     published: str | None = None
     note: str = ""
     needs_hub: bool = False
-    step: float | None = None
-    line: str | None = None
+    progress: float | None = None
+    series: str | None = None
 
     @property
     def weights(self) -> str:
-        """`source`; "initialised" for a model that was saved before the first step of its training."""
-        return "initialised" if self.step == 0 else self.source
+        """`source`; "initialised" for a model that was saved before its first training step."""
+        return "initialised" if self.progress == 0 else self.source
 
     def arguments_of(self, seed: int) -> list[str]:
-        """All arguments of the audit of one seed, but where its output goes."""
+        """All arguments of the audit of one seed, without the output."""
         return [*(self.arguments if seed == self.seeds[0] else _without_jackknife(self.arguments)), "--seed", str(seed)]
 
     def command(self, seed: int) -> str:
-        """The audit of one seed, as a reader would type it."""
+        """The command that audits one seed."""
         return shlex.join(["rksp", "audit", *self.arguments_of(seed)])
 
 
@@ -102,24 +103,24 @@ def read_manifest(path: Path) -> Manifest:
     if not isinstance(data, Mapping) or not isinstance(data.get("models"), list) or not data["models"]:
         raise InputError(f'manifest={str(path)!r}: pass {{"models": [...]}} with at least one model')
     models = tuple(
-        _model(entry, f"manifest={str(path)!r}, model {place}") for place, entry in enumerate(data["models"])
+        _model(entry, f"manifest={str(path)!r}, model {index}") for index, entry in enumerate(data["models"])
     )
     ids = [model.id for model in models]
-    if twice := {name for name in ids if ids.count(name) > 1}:
+    if duplicates := {name for name in ids if ids.count(name) > 1}:
         raise InputError(
-            f"manifest={str(path)!r}: id={min(twice)!r} is there twice; each model has a folder of its own"
+            f"manifest={str(path)!r}: id={min(duplicates)!r} appears twice; give each model its own id, which names its folder"
         )
     return Manifest(path, models)
 
 
 def _without_jackknife(arguments: tuple[str, ...]) -> list[str]:
-    """``arguments`` with ``--groups 0``, in place of what it was."""
-    kept = [
+    """``arguments`` with ``--groups 0`` instead of any other number of groups."""
+    others = [
         part
         for before, part in zip(("", *arguments), arguments, strict=False)
         if before != "--groups" and part.split("=")[0] != "--groups"
     ]
-    return [*kept, "--groups", "0"]
+    return [*others, "--groups", "0"]
 
 
 def _model(entry: Any, where: str) -> ZooModel:
@@ -134,7 +135,7 @@ def _model(entry: Any, where: str) -> ZooModel:
     where = f"{where} ({entry['id']})"
     if entry["id"] in _RESERVED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", entry["id"]):
         raise InputError(
-            f"{where}: id={entry['id']!r}: it names a folder; use letters, digits, points and hyphens, and none of "
+            f"{where}: id={entry['id']!r}: the id names a folder; use letters, digits, points and hyphens, and none of "
             f"{', '.join(_RESERVED)}"
         )
     if entry["source"] not in SOURCES:
@@ -142,21 +143,26 @@ def _model(entry: Any, where: str) -> ZooModel:
     arguments, seeds = entry.get("arguments"), entry.get("seeds", [42])
     if not isinstance(arguments, list) or not arguments or not all(isinstance(part, str) for part in arguments):
         raise InputError(f"{where}: arguments={arguments!r}: pass the arguments of `rksp audit` as a list of texts")
-    if own := [part for part in arguments if part.split("=")[0] in _OWN]:
-        raise InputError(f"{where}: arguments: {own[0]!r} is given by the runner; leave it out")
+    if added := [part for part in arguments if part.split("=")[0] in _RUNNER]:
+        raise InputError(f"{where}: arguments: the runner adds {added[0]!r} itself; leave it out")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise InputError(f"{where}: seeds={seeds!r}: pass a list of whole numbers from 0")
     if len(set(seeds)) < len(seeds):
-        raise InputError(f"{where}: seeds={seeds!r}: one is there twice")
+        raise InputError(f"{where}: seeds={seeds!r}: a seed appears twice; leave one out")
     if entry.get("needs_hub") is True and not re.search(r"--revision[ =][0-9a-f]{40}(?: |$)", " ".join(arguments)):
-        raise InputError(f"{where}: arguments: add --revision with the commit on the Hub, 40 digits: a branch moves")
-    if entry.get("published") not in (None, *PUBLISHED):
-        raise InputError(f"{where}: published={entry['published']!r} is none of {', '.join(PUBLISHED)}")
-    for name, kind, said in _TYPES:
+        raise InputError(
+            f"{where}: arguments: add --revision with the commit on the Hub, 40 digits; a branch can change"
+        )
+    keys = tuple(read_paper().models)
+    if entry.get("published") not in (None, *keys):
+        raise InputError(f"{where}: published={entry['published']!r} is none of {', '.join(keys)}")
+    for name, kind, description in _TYPES:
         if name not in entry or (entry[name] is None and name in _OPTIONAL):
             continue
         if not (isinstance(entry[name], kind) and isinstance(entry[name], bool) == (kind is bool)):
-            raise InputError(f"{where}: {name}={entry[name]!r}: pass {said}, or leave it out")
-    if entry.get("memory_gib", 0) < 0 or not 0 <= (entry.get("step") or 0) <= 1:
-        raise InputError(f"{where}: memory_gib is a number from 0, and step a share from 0 to 1")
+            raise InputError(f"{where}: {name}={entry[name]!r}: pass {description}, or leave it out")
+    if entry.get("memory_gib", 0) < 0:
+        raise InputError(f"{where}: memory_gib={entry['memory_gib']!r}: pass a number of at least 0")
+    if not 0 <= (entry.get("progress") or 0) <= 1:
+        raise InputError(f"{where}: progress={entry['progress']!r}: pass a fraction from 0 to 1")
     return ZooModel(**{**entry, "arguments": tuple(arguments), "seeds": tuple(seeds)})

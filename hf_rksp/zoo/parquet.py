@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from hf_rksp.json_data import finite, section
+from hf_rksp.profile.aggregate import THIRDS
 from hf_rksp.quantities import QUANTITIES
 from hf_rksp.report.kit.reading import layers_of
 from hf_rksp.zoo.shelf import Entry, Shelf
@@ -25,7 +26,7 @@ def table_files(shelf: Shelf) -> dict[str, bytes]:
                 "family": entry.model.family,
                 "source": entry.model.weights,
                 "seed": seed,
-                "training_share": entry.model.step,
+                "progress": entry.model.progress,
             }
             models.append(key | _model(entry, profile, report["verdict"]))
             layers += [key | _layer(layer) for layer in layers_of(profile)]
@@ -40,7 +41,7 @@ def _model(entry: Entry, data: Any, verdict: Any) -> dict[str, Any]:
     means = {name: finite(section(data["aggregates"], name).get("mean")) for name in QUANTITIES}
     thirds = {
         f"{name}_{third}": finite(section(data["thirds"], third).get(name))
-        for third in ("early", "middle", "late")
+        for third in THIRDS
         for name in ("near_unit_mass", "spectral_radius", "eigenvector_condition", "nonlinearity_ratio")
     }
     return {
@@ -100,15 +101,16 @@ def _card(shelf: Shelf) -> str:
         "# RKSP model zoo",
         "",
         f"Spectral profiles of {len(audited)} models ({', '.join(families)}), made by `rksp zoo run`. Configuration "
-        "`models` has a row for each audited model and seed, `layers` one for each residual block of each.",
+        "`models` has one row per audited model and seed, `layers` one row per residual block of these.",
         "",
-        "Columns are named as in a report: masses are shares of eigenvalues, `spectral_radius` and `eigenvector_condition` "
-        "have no unit, `seconds` and `peak_memory_bytes` are of the audit on the machine that `report.json` names. "
-        "`*_standard_error` is a jackknife over groups of sequences. Empty: not defined for that model.",
+        "Columns have the names of a report. Masses are shares of eigenvalues. `spectral_radius` and `eigenvector_condition` "
+        "have no unit. `seconds` and `peak_memory_bytes` describe the audit on the machine that `report.json` names. "
+        "`*_standard_error` is a jackknife over groups of sequences. An empty cell means that the value is not defined for this "
+        "model.",
         "",
-        "`source` says whether weights are random (`initialised`), of a small model trained for the zoo (`trained`) or "
-        "`pretrained`; `training_share` how much of its training a model of the zoo has had. "
-        "The near-unit mass is not calibrated and does not rank models.",
+        "`source` says whether the weights are random (`initialised`), trained for the zoo (`trained`) or `pretrained`. "
+        "`progress` is the fraction of the training that a model trained for the zoo has completed. The near-unit mass is not "
+        "calibrated and does not rank models.",
         "",
         "```python",
         "import datasets",

@@ -1,4 +1,4 @@
-"""Push the zoo to a dataset repository on the Hub."""
+"""Pushes the zoo to a dataset repository on the Hub."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from hf_rksp.errors import InputError, OutputError, cause_of
 from hf_rksp.zoo.render import all_models, rendered
 from hf_rksp.zoo.shelf import read_shelf, result_path
 
-#: What is pushed besides the folders of the models; the card goes as README.md, and the README of GitHub as INDEX.md.
+#: Files besides the folders of the models. DATASET_CARD.md becomes README.md on the Hub, and README.md becomes INDEX.md.
 _TOP = ("parquet/*.parquet", "figures/*.svg", "manifests/*.json", "index.html", "comparison.md")
 
 
 def publish(folder: Path, repo: str, private: bool = False) -> str:
-    """Upload reports, tables and cards; returns the address.
+    """Upload reports, tables and cards; returns the address of the repository.
 
     Raises:
-        InputError: the zoo has not been rendered. OutputError: the Hub refused or cannot be reached; nothing here is lost.
+        InputError: the zoo has not been rendered.
+        OutputError: the Hub refused or cannot be reached; nothing is lost.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -25,9 +26,9 @@ def publish(folder: Path, repo: str, private: bool = False) -> str:
         raise InputError(f"folder={str(folder)!r} has no DATASET_CARD.md: run `rksp zoo render` first")
     files = {path for pattern in _TOP for path in folder.glob(pattern)}
     for entry in read_shelf(folder, all_models(folder)).entries:
-        own = folder / entry.model.id
+        page = folder / entry.model.id
         names = {"model.json", *rendered(entry)}
-        files |= {own / name for name in names if (own / name).is_file()}
+        files |= {page / name for name in names if (page / name).is_file()}
         files |= {result_path(folder, entry.model, seed) for seed in entry.reports}
     operations = [CommitOperationAdd("README.md", card), CommitOperationAdd("INDEX.md", readme)]
     operations += [CommitOperationAdd(str(path.relative_to(folder)), path) for path in sorted(files)]

@@ -1,4 +1,4 @@
-"""Every page of the zoo from its JSON files alone; equal files give equal bytes."""
+"""Renders every page of the zoo from its JSON files alone; equal files give equal bytes."""
 
 from __future__ import annotations
 
@@ -14,52 +14,54 @@ from hf_rksp.zoo.parquet import model_card_metadata, table_files
 from hf_rksp.zoo.shelf import Entry, Shelf, read_shelf
 
 MANIFESTS = "manifests"
-#: The manifest that CI runs names models of the others.
+#: The manifest that CI runs; its models are also in the others.
 CI = "ci.json"
 
 
 def all_models(folder: Path) -> tuple[ZooModel, ...]:
-    """The models of every manifest in ``folder``/manifests, by the name of the file.
+    """The models of every manifest in ``folder``/manifests, in the order of the file names.
 
     Raises:
-        InputError: there is none, or two name different models alike.
+        InputError: there is no manifest, or two manifests give different models one id.
     """
-    found: dict[str, ZooModel] = {}
+    models: dict[str, ZooModel] = {}
     paths = sorted((folder / MANIFESTS).glob("*.json"), key=lambda path: (path.name == CI, path.name))
     if not paths:
         raise InputError(f"folder={str(folder)!r} has no {MANIFESTS}/*.json: pass the zoo_reports of a clone")
     for path in paths:
         for model in read_manifest(path).models:
-            if found.setdefault(model.id, model) != model:
-                raise InputError(f"manifest={str(path)!r}: id={model.id!r} is another model in another manifest")
-    return tuple(found.values())
+            if models.setdefault(model.id, model) != model:
+                raise InputError(
+                    f"manifest={str(path)!r}: id={model.id!r} is another model in another manifest: rename one"
+                )
+    return tuple(models.values())
 
 
 def render_zoo(folder: Path, say: Callable[[str], None] = lambda text: None) -> Shelf:
-    """Write the page of every model, the index, the comparison and the tables; returns what they were made from.
+    """Write the page of every model, the index, the comparison and the parquet files; returns their source.
 
     Raises:
-        InputError, SchemaError: what is there cannot be read; nothing was written then.
+        InputError, SchemaError: a file cannot be read; nothing was written.
     """
     shelf = read_shelf(folder, all_models(folder))
     pages: dict[str, dict[str, bytes]] = {}
     for entry in shelf.entries:
         say(f"rendering {entry.model.id}")
         pages[entry.model.id] = rendered(entry)
-    files = {f"{name}/{file}": content for name, own in pages.items() for file, content in own.items()}
+    files = {f"{name}/{file}": content for name, page in pages.items() for file, content in page.items()}
     files |= index_files(shelf) | table_files(shelf)
     changed = {name: content for name, content in files.items() if not _same(folder / name, content)}
     for parent in sorted({(folder / name).parent for name in changed}):
         parent.mkdir(parents=True, exist_ok=True)
     put_files(changed, folder)
-    for name, own in pages.items():
-        _clear(folder / name, own)
+    for name, page in pages.items():
+        _clear(folder / name, page)
     say(f"{len(changed)} of {len(files)} files changed")
     return shelf
 
 
 def rendered(entry: Entry) -> dict[str, bytes]:
-    """The files of a model's folder that are made from its audits."""
+    """The files of a model's folder that are rendered from its audits."""
     files = page_files(entry)
     if entry.report is not None:
         files["model-card.yaml"] = model_card_metadata(entry).encode()
@@ -67,7 +69,7 @@ def rendered(entry: Entry) -> dict[str, bytes]:
 
 
 def _clear(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Pages and figures of an audit that is no more."""
+    """Delete pages and figures whose audit no longer exists."""
     for path in [*folder.glob("report.*"), *folder.glob("model-card.yaml"), *folder.glob("figures/*.svg")]:
         if str(path.relative_to(folder)) not in files and path.suffix not in (".json", ".png"):
             path.unlink()

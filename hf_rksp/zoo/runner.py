@@ -1,11 +1,16 @@
-"""Audit the models of a manifest, one process each, and keep what comes out. The only writer of results.
+"""Audit the models of a manifest, one process per audit, and store the results. The only writer of results.
 
-A process of its own because an audit may need nearly all memory there is: it ends with the audit, it can be watched and
-stopped, and its peak memory is its own.
+An audit may need nearly all memory. In a process of its own it can be watched and stopped, its memory is free afterwards, and
+its peak memory does not include another audit.
+
+What an audit writes to stderr is passed on unchanged, and read by three rules: what follows a carriage return is a progress bar,
+unless blanks have erased the bar; a line that starts with ``rksp: error: `` is the error; other lines that start with ``rksp: ``
+are progress and notes.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -28,9 +33,12 @@ from hf_rksp.profile.resume import discard
 from hf_rksp.zoo.manifest import Manifest, ZooModel
 from hf_rksp.zoo.shelf import describe_model, failure_path, read_result, result_path, shortened, without_spectrum
 
-#: Lines of a failed audit that are kept.
+#: Start of the line in which an audit says why it failed.
+ERROR = "rksp: error: "
+#: Last lines of a failed audit that are stored.
 _TAIL = 20
-_EVERY = 0.2
+#: Seconds between two looks at the memory of an audit.
+_INTERVAL = 0.2
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,14 @@ class RunnerOptions:
 
     Attributes:
         folder: where results go: zoo_reports of a clone.
-        memory_cap_gib: an audit that takes more is stopped and kept as a failure; 0: no cap.
-        with_hub: also run what needs the Hub.
-        only: ids of the models to run; empty: all. size: a part of their ids, such as "7b"; empty: all.
-        seeds: at most that many of each model's seeds; 0: all.
-        again: also what is done, to measure it anew; a result is replaced when the new one is there.
-        work: where audits keep what they need to go on, and results that are not on the shelf yet.
-        quiet: no progress of the audits.
+        memory_cap_gib: an audit that takes more memory, in GiB, is stopped and stored as a failure; 0: no cap.
+        with_hub: whether to run models that need the Hub.
+        only: ids of the models to run; empty: all.
+        size: a part of the ids of the models to run, such as "7b"; empty: all.
+        seeds: at most this many seeds per model; 0: all.
+        again: whether to repeat audits that have results. A result is replaced when the new one is complete.
+        work: where audits store their progress, and results until they are stored in ``folder``.
+        quiet: whether audits show no progress.
     """
 
     folder: Path
@@ -61,14 +70,21 @@ class RunnerOptions:
     def __post_init__(self) -> None:
         if self.memory_cap_gib < 0 or self.seeds < 0:
             raise InputError(
-                f"memory_cap_gib={self.memory_cap_gib}, seeds={self.seeds}: pass numbers from 0 (0: no limit)"
+                f"memory_cap_gib={self.memory_cap_gib}, seeds={self.seeds}: pass numbers of at least 0 (0: no limit)"
             )
 
 
 @dataclass(frozen=True)
 class Job:
-    """One audit: a model with a seed, and its state: "to run", "done", "stale" (done by another command, or to be done
-    again all the same), or "skipped" (it needs the Hub). ``audit``: the report that is there."""
+    """One audit.
+
+    Attributes:
+        model: its model.
+        seed: its seed.
+        state: "to run", "done", "stale" (to be repeated, because the command has changed or because of ``again``), or "skipped"
+            (it needs the Hub).
+        audit: the stored report, if there is one.
+    """
 
     model: ZooModel
     seed: int
@@ -77,10 +93,10 @@ class Job:
 
 
 def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
-    """What there is to do, in order; nothing is started.
+    """The audits of a manifest, in order; starts nothing.
 
     Raises:
-        InputError: ``only`` or ``size`` names a model that the manifest does not have.
+        InputError: the manifest has no model for ``only`` or ``size``.
     """
     ids = [model.id for model in manifest.models]
     if unknown := [name for name in options.only if name not in ids]:
@@ -91,7 +107,9 @@ def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
         if (not options.only or model.id in options.only) and (not options.size or options.size in model.id.split("-"))
     ]
     if not chosen:
-        raise InputError(f"size={options.size!r} is part of no id in {manifest.path}: {', '.join(ids)}")
+        raise InputError(
+            f"size={options.size!r} is part of no id in {manifest.path}: choose a part of {', '.join(ids)}"
+        )
     jobs = []
     for model in chosen:
         for seed in model.seeds[: options.seeds or None]:
@@ -110,15 +128,16 @@ def plan(manifest: Manifest, options: RunnerOptions) -> list[Job]:
 def run_manifest(
     manifest: Manifest, options: RunnerOptions, audit: Sequence[str], say: Callable[[str], None] = print
 ) -> tuple[int, int]:
-    """Run what `plan` says is to be run; an audit that fails is kept and the next one goes on.
+    """Run the audits that `plan` names. A failure is stored, and the next audit runs.
 
     Args:
-        manifest, options: what to run, and how.
-        audit: the command that audits one model: its options, and ``--json FILE`` for the result, are added.
-        say: is called with each line of progress.
+        manifest: what to run.
+        options: how to run it.
+        audit: the command that audits one model; the options of the model and ``--json FILE`` are added.
+        say: called with each line of progress.
 
     Returns:
-        How many audits were done now, and how many failed.
+        The number of audits that succeeded, and the number that failed.
     """
     check_writable(options.folder)
     jobs = plan(manifest, options)
@@ -138,41 +157,41 @@ def run_manifest(
         else:
             failed += 1
             _write(failure, problem)
-            say(f"    failed: {problem['error']} (kept in {failure})")
+            say(f"    failed: {problem['error']} (stored in {failure})")
     return done, failed
 
 
 def _audit(job: Job, options: RunnerOptions, audit: Sequence[str]) -> dict[str, Any] | None:
-    """Run one audit and keep its result; ``None``, or what went wrong."""
-    model, place = job.model, options.work / f"{job.model.id}-{job.seed}"
-    arguments, own = model.arguments_of(job.seed), model.command(job.seed)
-    # Not a temporary file: an audit of hours is not lost if this process ends before it has put it on the shelf.
-    result = Path(f"{place}.json")
-    data = None if options.again else _left(result, own)
+    """Run one audit and store its result; ``None``, or the failure."""
+    model, state = job.model, options.work / f"{job.model.id}-{job.seed}"
+    arguments, shown = model.arguments_of(job.seed), model.command(job.seed)
+    # Not a temporary file: an audit of hours is not lost if this process ends before it has stored the result.
+    result = Path(f"{state}.json")
+    data = None if options.again else _finished(result, shown)
     if data is None:
         result.parent.mkdir(parents=True, exist_ok=True)
         result.unlink(missing_ok=True)
         if "--stream" in arguments:
-            arguments += ["--resume", str(place)]
+            arguments += ["--resume", str(state)]
         if options.again:
             try:
-                discard(place)
-            except InputError as error:  # another run is at work on it
+                discard(state)
+            except InputError as error:  # another run is using it
                 return _failure(job, None, str(error), ())
         command = [*audit, *arguments, "--json", str(result)]
         code, tail, capped = _watched([*command, *(["--quiet"] if options.quiet else [])], options.memory_cap_gib)
-        data = _left(result, own) if code == 0 else None
+        data = _finished(result, shown) if code == 0 else None
         if data is None:
             return _failure(job, code, _reason(code, tail, capped, options.memory_cap_gib), tail)
-    data["profile"]["setup"]["command"] = own
+    data["profile"]["setup"]["command"] = shown
     target = result_path(options.folder, model, job.seed)
     _write(target, shortened(data) if job.seed == model.seeds[0] else without_spectrum(data))
     result.unlink()
     return None
 
 
-def _left(result: Path, command: str) -> dict[str, Any] | None:
-    """The audit that lies in ``result``, where it is of ``command``."""
+def _finished(result: Path, command: str) -> dict[str, Any] | None:
+    """The audit in the file ``result`` if ``command`` made it."""
     try:
         data = json.loads(result.read_text(encoding="utf-8"))
         return data if data["profile"]["setup"]["command"].startswith(f"{command} ") else None
@@ -194,24 +213,28 @@ def _failure(job: Job, code: int | None, error: str, output: Iterable[str]) -> d
 
 
 def _reason(code: int, tail: Sequence[str], capped: bool, cap_gib: float) -> str:
-    """Why an audit ended, and what may help."""
+    """Why an audit failed, and what may help."""
     if capped:
         return f"stopped: it took more than memory_cap_gib={cap_gib:g}; raise --memory-cap, or add --stream to its arguments"
     if code < 0:
         return f"killed by {signal.Signals(-code).name}; if memory ran out, free some, or add --stream to its arguments"
-    own = [text for text in tail if text.startswith("rksp: error:")]
-    others = [text for text in tail if not text.endswith(" ...")]
-    return (own or others or [f"it ended with exit code {code} and said nothing"])[-1]
+    errors = [line for line in tail if line.startswith(ERROR)]
+    others = [line for line in tail if not line.startswith("rksp: ")]
+    return (errors or others or [f"exit code {code} without an error message"])[-1]
 
 
 def _watched(command: list[str], cap_gib: float) -> tuple[int, deque[str], bool]:
-    """Run ``command``, pass its stderr on, and stop it if it takes more memory than allowed."""
+    """Run ``command``, pass its stderr on, and stop it if it takes more memory than allowed.
+
+    Returns:
+        The exit code, the last lines without progress bars, and whether it was stopped.
+    """
     import psutil
 
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     capped = False
     with _ended(
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     ) as process:
         tail: deque[str] = deque(maxlen=_TAIL)
         assert process.stderr is not None
@@ -223,14 +246,14 @@ def _watched(command: list[str], cap_gib: float) -> tuple[int, deque[str], bool]
                 if cap_gib and used > cap_gib * 2**30 and not capped:
                     capped = True
                     process.kill()
-            time.sleep(_EVERY)
+            time.sleep(_INTERVAL)
         reader.join()
     return process.returncode, tail, capped
 
 
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """Do not leave the process behind when this one is interrupted."""
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """End the process if this one is interrupted."""
     try:
         yield process
     finally:
@@ -239,14 +262,23 @@ def _ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def _pass_on(stream: IO[str], tail: deque[str]) -> None:
-    """Lines and the steps of a progress bar, as they come; whole lines of text are kept."""
-    for text in iter(stream.readline, ""):
+def _pass_on(stream: IO[bytes], tail: deque[str]) -> None:
+    """Pass text on as it comes, progress bars too; store the lines without the bars."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    line = ""
+    while chunk := os.read(stream.fileno(), 65536):
+        text = decoder.decode(chunk)
         sys.stderr.write(text)
         sys.stderr.flush()
-        last = text.rstrip("\n").rpartition("\r")[2].strip()
-        if last and "it/s" not in last and "layer/s" not in last and "s/layer" not in last:
-            tail.append(last)
+        *lines, line = f"{line}{text}".split("\n")
+        tail.extend(filter(None, map(_without_bar, lines)))
+    tail.extend(filter(None, [_without_bar(line)]))
+
+
+def _without_bar(line: str) -> str:
+    """A line without the progress bar on it: empty, or what was written after the bar had been erased."""
+    *bars, text = line.removesuffix("\r").split("\r")
+    return text.strip() if not bars or bars[-1].isspace() else ""
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
-"""What lies in zoo_reports, read only: models, the audits of their seeds, and the failures.
+"""Reads zoo_reports: models, the audits of their seeds, and failures.
 
-zoo_reports/ID/model.json    what the manifest says of the model
+zoo_reports/ID/model.json    the entry of the model in its manifest
 zoo_reports/ID/report.json   the audit of its first seed, eigenvalues to four digits
-zoo_reports/ID/seed-N.json   the audits of the others, without eigenvalues
-zoo_reports/failures/        audits that ended with an error
+zoo_reports/ID/seed-N.json   the audits of the other seeds, without eigenvalues
+zoo_reports/failures/        audits that failed
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from hf_rksp.report.profile.schema import check_version
 from hf_rksp.zoo.manifest import ZooModel
 
 FAILURES = "failures"
-#: Of the eigenvalues on the shelf.
+#: Significant digits of stored eigenvalues and residuals.
 DIGITS = 4
-#: Most of a report's weight, and needed by its figures alone.
+#: Most of the size of a report; only its figures need them.
 _HEAVY = ("eigenvalues", "residuals", "replicates")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the zoo with the audits that are there.
+    """A model of the zoo with its audits.
 
     Attributes:
         model: from the manifest.
-        reports: seed -> report's dict; the first seed's has eigenvalues, and without it there are none.
-        failures: what went wrong with the seeds that are not there.
+        reports: seed -> report's dict. The first seed's has eigenvalues; without that one the others are left out too.
+        failures: failed audits of the other seeds.
     """
 
     model: ZooModel
@@ -61,7 +61,7 @@ class Entry:
 
     def values(self, quantity: str, third: str | None = None) -> list[float]:
         """The quantity in each seed: mean over the layers, or over a third of the depth."""
-        found = [
+        values = [
             finite(
                 section(data["aggregates"], quantity).get("mean")
                 if third is None
@@ -69,10 +69,10 @@ class Entry:
             )
             for data in self.profiles.values()
         ]
-        return [value for value in found if value is not None]
+        return [value for value in values if value is not None]
 
     def _complete(self, quantity: str, third: str | None) -> list[float]:
-        """The values, or none of them if a seed has none: the mean of the others would be of the well-behaved ones."""
+        """The values; none if one seed has none, because the mean over the others would favour well-behaved seeds."""
         values = self.values(quantity, third)
         return values if len(values) == len(self.reports) else []
 
@@ -101,19 +101,19 @@ class Shelf:
     @property
     def families(self) -> dict[str, list[Entry]]:
         """Family -> its entries."""
-        found: dict[str, list[Entry]] = {}
+        families: dict[str, list[Entry]] = {}
         for entry in self.entries:
-            found.setdefault(entry.model.family, []).append(entry)
-        return found
+            families.setdefault(entry.model.family, []).append(entry)
+        return families
 
 
 def result_path(folder: Path, model: ZooModel, seed: int) -> Path:
-    """Where the audit of a seed lies."""
+    """The file of the audit of a seed."""
     return folder / model.id / ("report.json" if seed == model.seeds[0] else f"seed-{seed}.json")
 
 
 def failure_path(folder: Path, model: ZooModel, seed: int) -> Path:
-    """Where the failure of an audit is kept until one succeeds."""
+    """The file of a failed audit; it exists until the audit succeeds."""
     return folder / FAILURES / f"{model.id}-{seed}.json"
 
 
@@ -123,7 +123,7 @@ def describe_model(model: ZooModel) -> dict[str, Any]:
 
 
 def shortened(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A report's dict with eigenvalues and residuals to four digits: enough to draw, and a third less heavy."""
+    """A report's dict with eigenvalues and residuals to four digits: enough for figures, and a third smaller."""
 
     layers = [
         {
@@ -138,7 +138,7 @@ def shortened(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_spectrum(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A report's dict without what only figures need."""
+    """A report's dict without the parts that only figures need."""
     layers = [
         {name: value for name, value in layer.items() if name not in _HEAVY} for layer in layers_of(data["profile"])
     ]
@@ -146,10 +146,10 @@ def without_spectrum(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_shelf(folder: Path, models: tuple[ZooModel, ...]) -> Shelf:
-    """What is there of ``models``.
+    """The stored audits of ``models``.
 
     Raises:
-        InputError: the folder is missing. SchemaError: a file is no report.
+        InputError: the folder is missing. SchemaError: a file is not a report.
     """
     if not folder.is_dir():
         raise InputError(f"folder={str(folder)!r} does not exist: pass the zoo_reports of a clone")
@@ -157,18 +157,18 @@ def read_shelf(folder: Path, models: tuple[ZooModel, ...]) -> Shelf:
     for model in models:
         audits = {seed: data for seed in model.seeds if (data := read_result(folder, model, seed))}
         if model.seeds[0] not in audits:
-            audits = {}  # without its report there is no page for the others to stand on
-        failures = [failure_path(folder, model, seed) for seed in model.seeds]
-        kept = tuple(_failure(path) for path in failures if path.is_file())
-        entries.append(Entry(model, audits, kept))
+            audits = {}  # the page of a model is that of its first seed
+        paths = [failure_path(folder, model, seed) for seed in model.seeds]
+        failures = tuple(_failure(path) for path in paths if path.is_file())
+        entries.append(Entry(model, audits, failures))
     return Shelf(folder, tuple(entries))
 
 
 def read_result(folder: Path, model: ZooModel, seed: int) -> Mapping[str, Any] | None:
-    """The audit of a seed, where it is there.
+    """The audit of a seed; ``None`` without one.
 
     Raises:
-        SchemaError: the file is no report.
+        SchemaError: the file is not a report.
     """
     path = result_path(folder, model, seed)
     return _read(path) if path.is_file() else None
@@ -180,7 +180,7 @@ def _failure(path: Path) -> Mapping[str, Any]:
         return {name: str(data[name]) for name in ("id", "seed", "error", "date")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SchemaError(
-            f"{path}: not what the runner writes ({error}); delete it and run the manifest again"
+            f"{path}: not a failure written by the runner ({error}); delete it and run the manifest again"
         ) from None
 
 
@@ -193,13 +193,13 @@ def _read(path: Path) -> Mapping[str, Any]:
         data["verdict"]["band"]
     except (SchemaError, OSError, ValueError, KeyError, TypeError) as error:
         raise SchemaError(
-            f"{path}: no report of `rksp audit` ({error}); delete it and run the manifest again"
+            f"{path}: not a report of `rksp audit` ({error}); delete it and run the manifest again"
         ) from None
     return data  # type: ignore[no-any-return]
 
 
 def interval(values: list[float], quantity: str) -> tuple[float, float] | None:
-    """95% interval of the mean over seeds, Student's t, within what is possible for the quantity; needs two."""
+    """95% interval of the mean over seeds, Student's t, within the limits of the quantity; needs two seeds."""
     if len(values) < 2:
         return None
     error = statistics.stdev(values) / math.sqrt(len(values))

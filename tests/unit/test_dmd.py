@@ -8,6 +8,7 @@ import torch
 from hf_rksp.config import SpectralConfig
 from hf_rksp.errors import DegenerateMomentsError, InputError, NonFiniteError, TooFewTokensError
 from hf_rksp.spectral import SecondMoments, choose_rank, spectrum, whitened_dmd
+from hf_rksp.spectral.dmd import in_sample_error_bias
 
 
 def moments(x, y):
@@ -187,3 +188,13 @@ def test_band_edges_belong_where_the_paper_puts_them():
     assert (m.expansive_mass, m.near_unit_mass, m.intermediate_mass, m.contractive_mass) == (1 / 6, 2 / 6, 2 / 6, 1 / 6)
     empty = spectral_masses(torch.tensor([]))
     assert empty.denominator == 0 and math.isnan(empty.near_unit_mass)
+
+
+def test_the_error_of_a_fit_is_too_low_on_its_own_samples():
+    """Noise alone: the fit of r directions to n samples leaves 1 - r / n of its variance."""
+    rank, samples = 20, 50
+    x, noise = randn(samples, rank, seed=1), randn(samples, 400, seed=2)
+    left = noise - x @ torch.linalg.lstsq(x, noise).solution
+    bias = 1 - float(left.norm() / noise.norm())
+    assert in_sample_error_bias(samples / rank) == pytest.approx(bias, abs=0.01)
+    assert in_sample_error_bias(1.0) == 1.0 and in_sample_error_bias(1e9) == pytest.approx(0, abs=1e-8)

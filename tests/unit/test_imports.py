@@ -19,6 +19,7 @@ ORDER = [
     "files",
     "json_data",
     "quantities",
+    "paper",
     "spectral",
     "capture",
     "architectures",

@@ -34,22 +34,23 @@ def test_further_seeds_go_without_the_jackknife(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"id": "../up"}, "id='../up': it names a folder"),
+        ({"id": "../up"}, "id='../up': the id names a folder"),
         ({"source": "finetuned"}, "source='finetuned' is none of initialised, trained, pretrained"),
         ({"title": ""}, "title='': pass a text"),
         ({"seeds": []}, r"seeds=\[\]: pass a list of whole numbers"),
-        ({"seeds": [1, 1]}, "one is there twice"),
+        ({"seeds": [1, 1]}, "a seed appears twice"),
         ({"arguments": "gpt2"}, "arguments='gpt2': pass the arguments of `rksp audit` as a list"),
-        ({"arguments": ["gpt2", "--seed", "1"]}, "'--seed' is given by the runner"),
+        ({"arguments": ["gpt2", "--seed", "1"]}, "the runner adds '--seed' itself"),
         ({"published": "gpt5"}, "published='gpt5' is none of llama-2-7b"),
-        ({"memory_gib": -1}, "memory_gib is a number from 0"),
+        ({"memory_gib": -1}, "memory_gib=-1: pass a number of at least 0"),
         ({"memory_gib": None}, "memory_gib=None: pass a number"),
-        ({"step": 7}, "step a share from 0 to 1"),
+        ({"progress": 7}, "progress=7: pass a fraction from 0 to 1"),
+        ({"step": 0.5}, "'step' is none of arguments"),
         ({"note": 5}, "note=5: pass a text"),
         ({"needs_hub": "false"}, "needs_hub='false': pass true or false"),
         ({"needs_hub": True}, "add --revision with the commit on the Hub"),
         ({"needs_hub": True, "arguments": ["a/b", "--revision", "main"]}, "add --revision with the commit on the Hub"),
-        ({"id": "manifests"}, "id='manifests': it names a folder"),
+        ({"id": "manifests"}, "id='manifests': the id names a folder"),
         ({"tier": 1}, "'tier' is none of arguments"),
     ],
 )
@@ -68,7 +69,7 @@ def test_files_that_are_no_manifests(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(InputError, match="at least one model"):
         read_manifest(tmp_path / "list.json")
-    with pytest.raises(InputError, match="id='tiny-gpt2-init' is there twice"):
+    with pytest.raises(InputError, match="id='tiny-gpt2-init' appears twice"):
         read_manifest(write(tmp_path / "m.json", model(), model()))
 
 

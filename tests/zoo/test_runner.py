@@ -118,10 +118,10 @@ def test_again_measures_anew(zoo, tmp_path, capsys):
     path = tmp_path / "m.json"
     path.write_text(json.dumps({"models": [MODELS[0]]}))
     command = f"zoo run {path} --folder {tmp_path} --work {tmp_path / 'w'} --seeds 1 --quiet".split()
-    assert main(command) == 0 and "0 audits done, 1 were there" in capsys.readouterr().out
+    assert main(command) == 0 and "0 audits done, 1 already had results" in capsys.readouterr().out
     assert main([*command, "--again"]) == 0
     out = capsys.readouterr().out
-    assert "1 audits done, 0 were there" in out and "  high" in out
+    assert "1 audits done, 0 already had results" in out and "  high" in out
     new = json.loads((place / "report.json").read_text())
     assert (
         new["profile"]["layers"] == old["profile"]["layers"]
@@ -141,7 +141,7 @@ def test_again_that_fails_keeps_the_result_and_says_so(zoo, tmp_path, capsys):
     command = f"zoo run {path} --folder {tmp_path} --work {tmp_path / 'w'} --quiet --again".split()
     assert main(command) == 1
     out = capsys.readouterr().out
-    assert "0 audits done, 0 were there, 1 failed" in out
+    assert "0 audits done, 0 already had results, 1 failed" in out
     assert "failed" in out.splitlines()[2] and "GiB" not in out
     assert json.loads((place / "report.json").read_text()) == report
 
@@ -195,17 +195,57 @@ def test_again_asks_for_the_hub_too(zoo, tmp_path):
     ("code", "tail", "said"),
     [
         (2, ["rksp: cutting ...", "rksp: error: rank='x'", "later"], "rksp: error: rank='x'"),
-        (1, ["Traceback", "KeyError: 'h'", "rksp: profiling ..."], "KeyError: 'h'"),
+        (1, ["Traceback", "KeyError: 'h'", "rksp: this is a defect; please report it"], "KeyError: 'h'"),
+        (2, ["rksp: note: few tokens", "rksp audit: error: argument --groups"], "rksp audit: error: argument --groups"),
         (
             -9,
             ["rksp: profiling ..."],
             "killed by SIGKILL; if memory ran out, free some, or add --stream to its arguments",
         ),
-        (3, [], "it ended with exit code 3 and said nothing"),
+        (3, ["rksp: profiling ..."], "exit code 3 without an error message"),
     ],
 )
 def test_why_an_audit_ended(code, tail, said):
     assert runner._reason(code, tail, False, 0.0) == said
+
+
+CHILD = """
+import sys, time
+from tqdm import tqdm
+print("rksp: profiling ...", file=sys.stderr, flush=True)
+for leave in (True, False):
+    with tqdm(total=3, desc="profiling é", unit="layer", leave=leave, mininterval=0) as bar:
+        for _ in range(3):
+            bar.update()
+print("rksp: error: 3 it/s is no rank", file=sys.stderr, flush=True)
+tqdm(total=3, mininterval=0).update()
+sys.exit(2)
+"""
+
+
+def test_progress_bars_are_shown_and_not_stored(capsys):
+    """Bars that stay, bars that are erased, and one that the end cuts short; words of bars in an error do not matter."""
+    code, tail, capped = runner._watched([sys.executable, "-c", CHILD], 0.0)
+    assert (code, capped) == (2, False)
+    assert list(tail) == ["rksp: profiling ...", "rksp: error: 3 it/s is no rank"]
+    assert runner._reason(code, tail, capped, 0.0) == "rksp: error: 3 it/s is no rank"
+    shown = capsys.readouterr().err
+    assert "\rprofiling é:" in shown and shown.count("rksp: error: 3 it/s is no rank\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("plain", "plain"),
+        ("plain\r", "plain"),
+        ("\rbar 10%\rbar 20%", ""),
+        ("\rbar 10%\r        \rafter", "after"),
+        ("\rbar 10%\r        \r", ""),
+        ("", ""),
+    ],
+)
+def test_lines_without_bars(line, text):
+    assert runner._without_bar(line) == text
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama2", "moe", "mamba", "kan", "vit"])

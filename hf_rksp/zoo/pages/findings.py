@@ -1,88 +1,98 @@
-"""What the zoo says so far, in a few sentences that are made from the numbers."""
+"""What the reports of the zoo say, in a few sentences made from the numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_rksp.report import Table
-from hf_rksp.report.kit.text import DASH
-from hf_rksp.zoo.pages import trajectories as training
-from hf_rksp.zoo.pages.paper_comparison import LEVEL, Beside
+from hf_rksp.paper import PaperFigure
+from hf_rksp.report.kit.text import count
+from hf_rksp.zoo.pages.paper_comparison import PaperComparison
 from hf_rksp.zoo.pages.rows import Row
+from hf_rksp.zoo.pages.trajectories import Trajectory, late_gains
+from hf_rksp.zoo.pages.trends import LEVEL, TrendResult
 
 
-def in_short(rows: Sequence[Row], besides: Sequence[Beside], trends: Table | None) -> list[str]:
+def in_short(rows: Sequence[Row], comparisons: Sequence[PaperComparison], trends: Sequence[TrendResult]) -> list[str]:
     """The findings that a reader should meet first."""
-    found = []
-    if rising := _rising(rows):
-        found.append(f"Start linear, end nonlinear: {rising}.")
-    for (what, quantity), said in _by_trend(trends).items():
-        sizes = f", in {len(said)} sizes" if len(said) > 1 else ""
-        told = (
-            said[0][1] + sizes
-            if len({words for _, words in said}) == 1
-            else "; ".join(": ".join(pair) for pair in said)
-        )
-        found.append(f"{quantity[0].upper()}{quantity[1:]} with {what}: {told}.")
-    if trends:
-        found.append(
-            "These directions, and courses with size, are those at the zoo's number of tokens: more text turns some "
-            "(scripts/reproduce/tokens)."
-        )
-    return found + _agreement(besides)
+    return [*_over_depth(rows), *_trends(trends), *_agreement(comparisons)]
 
 
-def _agreement(besides: Sequence[Beside]) -> list[str]:
-    """How many of the paper's figures agree with ours; each counts once, whatever the number of our models beside it."""
-    comparable, agree = set(), set()
-    for beside in besides:
-        for comparison in beside.comparisons:
-            if comparison.agrees is None or beside.untrained:
-                continue
-            figure = (beside.published.name, comparison.published)
-            comparable.add(figure)
-            if comparison.agrees:
-                agree.add(figure)
-    if not comparable:
-        return []
-    return [
-        f"{len(agree)} of {len(comparable)} figures of the paper agree with ours in one size at least. Those of pretrained models "
-        "do not count: ours have random weights."
-    ]
-
-
-def over_depth(rows: Sequence[Row], courses: Sequence[tuple[str, Sequence[Row]]]) -> str:
-    """Does the nonlinearity rise with the depth, and does training move it that way?"""
-    lead = f"The paper: transformers start linear and end nonlinear. Here {_rising(rows)}."
-    gaining, of = training.late_gains(courses)
-    if not of:
+def depth_lead(rows: Sequence[Row], trajectories: Sequence[Trajectory]) -> str:
+    """How to read the table of the nonlinearity ratio over the depth, and what training changes."""
+    lead = (
+        "The paper says that transformers start linear and end nonlinear. The table shows the nonlinearity ratio in the early, "
+        f"middle and late third of the depth. It counts as increasing if no step decreases by {LEVEL} or more."
+    )
+    gaining, families = late_gains(trajectories)
+    if not families:
         return lead
     names = f" ({', '.join(gaining)})" if gaining else ""
     return (
-        f"{lead} Training moves it that way in {len(gaining)} of {of} families{names}, one run each: there the late third over "
-        f"the early one grows by more than {LEVEL} from the first to the last point."
+        f"{lead} Training moves nonlinearity to the late layers in {len(gaining)} of {families} families{names}, one run each: the "
+        f"ratio of the late to the early third grows by more than {LEVEL} from the first to the last checkpoint."
     )
 
 
-def _rising(rows: Sequence[Row]) -> str:
-    """In how many models the nonlinearity rises throughout; of one that was trained here, at the end alone."""
+def _over_depth(rows: Sequence[Row]) -> list[str]:
+    """In how many models the nonlinearity ratio increases with depth. Of a training run, its start and its end count."""
     counts = []
-    for source, said in (("initialised", "random weights"), ("trained", "trained here"), ("pretrained", "pretrained")):
-        models = [row for row in rows if row.entry.model.weights == source and row.entry.model.step in (None, 0.0, 1.0)]
-        found = [row.pattern for row in models if row.pattern != DASH]
-        if found:
-            counts.append(f"{found.count('rises')} of {len(found)} models ({said})")
+    for weights, form in (
+        ("initialised", "{} of {} models with random weights"),
+        ("trained", "{} of {} models trained here"),
+        ("pretrained", "{} of {} pretrained models"),
+    ):
+        directions = [
+            row.facts["depth"]
+            for row in rows
+            if row.entry.model.weights == weights
+            and row.entry.model.progress in (None, 0.0, 1.0)
+            and row.facts["depth"] is not None
+        ]
+        if directions:
+            counts.append(form.format(directions.count("increases"), len(directions)))
     if not counts:
-        return ""
-    return (
-        "the nonlinearity ratio rises from the early over the middle to the late third, but for steps back of less than "
-        f"{LEVEL}, in {', '.join(counts)}"
-    )
+        return []
+    return [
+        "The nonlinearity ratio increases from the early to the middle to the late third of the depth (ignoring decreases below "
+        f"{LEVEL}) in {', '.join(counts)}. The paper: transformers start linear and end nonlinear."
+    ]
 
 
-def _by_trend(trends: Table | None) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """What changes and the quantity -> for each size, which it is and what came out."""
-    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for what, size, quantity, _, _, words in trends.rows if trends else ():
-        found.setdefault((what, quantity), []).append((size, words))
-    return found
+def _trends(trends: Sequence[TrendResult]) -> list[str]:
+    """One sentence per quantity and change; sizes with equal outcomes are named together."""
+    outcomes: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for result in trends:
+        verdicts = outcomes.setdefault((result.name, result.trend.change), {})
+        verdicts.setdefault(result.verdict, []).append(result.size)
+    sentences = []
+    for (name, change), verdicts in outcomes.items():
+        parts = [f"{verdict} ({', '.join(sizes)})" for verdict, sizes in verdicts.items()]
+        sentences.append(f"{name[0].upper()}{name[1:]} with {change}: {'; '.join(parts)}.")
+    tokens = sorted({result.tokens for result in trends})
+    if tokens:
+        numbers = " or ".join(count(number) for number in tokens)
+        sentences.append(
+            f"These trends hold for {numbers} tokens per model; some reverse with more text (scripts/reproduce/tokens)."
+        )
+    return sentences
+
+
+def _agreement(comparisons: Sequence[PaperComparison]) -> list[str]:
+    """How many of the paper's values agree with ours. Each counts once, however many of our models it is compared with."""
+    comparable: set[tuple[str, PaperFigure]] = set()
+    agreeing: set[tuple[str, PaperFigure]] = set()
+    for comparison in comparisons:
+        if comparison.untrained:
+            continue
+        for each in comparison.comparisons:
+            value = (comparison.paper.name, each.paper)
+            if each.outcome in ("agrees", "differs"):
+                comparable.add(value)
+            if each.outcome == "agrees":
+                agreeing.add(value)
+    if not comparable:
+        return []
+    return [
+        f"{len(agreeing)} of the paper's {len(comparable)} comparable values agree with ours for at least one model size. Its "
+        "values for pretrained models do not count, because our weights for these models are random."
+    ]

@@ -1,4 +1,4 @@
-"""The page of one model: its report, with the spread over seeds, the paper's figures and the licence."""
+"""The page of one model: its report, with the spread over seeds, the paper's values and the licence."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from hf_rksp.report import Section, Table, render_html, render_markdown
 from hf_rksp.report.kit.markdown import Ready, command_block, markdown_environment
 from hf_rksp.report.kit.text import DASH, form_of, number, seconds, share, size, span
 from hf_rksp.risk.thresholds import NO_INTERVAL
-from hf_rksp.zoo.pages import paper_comparison as compare
+from hf_rksp.zoo.pages.paper_comparison import RULE, compare_with_paper
+from hf_rksp.zoo.pages.trends import LEVEL, over_depth
 from hf_rksp.zoo.shelf import Entry
 
 SOURCE_NAMES = {
     "initialised": "random weights",
-    "trained": "a small model, trained for the zoo",
+    "trained": "small model, trained for the zoo",
     "pretrained": "pretrained weights",
 }
 
@@ -23,9 +24,9 @@ SOURCE_NAMES = {
 def page_files(entry: Entry) -> dict[str, bytes]:
     """The files of a model's folder, from its audits alone."""
     if entry.report is None:
-        return {"report.md": _not_yet(entry).encode()}
+        return {"report.md": _not_audited(entry).encode()}
     data = _titled(entry)
-    sections = [part for part in (_about(entry), _seeds(entry), _published(entry)) if part]
+    sections = [part for part in (_about(entry), _seeds(entry), _paper(entry)) if part]
     text, figures = render_markdown(data, sections)
     files = {f"figures/{name}": figure.encode() for name, figure in figures.items()}
     return files | {"report.md": text.encode(), "report.html": render_html(data, sections).encode()}
@@ -34,117 +35,110 @@ def page_files(entry: Entry) -> dict[str, bytes]:
 def _titled(entry: Entry) -> Mapping[str, Any]:
     report = entry.report
     assert report is not None
-    step = entry.model.step
-    weights = {} if step is None else {"source": f"trained for the zoo, {step:.0%}", "declared": None}
+    progress = entry.model.progress
+    weights = {} if progress is None else {"source": f"trained for the zoo, {progress:.0%}", "declared": None}
     model = {**report["profile"]["model"], "name": entry.model.title, **weights}
     profile = {**report["profile"], "model": model}
     return {**report, "profile": profile, "verdict": _with_interval(entry, report["verdict"])}
 
 
 def _with_interval(entry: Entry, verdict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A verdict without an interval gets that of the seeds, and says so."""
+    """The verdict; one without an interval gets the interval over the seeds, and a reason that says so."""
     ends = entry.interval("near_unit_mass")
     if NO_INTERVAL not in verdict["reasons"] or ends is None:
         return verdict
-    said = (
-        f"The interval is that of the mean of {len(entry.reports)} seeds, {share(entry.mean('near_unit_mass'))}: this audit ran "
-        "without the jackknife, and has none of its own."
+    reason = (
+        f"The interval belongs to the mean over {len(entry.reports)} seeds, {share(entry.mean('near_unit_mass'))}. This audit ran "
+        "without the jackknife and has no interval itself."
     )
-    return {**verdict, "interval": list(ends), "reasons": [said if r == NO_INTERVAL else r for r in verdict["reasons"]]}
+    reasons = [reason if text == NO_INTERVAL else text for text in verdict["reasons"]]
+    return {**verdict, "interval": list(ends), "reasons": reasons}
 
 
 def _about(entry: Entry) -> Section:
     model = entry.model
     facts = [f"{model.family}, {SOURCE_NAMES[model.source]}. Licence: {model.licence}."]
-    if model.step is not None:
+    if model.progress is not None:
         facts.append(
-            f"After {model.step:.0%} of its training." if model.step else "Before its first step: random weights."
+            f"After {model.progress:.0%} of its training."
+            if model.progress
+            else "Before its first training step: random weights."
         )
     if model.note:
         facts.append(model.note)
     if "$HF_RKSP_DATA" in model.command(model.seeds[0]):
-        facts.append("The command reads the text or the images of the folder that the variable HF_RKSP_DATA names.")
+        facts.append("The command reads text or images from the folder in the variable HF_RKSP_DATA.")
     if any("out/zoo/trained" in part for part in model.arguments):
-        facts.append("`python scripts/train_zoo.py` makes the weights, which are not kept here.")
+        facts.append("`python scripts/train_zoo.py` trains the model. The repository does not contain its weights.")
     return Section("about", "About this model", tuple(facts))
 
 
 def _seeds(entry: Entry) -> Section | None:
-    """Each seed, their mean, and its interval."""
-    data = entry.profile
-    if len(entry.model.seeds) < 2 or data is None:
+    """Each seed, the mean over the seeds, and its interval; ``None`` for a model with one seed."""
+    first = entry.profile
+    if len(entry.model.seeds) < 2 or first is None:
         return None
+    profiles = entry.profiles.values()
+    missing = [seed for seed in entry.model.seeds if seed not in entry.reports]
+    dashes = [DASH] * len(missing)
     rows = []
-    for quantity in SEEDS:
-        title, symbol, form = LAYER[quantity].title, LAYER[quantity].symbol, form_of(LAYER[quantity])
-        each = [form(_of(data, quantity)) for data in entry.profiles.values()]
-        each += [DASH] * (len(entry.model.seeds) - len(each))
-        rows.append(
-            (
-                f"{title} ({symbol})" if symbol else title,
-                *each,
-                form(entry.mean(quantity)),
-                span(entry.interval(quantity), form),
-                form(entry.deviation(quantity)),
-            )
-        )
-    cost = [seconds(data["cost"]["seconds"]["profile"]) for data in entry.profiles.values()]
-    memory = [size(data["cost"]["peak_memory_bytes"]) for data in entry.profiles.values()]
-    missing = [DASH] * (len(entry.model.seeds) - len(cost))
-    rows += [("time of the profile", *cost, *missing, "", "", ""), ("peak memory", *memory, *missing, "", "", "")]
-    columns = ("Mean over layers", *(f"seed {seed}" for seed in (*entry.reports, *_open_seeds(entry))))
+    for key in SEEDS:
+        quantity, form = LAYER[key], form_of(LAYER[key])
+        each = [form(data["aggregates"].get(key, {}).get("mean")) for data in profiles]
+        name = f"{quantity.title} ({quantity.symbol})" if quantity.symbol else quantity.title
+        summary = (form(entry.mean(key)), span(entry.interval(key), form), form(entry.deviation(key)))
+        rows.append((name, *each, *dashes, *summary))
+    times = [seconds(data["cost"]["seconds"]["profile"]) for data in profiles]
+    memory = [size(data["cost"]["peak_memory_bytes"]) for data in profiles]
+    rows += [("time of the profile", *times, *dashes, "", "", ""), ("peak memory", *memory, *dashes, "", "", "")]
+    columns = ("Mean over layers", *(f"seed {seed}" for seed in (*entry.reports, *missing)))
     columns += ("mean of seeds", "95% interval", "std. dev.")
-    inputs = "images" if "images" in data["setup"] else "passages of text"
+    table = Table(columns, tuple(rows), tuple(range(1, len(columns))))
+    return Section("seeds", "Seeds", (_seeds_lead(entry, first),), (table,))
+
+
+def _seeds_lead(entry: Entry, profile: Mapping[str, Any]) -> str:
+    inputs = "images" if "images" in profile["setup"] else "passages of text"
     drawn = f"other {inputs}; the weights are the same"
     if entry.model.source == "initialised":
         drawn = f"other weights and other {inputs}"
-    rest = (
-        "The comparison with the paper is of the mean of the seeds; the rest" if entry.model.published else "The rest"
+    rest = "The rest of this page shows the first seed."
+    if entry.model.published:
+        rest = "The comparison with the paper uses the mean over the seeds; the rest of this page shows the first seed."
+    return (
+        f"Each seed draws {drawn}. The interval is Student's t over the seeds; with three seeds this interval is wide. {rest} The "
+        "other seeds ran without the jackknife, which takes most of the time if it is on."
     )
-    lead = (
-        f"Each seed draws {drawn}. The interval is Student's t over the seeds: with three of them it is wide. {rest} of this page "
-        "is the first seed. The others were run without the jackknife, which takes most of the time where there is one."
-    )
-    return Section("seeds", "Seeds", (lead,), (Table(columns, tuple(rows), tuple(range(1, len(columns)))),))
 
 
-def _open_seeds(entry: Entry) -> list[int]:
-    return [seed for seed in entry.model.seeds if seed not in entry.reports]
-
-
-def _of(data: Mapping[str, Any], quantity: str) -> Any:
-    return data["aggregates"].get(quantity, {}).get("mean")
-
-
-def _published(entry: Entry) -> Section | None:
-    beside = compare.beside(entry)
-    if beside is None:
+def _paper(entry: Entry) -> Section | None:
+    comparison = compare_with_paper(entry)
+    if comparison is None:
         return None
-    lead = (
-        f"The paper on {beside.published.name}: {beside.published.setting} Two figures agree here within a tenth, shares within "
-        f".05. {beside.agree} of {beside.of} agree."
-    )
-    paragraphs = [lead, beside.apart]
-    if found := compare.start_to_end(entry):
-        word, values = found
-        shown = ", ".join(number(value) for value in values)
+    paragraphs = [
+        f"The paper on {comparison.paper.name}: {comparison.paper.setting} {RULE} {comparison.score}.",
+        comparison.why_different,
+    ]
+    if result := over_depth(entry):
+        word, values = result
+        thirds = ", ".join(number(value) for value in values)
         paragraphs.append(
-            f"Start linear, end nonlinear: the paper sees the nonlinearity ratio rise with the depth. Here it "
-            f"{_PATTERNS[word]} (early, middle, late: {shown})."
+            "In the paper, transformers start linear and end nonlinear: the nonlinearity ratio increases with the depth. Here it "
+            f"{_OVER_DEPTH[word]} (early, middle and late third: {thirds})."
         )
-    return Section("published", "Beside the paper", tuple(paragraphs), (beside.table(),))
+    return Section("published", "Comparison with the paper", tuple(paragraphs), (comparison.table(),))
 
 
-_PATTERNS = {
-    "rises": "rises too",
-    "falls": "falls",
-    "level": "stays level, within .02",
-    "neither": "neither rises nor falls throughout",
+_OVER_DEPTH = {
+    "increases": "increases too",
+    "decreases": "decreases",
+    "constant": f"is constant within {LEVEL}",
+    "no clear trend": "has no clear trend",
 }
 
 
-def _not_yet(entry: Entry) -> str:
-    """The page of a model without an audit: never the numbers of another."""
+def _not_audited(entry: Entry) -> str:
+    """The page of a model without an audit; it shows no number of another model."""
     return (
         markdown_environment("hf_rksp.zoo.pages")
         .get_template("zoo_not_yet.md")
@@ -152,6 +146,6 @@ def _not_yet(entry: Entry) -> str:
             model=entry.model,
             command=Ready(command_block(entry.model.command(entry.model.seeds[0]))),
             failures=[(failure, Ready(command_block(str(failure["error"]), "text"))) for failure in entry.failures],
-            beside=compare.beside(entry),
+            comparison=compare_with_paper(entry),
         )
     )

@@ -9,9 +9,10 @@ import torch
 
 from hf_rksp import profile_model
 from hf_rksp.inputs import InputOptions, ModelSource, Prepared, prepare
+from hf_rksp.paper import read_paper
+from hf_rksp.profile.aggregate import THIRDS
 from hf_rksp.quantities import LAYER
 from hf_rksp.report.kit.text import form_of
-from hf_rksp.zoo.published import PUBLISHED, THIRDS
 from scripts.reproduce.harness.markdown import table
 
 QUANTITIES = ("near_unit_mass", "spectral_radius", "eigenvector_condition", "nonlinearity_ratio")
@@ -49,7 +50,7 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
             if runs:
                 lines.append([setting, *(cell(runs, name) for name in QUANTITIES)])
         if model["published"]:
-            paper = PUBLISHED[model["published"]]
+            paper = read_paper().models[model["published"]]
             figures = [[f"{each.value:g}" for each in paper.figures if each.quantity == name] for name in QUANTITIES]
             lines.append([f"the paper, {paper.name} pretrained", *map(", ".join, figures)])
         header = ["", *(LAYER[name].title for name in QUANTITIES)]

@@ -119,9 +119,9 @@
       menu.addEventListener("change", draw);
     });
     second.selectedIndex = 1;
-    document.querySelectorAll(".pick").forEach(function (cell) { cell.hidden = false; });
+    boxes.forEach(function (box) { box.hidden = false; });
     document.getElementById("versus").hidden = false;
-    document.getElementById("compare-hint").textContent = "Choose here, or tick two models in the table. From centre to rim: " + data.axes + ".";
+    document.getElementById("compare-hint").textContent = "Choose here, or tick two models in the table. Axes from centre to rim: " + data.axes + ".";
     // A third tick replaces the older of the two; without a tick, the other model stands alone.
     boxes.forEach(function (box) {
       box.addEventListener("change", function () {
