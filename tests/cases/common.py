@@ -39,9 +39,9 @@ transformers.utils.logging.disable_progress_bar()
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 #: Of a row of the history: its kind, and the kind of a profile.
-KIND, PROFILE = "kind", "profile"
+KIND, PROFILE = "kind", "reading"
 #: What the logs of a run call a number of KSS, and one of the monitor.
-KSS_LOG, MONITOR_LOG = "kss/", ("spectrum/", "spectrum/", "monitor/")
+KSS_LOG, MONITOR_LOG = "kss/", ("spectrum/", "monitor/")
 #: Words of the product in its warnings.
 OWN_WORDS = re.compile(r"rksp|kss|spectr|monitor|profil|attention_mask|padding|residual", re.I)
 
@@ -107,7 +107,7 @@ def rksp(*arguments: Any, env: dict[str, str] | None = None, seconds: float = 10
 
 def report(folder: str | Path) -> dict[str, Any]:
     """What ``rksp audit --out FOLDER`` wrote: ``["layers"]`` has ``path``, ``tokens``, ``spectral_radius``."""
-    return json.loads(next(Path(folder).rglob("report.json")).read_text(encoding="utf-8"))
+    return json.loads(next(Path(folder).rglob("report.json")).read_text(encoding="utf-8"))["profile"]
 
 
 def load(folder: str | Path) -> torch.nn.Module:
