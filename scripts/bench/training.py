@@ -2,14 +2,17 @@
 
     make bench          # or: python scripts/bench/training.py [--quick] [--json training.json]
 
-GPT-2 of several sizes on random tokens, float32, AdamW; every contestant trains the same model for a few steps a turn, the order
-changes from turn to turn, and the first step of a turn does not count. The paper's schedule acts at one step in ten, so
-for it means are what matters; the other overheads are ratios of medians.
+GPT-2 of several sizes on random tokens, float32, AdamW. What KSS adds is measured in pairs: one step without it and one with it,
+on the same batch of the same model, in changing order; the overhead is the median over the pairs with a 95% interval (of the
+median, from the order statistics). The other contestants train the same model for a few steps per turn, the order changes from
+turn to turn, and the first step of a turn does not count. The paper's schedule acts at one step in ten, so for it means are
+what matters; the other overheads are ratios of medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -19,20 +22,23 @@ import time
 from pathlib import Path
 
 import torch
+from scipy import stats
 from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainerCallback, logging
 
-from hf_rksp import RKSPTrainer, RKSPTrainingArguments
+from hf_rksp import KSSConfig, RKSPTrainer, RKSPTrainingArguments, SpectralShaper
 from hf_rksp.machine import describe_machine, peak_memory, versions
 
 #: width, layers, sequences, tokens of each, steps a turn, turns
 SIZES = [(128, 4, 8, 64, 21, 5), (256, 4, 8, 64, 21, 3), (512, 4, 8, 64, 11, 5), (512, 8, 8, 64, 11, 3),
          (512, 4, 8, 256, 11, 2), (768, 12, 4, 128, 11, 2)]  # fmt: skip
 QUICK = [(128, 4, 8, 64, 21, 2), (512, 4, 8, 64, 11, 2)]
+#: Pairs of steps, without KSS and with it.
+PAIRS = 60
 #: The same, with gradients accumulated over four batches.
 ACCUMULATED = (512, 4, 8, 64, 5, 3)
+DEFAULT = {"kss": True, "spectrum": False}
 CONTESTANTS = {
     "Trainer": {"kss": False, "spectrum": False},
-    "KSS, default": {"kss": True, "spectrum": False},
     "KSS, paper": {"kss": True, "kss_schedule": "paper", "spectrum": False},
     "monitor, between profiles": {
         "kss": False,
@@ -42,11 +48,13 @@ CONTESTANTS = {
     },
     "monitor, profiled step": {"kss": False, "spectrum_every": 1},
 }
+#: Whose memory is measured.
+MEASURED = CONTESTANTS | {"KSS, default": DEFAULT}
 ACCUMULATE = {"gradient_accumulation_steps": 4}
 ACCUMULATING = {
     "Trainer": CONTESTANTS["Trainer"] | ACCUMULATE,
-    "KSS, default": CONTESTANTS["KSS, default"] | ACCUMULATE,
-    "KSS, exact": CONTESTANTS["KSS, default"] | ACCUMULATE | {"kss_exact_accumulation": True},
+    "KSS, default": DEFAULT | ACCUMULATE,
+    "KSS, exact": DEFAULT | ACCUMULATE | {"kss_exact_accumulation": True},
 }
 
 
@@ -102,6 +110,39 @@ def train(name: str, settings: dict, model: GPT2LMHeadModel, batch: int, length:
     return clock.seconds[1:]
 
 
+def paired(d: int, layers: int, batch: int, length: int, pairs: int) -> dict:
+    """Steps without KSS and with it, in turns; ratios of each pair."""
+    model = network(d, layers, length).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    kss = SpectralShaper(model, KSSConfig())
+    ids = Tokens(batch, length).ids
+
+    def step(shaped: bool) -> float:
+        start = time.perf_counter()
+        with kss if shaped else contextlib.nullcontext():
+            loss = model(input_ids=ids, labels=ids).loss
+            (loss + kss.term() if shaped else loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if shaped:
+                kss.step()
+        return time.perf_counter() - start
+
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for pair in range(pairs + 1):
+        for shaped in (False, True) if pair % 2 else (True, False):
+            seconds[shaped].append(step(shaped))
+    ratios = sorted(with_kss / plain - 1 for plain, with_kss in zip(seconds[False][1:], seconds[True][1:], strict=True))
+    low, high = (int(stats.binom.ppf(q, pairs, 0.5)) for q in (0.025, 0.975))
+    return {
+        "pairs": pairs,
+        "plain": statistics.median(seconds[False][1:]),
+        "overhead": statistics.median(ratios),
+        "interval": [ratios[low], ratios[min(high, pairs - 1)]],
+        "acted": kss.pop_logs()["kss/layers_above"],
+    }
+
+
 def compare(contestants: dict, d: int, layers: int, batch: int, length: int, steps: int, turns: int) -> dict:
     """All contestants in turns."""
     model, seconds = network(d, layers, length), {name: [] for name in contestants}
@@ -133,37 +174,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two small sizes")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--memory-of", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=list(MEASURED), help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if args.memory_of:
-        train(args.memory_of, CONTESTANTS[args.memory_of], network(768, 12, 128), 4, 128, 3)
+        train(args.memory_of, MEASURED[args.memory_of], network(768, 12, 128), 4, 128, 3)
         print(peak_memory())
         return
     rows = []
     print("step time of Trainer, and what is added to it (KSS, paper: of the means; all else: of the medians)")
     print(
-        f"{'d':>5} {'layers':>6} {'tokens':>6} {'Trainer':>9} {'KSS':>8} {'paper':>8} {'monitor':>8} {'a profile':>10}"
+        f"{'d':>5} {'layers':>6} {'tokens':>6} {'Trainer':>9} {'KSS [95% interval]':>22} {'paper':>8} {'monitor':>8} {'profile':>8}"
     )
     for size in QUICK if args.quick else SIZES:
         row = compare(CONTESTANTS, *size)
+        row["KSS, default, paired"] = pair = paired(*size[:4], 20 if args.quick else PAIRS)
         rows.append(row)
         plain = row["Trainer"]["median"]
         added = [
-            overhead(row, "KSS, default", "median"),
+            "{:+.1%} [{:+.1%}, {:+.1%}]".format(pair["overhead"], *pair["interval"]),
             overhead(row, "KSS, paper", "mean"),
             overhead(row, "monitor, between profiles", "median"),
         ]
         profile = row["monitor, profiled step"]["median"] - plain
         print(f"{row['d']:5d} {row['layers']:6d} {row['tokens']:6d} {1000 * plain:6.0f} ms", end=" ")
-        print(*(f"{text:>8}" for text in added), f"{profile:8.2f} s", flush=True)
+        print(f"{added[0]:>22}", *(f"{text:>8}" for text in added[1:]), f"{profile:6.2f} s", flush=True)
     result = {"machine": describe_machine(), "versions": versions(), "rows": rows}
     if not args.quick:
         row = result["accumulated"] = compare(ACCUMULATING, *ACCUMULATED)
         print(f"four batches of 512 tokens accumulated, d = 512, 4 layers: Trainer {1000 * row['Trainer']['median']:.0f} ms,",
               ", ".join(f"{name} {overhead(row, name, 'median')}" for name in ACCUMULATING if name != "Trainer"))  # fmt: skip
-        result["peak_memory_bytes"] = {name: memory(name) for name in CONTESTANTS}
+        result["peak_memory_bytes"] = {name: memory(name) for name in MEASURED}
         print("peak memory, d = 768, 12 layers, 512 tokens:",
               ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in result["peak_memory_bytes"].items()))  # fmt: skip
     if args.json:
