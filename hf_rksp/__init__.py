@@ -30,6 +30,8 @@ _PUBLIC = {
     "RKSPTrainerMixin": "hf_rksp.training.trainer",
     "RKSPCallback": "hf_rksp.training.callback",
     "SpectralShaper": "hf_rksp.training.kss.shaper",
+    "SpectralMonitor": "hf_rksp.training.monitors.spectrum",
+    "TrainingRun": "hf_rksp.training.loop",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -3,6 +3,8 @@
 from hf_rksp.training.arguments import RKSPArguments, RKSPTrainingArguments
 from hf_rksp.training.callback import RKSPCallback
 from hf_rksp.training.kss.shaper import SpectralShaper
+from hf_rksp.training.loop import TrainingRun
+from hf_rksp.training.monitors.spectrum import SpectralMonitor
 from hf_rksp.training.parser import parse_arguments
 from hf_rksp.training.trainer import RKSPTrainer, RKSPTrainerMixin
 
@@ -12,6 +14,8 @@ __all__ = [
     "RKSPTrainer",
     "RKSPTrainerMixin",
     "RKSPTrainingArguments",
+    "SpectralMonitor",
     "SpectralShaper",
+    "TrainingRun",
     "parse_arguments",
 ]

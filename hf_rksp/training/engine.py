@@ -13,7 +13,7 @@
         log, save                          # logs of all parts; one state for the checkpoint
     close()                                # no hook left, also after an exception
 
-    event            plain Trainer (RKSPCallback)   RKSPTrainer                           loop of your own (context manager)
+    event            plain Trainer (RKSPCallback)   RKSPTrainer                           loop of your own (TrainingRun)
     attach           on_train_begin                 _inner_training_loop, or the first     with
                                                     batch, if only a pass shows blocks
     step_begin       on_step_begin                  the same                               after step() of the last step

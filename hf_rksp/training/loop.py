@@ -1,0 +1,148 @@
+"""TrainingRun: the engine for a loop of your own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture.identity import model_identity
+from hf_rksp.config import KSSConfig
+from hf_rksp.machine import versions
+from hf_rksp.ranks import current_ranks, world_size
+from hf_rksp.training.engine import Engine
+from hf_rksp.training.kss.shaper import SpectralShaper
+from hf_rksp.training.monitors.base import Monitor
+from hf_rksp.training.recorder import Recorder
+from hf_rksp.training.watch import Watch
+
+RECORDER = "recorder"
+
+
+class TrainingRun:
+    """Monitors, KSS and a history for a training loop of your own; what `RKSPTrainer` is for Trainer::
+
+        with TrainingRun(model, "runs/first", steps=1000, monitors=[SpectralMonitor()], kss=KSSConfig()) as run:
+            for batch in loader:
+                loss = model(**batch).loss
+                (loss + run.term()).backward()
+                run.gradients_ready()
+                optimizer.step()
+                optimizer.zero_grad()
+                run.step(loss=loss.item())
+
+    With gradient accumulation call `microbatch` before each further batch of a step. All processes make the same calls.
+
+    Args:
+        model: the module itself, before or after DDP, FSDP2, DeepSpeed or ``torch.compile`` wrapped it; PEFT included.
+        folder: of ``rksp_history.jsonl``.
+        steps: optimizer steps of the whole run.
+        monitors: what looks; see `hf_rksp.training.monitors`.
+        kss: settings of KSS; ``None`` for no KSS.
+        blocks: path(s) of the list(s) of residual blocks; found automatically in transformers models.
+        setup: entries for the run row of the history, such as ``name`` and ``learning_rate``.
+        state: `state_dict` of a checkpoint that the run goes on from.
+
+    Attributes:
+        step_number: optimizer steps made so far.
+        path: of the history.
+
+    Raises:
+        CaptureError, InputError: no residual blocks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: str | os.PathLike[str],
+        steps: int,
+        monitors: Sequence[Monitor] = (),
+        kss: KSSConfig | None = None,
+        blocks: str | Sequence[str] | None = None,
+        setup: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.folder, self.steps = model, Path(folder), steps
+        self.parts: list[Monitor] = [*monitors, *([SpectralShaper(config=kss)] if kss else [])]
+        self.blocks, self.setup, self._state = blocks, dict(setup or {}), dict(state or {})
+        self.step_number = int(self._state.get("step", 0))
+        self._recorder = Recorder()
+        self._engine: Engine | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """Of the history."""
+        return self._recorder.path
+
+    @property
+    def engine(self) -> Engine:
+        """Of the run while it is open.
+
+        Raises:
+            RuntimeError: it is not.
+        """
+        if self._engine is None:
+            raise RuntimeError("this TrainingRun is not open: use it in a with statement")
+        return self._engine
+
+    def __enter__(self) -> TrainingRun:
+        watch = Watch(self.model, self.blocks)
+        self._engine = Engine(watch, self.parts, self._recorder)
+        self._engine.begin(self.step_number, self.steps, self._state)
+        setup = {"world_size": world_size(), **self.setup}
+        self._recorder.open(
+            self.folder,
+            self.step_number,
+            {"model": model_identity(watch.model), "setup": setup, "versions": versions()},
+            self.parts,
+            self._state.get(RECORDER) or {},
+            current_ranks().rank == 0,
+        )
+        if self.step_number < self.steps:
+            self._engine.step_begin(self.step_number)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._recorder.event(
+                self.step_number, "run", "error", f"The run ended with {type(error).__name__}: {error}"
+            )
+        self.engine.close()
+        self._recorder.close()
+        self._engine = None
+
+    def microbatch(self, withheld: Mapping[str, Any] | None = None) -> None:
+        """A further batch of the same step follows; ``withheld`` are entries of it that the model is not given, such as labels."""
+        self.engine.microbatch(withheld or {})
+        self.engine.look()
+
+    def term(self) -> Tensor:
+        """What has to be added to the loss: 0, or the term of KSS if its schedule has one."""
+        shapers = [part for part in self.parts if isinstance(part, SpectralShaper)]
+        return shapers[0].term() if shapers else torch.zeros(())
+
+    def gradients_ready(self) -> None:
+        """The gradients of the step are there, before clipping."""
+        self.engine.gradients_ready()
+
+    def step(self, **logs: float) -> dict[str, float]:
+        """The optimizer has made its step; ``logs`` go into the history with the numbers of all parts, which are returned."""
+        ended = self.step_number + 1 >= self.steps
+        self.engine.step_end(ended)
+        self.step_number += 1
+        numbers = self.engine.pop_logs()
+        self._recorder.log(self.step_number, {**logs, **numbers})
+        if not ended:
+            self.engine.step_begin(self.step_number)
+        return numbers
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, by part: plain JSON types."""
+        return {"step": self.step_number, RECORDER: self._recorder.state_dict(), **self.engine.state_dict()}
