@@ -1,0 +1,169 @@
+"""Products of the Hessian of a loss with a vector, at the weights of a model."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hf_rksp.capture.calling import eager, uncompiled
+from hf_rksp.capture.virtual_step import restored, virtual_step
+from hf_rksp.errors import InputError, NonFiniteError
+
+Method = Literal["double_backward", "central_differences"]
+
+#: What torch says where a function has a first derivative only.
+_ONCE = ("derivative for", "differentiate twice", "double backward")
+#: Length of the step of central differences as a share of the norm of the weights, in float32 and float64.
+_STEP = {torch.float32: 2e-4, torch.float64: 1e-6}
+
+
+@dataclass(frozen=True)
+class HessianProduct:
+    """A product, and what comes with it.
+
+    Attributes:
+        loss: at the weights.
+        gradient: by parameter name; parameters that the loss does not reach are left out.
+        product: ``H v``, by parameter name; left out where it is zero because the gradient does not depend on the weights.
+        method: how the product was computed.
+        forwards, backwards: passes that this took; the second backward pass of a double backward is counted as one.
+    """
+
+    loss: float
+    gradient: dict[str, Tensor]
+    product: dict[str, Tensor]
+    method: Method
+    forwards: int
+    backwards: int
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, by name; a tied weight is one parameter, under the first of its names."""
+    return {name: weight for name, weight in uncompiled(model).named_parameters() if weight.requires_grad}
+
+
+def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Sum over all entries of ``a * b`` in float64; a name that one of both lacks counts as zero."""
+    return math.fsum(float((a[name].detach() * b[name].detach()).sum(dtype=torch.float64)) for name in a if name in b)
+
+
+def gradient_of(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradient by parameter name, without those that the loss does not reach. ``.grad`` and the model stay untouched.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is not finite.
+        InputError: the loss is no scalar, or reaches no trainable parameter.
+    """
+    weights = trainable(model)
+    with restored(model), eager(), torch.enable_grad():
+        value = _scalar(loss())
+        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+    return float(value.detach()), _named(weights, gradients)
+
+
+def hessian_product(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    vector: Mapping[str, Tensor],
+    method: Method | Literal["auto"] = "auto",
+) -> HessianProduct:
+    """Product of the Hessian of ``loss`` over the trainable parameters with ``vector``. The model stays untouched.
+
+    Double backward is exact up to rounding. ``scaled_dot_product_attention`` then takes its mathematical form, which holds one
+    number for each pair of tokens. Central differences ``(g(w + h v) - g(w - h v)) / 2h`` serve functions that have a first
+    derivative only; ``h ||v||`` is 2e-4 of ``||w||`` in float32, where truncation and rounding are both near 1e-3.
+
+    Args:
+        model: whose parameters the Hessian is over.
+        loss: one forward pass; the same numbers are drawn in each of its calls.
+        vector: by parameter name; names that are missing count as zero.
+        method: "auto" is double backward, and central differences where a function of the model has no second derivative.
+
+    Raises:
+        InputError: ``vector`` names something else than a trainable parameter, or the loss is no scalar.
+        NonFiniteError: the loss or the gradient is not finite.
+    """
+    if method not in ("auto", "double_backward", "central_differences"):
+        raise InputError(f"method={method!r}: pass 'auto', 'double_backward' or 'central_differences'")
+    weights = trainable(model)
+    for name, tensor in vector.items():
+        if name not in weights or tensor.shape != weights[name].shape:
+            raise InputError(
+                f"vector[{name!r}] of shape {tuple(tensor.shape)}: pass tensors of the shapes of trainable parameters, by their names"
+            )
+    if method != "central_differences":
+        try:
+            return _double_backward(model, weights, loss, vector)
+        except RuntimeError as error:
+            if method != "auto" or not any(words in str(error) for words in _ONCE):
+                raise
+    return _central_differences(model, weights, loss, vector)
+
+
+def _double_backward(
+    model: nn.Module, weights: Mapping[str, Tensor], loss: Callable[[], Tensor], vector: Mapping[str, Tensor]
+) -> HessianProduct:
+    with restored(model), eager(), _twice_differentiable(), torch.enable_grad():
+        value = _scalar(loss())
+        first = torch.autograd.grad(value, list(weights.values()), allow_unused=True, create_graph=True)
+        gradient = _named(weights, first)
+        pairs = [(gradient[name], vector[name]) for name in vector if name in gradient and gradient[name].requires_grad]
+        product: dict[str, Tensor] = {}
+        if pairs:  # a gradient without a graph does not depend on the weights
+            second = torch.autograd.grad(
+                [g for g, _ in pairs], list(weights.values()), [v.to(g) for g, v in pairs], allow_unused=True
+            )
+            product = _named(weights, second, "product")
+    gradient = {name: g.detach() for name, g in gradient.items()}
+    return HessianProduct(float(value.detach()), gradient, product, "double_backward", 1, 2)
+
+
+def _central_differences(
+    model: nn.Module, weights: Mapping[str, Tensor], loss: Callable[[], Tensor], vector: Mapping[str, Tensor]
+) -> HessianProduct:
+    value, gradient = gradient_of(model, loss)
+    length = math.sqrt(inner(vector, vector))
+    if not length:
+        return HessianProduct(value, gradient, {}, "central_differences", 1, 1)
+    size = math.sqrt(inner(weights, weights)) or 1.0
+    step = min(_STEP.get(weight.dtype, _STEP[torch.float32]) for weight in weights.values()) * size / length
+    with virtual_step(model, vector, -step):
+        product = gradient_of(model, loss)[1]
+    with virtual_step(model, vector, step):
+        below = gradient_of(model, loss)[1]
+    for name, tensor in below.items():
+        product[name] = (product[name] - tensor if name in product else -tensor).div_(2 * step)
+    return HessianProduct(value, gradient, product, "central_differences", 3, 3)
+
+
+@contextlib.contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Attention whose backward pass has a derivative: the fused kernels have none."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def _scalar(value: object) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"loss: it returned {shape}; return a tensor with one number")
+    if not bool(value.isfinite()):
+        raise NonFiniteError(f"loss={float(value.detach())}: it has to be finite; check the weights and the batch")
+    if not value.requires_grad:
+        raise InputError("loss: it depends on no trainable parameter; set requires_grad on one, and do not detach the loss")
+    return value.reshape(())
+
+
+def _named(weights: Mapping[str, Tensor], values: tuple[Tensor | None, ...], what: str = "gradient") -> dict[str, Tensor]:
+    named = {name: value for name, value in zip(weights, values, strict=True) if value is not None}
+    for name, value in named.items():
+        if not bool(value.isfinite().all()):
+            raise NonFiniteError(f"the {what} at {name!r} is not finite; check the weights and the batch")
+    return named
