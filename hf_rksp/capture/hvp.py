@@ -96,7 +96,7 @@ def hessian_product(
     for name, tensor in vector.items():
         if name not in weights or tensor.shape != weights[name].shape:
             raise InputError(
-                f"vector[{name!r}] of shape {tuple(tensor.shape)}: pass tensors of the shapes of trainable parameters, by their names"
+                f"vector[{name!r}] of shape {tuple(tensor.shape)}: pass tensors that fit trainable parameters, by name"
             )
     if method != "central_differences":
         try:
@@ -157,11 +157,15 @@ def _scalar(value: object) -> Tensor:
     if not bool(value.isfinite()):
         raise NonFiniteError(f"loss={float(value.detach())}: it has to be finite; check the weights and the batch")
     if not value.requires_grad:
-        raise InputError("loss: it depends on no trainable parameter; set requires_grad on one, and do not detach the loss")
+        raise InputError(
+            "loss: it depends on no trainable parameter; set requires_grad on one, and do not detach the loss"
+        )
     return value.reshape(())
 
 
-def _named(weights: Mapping[str, Tensor], values: tuple[Tensor | None, ...], what: str = "gradient") -> dict[str, Tensor]:
+def _named(
+    weights: Mapping[str, Tensor], values: tuple[Tensor | None, ...], what: str = "gradient"
+) -> dict[str, Tensor]:
     named = {name: value for name, value in zip(weights, values, strict=True) if value is not None}
     for name, value in named.items():
         if not bool(value.isfinite().all()):

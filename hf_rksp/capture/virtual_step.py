@@ -66,7 +66,7 @@ def virtual_step(model: nn.Module, direction: Mapping[str, Tensor], lr: float) -
             )
         if tensor.shape != weights[name].shape:
             raise InputError(
-                f"direction[{name!r}] has shape {tuple(tensor.shape)}: pass the shape of the parameter, {tuple(weights[name].shape)}"
+                f"direction[{name!r}] has shape {tuple(tensor.shape)}: the parameter has {tuple(weights[name].shape)}"
             )
     before = {name: weights[name].detach().clone() for name in direction}
     with restored(model):

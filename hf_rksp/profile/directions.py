@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,9 +22,10 @@ OptimizerLike = OptimizerName | torch.optim.Optimizer | Sequence[torch.optim.Opt
 
 #: eps of torch.optim.Adam, and learning rate at which the update of a named optimizer is read (its update is linear in it).
 _EPS, _LR = 1e-8, 1e-3
+_REMEDY = "pass 'adam', 'adam_averaged', 'sgd', 'muon' or a torch optimizer"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Direction:
     """How a direction comes about.
 
@@ -61,16 +62,18 @@ def direction_of(model: nn.Module, optimizer: OptimizerLike, eps: float | None =
         raise InputError(f"eps={eps!r}: pass a number above zero")
     used = _EPS if eps is None else eps
     if isinstance(optimizer, str):
-        if optimizer == "adam":
-            return Direction(optimizer, lambda gradients: {n: g / (g.abs() + used) for n, g in gradients.items()}, (), used)
-        if optimizer == "adam_averaged":
-            return Direction(optimizer, None, (), used)
-        if optimizer == "sgd":
-            return Direction(optimizer, lambda gradients: dict(gradients), (), used)
         if optimizer == "muon":
-            found = _from_optimizers(model, muon(model, used), used)
-            return Direction(optimizer, found.rule, (), used)
-        raise InputError(f"optimizer={optimizer!r}: pass 'adam', 'adam_averaged', 'sgd', 'muon' or a torch optimizer")
+            return dataclasses.replace(
+                _from_optimizers(model, muon(model, used), used), name=optimizer, weight_decay=()
+            )
+        rules: dict[str, Rule | None] = {
+            "adam": lambda gradients: {name: g / (g.abs() + used) for name, g in gradients.items()},
+            "adam_averaged": None,
+            "sgd": dict,
+        }
+        if optimizer not in rules:
+            raise InputError(f"optimizer={optimizer!r}: {_REMEDY}")
+        return Direction(optimizer, rules[optimizer], (), used)
     if callable(optimizer) and not isinstance(optimizer, torch.optim.Optimizer):
         return Direction(getattr(optimizer, "__name__", type(optimizer).__name__), optimizer, (), used)
     given = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
@@ -96,16 +99,21 @@ def muon(model: nn.Module, eps: float = _EPS) -> list[torch.optim.Optimizer]:
     """
     kind = getattr(torch.optim, "Muon", None)
     if kind is None:
-        raise InputError(f"optimizer='muon': torch {torch.__version__} has no torch.optim.Muon; install torch 2.9 or later")
+        raise InputError(
+            f"optimizer='muon': torch {torch.__version__} has no torch.optim.Muon; install torch 2.9 or later"
+        )
     inner = uncompiled(model)
     outer = {id(module.weight) for module in inner.modules() if isinstance(module, nn.Embedding)}
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    output = getattr(inner, "get_output_embeddings", None)
+    head = output() if callable(output) else None
     outer |= {id(weight) for weight in head.parameters()} if isinstance(head, nn.Module) else set()
     weights = list(trainable(model).values())
     matrices = [weight for weight in weights if weight.ndim == 2 and id(weight) not in outer]
     rest = [weight for weight in weights if weight.ndim != 2 or id(weight) in outer]
     if not matrices:
-        raise InputError("optimizer='muon': the model has no trainable matrix beside embeddings and output; pass 'adam'")
+        raise InputError(
+            "optimizer='muon': the model has no trainable matrix beside embeddings and output; pass 'adam'"
+        )
     first: torch.optim.Optimizer = kind(matrices, lr=_LR, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     return [first, torch.optim.AdamW(rest, lr=_LR, eps=eps, weight_decay=0.0)] if rest else [first]
 
@@ -126,7 +134,7 @@ def _from_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
             for group in optimizer.param_groups:
                 for weight in group["params"]:
                     name = names.get(id(weight))
-                    if name in gradients:
+                    if name is not None and name in gradients:
                         found[name] = _update(optimizer, group, weight, gradients[name]) / lr
         return {name: value.to(weights[name].dtype) for name, value in found.items()}
 
@@ -179,5 +187,5 @@ def _unwrapped(optimizer: object) -> torch.optim.Optimizer:
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(f"optimizer={optimizer!r}: pass 'adam', 'adam_averaged', 'sgd', 'muon' or a torch optimizer")
+        raise InputError(f"optimizer={optimizer!r}: {_REMEDY}")
     return optimizer

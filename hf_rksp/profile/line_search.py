@@ -1,0 +1,156 @@
+"""The learning rate at which something first happens: the loss rises, or the states of a block move too far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture import Block, Stack, capture_transitions
+from hf_rksp.capture.virtual_step import restored, virtual_step
+from hf_rksp.errors import InputError
+
+#: Doublings or halvings after which no crossing is assumed.
+MAX_DOUBLINGS = 40
+#: Bisections of an interval of a factor of 2: its width is then 1/16 of its lower end.
+_BISECTIONS = 4
+#: States of a block: path of its stack, path of the block (with the number of the run, where it runs several times).
+_States = dict[tuple[str, str], Tensor]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A first crossing.
+
+    Attributes:
+        lr: middle of the last interval, whose width is 1/16 of its lower end; ``None`` if nothing crossed within 40 doublings.
+        evaluations: calls of the predicate.
+    """
+
+    lr: float | None
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class CoordinateCheck:
+    """How far one virtual step may go before it changes the states of a block.
+
+    Attributes:
+        lr: learning rate at which the largest relative change of the output of a block by one virtual step reaches
+            ``threshold``, to 1/32; ``None`` if it does so nowhere within 40 doublings.
+        block: path of the block of that change; ``None`` where ``lr`` is.
+        threshold: on ``||y' - y|| / ||y||`` (Frobenius norms over all tokens of a batch, padding included).
+        forwards: forward passes.
+    """
+
+    lr: float | None
+    block: str | None
+    threshold: float
+    forwards: int
+
+
+def first_crossing(crossed: Callable[[float], bool], start: float) -> Crossing:
+    """The least learning rate at which ``crossed`` turns true, on a grid of factors of 2 refined by bisection.
+
+    Where ``crossed(start)`` is true the grid goes down to the first learning rate that has not crossed, else up to the first
+    that has: "critical sharpness", Kalra et al., arXiv:2601.16979. A crossing further below that goes back is not seen.
+
+    Args:
+        crossed: predicate of a learning rate.
+        start: a point of the grid, above zero; the better the guess, the fewer the calls.
+
+    Raises:
+        InputError: ``start`` is not finite and above zero.
+
+    >>> first_crossing(lambda lr: lr > 0.3, start=1.0)
+    Crossing(lr=0.3046875, evaluations=7)
+    """
+    if not (math.isfinite(start) and start > 0):
+        raise InputError(f"start={start!r}: pass a finite learning rate above zero")
+    down = crossed(start)
+    evaluations, at = 1, start
+    for _ in range(MAX_DOUBLINGS):
+        following = at / 2 if down else at * 2
+        evaluations += 1
+        if crossed(following) != down:
+            break
+        at = following
+    else:
+        return Crossing(None, evaluations)
+    low, high = (following, at) if down else (at, following)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        evaluations += 1
+        low, high = (low, middle) if crossed(middle) else (middle, high)
+    return Crossing((low + high) / 2, evaluations)
+
+
+def coordinate_check(
+    model: nn.Module,
+    stacks: Sequence[Stack],
+    run: Callable[[], object],
+    direction: Mapping[str, Tensor],
+    start: float,
+    threshold: float = 0.1,
+) -> CoordinateCheck | None:
+    """The learning rate at which one step along ``direction`` changes the output of some block by ``threshold``.
+
+    The check of muP (Yang et al., arXiv:2203.03466, appendix D.1), solved for the learning rate. The output of every block is
+    held for one batch.
+
+    Args:
+        model, stacks: the model and its stacks, from `hf_rksp.capture.find_stacks`.
+        run: one forward pass.
+        direction: as for `hf_rksp.capture.virtual_step.virtual_step`.
+        start: a first guess of the learning rate.
+        threshold: relative change.
+
+    Returns:
+        ``None`` if no block returned a state.
+    """
+    with restored(model):
+        before = _outputs(stacks, run)
+    if not before:
+        return None
+    changes: dict[float, tuple[float, str]] = {}
+
+    def crossed(lr: float) -> bool:
+        with virtual_step(model, direction, lr):
+            after = _outputs(stacks, run)
+        changes[lr] = max(_change(y, after.get(key), key[1]) for key, y in before.items())
+        return not changes[lr][0] <= threshold
+
+    crossed(start)  # the change is almost linear in a small step, so this gives a better start
+    first = changes[start][0]
+    guess = start * threshold / first if math.isfinite(first) and first > 0 else start
+    crossing = first_crossing(crossed, guess)
+    forwards = crossing.evaluations + 2
+    found = crossing.lr
+    if found is None:
+        return CoordinateCheck(None, None, threshold, forwards)
+    nearest = min((lr for lr in changes if changes[lr][0] > threshold), key=lambda lr: abs(lr - found))
+    return CoordinateCheck(found, changes[nearest][1], threshold, forwards)
+
+
+def _outputs(stacks: Sequence[Stack], run: Callable[[], object]) -> _States:
+    found: _States = {}
+
+    def sink(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        found[stack.path, block.path] = y.clone()  # a later block may write into it
+
+    with torch.no_grad(), capture_transitions(stacks, sink, refuse=lambda stack, block, error: None):
+        run()
+    return found
+
+
+def _change(before: Tensor, after: Tensor | None, path: str) -> tuple[float, str]:
+    """Relative change and path of the block; infinite where a state is not finite, is gone, or has another shape."""
+    if after is None or after.shape != before.shape:
+        return math.inf, path
+    moved = float((after.double() - before.double()).norm())
+    size = float(before.double().norm())
+    change = moved / size if size else (math.inf if moved else 0.0)
+    return (change if math.isfinite(change) else math.inf), path
