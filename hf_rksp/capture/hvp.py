@@ -20,8 +20,9 @@ Method = Literal["double_backward", "central_differences"]
 
 #: What torch says where a function has a first derivative only.
 _ONCE = ("derivative for", "differentiate twice", "double backward")
-#: Length of the step of central differences as a share of the norm of the weights, in float32 and float64.
-_STEP = {torch.float32: 2e-4, torch.float64: 1e-6}
+#: Length of the step of central differences as a share of the norm of the weights. Models in float64 too may compute their loss
+#: in float32, as those of transformers do.
+_STEP = 2e-4
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,15 @@ def hessian_product(
 
     Double backward is exact up to rounding. ``scaled_dot_product_attention`` then takes its mathematical form, which holds one
     number for each pair of tokens. Central differences ``(g(w + h v) - g(w - h v)) / 2h`` serve functions that have a first
-    derivative only; ``h ||v||`` is 2e-4 of ``||w||`` in float32, where truncation and rounding are both near 1e-3.
+    derivative only; ``h ||v||`` is 2e-4 of ``||w||``, where truncation and the rounding of float32 are both near 1e-3.
 
     Args:
         model: whose parameters the Hessian is over.
         loss: one forward pass; the same numbers are drawn in each of its calls.
         vector: by parameter name; names that are missing count as zero.
-        method: "auto" is double backward, and central differences where a function of the model has no second derivative.
+        method: "auto" is double backward, and central differences where the loss goes through a function without a second
+            derivative, or through one whose derivative is written in Python (``torch.autograd.Function``): torch may leave
+            its part out without an error. "double_backward" trusts such functions.
 
     Raises:
         InputError: ``vector`` names something else than a trainable parameter, or the loss is no scalar.
@@ -100,7 +103,9 @@ def hessian_product(
             )
     if method != "central_differences":
         try:
-            return _double_backward(model, weights, loss, vector)
+            return _double_backward(model, weights, loss, vector, careful=method == "auto")
+        except _FirstDerivativeOnly:
+            pass
         except RuntimeError as error:
             if method != "auto" or not any(words in str(error) for words in _ONCE):
                 raise
@@ -108,10 +113,16 @@ def hessian_product(
 
 
 def _double_backward(
-    model: nn.Module, weights: Mapping[str, Tensor], loss: Callable[[], Tensor], vector: Mapping[str, Tensor]
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    loss: Callable[[], Tensor],
+    vector: Mapping[str, Tensor],
+    careful: bool,
 ) -> HessianProduct:
     with restored(model), eager(), _twice_differentiable(), torch.enable_grad():
         value = _scalar(loss())
+        if careful and _has_own_derivative(value):
+            raise _FirstDerivativeOnly
         first = torch.autograd.grad(value, list(weights.values()), allow_unused=True, create_graph=True)
         gradient = _named(weights, first)
         pairs = [(gradient[name], vector[name]) for name in vector if name in gradient and gradient[name].requires_grad]
@@ -133,7 +144,7 @@ def _central_differences(
     if not length:
         return HessianProduct(value, gradient, {}, "central_differences", 1, 1)
     size = math.sqrt(inner(weights, weights)) or 1.0
-    step = min(_STEP.get(weight.dtype, _STEP[torch.float32]) for weight in weights.values()) * size / length
+    step = _STEP * size / length
     with virtual_step(model, vector, -step):
         product = gradient_of(model, loss)[1]
     with virtual_step(model, vector, step):
@@ -148,6 +159,27 @@ def _twice_differentiable() -> Iterator[None]:
     """Attention whose backward pass has a derivative: the fused kernels have none."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+class _FirstDerivativeOnly(Exception):
+    """The loss goes through a function whose backward pass may have no derivative."""
+
+
+def _has_own_derivative(loss: Tensor) -> bool:
+    """Whether the graph of ``loss`` has a function whose derivative is written in Python, as those of fused kernels are.
+
+    If its backward pass has no derivative, torch leaves that part out of a product without an error.
+    """
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        seen.add(node)
+        waiting += [after for after, _ in node.next_functions]
+    return False
 
 
 def _scalar(value: object) -> Tensor:

@@ -143,5 +143,5 @@ def _flat(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> Tensor
 
 def _named(weights: dict[str, nn.Parameter], vector: Tensor) -> dict[str, Tensor]:
     sizes = [weight.numel() for weight in weights.values()]
-    parts = torch.split(vector, sizes)  # type: ignore[no-untyped-call]
+    parts = torch.split(vector, sizes)
     return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}
