@@ -75,7 +75,7 @@ def texts(count: int, seed: int = 0) -> list[dict[str, Tensor]]:
 
 def bits(tensor: Tensor | None) -> bytes | None:
     """A tensor to the bit: NaN equals itself, and -0.0 is not 0.0."""
-    return None if tensor is None else tensor.detach().contiguous().numpy().tobytes()
+    return None if tensor is None else tensor.detach().clone().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def everything(model: nn.Module, *optimizers: torch.optim.Optimizer) -> dict[str, Any]:
