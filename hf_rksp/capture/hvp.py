@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -34,7 +34,8 @@ class HessianProduct:
         gradient: by parameter name; parameters that the loss does not reach are left out.
         product: ``H v``, by parameter name; left out where it is zero because the gradient does not depend on the weights.
         method: how the product was computed.
-        forwards, backwards: passes that this took; the second backward pass of a double backward is counted as one.
+        forwards, backwards: passes that this took, also for a double backward that was given up; each of its two backward
+            passes counts.
     """
 
     loss: float
@@ -101,15 +102,18 @@ def hessian_product(
             raise InputError(
                 f"vector[{name!r}] of shape {tuple(tensor.shape)}: pass tensors that fit trainable parameters, by name"
             )
+    spent = 0, 0
     if method != "central_differences":
         try:
             return _double_backward(model, weights, loss, vector, careful=method == "auto")
         except _FirstDerivativeOnly:
-            pass
+            spent = 1, 0
         except RuntimeError as error:
             if method != "auto" or not any(words in str(error) for words in _ONCE):
                 raise
-    return _central_differences(model, weights, loss, vector)
+            spent = 1, 1
+    found = _central_differences(model, weights, loss, vector)
+    return replace(found, forwards=found.forwards + spent[0], backwards=found.backwards + spent[1])
 
 
 def _double_backward(
@@ -150,7 +154,8 @@ def _central_differences(
     with virtual_step(model, vector, step):
         below = gradient_of(model, loss)[1]
     for name, tensor in below.items():
-        product[name] = (product[name] - tensor if name in product else -tensor).div_(2 * step)
+        product[name] = product[name] - tensor if name in product else -tensor
+    product = {name: tensor / (2 * step) for name, tensor in product.items()}
     return HessianProduct(value, gradient, product, "central_differences", 3, 3)
 
 

@@ -53,7 +53,7 @@ def tiny_gpt2(attention: str = "sdpa", dropout: float = 0.0, seed: int = 0) -> n
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = transformers.GPT2Config(
-            **sizes, **drops, bos_token_id=1, eos_token_id=2, attn_implementation=attention, loss_type="ForCausalLM"
+            **sizes, **drops, bos_token_id=1, eos_token_id=2, attn_implementation=attention
         )
         model = transformers.GPT2LMHeadModel(config).eval()
         with torch.no_grad():

@@ -84,7 +84,7 @@ def test_fused_attention_has_no_second_derivative_by_itself(monkeypatch):
     assert hessian_product(model, lambda: model(**batch).loss, random_vector(model)).method == "double_backward"
     monkeypatch.setattr(hvp, "_twice_differentiable", lambda: torch.enable_grad())
     found = hessian_product(model, lambda: model(**batch).loss, random_vector(model))
-    assert found.method == "central_differences"
+    assert found.method == "central_differences" and (found.forwards, found.backwards) == (4, 4)
 
 
 def test_a_function_with_one_derivative_falls_back():
@@ -95,17 +95,36 @@ def test_a_function_with_one_derivative_falls_back():
     found = hessian_product(model, loss(Once.apply), vector)
     exact = hessian_product(model, loss(torch.square), vector, "double_backward")
     assert found.method == "central_differences" and difference(found.product, exact.product) < 1e-7
+    assert (found.forwards, found.backwards) == (4, 3)
     # torch says nothing: a product without this part, so that "auto" has to look at the graph.
     wrong = hessian_product(model, loss(Once.apply), vector, "double_backward")
     assert not wrong.product
 
 
 def test_another_error_does_not_fall_back():
+    model, calls = nn.Linear(1, 1), []
+
     def broken():
-        raise RuntimeError("the loss is broken")
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("the loss is broken")
+        return model(torch.ones(1)).sum()
 
     with pytest.raises(RuntimeError, match="the loss is broken"):
-        hessian_product(nn.Linear(1, 1), broken, {})
+        hessian_product(model, broken, {})
+
+
+def test_a_parameter_that_one_side_alone_reaches():
+    model = nn.ParameterDict({name: nn.Parameter(torch.zeros(1).double()) for name in ("switch", "below", "above")})
+    vector = {"switch": torch.ones(1).double()}
+
+    def loss():
+        at = model["switch"]
+        return (at.square() + (model["below"] if at < 0 else model["above"] if at > 0 else 0)).sum()
+
+    found = hessian_product(model, loss, vector, "central_differences")
+    assert float(found.product["above"]) == pytest.approx(-float(found.product["below"])) and found.product["above"] > 0
+    assert float(found.product["switch"]) == pytest.approx(2)
 
 
 def test_frozen_weights_are_left_out():

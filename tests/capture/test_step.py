@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 
 import pytest
 import torch
@@ -108,6 +109,25 @@ def test_no_descent_no_curvature_no_crossing():
     still = quadratic(optimizer=lambda gradients: {name: 0 * g for name, g in gradients.items()})[2]
     assert still.without_descent == 4 and "The direction from batch 0 is zero." in still.notes
 
+    rising = measure_step(
+        model, quadratic_loss, batches, optimizer=lambda g: {n: -v for n, v in g.items()}, progress=False
+    )
+    assert rising.without_descent == 4 and rising.without_curvature == 0 and rising.pairs[0].curvature < 0
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.4375], ids=["some loss", "no loss"])
+def test_without_curvature_the_search_still_goes_by_the_scale(constant):
+    """``w^4 - 6 w^2`` is concave at .5 and falls until it rises again behind its minimum."""
+    model = nn.ParameterDict({"w": nn.Parameter(torch.tensor(0.5).double())})
+    loss = lambda model, batch: model["w"] ** 4 - 6 * model["w"] ** 2 + constant  # noqa: E731
+    step = math.sqrt(6 - 0.25) - 0.5  # where the loss is again what it was
+    for factor in (1.0, 0.7, 1e-4):
+        rule = lambda gradients, factor=factor: {"w": factor * gradients["w"]}  # noqa: E731
+        (pair,) = measure_step(model, loss, [0, 0], optimizer=rule, pairs=1, progress=False).pairs
+        assert pair.quadratic_critical_lr is None and pair.curvature < 0
+        assert pair.critical_lr == pytest.approx(step / (5.5 * factor), rel=1 / 32)
+        assert pair.forwards <= 11
+
 
 def test_noise_alone_has_no_scale():
     model = Quadratic(torch.eye(4, dtype=torch.float64))
@@ -203,6 +223,18 @@ def test_a_model_without_blocks_says_so():
     assert len(measured.notes) == 1 and measured.notes[0].startswith("No coordinate check: ")
 
 
+class Halved(torch.autograd.Function):
+    """A function whose derivative is written in Python."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x / 2
+
+    @staticmethod
+    def backward(ctx, g):
+        return g / 2
+
+
 def test_cost_is_what_was_called():
     model, batches, calls = Quadratic(spd(SIZE)), centres(8, SIZE), []
 
@@ -210,11 +242,24 @@ def test_cost_is_what_was_called():
         calls.append(batch)
         return quadratic_loss(model, batch)
 
-    for settings in ({}, {"optimizer": "adam_averaged"}, {"method": "central_differences"}, {"pairs": 2}):
+    def once(model, batch):
+        calls.append(batch)
+        return Halved.apply(model.weights - batch) @ (model.weights - batch)
+
+    for function, settings in (
+        (loss, {}),
+        (loss, {"optimizer": "adam_averaged"}),
+        (loss, {"method": "central_differences"}),
+        (loss, {"pairs": 2, "first_step": 0.1}),
+        (once, {}),
+    ):
         calls.clear()
-        measured = measure_step(model, loss, batches, progress=False, **settings)
+        measured = measure_step(model, function, batches, progress=False, **settings)
         assert measured.cost.forwards == len(calls)
         assert measured.cost.products == len(measured.pairs) and measured.cost.seconds > 0
+    # What cannot be differentiated twice is tried once: a forward pass, and three for each product.
+    line_searches = sum(pair.forwards for pair in measured.pairs)
+    assert measured.cost.forwards == 1 + 1 + 4 + 4 * 3 + line_searches
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adam_averaged", "sgd", "muon", "object"])
@@ -234,6 +279,21 @@ def test_all_of_it_is_untouched(optimizer, training):
     assert all(torch.equal(v, i[n]) for b, i in zip(batches, inputs, strict=True) for n, v in b.items())
     assert measured.coordinate_check.block.startswith("transformer.h.")
     json.dumps(dataclasses.asdict(measured), allow_nan=False)  # plain numbers
+
+
+def test_a_model_that_writes_into_its_inputs():
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            x.add_(1)
+            return types.SimpleNamespace(loss=(self.weight * x).square().sum())
+
+    batches = [{"x": torch.ones(3)}, {"x": torch.ones(3)}]
+    measured = measure_step(Writes(), None, batches, pairs=1, progress=False)
+    assert measured.losses == (12, 12) and all(torch.equal(batch["x"], torch.ones(3)) for batch in batches)
 
 
 def test_untouched_after_an_exception():

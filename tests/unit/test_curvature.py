@@ -47,6 +47,13 @@ def test_the_largest_with_its_sign(spectrum, largest):
     assert found.products <= len(spectrum)
 
 
+def test_a_singular_operator_ends():
+    """The value is rounding, so that no share of it is reached."""
+    matrix = with_spectrum([*torch.linspace(-5, -1, 20).tolist(), *[0.0] * 10])
+    found = largest_eigenvalue(lambda v: matrix @ v, vector(30), tolerance=1e-6)
+    assert found.converged and found.value == pytest.approx(0, abs=1e-13)
+
+
 @pytest.mark.parametrize("basis", [4, 7, 16, 200])
 def test_agrees_with_arpack_whatever_is_held(basis):
     values = numpy.random.default_rng(0).normal(size=150).tolist()
