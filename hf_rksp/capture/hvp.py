@@ -18,7 +18,7 @@ from hf_rksp.errors import InputError, NonFiniteError
 
 Method = Literal["double_backward", "central_differences"]
 
-#: What torch says where a function has a first derivative only.
+#: Parts of the messages of torch about functions without a second derivative.
 _ONCE = ("derivative for", "differentiate twice", "double backward")
 #: Length of the step of central differences as a share of the norm of the weights. Models in float64 too may compute their loss
 #: in float32, as those of transformers do.
@@ -27,12 +27,12 @@ _STEP = 2e-4
 
 @dataclass(frozen=True)
 class HessianProduct:
-    """A product, and what comes with it.
+    """A product, with the loss and the gradient at the same weights.
 
     Attributes:
         loss: at the weights.
-        gradient: by parameter name; parameters that the loss does not reach are left out.
-        product: ``H v``, by parameter name; left out where it is zero because the gradient does not depend on the weights.
+        gradient: by parameter name. A name is missing if the loss does not depend on the parameter.
+        product: ``H v``, by parameter name. A name is missing if its gradient does not depend on the weights: the product is zero.
         method: how the product was computed.
         forwards, backwards: passes that this took, also for a double backward that was given up; each of its two backward
             passes counts.
@@ -51,13 +51,19 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in uncompiled(model).named_parameters() if weight.requires_grad}
 
 
+def require_method(method: str) -> None:
+    """Raise `InputError` unless ``method`` is one of `hessian_product`."""
+    if method not in ("auto", "double_backward", "central_differences"):
+        raise InputError(f"method={method!r}: pass 'auto', 'double_backward' or 'central_differences'")
+
+
 def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Sum over all entries of ``a * b`` in float64; a name that one of both lacks counts as zero."""
     return math.fsum(float((a[name].detach() * b[name].detach()).sum(dtype=torch.float64)) for name in a if name in b)
 
 
 def gradient_of(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradient by parameter name, without those that the loss does not reach. ``.grad`` and the model stay untouched.
+    """Loss, and gradient by parameter name as in `HessianProduct`. ``.grad`` and the model stay untouched.
 
     Raises:
         NonFiniteError: the loss or the gradient is not finite.
@@ -78,24 +84,23 @@ def hessian_product(
 ) -> HessianProduct:
     """Product of the Hessian of ``loss`` over the trainable parameters with ``vector``. The model stays untouched.
 
-    Double backward is exact up to rounding. ``scaled_dot_product_attention`` then takes its mathematical form, which holds one
-    number for each pair of tokens. Central differences ``(g(w + h v) - g(w - h v)) / 2h`` serve functions that have a first
-    derivative only; ``h ||v||`` is 2e-4 of ``||w||``, where truncation and the rounding of float32 are both near 1e-3.
+    Double backward is exact up to rounding. It computes ``scaled_dot_product_attention`` by the math kernel, which holds one
+    number per head and pair of tokens. Central differences ``(g(w + h v) - g(w - h v)) / 2h`` need first derivatives alone. Their
+    ``h ||v||`` is 2e-4 of ``||w||``, where the errors of truncation and of float32 rounding are both near 1e-3.
 
     Args:
         model: whose parameters the Hessian is over.
         loss: one forward pass; the same numbers are drawn in each of its calls.
         vector: by parameter name; names that are missing count as zero.
-        method: "auto" is double backward, and central differences where the loss goes through a function without a second
-            derivative, or through one whose derivative is written in Python (``torch.autograd.Function``): torch may leave
-            its part out without an error. "double_backward" trusts such functions.
+        method: "auto" is double backward, and central differences if the loss contains a function without a second
+            derivative, or a ``torch.autograd.Function``: torch may silently omit the second derivative of the latter.
+            "double_backward" trusts such functions.
 
     Raises:
         InputError: ``vector`` names something else than a trainable parameter, or the loss is no scalar.
         NonFiniteError: the loss or the gradient is not finite.
     """
-    if method not in ("auto", "double_backward", "central_differences"):
-        raise InputError(f"method={method!r}: pass 'auto', 'double_backward' or 'central_differences'")
+    require_method(method)
     weights = trainable(model)
     for name, tensor in vector.items():
         if name not in weights or tensor.shape != weights[name].shape:
@@ -112,8 +117,8 @@ def hessian_product(
             if method != "auto" or not any(words in str(error) for words in _ONCE):
                 raise
             spent = 1, 1
-    found = _central_differences(model, weights, loss, vector)
-    return replace(found, forwards=found.forwards + spent[0], backwards=found.backwards + spent[1])
+    result = _central_differences(model, weights, loss, vector)
+    return replace(result, forwards=result.forwards + spent[0], backwards=result.backwards + spent[1])
 
 
 def _double_backward(
@@ -173,7 +178,7 @@ class _FirstDerivativeOnly(Exception):
 def _has_own_derivative(loss: Tensor) -> bool:
     """Whether the graph of ``loss`` has a function whose derivative is written in Python, as those of fused kernels are.
 
-    If its backward pass has no derivative, torch leaves that part out of a product without an error.
+    If its backward pass has no derivative, torch omits that part of a product without an error.
     """
     seen, waiting = set(), [loss.grad_fn]
     while waiting:
@@ -205,6 +210,6 @@ def _named(
 ) -> dict[str, Tensor]:
     named = {name: value for name, value in zip(weights, values, strict=True) if value is not None}
     for name, value in named.items():
-        if not bool(value.isfinite().all()):
+        if not math.isfinite(float(value.detach().sum(dtype=torch.float64))):  # in one pass over the entries
             raise NonFiniteError(f"the {what} at {name!r} is not finite; check the weights and the batch")
     return named

@@ -1,4 +1,4 @@
-"""A step of training that is taken for a while and put back to the bit."""
+"""Take a training step, look, and undo it to the bit."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hf_rksp.errors import InputError
 
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """What a forward pass may change is afterwards as before: buffers and the random state.
+    """Undo afterwards what a forward pass may change: buffers and the random state.
 
-    The random state is that of torch, of the generators that modules hold, of Python and of NumPy. So two passes in two such
-    contexts draw the same numbers.
+    The random state is that of torch, of generators that modules hold, of Python and of NumPy. Two forward passes, each in such
+    a context, draw the same numbers.
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     copies = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
@@ -41,10 +41,10 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def virtual_step(model: nn.Module, direction: Mapping[str, Tensor], lr: float) -> Iterator[None]:
-    """Inside, the weights are ``weights - lr * direction``; afterwards they are as before to the bit, also after an exception.
+    """Move the weights by ``-lr * direction`` inside the context, and restore them to the bit, also after an exception.
 
-    Buffers and the random state are put back too (`restored`). The context holds a copy of the weights that it moves. A graph
-    that is made inside has to be differentiated inside. Contexts may be nested.
+    The context also restores buffers and the random state (`restored`). It holds a copy of the weights that it moves. A loss that
+    is computed inside has to be differentiated inside. Contexts may be nested.
 
     Args:
         model: any module, also one wrapped by ``torch.compile``.

@@ -1,4 +1,4 @@
-"""The largest eigenvalue of the Hessian as Adam preconditions it, at fixed weights. Facts alone: nothing moves."""
+"""The largest eigenvalue of Adam's preconditioned Hessian at fixed weights. Facts alone, no verdict."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hf_rksp.spectral.curvature import largest_eigenvalue
 
 @dataclass(frozen=True)
 class EigenvalueAtFloor:
-    """The eigenvalue over the parameters whose second moment is large enough.
+    """The eigenvalue on the parameters whose second moment is above a floor.
 
     Attributes:
         floor: entries with ``sqrt(v) < floor * eps`` are left out.
         share_left_out: of the trainable entries.
-        lambda_max_after_warmup: algebraically largest eigenvalue of ``P^(-1/2) H P^(-1/2)``, one over a learning rate; ``None``
-            if nothing is left.
+        lambda_max_after_warmup: algebraically largest eigenvalue of ``P^(-1/2) H P^(-1/2)``, in one per learning rate; ``None``
+            if no entry is left.
         residual: see `hf_rksp.spectral.curvature.LargestEigenvalue`.
         products: with the operator; each is one Hessian product per batch of the Hessian.
         converged: whether ``residual <= tolerance * |lambda_max_after_warmup|``.
@@ -44,7 +44,7 @@ class CurvatureMeasurement:
 
     Attributes:
         eps: of Adam.
-        batches, hessian_batches: whose gradients make ``v``, and whose Hessian is taken.
+        batches, hessian_batches: number of batches behind ``v``, and behind the Hessian.
         tolerance: relative residual that counts as converged.
         at_floors: one entry for each floor.
         curvature_method: how Hessian products were computed.
@@ -76,9 +76,9 @@ def measure_curvature(
 ) -> CurvatureMeasurement:
     """Largest positive eigenvalue of ``P^(-1/2) H P^(-1/2)`` with ``P = diag(sqrt(v) + eps)``, by Lanczos.
 
-    ``v`` is the mean of ``g^2`` over the batches at the present weights, without a step: what Adam's second moment tends to after
-    warm-up. Its factor ``1 - beta1^t`` (Cohen et al., arXiv:2207.14484) is therefore 1, and the limit of ``lr * lambda`` has no t.
-    Holds about 18 vectors of the size of the trainable weights beside the graph of a product.
+    ``v`` is the mean of ``g^2`` over the batches at the present weights, without a step: an estimate of Adam's second moment
+    after warm-up. The factor ``1 - beta1^t`` in P (Cohen et al., arXiv:2207.14484) is therefore 1. Beside the graph of a product,
+    memory holds up to about 25 vectors of the size of the trainable weights.
 
     Args:
         model, loss, batches, training, method: as for `hf_rksp.profile.measure_step`.
@@ -99,11 +99,11 @@ def measure_curvature(
     weights = trainable(model)
     with measuring(model, training):
         root = _flat(weights, {name: v.sqrt_() for name, v in probe.second_moment().items()})
-        found = tuple(
+        at_floors = tuple(
             _at_floor(probe, weights, root, floor, hessian_batches, tolerance, max_products, seed) for floor in floors
         )
     return CurvatureMeasurement(
-        eps, len(batches), hessian_batches, tolerance, found, probe.method, time.perf_counter() - started
+        eps, len(batches), hessian_batches, tolerance, at_floors, probe.method, time.perf_counter() - started
     )
 
 
@@ -130,8 +130,8 @@ def _at_floor(
         return total.mul_(scale).div_(batches)
 
     start = torch.randn(len(root), generator=torch.Generator().manual_seed(seed), dtype=root.dtype).to(root.device)
-    found = largest_eigenvalue(product, start * kept, tolerance=tolerance, max_products=max_products)
-    return EigenvalueAtFloor(floor, share, found.value, found.residual, found.products, found.converged)
+    largest = largest_eigenvalue(product, start * kept, tolerance=tolerance, max_products=max_products)
+    return EigenvalueAtFloor(floor, share, largest.value, largest.residual, largest.products, largest.converged)
 
 
 def _flat(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> Tensor:

@@ -27,12 +27,12 @@ _REMEDY = "pass 'adam', 'adam_averaged', 'sgd', 'muon' or a torch optimizer"
 
 @dataclasses.dataclass(frozen=True)
 class Direction:
-    """How a direction comes about.
+    """A rule that turns gradients into a direction, with what it leaves out.
 
     Attributes:
         name: class names of the optimizers, or the name that was passed.
         rule: gradients -> direction; ``None`` for "adam_averaged", which needs the second moments first (`averaged_adam`).
-        weight_decay: of each parameter group that holds a trainable parameter; no direction contains it.
+        weight_decay: of each parameter group that holds a trainable parameter. The rule leaves it out.
         eps: of the first group that has one, else 1e-8.
     """
 
@@ -76,8 +76,8 @@ def direction_of(model: nn.Module, optimizer: OptimizerLike, eps: float | None =
         return Direction(optimizer, rules[optimizer], (), used)
     if callable(optimizer) and not isinstance(optimizer, torch.optim.Optimizer):
         return Direction(getattr(optimizer, "__name__", type(optimizer).__name__), optimizer, (), used)
-    given = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-    return _from_optimizers(model, [_unwrapped(one) for one in given], eps)
+    optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    return _from_optimizers(model, [_unwrapped(one) for one in optimizers], eps)
 
 
 def averaged_adam(second_moment: Mapping[str, Tensor], eps: float) -> Rule:
@@ -129,42 +129,42 @@ def _from_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
         raise InputError(f"optimizer: its first group has lr={lr}; set the learning rate that is planned")
 
     def rule(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = {}
+        updates = {}
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 for weight in group["params"]:
                     name = names.get(id(weight))
                     if name is not None and name in gradients:
-                        found[name] = _update(optimizer, group, weight, gradients[name]) / lr
-        return {name: value.to(weights[name].dtype) for name, value in found.items()}
+                        updates[name] = _update(optimizer, group, weight, gradients[name]) / lr
+        return {name: value.to(weights[name].dtype) for name, value in updates.items()}
 
-    own = next((float(group["eps"]) for group in groups if isinstance(group.get("eps"), float)), _EPS)
+    group_eps = next((float(group["eps"]) for group in groups if isinstance(group.get("eps"), float)), _EPS)
     return Direction(
         " + ".join(type(optimizer).__name__ for optimizer in optimizers),
         rule,
         tuple(float(group.get("weight_decay", 0.0)) for group in groups),
-        own if eps is None else eps,
+        group_eps if eps is None else eps,
     )
 
 
 def _update(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], weight: Tensor, gradient: Tensor) -> Tensor:
-    """What ``optimizer`` would take off ``weight`` for ``gradient``, without weight decay, in float64.
+    """What ``optimizer`` would subtract from ``weight`` for ``gradient``, without weight decay, in float64.
 
-    A double of the optimizer steps on a copy of this weight and of its state. In float64, because the update is the difference
-    of two weights and is much smaller than they are.
+    A twin of the optimizer steps on a copy of this weight and of its state. Both are float64, because the update is a small
+    difference of two weights.
     """
     copy = nn.Parameter(weight.detach().double())
     copy.grad = gradient.double()
-    double = object.__new__(type(optimizer))
-    double.__dict__.update(vars(optimizer))
-    double.__dict__.pop("step", None)  # a scheduler counts the steps of the original there
-    double.__dict__.update(_optimizer_step_pre_hooks=OrderedDict(), _optimizer_step_post_hooks=OrderedDict())
-    double.state = defaultdict(dict)
+    twin = object.__new__(type(optimizer))
+    twin.__dict__.update(vars(optimizer))
+    twin.__dict__.pop("step", None)  # a scheduler counts the steps of the original there
+    twin.__dict__.update(_optimizer_step_pre_hooks=OrderedDict(), _optimizer_step_post_hooks=OrderedDict())
+    twin.state = defaultdict(dict)
     if weight in optimizer.state:
-        double.state[copy] = {name: _copied(value) for name, value in optimizer.state[weight].items()}
-    double.param_groups = [{**group, "params": [copy], "lr": _planned_lr(group), "weight_decay": 0.0}]
+        twin.state[copy] = {name: _copied(value) for name, value in optimizer.state[weight].items()}
+    twin.param_groups = [{**group, "params": [copy], "lr": _planned_lr(group), "weight_decay": 0.0}]
     try:
-        double.step()
+        twin.step()
     except TypeError as error:
         raise InputError(
             f"optimizer: {type(optimizer).__name__} takes no step from a gradient alone ({error}); pass another one, or 'adam'"

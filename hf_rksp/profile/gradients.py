@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.calling import eager, takes, untouched
-from hf_rksp.capture.hvp import HessianProduct, Method, gradient_of, hessian_product, inner, trainable
+from hf_rksp.capture.hvp import HessianProduct, Method, gradient_of, hessian_product, inner, require_method, trainable
 from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError
 
@@ -41,7 +41,7 @@ def model_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 
 
 def require_measurable(model: nn.Module, batches: Sequence[Any]) -> None:
-    """Refuse what no step can be measured of.
+    """Refuse a model or batches on which no step can be measured.
 
     Raises:
         InputError: no trainable parameter, trainable parameters in half precision, or fewer than two batches.
@@ -59,15 +59,15 @@ def require_measurable(model: nn.Module, batches: Sequence[Any]) -> None:
         )
     if len(batches) < 2:
         raise InputError(
-            f"batches: {len(batches)} given; pass at least two, so that the direction comes from one and the loss from another"
+            f"batches: got {len(batches)}; pass at least two, so that the direction comes from one and the loss from another"
         )
 
 
 @contextlib.contextmanager
 def measuring(model: nn.Module, training: bool) -> Iterator[None]:
-    """Uncompiled, without gradients unless asked for, in evaluation mode or with ``training`` in the mode of each module.
+    """Run uncompiled and without gradients, in evaluation mode or, with ``training``, in the present mode of each module.
 
-    Flags and the random state are as before afterwards.
+    Flags and the random state are restored afterwards.
     """
     modes = [(module, module.training) for module in model.modules()]
     with untouched(model), eager():
@@ -78,7 +78,7 @@ def measuring(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 class GradientProbe:
-    """What is asked of a model at its present weights, and counted.
+    """Evaluates a model at its present weights, and counts the passes.
 
     Args:
         model, loss, batches: see `hf_rksp.profile.step.measure_step`.
@@ -89,6 +89,7 @@ class GradientProbe:
     def __init__(
         self, model: nn.Module, loss: Loss, batches: Sequence[Any], eps: float, method: Method | Literal["auto"]
     ) -> None:
+        require_method(method)
         self.model, self.loss, self.batches, self.eps, self.method = model, loss, batches, eps, method
         self.forwards = self.backwards = self.products = 0
         self.sizes = {name: weight.numel() for name, weight in trainable(model).items()}
@@ -121,14 +122,16 @@ class GradientProbe:
     def product(self, index: int, vector: Mapping[str, Tensor]) -> HessianProduct:
         """Product of the Hessian of a batch with ``vector``, and the gradient of that batch."""
         try:
-            found = hessian_product(self.model, lambda: self.loss(self.model, self.batches[index]), vector, self.method)
+            result = hessian_product(
+                self.model, lambda: self.loss(self.model, self.batches[index]), vector, self.method
+            )
         except NonFiniteError as error:
             raise NonFiniteError(f"batches[{index}]: {error}") from error
-        self.forwards, self.backwards = self.forwards + found.forwards, self.backwards + found.backwards
+        self.forwards, self.backwards = self.forwards + result.forwards, self.backwards + result.backwards
         self.products += 1
-        self.method = found.method  # what does not work once is not tried again
-        self._record(index, found.loss, found.gradient)
-        return found
+        self.method = result.method  # what does not work once is not tried again
+        self._record(index, result.loss, result.gradient)
+        return result
 
     def see_all(self) -> None:
         """Take the gradient of every batch that was not seen yet."""
@@ -154,10 +157,10 @@ class GradientProbe:
         return tuple(math.sqrt(self._squares[index]) for index in range(len(self.batches)))
 
     def noise_scale(self) -> float | None:
-        """``tr(Sigma) / |G|^2`` in batches (McCandlish et al., arXiv:1812.06162, appendix A.1), each part without bias.
+        """``tr(Sigma) / |G|^2`` in batches (McCandlish et al., arXiv:1812.06162, appendix A.1), from unbiased estimates of both.
 
         ``Sigma`` is the covariance of the gradients of batches and ``G`` their expectation. Times the number of sequences in a
-        batch, the value is in sequences. ``None`` where the estimate of ``|G|^2`` is not above zero: noise alone is seen.
+        batch, the value is in sequences. ``None`` if the estimate of ``|G|^2`` is not above zero: the batches show noise alone.
         """
         n = len(self.batches)
         each = math.fsum(self._squares.values()) / n

@@ -1,4 +1,4 @@
-"""The learning rate at which something first happens: the loss rises, or the states of a block move too far."""
+"""Searches for a learning rate: the first that raises the loss, and the first that changes the output of a block too far."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_rksp.errors import InputError
 MAX_DOUBLINGS = 40
 #: Bisections of an interval of a factor of 2: its width is then 1/16 of its lower end.
 _BISECTIONS = 4
-#: States of a block: path of its stack, path of the block (with the number of the run, where it runs several times).
+#: Output of each block, by the path of its stack and its own path (with the number of the run if it runs several times).
 _States = dict[tuple[str, str], Tensor]
 
 
@@ -36,12 +36,12 @@ class Crossing:
 
 @dataclass(frozen=True)
 class CoordinateCheck:
-    """How far one virtual step may go before it changes the states of a block.
+    """The learning rate at which one virtual step changes the output of a block.
 
     Attributes:
         lr: learning rate at which the largest relative change of the output of a block by one virtual step reaches
-            ``threshold``, to 1/32; ``None`` if it does so nowhere within 40 doublings.
-        block: path of the block of that change; ``None`` where ``lr`` is.
+            ``threshold``, to 1/32; ``None`` if no learning rate within 40 doublings does.
+        block: path of the block with that change; ``None`` if ``lr`` is ``None``.
         threshold: on ``||y' - y|| / ||y||`` (Frobenius norms over all tokens of a batch, padding included).
         forwards: forward passes.
     """
@@ -55,12 +55,13 @@ class CoordinateCheck:
 def first_crossing(crossed: Callable[[float], bool], start: float) -> Crossing:
     """The least learning rate at which ``crossed`` turns true, on a grid of factors of 2 refined by bisection.
 
-    Where ``crossed(start)`` is true the grid goes down to the first learning rate that has not crossed, else up to the first
-    that has: "critical sharpness", Kalra et al., arXiv:2601.16979. A crossing further below that goes back is not seen.
+    If ``crossed(start)`` is true, the search halves the learning rate until ``crossed`` is false, else it doubles the learning
+    rate until ``crossed`` is true. This is the line search of critical sharpness (Kalra et al., arXiv:2601.16979). The search
+    does not see an interval further below in which ``crossed`` is true as well.
 
     Args:
         crossed: predicate of a learning rate.
-        start: a point of the grid, above zero; the better the guess, the fewer the calls.
+        start: a point of the grid, above zero. A better guess saves calls.
 
     Raises:
         InputError: ``start`` is not finite and above zero.
@@ -98,8 +99,8 @@ def coordinate_check(
 ) -> CoordinateCheck | None:
     """The learning rate at which one step along ``direction`` changes the output of some block by ``threshold``.
 
-    The check of muP (Yang et al., arXiv:2203.03466, appendix D.1), solved for the learning rate. The output of every block is
-    held for one batch.
+    The coordinate check of muP (Yang et al., arXiv:2203.03466, appendix D.1), solved for the learning rate. Holds the output of
+    every block for one batch.
 
     Args:
         model, stacks: the model and its stacks, from `hf_rksp.capture.find_stacks`.
@@ -128,26 +129,26 @@ def coordinate_check(
     guess = start * threshold / first if math.isfinite(first) and first > 0 else start
     crossing = first_crossing(crossed, guess)
     forwards = crossing.evaluations + 2
-    found = crossing.lr
-    if found is None:
+    lr = crossing.lr
+    if lr is None:
         return CoordinateCheck(None, None, threshold, forwards)
-    nearest = min((lr for lr in changes if changes[lr][0] > threshold), key=lambda lr: abs(lr - found))
-    return CoordinateCheck(found, changes[nearest][1], threshold, forwards)
+    nearest = min((tried for tried in changes if changes[tried][0] > threshold), key=lambda tried: abs(tried - lr))
+    return CoordinateCheck(lr, changes[nearest][1], threshold, forwards)
 
 
 def _outputs(stacks: Sequence[Stack], run: Callable[[], object]) -> _States:
-    found: _States = {}
+    outputs: _States = {}
 
     def sink(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
-        found[stack.path, block.path] = y.clone()  # a later block may write into it
+        outputs[stack.path, block.path] = y.clone()  # a later block may write into it
 
     with torch.no_grad(), capture_transitions(stacks, sink, refuse=lambda stack, block, error: None):
         run()
-    return found
+    return outputs
 
 
 def _change(before: Tensor, after: Tensor | None, path: str) -> tuple[float, str]:
-    """Relative change and path of the block; infinite where a state is not finite, is gone, or has another shape."""
+    """Relative change and path of the block; infinite if a state is not finite, is missing, or has another shape."""
     if after is None or after.shape != before.shape:
         return math.inf, path
     moved = float((after.double() - before.double()).norm())

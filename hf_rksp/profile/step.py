@@ -1,4 +1,4 @@
-"""What one step of training would do, measured before it is taken. Facts alone: no verdict, and nothing moves.
+"""What one step of training would do, measured without taking it. Facts alone, no verdict.
 
 model + batches -> gradients -> direction of the optimizer -> for pairs of batches (A, B): slope, curvature and critical
 learning rate of the loss on B along the direction from A -> relative change of the outputs of the blocks
@@ -46,12 +46,12 @@ class PairMeasurement:
         direction_batch, loss_batch: indexes of A and B.
         loss: ``L_B`` at the weights.
         direction_norm: ``||D_A||``.
-        slope: ``g_B . D_A``, loss per learning rate that the step takes off to first order.
-        curvature: ``D_A . H_B D_A``, loss per squared learning rate.
-        quadratic_critical_lr: ``2 slope / curvature``, from where on the quadratic model of the loss rises; ``None`` if either
-            is not above zero.
+        slope: ``g_B . D_A``, in loss per learning rate: a small step lowers the loss by ``lr * slope``.
+        curvature: ``D_A . H_B D_A``, in loss per squared learning rate.
+        quadratic_critical_lr: ``2 slope / curvature``: a larger step raises the quadratic model of the loss. ``None`` if slope or
+            curvature is not above zero.
         critical_lr: first learning rate at which the loss itself rises (`first_crossing`, to 1/32); ``None`` if the slope is not
-            above zero, or the loss rises nowhere within 40 doublings.
+            above zero, or if the loss does not rise within 40 doublings.
         forwards: forward passes of the line search.
     """
 
@@ -82,27 +82,27 @@ class StepMeasurement:
 
     Attributes:
         optimizer: of the directions, see `hf_rksp.profile.directions.direction_of`.
-        weight_decay: of each parameter group; it is in no direction. A decoupled decay moves the weights by ``-lr * decay *
-            weights`` besides.
+        weight_decay: of each parameter group. The directions leave it out: decoupled decay moves the weights by another ``-lr *
+            decay * weights``.
         eps: limit of ``share_below_eps``; that of the optimizer where it has one.
         parameters: trainable entries.
-        training: whether modules were in the mode in which they came, dropout included; else in evaluation mode.
-        first_step: learning rate of the virtual step before the measurement; ``None`` if it is at the weights as they are.
+        training: whether modules kept their own mode, dropout included; else all were in evaluation mode.
+        first_step: learning rate of the virtual step before the measurement; ``None`` if there was none.
         losses: of each batch, in the unit of the loss.
-        gradient_norms: Euclidean norm of the gradient of each batch, loss per weight.
-        noise_scale: ``tr(Sigma) / |G|^2`` in batches; ``None`` where noise alone is seen (`GradientProbe.noise_scale`).
+        gradient_norms: Euclidean norm of the gradient of each batch, in loss per unit of weight.
+        noise_scale: ``tr(Sigma) / |G|^2`` in batches; ``None`` if the batches show noise alone (`GradientProbe.noise_scale`).
         share_below_eps: share of the gradient entries of all batches with ``|g| < eps``.
         share_without_gradient: share of the trainable entries in tensors whose gradient is zero throughout in all batches. In
             LoRA these are the matrices A while B is zero; ``first_step`` measures after one step of B.
         pairs: see `PairMeasurement`.
-        without_descent: pairs with a slope that is not above zero: the step raises the loss on B from the first.
-        without_curvature: pairs with a slope above zero and a curvature that is not.
-        without_crossing: pairs with a slope above zero whose loss rises nowhere within the search.
+        without_descent: pairs with a slope that is not above zero: any small step raises the loss on B.
+        without_curvature: pairs with a slope above zero and a curvature that is not above zero.
+        without_crossing: pairs with a slope above zero whose loss does not rise within 40 doublings.
         quadratic_critical_lr, critical_lr: over the pairs that have one; ``None`` if no pair has.
         curvature_method: how Hessian products were computed.
-        coordinate_check: along the direction of the first pair, on its second batch; ``None`` where ``notes`` says why.
+        coordinate_check: along the direction of the first pair, on its second batch; ``None`` if ``notes`` says why.
         notes: what could not be measured, and why.
-        cost: of all of it.
+        cost: of the whole measurement.
     """
 
     optimizer: str
@@ -144,9 +144,10 @@ def measure_step(
 ) -> StepMeasurement:
     """Measure the step that ``optimizer`` would take from the present weights.
 
-    Model, gradients, optimizer and random state are untouched to the bit. Beside the model this holds about six vectors of the
-    size of the trainable weights: their copy, a sum of gradients, a direction, and a product with its graph. With ``2 * pairs``
-    batches or more the pairs share none; with fewer, each batch gives the direction for the next one.
+    Model, gradients, optimizer and random state are untouched to the bit. Beside the model and the graph of a product, memory holds
+    at most five vectors of the size of the trainable weights: a copy of them, the sum of gradients, a direction, a gradient, a
+    product. With at least ``2 * pairs`` batches, no two pairs share a batch. With fewer, each batch gives the direction for the
+    next one.
 
     Args:
         model: with float32 (or float64) trainable weights, before any engine wraps it.
@@ -158,13 +159,13 @@ def measure_step(
         pairs: pairs of batches (A, B).
         eps: see `direction_of`.
         first_step: take one virtual step of this learning rate along the direction of the mean gradient first.
-        training: leave modules in the mode they are in; batch norms of untrained models need it.
-        blocks: path(s) of the list(s) of residual blocks, where they are not found.
+        training: leave each module in its present mode. Untrained models with batch norms need it.
+        blocks: path(s) of the list(s) of residual blocks, if the search for them fails.
         method: of Hessian products, see `hf_rksp.capture.hvp.hessian_product`.
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: an argument is not what is asked for above.
+        InputError: an argument is not as above.
         NonFiniteError: the loss or a gradient of a batch is not finite; the message has its index.
     """
     require_measurable(model, batches)
@@ -250,19 +251,19 @@ def _measure_pair(probe: GradientProbe, a: int, b: int, along: dict[str, Tensor]
     pair = PairMeasurement(a, b, loss, norm, slope, curvature, quadratic, None, 0)
     if not slope > 0:
         return pair
-    # Once more: attention that can be differentiated twice rounds in another way.
+    # Not product.loss: the attention kernel of a double backward rounds differently.
     start = probe.run(b)
 
     def rises(lr: float) -> bool:
         with virtual_step(probe.model, along, lr):
-            return not probe.run(b) <= start  # a loss that is not a number has risen
+            return not probe.run(b) <= start  # NaN counts as a rise
 
     crossing = first_crossing(rises, _guess(pair) / 4)  # from below, so that it is the first
     return dataclasses.replace(pair, critical_lr=crossing.lr, forwards=crossing.evaluations + 1)
 
 
 def _guess(pair: PairMeasurement) -> float:
-    """A learning rate of the right size, in proportion to 1 / D, so that the scale of a direction changes nothing else."""
+    """A first guess. It scales as ``1 / D``, so that the scale of a direction scales the results and changes nothing else."""
     if pair.critical_lr or pair.quadratic_critical_lr:
         return pair.critical_lr or pair.quadratic_critical_lr or 0.0
     return abs(pair.loss) / abs(pair.slope) if pair.loss and pair.slope else 1 / pair.direction_norm

@@ -25,14 +25,14 @@ _ROUNDING = 16
 
 @dataclass(frozen=True)
 class LargestEigenvalue:
-    """The algebraically largest eigenvalue, as far as the products tell.
+    """The algebraically largest eigenvalue that Lanczos has reached.
 
     Attributes:
-        value: the Ritz value, with its sign; never above the true eigenvalue but for rounding.
-        residual: ``||A v - value v||`` for the unit vector ``v`` below; some eigenvalue is that near to ``value``.
+        value: the largest Ritz value, with its sign. It is a lower bound of the largest eigenvalue, up to rounding.
+        residual: ``||A v - value v||`` for the unit vector ``v`` below; some eigenvalue is at most that far from ``value``.
         products: products with the operator.
         converged: whether ``residual <= tolerance * |value|``.
-        vector: shape ``(n,)``, the unit Ritz vector; the start of the next call where the operator moves slowly.
+        vector: shape ``(n,)``, the unit Ritz vector; a good ``start`` for the next call if the operator changes slowly.
     """
 
     value: float
@@ -50,18 +50,19 @@ def largest_eigenvalue(
     Args:
         product: ``v -> A v``. ``A`` has to be symmetric; this is not checked.
         start: shape ``(n,)``. Its dtype and device are those of the basis; sums are in float64. Take a random vector: an
-            eigenvector that has no part in ``start`` is not found.
+            eigenvector to which ``start`` is orthogonal is missed.
         tolerance: relative residual at which the search ends.
         max_products: products at which it ends without convergence.
-        basis: vectors of length ``n`` that are held, at least 4; a quarter of them stays at a restart, which needs room besides.
+        basis: vectors of length ``n`` in memory, at least 4. A restart keeps a quarter of them and needs as much memory again
+            for that quarter.
 
     Raises:
         InputError: an argument is out of range, or ``start`` is zero.
         NonFiniteError: a product is not finite.
 
     >>> matrix = torch.diag(torch.tensor([-9.0, 1.0, 3.0], dtype=torch.float64))
-    >>> found = largest_eigenvalue(lambda v: matrix @ v, torch.ones(3, dtype=torch.float64))
-    >>> round(found.value, 9), found.converged, found.products
+    >>> largest = largest_eigenvalue(lambda v: matrix @ v, torch.ones(3, dtype=torch.float64))
+    >>> round(largest.value, 9), largest.converged, largest.products
     (3.0, True, 3)
     """
     _check(start, tolerance, max_products, basis)
@@ -113,13 +114,16 @@ def _norm(vector: Tensor) -> float:
 
 
 def _orthogonalise(w: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """Take the part in ``rows`` out of ``w``, in place; its coefficients, shape ``(len(rows),)``. Twice is enough (Kahan)."""
+    """Subtract from ``w``, in place, its projection on ``rows``, and return the coefficients, shape ``(len(rows),)``.
+
+    The subtraction is done twice, which is enough for full orthogonality (Kahan, in Parlett, section 6.9).
+    """
     total = torch.zeros(len(rows), dtype=torch.float64)
     for _ in range(2):
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             part = _dot(row, w)
             w.sub_(row, alpha=part)
-            total[place] += part
+            total[index] += part
     return total
 
 

@@ -18,11 +18,11 @@ SETTINGS = {"tolerance": 1e-6, "max_products": 300}
 
 def test_a_quadratic_to_a_millionth():
     model, batches = Quadratic(spd(7)), centres(4, 7)
-    found = measure_curvature(model, quadratic_loss, batches, eps=0.5, floors=(0.0,), **SETTINGS)
+    result = measure_curvature(model, quadratic_loss, batches, eps=0.5, floors=(0.0,), **SETTINGS)
     g = torch.stack([model.matrix @ c for c in batches])
     scale = (g.square().mean(0).sqrt() + 0.5).rsqrt()
     expected = float(torch.linalg.eigvalsh(scale[:, None] * model.matrix * scale)[-1])
-    (at,) = found.at_floors
+    (at,) = result.at_floors
     assert at.lambda_max_after_warmup == pytest.approx(expected, rel=1e-6) and at.converged
     assert at.share_left_out == 0 and at.products <= 7
 
@@ -31,14 +31,14 @@ def test_small_second_moments_are_left_out():
     model, g = Quadratic(spd(6)), torch.tensor([1, 1e-3, 1e-3, 3, 0, 0]).double()
     centre = torch.linalg.solve(model.matrix, g)  # rounding: 0 is not quite 0
     floors = (0.0, 1e-3, 20.0, 1e6)
-    found = measure_curvature(model, quadratic_loss, [centre, centre], eps=1e-4, floors=floors, **SETTINGS)
-    assert [at.share_left_out for at in found.at_floors] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    result = measure_curvature(model, quadratic_loss, [centre, centre], eps=1e-4, floors=floors, **SETTINGS)
+    assert [at.share_left_out for at in result.at_floors] == pytest.approx([0, 1 / 3, 2 / 3, 1])
     scale = (g + 1e-4).rsqrt()
     whole = scale[:, None] * model.matrix * scale
-    for at, kept in zip(found.at_floors, ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3], [0, 3]), strict=False):
+    for at, kept in zip(result.at_floors, ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3], [0, 3]), strict=False):
         part = whole[kept][:, kept]
         assert at.lambda_max_after_warmup == pytest.approx(float(torch.linalg.eigvalsh(part)[-1]), rel=1e-6)
-    assert found.at_floors[-1].lambda_max_after_warmup is None and not found.at_floors[-1].converged
+    assert result.at_floors[-1].lambda_max_after_warmup is None and not result.at_floors[-1].converged
 
 
 def test_a_negative_eigenvalue_of_larger_modulus_is_not_taken():
@@ -52,11 +52,11 @@ def test_agrees_with_arpack_on_a_transformer():
     """The oracle has its own products: central differences of float64 gradients."""
     model, batches = tiny_gpt2("eager"), texts(3)
     before = everything(model)
-    found = measure_curvature(
+    result = measure_curvature(
         model, None, batches, eps=1e-3, hessian_batches=2, floors=(0.1,), tolerance=1e-4, max_products=200
     )
     assert everything(model) == before
-    (at,) = found.at_floors
+    (at,) = result.at_floors
 
     twin = tiny_gpt2("eager").double()
     weights = trainable(twin)
@@ -71,12 +71,12 @@ def test_agrees_with_arpack_on_a_transformer():
 
     root = torch.stack([gradient(b).square() for b in batches]).mean(0).sqrt()
     scale = torch.where(root >= 1e-4, (root + 1e-3).rsqrt(), 0.0)
-    place = torch.nn.utils.parameters_to_vector(weights.values()).detach()
+    start = torch.nn.utils.parameters_to_vector(weights.values()).detach()
 
     def product(v):
         along, sides = scale * torch.from_numpy(v).flatten(), []
         for sign in (1, -1):
-            torch.nn.utils.vector_to_parameters(place + sign * 1e-6 * along, weights.values())
+            torch.nn.utils.vector_to_parameters(start + sign * 1e-6 * along, weights.values())
             sides.append(sum(gradient(b) for b in batches[:2]) / 2)
         return (scale * (sides[0] - sides[1]) / 2e-6).numpy()
 
@@ -89,10 +89,10 @@ def test_agrees_with_arpack_on_a_transformer():
 def test_untouched_and_plain_numbers():
     model, batches = tiny_gpt2(dropout=0.1).train(), texts(2)
     before = everything(model)
-    found = measure_curvature(model, None, batches, max_products=3, training=True)
+    result = measure_curvature(model, None, batches, max_products=3, training=True)
     assert everything(model) == before
-    assert [at.floor for at in found.at_floors] == [10.0, 100.0] and not found.at_floors[0].converged
-    json.dumps(dataclasses.asdict(found), allow_nan=False)
+    assert [at.floor for at in result.at_floors] == [10.0, 100.0] and not result.at_floors[0].converged
+    json.dumps(dataclasses.asdict(result), allow_nan=False)
 
 
 def test_refusals():

@@ -90,9 +90,9 @@ def test_weight_decay_is_kept_apart_and_stated():
     gradients, plain = gradients_for(model), direction_of(model, torch.optim.AdamW(weights, weight_decay=0.0))
     for kind in (torch.optim.AdamW, torch.optim.Adam):
         optimizer = kind([{"params": weights[:1], "weight_decay": 0.5}, {"params": weights[1:]}], weight_decay=0.25)
-        found = direction_of(model, optimizer)
-        assert found.weight_decay == (0.5, 0.25)
-        for name, value in found.rule(gradients).items():
+        result = direction_of(model, optimizer)
+        assert result.weight_decay == (0.5, 0.25)
+        for name, value in result.rule(gradients).items():
             assert torch.equal(value, plain.rule(gradients)[name])
 
 
@@ -145,8 +145,8 @@ def test_an_optimizer_inside_another_is_found():
     inner = torch.optim.SGD(weights, lr=0.1, weight_decay=0.1)
     wrapped = Accelerator(cpu=True).prepare(inner)
     assert wrapped is not inner
-    found = direction_of(model, wrapped)
-    assert found.name == "SGD" and found.weight_decay == (0.1,)
+    result = direction_of(model, wrapped)
+    assert result.name == "SGD" and result.weight_decay == (0.1,)
 
 
 def test_muon_takes_the_matrices_and_adamw_the_rest():

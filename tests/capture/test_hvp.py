@@ -43,14 +43,14 @@ class Once(torch.autograd.Function):
 def test_a_quadratic_has_its_matrix(method):
     model, centre = Quadratic(spd(6)), torch.arange(6, dtype=torch.float64)
     vector = random_vector(model)
-    found = hessian_product(model, lambda: quadratic_loss(model, centre), vector, method)
+    result = hessian_product(model, lambda: quadratic_loss(model, centre), vector, method)
     flat = torch.cat([vector["first"], vector["rest"]])
-    assert found.method == method
-    assert torch.cat([found.product["first"], found.product["rest"]]).tolist() == pytest.approx(
+    assert result.method == method
+    assert torch.cat([result.product["first"], result.product["rest"]]).tolist() == pytest.approx(
         (model.matrix @ flat).tolist(), rel=1e-8
     )
-    assert torch.cat([*found.gradient.values()]).tolist() == pytest.approx((-model.matrix @ centre).tolist())
-    assert found.loss == pytest.approx(float(centre @ model.matrix @ centre / 2))
+    assert torch.cat([*result.gradient.values()]).tolist() == pytest.approx((-model.matrix @ centre).tolist())
+    assert result.loss == pytest.approx(float(centre @ model.matrix @ centre / 2))
 
 
 def test_double_backward_agrees_with_the_whole_hessian():
@@ -60,8 +60,8 @@ def test_double_backward_agrees_with_the_whole_hessian():
     loss = lambda w: torch.func.functional_call(model, w, (x,)).square().mean()  # noqa: E731
     whole = torch.func.hessian(loss)({n: w.detach() for n, w in weights.items()})
     expected = {n: sum(torch.tensordot(whole[n][m], vector[m], vector[m].ndim) for m in weights) for n in weights}
-    found = hessian_product(model, lambda: model(x).square().mean(), vector)
-    assert difference(found.product, expected) < 1e-12
+    result = hessian_product(model, lambda: model(x).square().mean(), vector)
+    assert difference(result.product, expected) < 1e-12
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -83,8 +83,8 @@ def test_fused_attention_has_no_second_derivative_by_itself(monkeypatch):
     model, (batch,) = tiny_gpt2("sdpa"), texts(1)
     assert hessian_product(model, lambda: model(**batch).loss, random_vector(model)).method == "double_backward"
     monkeypatch.setattr(hvp, "_twice_differentiable", lambda: torch.enable_grad())
-    found = hessian_product(model, lambda: model(**batch).loss, random_vector(model))
-    assert found.method == "central_differences" and (found.forwards, found.backwards) == (4, 4)
+    result = hessian_product(model, lambda: model(**batch).loss, random_vector(model))
+    assert result.method == "central_differences" and (result.forwards, result.backwards) == (4, 4)
 
 
 def test_a_function_with_one_derivative_falls_back():
@@ -92,10 +92,10 @@ def test_a_function_with_one_derivative_falls_back():
     x = torch.arange(6, dtype=torch.float64).view(2, 3)
     loss = lambda square: lambda: square(model(x)).sum()  # noqa: E731
     vector = random_vector(model)
-    found = hessian_product(model, loss(Once.apply), vector)
+    result = hessian_product(model, loss(Once.apply), vector)
     exact = hessian_product(model, loss(torch.square), vector, "double_backward")
-    assert found.method == "central_differences" and difference(found.product, exact.product) < 1e-7
-    assert (found.forwards, found.backwards) == (4, 3)
+    assert result.method == "central_differences" and difference(result.product, exact.product) < 1e-7
+    assert (result.forwards, result.backwards) == (4, 3)
     # torch says nothing: a product without this part, so that "auto" has to look at the graph.
     wrong = hessian_product(model, loss(Once.apply), vector, "double_backward")
     assert not wrong.product
@@ -122,16 +122,18 @@ def test_a_parameter_that_one_side_alone_reaches():
         at = model["switch"]
         return (at.square() + (model["below"] if at < 0 else model["above"] if at > 0 else 0)).sum()
 
-    found = hessian_product(model, loss, vector, "central_differences")
-    assert float(found.product["above"]) == pytest.approx(-float(found.product["below"])) and found.product["above"] > 0
-    assert float(found.product["switch"]) == pytest.approx(2)
+    result = hessian_product(model, loss, vector, "central_differences")
+    assert (
+        float(result.product["above"]) == pytest.approx(-float(result.product["below"])) and result.product["above"] > 0
+    )
+    assert float(result.product["switch"]) == pytest.approx(2)
 
 
 def test_frozen_weights_are_left_out():
     model, x = nn.Linear(3, 2).double(), torch.randn(4, 3).double()
     model.bias.requires_grad_(False)
-    found = hessian_product(model, lambda: model(x).square().sum(), random_vector(model))
-    assert set(found.product) == set(found.gradient) == {"weight"}
+    result = hessian_product(model, lambda: model(x).square().sum(), random_vector(model))
+    assert set(result.product) == set(result.gradient) == {"weight"}
     with pytest.raises(InputError, match=r"vector\['bias'\]"):
         hessian_product(model, lambda: model(x).square().sum(), {"bias": torch.ones(2)})
 
@@ -139,9 +141,9 @@ def test_frozen_weights_are_left_out():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_linear_loss_has_no_curvature(method):
     model = nn.Linear(3, 1).double()
-    found = hessian_product(model, lambda: model(torch.ones(3).double()).sum(), random_vector(model), method)
-    assert inner(found.product, found.product) == pytest.approx(0, abs=1e-18)
-    assert found.gradient["weight"].tolist() == [[1, 1, 1]]
+    result = hessian_product(model, lambda: model(torch.ones(3).double()).sum(), random_vector(model), method)
+    assert inner(result.product, result.product) == pytest.approx(0, abs=1e-18)
+    assert result.gradient["weight"].tolist() == [[1, 1, 1]]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -162,8 +162,8 @@ def test_first_crossing():
 
     for start in (0.01, 1.0, 5.0, 700.0):
         seen.clear()
-        found = first_crossing(crossed, start)
-        assert found.lr == pytest.approx(5, rel=1 / 32) and found.evaluations == len(seen)
+        result = first_crossing(crossed, start)
+        assert result.lr == pytest.approx(5, rel=1 / 32) and result.evaluations == len(seen)
     assert first_crossing(lambda lr: False, 1.0) == first_crossing(lambda lr: True, 1.0)
     assert first_crossing(lambda lr: False, 1.0).lr is None
     with pytest.raises(InputError, match=r"start=0\.0"):
@@ -296,6 +296,14 @@ def test_a_model_that_writes_into_its_inputs():
     assert measured.losses == (12, 12) and all(torch.equal(batch["x"], torch.ones(3)) for batch in batches)
 
 
+def test_settings_are_refused_before_any_work():
+    calls = []
+    for settings in ({"method": "exact"}, {"pairs": 9}, {"optimizer": "lion"}, {"first_step": -1.0}, {"eps": 0.0}):
+        with pytest.raises(InputError):
+            measure_step(tiny_gpt2(), lambda *_: calls.append(1), texts(4), progress=False, **settings)
+    assert not calls
+
+
 def test_untouched_after_an_exception():
     model, batches, calls = tiny_gpt2().train(), texts(4), []
 
@@ -365,7 +373,7 @@ def test_the_first_step_is_along_the_mean_gradient():
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"batches": texts(1)}, InputError, "batches: 1 given; pass at least two"),
+        ({"batches": texts(1)}, InputError, "batches: got 1; pass at least two"),
         ({"pairs": 5}, InputError, "pairs=5: .* from 1 to the number of batches, 4"),
         ({"pairs": 0}, InputError, "pairs=0"),
         ({"first_step": 0.0}, InputError, r"first_step=0\.0"),

@@ -30,9 +30,9 @@ def laplacian(v):
 
 def test_a_closed_form_to_a_millionth():
     size = 60
-    found = largest_eigenvalue(laplacian, vector(size), tolerance=1e-5, max_products=400, basis=12)
-    assert found.converged and found.products > 12  # so that it has begun anew
-    assert found.value == pytest.approx(2 - 2 * math.cos(size * math.pi / (size + 1)), rel=1e-6)
+    result = largest_eigenvalue(laplacian, vector(size), tolerance=1e-5, max_products=400, basis=12)
+    assert result.converged and result.products > 12  # so that it has begun anew
+    assert result.value == pytest.approx(2 - 2 * math.cos(size * math.pi / (size + 1)), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,16 @@ def test_a_closed_form_to_a_millionth():
 )
 def test_the_largest_with_its_sign(spectrum, largest):
     matrix = with_spectrum(spectrum)
-    found = largest_eigenvalue(lambda v: matrix @ v, vector(len(spectrum)), tolerance=1e-9)
-    assert found.value == pytest.approx(largest, abs=1e-9) and found.converged
-    assert found.products <= len(spectrum)
+    result = largest_eigenvalue(lambda v: matrix @ v, vector(len(spectrum)), tolerance=1e-9)
+    assert result.value == pytest.approx(largest, abs=1e-9) and result.converged
+    assert result.products <= len(spectrum)
 
 
 def test_a_singular_operator_ends():
     """The value is rounding, so that no share of it is reached."""
     matrix = with_spectrum([*torch.linspace(-5, -1, 20).tolist(), *[0.0] * 10])
-    found = largest_eigenvalue(lambda v: matrix @ v, vector(30), tolerance=1e-6)
-    assert found.converged and found.value == pytest.approx(0, abs=1e-13)
+    result = largest_eigenvalue(lambda v: matrix @ v, vector(30), tolerance=1e-6)
+    assert result.converged and result.value == pytest.approx(0, abs=1e-13)
 
 
 @pytest.mark.parametrize("basis", [4, 7, 16, 200])
@@ -60,18 +60,18 @@ def test_agrees_with_arpack_whatever_is_held(basis):
     matrix = with_spectrum([*values, -20.0, 3.5, 3.4])
     operator = LinearOperator(matrix.shape, matvec=lambda v: matrix.numpy() @ v, dtype=numpy.float64)
     expected = eigsh(operator, k=1, which="LA", tol=1e-12, return_eigenvectors=False)[0]
-    found = largest_eigenvalue(lambda v: matrix @ v, vector(153), tolerance=1e-7, max_products=1000, basis=basis)
-    assert found.converged and found.value == pytest.approx(expected, rel=1e-9)
+    result = largest_eigenvalue(lambda v: matrix @ v, vector(153), tolerance=1e-7, max_products=1000, basis=basis)
+    assert result.converged and result.value == pytest.approx(expected, rel=1e-9)
 
 
 def test_residual_is_that_of_the_vector():
     matrix = with_spectrum([-5.0, *torch.linspace(0, 1, 40).tolist()])
     for products in (3, 9, 20, 35):
-        found = largest_eigenvalue(lambda v: matrix @ v, vector(41), tolerance=1e-12, max_products=products, basis=8)
-        true = float((matrix @ found.vector - found.value * found.vector).norm())
-        assert found.products == products and not found.converged
-        assert found.residual == pytest.approx(true, rel=1e-6)
-        assert found.value <= 1 and float(found.vector.norm()) == pytest.approx(1)
+        result = largest_eigenvalue(lambda v: matrix @ v, vector(41), tolerance=1e-12, max_products=products, basis=8)
+        true = float((matrix @ result.vector - result.value * result.vector).norm())
+        assert result.products == products and not result.converged
+        assert result.residual == pytest.approx(true, rel=1e-6)
+        assert result.value <= 1 and float(result.vector.norm()) == pytest.approx(1)
 
 
 def test_a_start_near_the_vector_saves_products():
@@ -85,9 +85,9 @@ def test_a_start_near_the_vector_saves_products():
 
 def test_float32_vectors_give_five_digits():
     matrix = with_spectrum([-5.0, *torch.linspace(0, 1, 60).tolist(), 2.0]).float()
-    found = largest_eigenvalue(lambda v: matrix @ v, vector(62, dtype=torch.float32), tolerance=1e-3)
-    assert found.converged and found.vector.dtype == torch.float32
-    assert found.value == pytest.approx(2, rel=1e-5)
+    result = largest_eigenvalue(lambda v: matrix @ v, vector(62, dtype=torch.float32), tolerance=1e-3)
+    assert result.converged and result.vector.dtype == torch.float32
+    assert result.value == pytest.approx(2, rel=1e-5)
 
 
 def test_a_factor_and_a_shift_pass_through():
