@@ -124,9 +124,10 @@ def coordinate_check(
         changes[lr] = max(_change(y, after.get(key), key[1]) for key, y in before.items())
         return not changes[lr][0] <= threshold
 
-    crossed(start)  # the change is almost linear in a small step, so this gives a better start
-    first = changes[start][0]
-    guess = start * threshold / first if math.isfinite(first) and first > 0 else start
+    small = start / 1024  # there the change is linear in the learning rate, which gives a better start
+    crossed(small)
+    change = changes[small][0]
+    guess = small * threshold / change if math.isfinite(change) and change > 0 else start
     crossing = first_crossing(crossed, guess)
     forwards = crossing.evaluations + 2
     lr = crossing.lr

@@ -192,10 +192,12 @@ def measure_step(
             context.enter_context(virtual_step(model, moved, first_step))
             probe.forget()
         rule = _rule(direction, probe)
-        measured, check = [], None
+        measured: list[PairMeasurement] = []
+        check = None
         for a, b in tqdm(chosen, desc="measuring a step", unit="pair", disable=not progress, leave=False):
             along = rule(probe.gradient(a))
-            pair = _measure_pair(probe, a, b, along)
+            near = next((pair.critical_lr for pair in reversed(measured) if pair.critical_lr), None)
+            pair = _measure_pair(probe, a, b, along, near)
             measured.append(pair)
             if not pair.direction_norm:
                 notes.append(f"The direction from batch {a} is zero.")
@@ -242,7 +244,10 @@ def _rule(direction: Direction, probe: GradientProbe) -> Rule:
     return direction.rule or averaged_adam(probe.second_moment(), direction.eps)
 
 
-def _measure_pair(probe: GradientProbe, a: int, b: int, along: dict[str, Tensor]) -> PairMeasurement:
+def _measure_pair(
+    probe: GradientProbe, a: int, b: int, along: dict[str, Tensor], near: float | None
+) -> PairMeasurement:
+    """One pair; ``near`` is the critical learning rate of an earlier one."""
     product = probe.product(b, along)
     slope, curvature = inner(product.gradient, along), inner(product.product, along)
     norm, loss = math.sqrt(inner(along, along)), product.loss
@@ -258,7 +263,10 @@ def _measure_pair(probe: GradientProbe, a: int, b: int, along: dict[str, Tensor]
         with virtual_step(probe.model, along, lr):
             return not probe.run(b) <= start  # NaN counts as a rise
 
-    crossing = first_crossing(rises, _guess(pair) / 4)  # from below, so that it is the first
+    # From below, so that the crossing is the first. The grid is that of this pair: its result does not depend on the others.
+    guess = _guess(pair)
+    doublings = math.floor(math.log2(near / guess)) - 1 if near else -2 if quadratic else 0
+    crossing = first_crossing(rises, guess * 2.0**doublings)
     return dataclasses.replace(pair, critical_lr=crossing.lr, forwards=crossing.evaluations + 1)
 
 

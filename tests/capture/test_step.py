@@ -73,6 +73,9 @@ def test_the_order_of_pairs_and_of_batches_changes_no_summary():
     turned = measure_step(model, quadratic_loss, batches[4:] + batches[:4], optimizer="sgd", progress=False)
     assert turned.losses == measured.losses[4:] + measured.losses[:4]
     assert turned.pairs[0].slope == measured.pairs[2].slope
+    for pair, same in zip(turned.pairs, measured.pairs[2:] + measured.pairs[:2], strict=True):
+        assert pair.critical_lr == pytest.approx(same.critical_lr, rel=1e-12)  # each on the grid of its own
+        assert pair.forwards <= 9
     for name in ("critical_lr", "quadratic_critical_lr"):
         assert dataclasses.astuple(getattr(turned, name)) == pytest.approx(dataclasses.astuple(getattr(measured, name)))
     assert turned.noise_scale == pytest.approx(measured.noise_scale, rel=1e-12)
