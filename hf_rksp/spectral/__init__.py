@@ -1,5 +1,6 @@
 """Moments, whitened DMD and spectra. Needs torch alone; takes moments and matrices, never models."""
 
+from hf_rksp.spectral.curvature import LargestEigenvalue, largest_eigenvalue
 from hf_rksp.spectral.dmd import WhitenedOperator, choose_rank, whitened_dmd
 from hf_rksp.spectral.jackknife import jackknife, leave_one_out, standard_error
 from hf_rksp.spectral.kreiss import KreissBracket, kreiss_constant
@@ -17,6 +18,7 @@ from hf_rksp.spectral.spectrum import (
 
 __all__ = [
     "KreissBracket",
+    "LargestEigenvalue",
     "Masses",
     "ModalBasis",
     "SecondMoments",
@@ -26,6 +28,7 @@ __all__ = [
     "eigenvalue_masses",
     "jackknife",
     "kreiss_constant",
+    "largest_eigenvalue",
     "leave_one_out",
     "merge_all",
     "modal_basis",

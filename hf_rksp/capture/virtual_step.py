@@ -1,0 +1,81 @@
+"""Take a training step, look, and undo it to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Iterator, Mapping
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture.calling import forked_random_state, uncompiled
+from hf_rksp.errors import InputError
+
+
+@contextlib.contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Undo afterwards what a forward pass may change: buffers and the random state.
+
+    The random state is that of torch, of generators that modules hold, of Python and of NumPy. Two forward passes, each in such
+    a context, draw the same numbers.
+    """
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    copies = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
+    python, numpys = random.getstate(), numpy.random.get_state()
+    try:
+        with forked_random_state(model):
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(numpys)
+        with torch.no_grad():
+            for buffer, copy in copies.values():
+                buffer.copy_(copy)
+        for module, named in buffers:  # a module may also have put another tensor there
+            module._buffers.clear()
+            module._buffers.update(named)
+
+
+@contextlib.contextmanager
+def virtual_step(model: nn.Module, direction: Mapping[str, Tensor], lr: float) -> Iterator[None]:
+    """Move the weights by ``-lr * direction`` inside the context, and restore them to the bit, also after an exception.
+
+    The context also restores buffers and the random state (`restored`). It holds a copy of the weights that it moves. A loss that
+    is computed inside has to be differentiated inside. Contexts may be nested.
+
+    Args:
+        model: any module, also one wrapped by ``torch.compile``.
+        direction: name of a parameter, as in ``model.named_parameters()`` -> tensor of its shape. A tied weight is one
+            parameter and moves once.
+        lr: learning rate.
+
+    Raises:
+        InputError: ``lr`` is not finite, or ``direction`` fits no parameter.
+    """
+    weights = dict(uncompiled(model).named_parameters())
+    if not math.isfinite(lr):
+        raise InputError(f"lr={lr!r}: pass a finite number")
+    for name, tensor in direction.items():
+        if name not in weights:
+            raise InputError(
+                f"direction[{name!r}]: {type(model).__name__} has no such parameter; take the names of "
+                "model.named_parameters(), where a tied weight has the first of its names alone"
+            )
+        if tensor.shape != weights[name].shape:
+            raise InputError(
+                f"direction[{name!r}] has shape {tuple(tensor.shape)}: the parameter has {tuple(weights[name].shape)}"
+            )
+    before = {name: weights[name].detach().clone() for name in direction}
+    with restored(model):
+        try:
+            with torch.no_grad():
+                for name, tensor in direction.items():
+                    weights[name].sub_(tensor.to(weights[name]), alpha=lr)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in before.items():
+                    weights[name].copy_(value)

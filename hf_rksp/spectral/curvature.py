@@ -1,0 +1,144 @@
+"""The largest eigenvalue of a symmetric operator that is known by its products with vectors alone.
+
+Source: Lanczos with full reorthogonalisation and thick restarts (Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 2000). Power
+iteration converges to the eigenvalue of the largest modulus; in a Hessian that one may be negative, and only a positive one
+limits the learning rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_rksp.errors import InputError, NonFiniteError
+
+#: Takes and returns a vector of shape ``(n,)``.
+Product = Callable[[Tensor], Tensor]
+
+#: A residual within this many units of rounding of the operator's norm is zero.
+_ROUNDING = 16
+
+
+@dataclass(frozen=True)
+class LargestEigenvalue:
+    """The algebraically largest eigenvalue that Lanczos has reached.
+
+    Attributes:
+        value: the largest Ritz value, with its sign. It is a lower bound of the largest eigenvalue, up to rounding.
+        residual: ``||A v - value v||`` for the unit vector ``v`` below; some eigenvalue is at most that far from ``value``.
+        products: products with the operator.
+        converged: whether ``residual <= tolerance * |value|``.
+        vector: shape ``(n,)``, the unit Ritz vector; a good ``start`` for the next call if the operator changes slowly.
+    """
+
+    value: float
+    residual: float
+    products: int
+    converged: bool
+    vector: Tensor
+
+
+def largest_eigenvalue(
+    product: Product, start: Tensor, *, tolerance: float = 1e-3, max_products: int = 100, basis: int = 16
+) -> LargestEigenvalue:
+    """Lanczos for the algebraically largest eigenvalue of a symmetric operator.
+
+    Args:
+        product: ``v -> A v``. ``A`` has to be symmetric; this is not checked.
+        start: shape ``(n,)``. Its dtype and device are those of the basis; sums are in float64. Take a random vector: an
+            eigenvector to which ``start`` is orthogonal is missed.
+        tolerance: relative residual at which the search ends.
+        max_products: products at which it ends without convergence.
+        basis: vectors of length ``n`` in memory, at least 4. A restart keeps a quarter of them and needs as much memory again
+            for that quarter.
+
+    Raises:
+        InputError: an argument is out of range, or ``start`` is zero.
+        NonFiniteError: a product is not finite.
+
+    >>> matrix = torch.diag(torch.tensor([-9.0, 1.0, 3.0], dtype=torch.float64))
+    >>> largest = largest_eigenvalue(lambda v: matrix @ v, torch.ones(3, dtype=torch.float64))
+    >>> round(largest.value, 9), largest.converged, largest.products
+    (3.0, True, 3)
+    """
+    _check(start, tolerance, max_products, basis)
+    rows = [start.detach() / _norm(start)]
+    projected = torch.zeros(0, 0, dtype=torch.float64)
+    for products in range(1, max_products + 1):
+        w = product(rows[-1]).detach()
+        if w.shape != start.shape:
+            raise InputError(f"product: it returned shape {tuple(w.shape)} for a vector of {tuple(start.shape)}")
+        w = w.to(start.dtype, copy=True)
+        column = _orthogonalise(w, rows)
+        if not bool(column.isfinite().all()):
+            raise NonFiniteError(f"product: number {products} is not finite; check the loss and the weights")
+        projected = _bordered(projected, column)
+        beta = _norm(w)
+        values, vectors = torch.linalg.eigh(projected)
+        value, residual = float(values[-1]), beta * abs(float(vectors[-1, -1]))
+        rounding = _ROUNDING * torch.finfo(start.dtype).eps * float(values.abs().max())
+        converged = residual <= max(tolerance * abs(value), rounding)
+        if converged or products == max_products:
+            return LargestEigenvalue(value, residual, products, converged, _combined(rows, vectors[:, -1]))
+        if len(rows) == basis:
+            kept = basis // 4
+            rows = [_combined(rows, column) for column in vectors[:, -kept:].T]
+            projected = torch.diag(values[-kept:])
+        rows.append(w.div_(beta))
+    raise AssertionError("unreachable: max_products is at least 1")
+
+
+def _check(start: Tensor, tolerance: float, max_products: int, basis: int) -> None:
+    if start.ndim != 1 or not start.is_floating_point() or not start.isfinite().all() or not start.any():
+        raise InputError(
+            f"start of shape {tuple(start.shape)} and {start.dtype}: pass a finite floating vector of shape (n,) that is not zero"
+        )
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise InputError(f"tolerance={tolerance!r}: it has to be a finite number above zero")
+    if max_products < 1:
+        raise InputError(f"max_products={max_products!r}: pass a whole number of at least 1")
+    if basis < 4:
+        raise InputError(f"basis={basis!r}: pass a whole number of at least 4")
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum(dtype=torch.float64))
+
+
+def _norm(vector: Tensor) -> float:
+    return math.sqrt(_dot(vector, vector))
+
+
+def _orthogonalise(w: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """Subtract from ``w``, in place, its projection on ``rows``, and return the coefficients, shape ``(len(rows),)``.
+
+    The subtraction is done twice, which is enough for full orthogonality (Kahan, in Parlett, section 6.9).
+    """
+    total = torch.zeros(len(rows), dtype=torch.float64)
+    for _ in range(2):
+        for index, row in enumerate(rows):
+            part = _dot(row, w)
+            w.sub_(row, alpha=part)
+            total[index] += part
+    return total
+
+
+def _bordered(matrix: Tensor, column: Tensor) -> Tensor:
+    """The symmetric matrix ``(k, k)`` with a last row and column, shape ``(k + 1,)``."""
+    size = len(column)
+    larger = torch.zeros(size, size, dtype=torch.float64)
+    larger[:-1, :-1] = matrix
+    larger[:, -1] = larger[-1, :] = column
+    return larger
+
+
+def _combined(rows: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """Sum of ``rows``, each times its coefficient."""
+    total = torch.zeros_like(rows[0])
+    for row, coefficient in zip(rows, coefficients.tolist(), strict=True):
+        total.add_(row, alpha=coefficient)
+    return total
