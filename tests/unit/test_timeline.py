@@ -257,6 +257,13 @@ def test_story_says_the_event(tmp_path):
             [4, 3, 2, 9, 2.5, 2.2, 1],
             ["The loss left its level of 2.00 at step 3 and rose to 9.00 at step 4.", "It was back at 2.20 at step 6."],
         ),
+        (
+            [4, 1, 3, 1, 5, 1, 1.1],
+            [
+                "The loss rose above its minimum of 1.00 on 2 occasions, the first after step 2, the largest to 5.00 at step 5.",
+                "It was back at 1.00 at step 6.",
+            ],
+        ),
         ([3, 4, 50], ["The loss left its minimum of 3.00 at step 1 and rose to 50.0 at step 3."]),
         ([4, 3, 2, 1.05, 1, 1.1], []),
         ([4, 3], []),

@@ -225,7 +225,7 @@ def masses(layers: Layers, bounds: tuple[float, float, float]) -> Figure:
         legend.append(
             f'<rect class="{kind}" x="{coordinate(x)}" y="4" width="10" height="10" rx="2"/>{svg.text(x + 14, 13, name)}'
         )
-        x += 25 + 5.6 * len(name)
+        x += 26 + 6.8 * len(name)
     caption = (
         f"Expansive |λ| > {upper:g}; near-unit {lower:g} to {upper:g}; intermediate {contractive:g} to {lower:g}; "
         f"contractive < {contractive:g}. All modes, before the ResDMD filter."

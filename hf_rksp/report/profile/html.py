@@ -26,12 +26,12 @@ def render_html(data: Mapping[str, Any], sections: Sections = ()) -> str:
         Panel("profile", "Profile"),
         Panel("depth", "Depth"),
         *(Panel(part.key, part.title, "section", part) for part in sections),
-        Panel("thresholds", "Published thresholds"),
+        Panel("thresholds", "Thresholds"),
         Panel("aggregates", "Aggregates"),
         Panel("layers", "Layers"),
         Panel("setup", "Set-up"),
         Panel("definitions", "Definitions"),
-        Panel("cost", "Command and cost"),
+        Panel("cost", "Cost"),
     ]
     return html.page_of_panels(
         "hf_rksp.report.profile",

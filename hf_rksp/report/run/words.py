@@ -82,8 +82,8 @@ def _rise(series: Series) -> list[str]:
     level = "minimum" if rise.lowest else "level"
     text = f"The loss left its {level} of {low} at step {count(rise.low_step)} and rose to {high}."
     if rise.times > 1:
-        text = f"The loss left its {level} of {low} {count(rise.times)} times, first after step {count(rise.left_step)}, and rose "
-        text += f"to {high} at most."
+        text = f"The loss rose above its {level} of {low} on {count(rise.times)} occasions, the first after step "
+        text += f"{count(rise.left_step)}, the largest to {high}."
     elif rise.left_step > rise.low_step:
         text = f"The loss was at its {level} of {low} at step {count(rise.low_step)}, stayed near it until step "
         text += f"{count(rise.left_step)} and then rose to {high}."
