@@ -80,7 +80,7 @@ def assert_same_samples(ranks: list[Run], one: Run) -> None:
 
 def assert_same_profiles(one: Run, other: Run, sharp: bool, first: bool = False) -> None:
     """The profile rows of the history, or the ``first`` alone. ``sharp``: the model is in float64."""
-    profiles = [[row for row in run["history"] if row["kind"] == "profile"] for run in (one, other)]
+    profiles = [run["readings"] for run in (one, other)]
     if first:
         profiles = [rows[:1] for rows in profiles]
     assert len(profiles[0]) >= (1 if first else 3)

@@ -12,7 +12,10 @@ from hf_rksp import SpectralShaper
 from hf_rksp.capture import find_stacks
 from hf_rksp.capture.agreement import found_anywhere
 from hf_rksp.config import KSSConfig, MonitorConfig
+from hf_rksp.training.engine import Engine
 from hf_rksp.training.monitors.spectrum import SpectralMonitor
+from hf_rksp.training.recorder import Recorder
+from hf_rksp.training.watch import Watch
 from tests.training.common import Chain, token_rows
 
 pytestmark = pytest.mark.timeout(300)
@@ -51,19 +54,22 @@ def worker(rank, port, out):
 def run(rank, ids, schedule, exact):
     """Layers of the profile of each step, what monitor and KSS have skipped so far, KSS's loss, and what was dropped."""
     model, seen = Chain().train(), []
-    monitor = SpectralMonitor(model, MonitorConfig(rank=8), blocks="layers")
-    with SpectralShaper(model, KSSConfig(schedule, rank=8, every=1, layer_fraction=1.0), "layers") as kss:
-        for step in range(STEPS):
-            breaks(model, rank, step)
-            if exact:
-                with kss.measure_step():
-                    model(ids)
-            monitor.watch()
-            (model(ids, labels=ids)["loss"] + kss.term()).backward()
-            kss.step()
-            indices = [layer.index for layer in monitor.solve(True)]
-            logs = kss.pop_logs()
-            seen.append((indices, monitor.aside.count, logs["kss/skipped"], logs.get("kss/loss"), logs["kss/dropped"]))
+    monitor = SpectralMonitor(MonitorConfig(every=1, rank=8))
+    kss = SpectralShaper(config=KSSConfig(schedule, rank=8, every=1, layer_fraction=1.0))
+    engine = Engine(Watch(model, "layers"), [monitor, kss], Recorder())
+    engine._main = True  # each process solves, so that both can be compared
+    engine.begin(0, 100, {})
+    for step in range(STEPS):
+        breaks(model, rank, step)
+        engine.step_begin(step)
+        if exact:
+            with kss.measure_step():
+                model(ids)
+        (model(ids, labels=ids)["loss"] + kss.term()).backward()
+        indices = [layer["index"] for reading in engine.step_end() for layer in reading.layers]
+        logs = engine.pop_logs()
+        seen.append((indices, monitor.aside.count, logs["kss/skipped"], logs.get("kss/loss"), logs["kss/dropped"]))
+    engine.close()
     return seen
 
 

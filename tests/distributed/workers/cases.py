@@ -40,7 +40,7 @@ class Case:
 
 BALANCED: dict[str, Any] = {"rank": 8}
 PAPER: dict[str, Any] = {"schedule": "paper", "rank": 8, "every": 1, "layer_fraction": 0.5}
-BATCH: dict[str, Any] = {"every": 10, "data": "batch", "rank": 16, "report": False}
+BATCH: dict[str, Any] = {"every": 10, "data": "batch", "rank": 16}
 PROBE: dict[str, Any] = BATCH | {"data": "probe"}
 #: Directions and layers are drawn anew for each microbatch. All of them, and the draws are gone from a comparison of cuts.
 ALL: dict[str, Any] = {"rank": WIDTH, "layer_fraction": 1.0}

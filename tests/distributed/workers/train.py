@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, TrainerCallback
 
 from hf_rksp.config import KSSConfig, MonitorConfig
+from hf_rksp.history.read import read_history
 from hf_rksp.training import RKSPTrainer, RKSPTrainingArguments
 from hf_rksp.training.kss.balanced import Balanced
 from hf_rksp.training.kss.paper import Paper
@@ -237,7 +237,7 @@ def train(case: Case, stage: int, folder: Path) -> dict[str, Any]:
         "weights": weights(trainer),
         "given": trainer.given,
         "drawn": drawn,
-        "history": [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else [],
+        "readings": list(read_history(history).readings) if history.exists() else [],
     }
 
 
