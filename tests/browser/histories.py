@@ -121,7 +121,7 @@ def eventful(steps=1_000):
     return [*rows, *stretch(733, steps + 1)]
 
 
-def hostile():
+def hostile(rows=None):
     """Markup and control characters in every string from outside."""
 
     def infect(value, key=""):
@@ -132,7 +132,19 @@ def hostile():
             return [infect(item) for item in value]
         return HOSTILE if isinstance(value, str) and key != "kind" else value
 
-    return [infect(row, "row" if row["kind"] == "log" else "") for row in shaped()]
+    return [infect(row, "row" if row["kind"] == "log" else "") for row in rows or shaped()]
+
+
+def hostile_events():
+    """The same in events, readings, and quantities and their keys."""
+    rows = eventful()
+    value = {"title": HOSTILE, "note": HOSTILE, "limit": 1.0}
+    layered = {"title": HOSTILE, "per_layer": True}
+    rows[0]["quantities"] = {f"{HOSTILE}/{HOSTILE}": value, f"{HOSTILE}/rain": layered}
+    for row in rows:
+        if row["kind"] == "reading":
+            row["values"] = {HOSTILE: row["step"] / 10}
+    return hostile(rows)
 
 
 def bare():

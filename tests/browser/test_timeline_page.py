@@ -4,7 +4,7 @@ import pytest
 
 from hf_rksp.report import write_timeline
 from tests.browser import test_report_page as audit
-from tests.browser.histories import bare, broken, calm, eventful, hostile, read, shaped
+from tests.browser.histories import bare, broken, calm, eventful, hostile, hostile_events, read, shaped
 
 pytestmark = pytest.mark.browser
 SAMPLES = {
@@ -12,6 +12,7 @@ SAMPLES = {
     "two": (calm, shaped),
     "broken": (calm, broken),
     "hostile": (hostile, hostile),
+    "hostile events": (hostile_events,),
     "bare": (bare,),
     "deep": (lambda: calm(steps=40, every=1, layers=40),),
     "eventful": (eventful, calm),

@@ -19,7 +19,21 @@ from hf_rksp.report.run.numbers import Run, gaps
 from hf_rksp.report.run.readings import groups_of
 from hf_rksp.report.run.rise import largest_rise
 from hf_rksp.report.run.words import cautions, story
-from tests.browser.histories import bare, broken, calm, eventful, hostile, layer, log, profile, read, run, shaped, write
+from tests.browser.histories import (
+    bare,
+    broken,
+    calm,
+    eventful,
+    hostile,
+    hostile_events,
+    layer,
+    log,
+    profile,
+    read,
+    run,
+    shaped,
+    write,
+)
 from tests.unit.test_report_render import Page, visible
 
 BOUNDS = (0.9, 1.05, 0.8)
@@ -150,6 +164,7 @@ SAMPLES = {
     "two": (calm, shaped),
     "broken": (calm, broken),
     "hostile": (hostile,),
+    "hostile events": (hostile_events,),
     "bare": (bare,),
     "six": (calm, broken, shaped, calm, calm, calm),
     "eventful": (eventful, calm),
@@ -175,6 +190,18 @@ def test_hostile_text_is_text(tmp_path):
     page = render_timeline(read(tmp_path, hostile()))
     assert "<img" not in page and page.count("<script") == 2
     assert movie_of(page)["layers"][0].startswith("</script><img")
+
+
+def test_hostile_events_and_quantities_are_text(tmp_path):
+    page = render_timeline(read(tmp_path, hostile_events()))
+    assert "<img" not in page and page.count("<script") == 2
+    assert "<img src=x onerror=alert(1)>" in "".join(Page(page).text)
+
+
+def test_keys_that_differ_give_charts_that_differ(tmp_path):
+    keys = ("a/b", "a_b", "a-b", "a/é", "a/ü")
+    rows = [run(), *(log(step, 1.0, **dict.fromkeys(keys, float(step))) for step in (1, 2))]
+    assert len(drawn(runs_of(tmp_path, rows))) == len(keys) + 3  # and loss, gradient norm, learning rate
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
@@ -350,10 +377,10 @@ def test_side_by_side_and_what_differs(tmp_path):
 
 def test_charts_are_those_with_numbers(tmp_path):
     charts = drawn(runs_of(tmp_path, calm(), shaped()))
-    for key in ("loss", "grad_norm", "learning_rate", "spectrum_spectral_radius_max", "spectrum_near_unit_mass_mean"):
+    for key in ("loss", "grad_norm", "learning_rate", "spectrum-spectral_radius-max", "spectrum-near_unit_mass-mean"):
         assert charts[key][1] == [0, 1]
-    assert charts["kss_loss"][1] == charts["kss_own"][1] == [1]
-    assert "eval_loss" not in charts and "kss_task_loss" not in charts
+    assert charts["kss-loss"][1] == charts["kss-own"][1] == [1]
+    assert "eval_loss" not in charts and "kss-task_loss" not in charts
     assert drawn(runs_of(tmp_path / "bare", bare())) == {}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -79,8 +81,9 @@ def curve_of(
 
 
 def slug(key: str) -> str:
-    """A key as part of an identifier."""
-    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in key)
+    """A key as part of an identifier; other keys give other identifiers."""
+    plain = re.sub("[^A-Za-z0-9_/]", "_", key)
+    return plain.replace("/", "-") + (f"-{zlib.crc32(key.encode('utf-8', 'replace')):x}" if plain != key else "")
 
 
 def spreads(series: Sequence[Series]) -> bool:

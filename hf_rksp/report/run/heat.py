@@ -92,7 +92,7 @@ def heats_of(runs: Sequence[Run], monitor: str, quantities: Sequence[tuple[str, 
         values = [value for run in cells for *_, value in run if value is not None]
         if values:
             colours = _colours(quantity, values)
-            key = slug(f"{monitor}_{name}")
+            key = slug(f"{monitor}/{name}")
             found.append(
                 [_heat(f"heat-{key}-{at}", quantity, colours, grid, cells[at], runs[at]) for at in range(len(runs))]
             )
