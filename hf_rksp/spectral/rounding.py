@@ -19,9 +19,10 @@ _OUTER = 16
 def rounding_deviation(operator: WhitenedOperator, eigenvalues: Tensor, config: SpectralConfig) -> dict[str, float]:
     """Standard deviation that eigenvalues in float32 add to each quantity of `spectrum_for_errors` that needs them.
 
-    The difference between the quantity in both precisions would be one draw, and zero by luck. So the deviation is computed from
-    the differences between single modes, matched by modulus and taken as independent. What they have in common, such as a shift
-    of all moduli, is common to similar operators too: it cancels in a jackknife, and counts little here.
+    The difference between a quantity in both precisions would be one draw, and zero by luck. So the deviation comes from the
+    differences between single moduli in both precisions, sorted and taken as independent: for the masses all moduli are moved by
+    their root mean square, for the radius it is that of the outermost moduli. What all moduli have in common, such as a shift, is
+    common to similar operators too and cancels in a jackknife.
 
     Args:
         operator: from `whitened_dmd`.
@@ -29,13 +30,15 @@ def rounding_deviation(operator: WhitenedOperator, eigenvalues: Tensor, config: 
         config: bands, and ``mass_smoothing``.
 
     Returns:
-        Quantity -> deviation, ``inf`` where the operator is normal up to rounding.
+        Quantity -> deviation; ``inf`` for the departure of an operator that is normal up to rounding.
     """
     exact = eigenvalues.abs().sort(descending=True).values
     rounded = torch.linalg.eigvals(operator.matrix.float()).to(torch.complex128).abs().sort(descending=True).values
-    pairs = zip(_BANDS, band_probabilities(exact, config), band_probabilities(rounded, config), strict=True)
+    differences = exact - rounded
+    moved = exact + differences.square().mean().sqrt()
+    pairs = zip(_BANDS, band_probabilities(exact, config), band_probabilities(moved, config), strict=True)
     deviations = {name: float((p - q).norm()) / operator.rank for name, p, q in pairs}
-    deviations["spectral_radius"] = float((exact - rounded)[:_OUTER].square().mean().sqrt())
+    deviations["spectral_radius"] = float(differences[:_OUTER].square().mean().sqrt())
     # Of sqrt(1 - S / F) with the sum S of squared moduli: dS / (2 F sqrt(1 - S / F)).
     frobenius_sq, squares = float(operator.matrix.square().sum()), exact.square()
     departure_sq = frobenius_sq - float(squares.sum())
