@@ -10,7 +10,7 @@ from hf_rksp.profile import ModelProfile
 from hf_rksp.quantities import QUANTITIES
 
 #: What has to be equal for two profiles to be of the same kind: setup keys, with the part of the text that matters.
-_SETUP = ("rank", "spectral_config")
+_SETUP = ("rank",)
 _TEXT = ("source", "sequence_length", "tokens", "sha256")
 
 
@@ -66,6 +66,7 @@ def _difference(name: str, first: ModelProfile, second: ModelProfile) -> Differe
 def _caveats(first: ModelProfile, second: ModelProfile) -> list[str]:
     found = []
     pairs: list[tuple[str, Any, Any]] = [(name, first.setup.get(name), second.setup.get(name)) for name in _SETUP]
+    pairs.append(("spectral_config", _bands(first), _bands(second)))
     texts = first.setup.get("text") or {}, second.setup.get("text") or {}
     pairs += [(f"text {name}", texts[0].get(name), texts[1].get(name)) for name in _TEXT]
     pairs += [
@@ -76,6 +77,12 @@ def _caveats(first: ModelProfile, second: ModelProfile) -> list[str]:
         if a != b:
             found.append(f"{name} differs: {_short(a)} and {_short(b)}")
     return found
+
+
+def _bands(profile: ModelProfile) -> dict[str, Any]:
+    """Bands and cutoffs, without the precision of the replicates: that leaves the standard errors as they are."""
+    config = profile.setup.get("spectral_config") or {}
+    return {name: value for name, value in config.items() if name != "replicate_precision"}
 
 
 def _modes(profile: ModelProfile) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,17 +10,14 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from hf_rksp.config import SpectralConfig
-from hf_rksp.quantities import QUANTITIES, SHARES, UNESTIMABLE
+from hf_rksp.profile.replicates import NO_REPLICATES, replicate
+from hf_rksp.quantities import QUANTITIES, SHARES
 from hf_rksp.spectral import (
     KreissBracket,
     Masses,
     SecondMoments,
-    jackknife,
     merge_all,
-    smoothed_masses,
     spectrum,
-    spectrum_for_errors,
-    standard_error,
     whitened_dmd,
 )
 
@@ -46,6 +42,7 @@ class LayerProfile:
             there were fewer than four groups of sequences. The condition number has none: it cannot be estimated so.
         replicates: quantity -> its leave-one-group-out values; those of the masses have soft band edges.
         eigenvalues, residuals: shape ``(rank,)``, complex128 and float64.
+        replicate_dtype: ``"float32"`` if the eigenvalues in ``replicates`` are in single precision (`hf_rksp.profile.replicates`).
     """
 
     index: int
@@ -81,6 +78,7 @@ class LayerProfile:
     replicates: dict[str, list[float]]
     eigenvalues: Tensor
     residuals: Tensor
+    replicate_dtype: Literal["float32", "float64"] = "float64"
 
 
 def profile_layer(
@@ -101,22 +99,11 @@ def profile_layer(
     total = merge_all(groups)
     operator = whitened_dmd(total, rank, config)
     result = spectrum(operator, config)
-    asked = operator.rank + operator.dropped
-
-    def replicate(moments: SecondMoments) -> dict[str, float]:
-        # The replicates keep the rank of the whole: leaving tokens out must not change what is estimated.
-        found = spectrum_for_errors(whitened_dmd(moments, asked, config, check_tokens=False), config)
-        return {name: found[name] for name in QUANTITIES if name not in UNESTIMABLE}
-
-    replicates: dict[str, list[float]] = {}
+    jackknifed = NO_REPLICATES
     if standard_errors and len(groups) >= MIN_GROUPS:
-        replicates = jackknife(groups, replicate)
+        jackknifed = replicate(groups, operator, result.eigenvalues, config)
     values = {name: getattr(result.masses if name.endswith("_mass") else result, name) for name in QUANTITIES}
-    edges = smoothed_masses(result.eigenvalues, config)[1]
-    errors = {
-        name: math.hypot(standard_error(replicate), math.sqrt(getattr(edges, name, 0.0)))
-        for name, replicate in replicates.items()
-    }
+    errors = jackknifed.standard_errors
     return LayerProfile(
         index=index,
         stack=stack,
@@ -138,9 +125,10 @@ def profile_layer(
         uninformative=result.uninformative,
         standard_errors=errors,
         intervals={name: interval(name, values[name], error, len(groups)) for name, error in errors.items()},
-        replicates=replicates,
+        replicates=jackknifed.values,
         eigenvalues=result.eigenvalues,
         residuals=result.residuals,
+        replicate_dtype=jackknifed.dtype,
         **values,
     )
 

@@ -201,6 +201,7 @@ def profile_model(
             "rank": rank,
             "groups": groups,
             "groups_used": max((len(next(iter(layer.replicates.values()), [])) for layer in ordered), default=0),
+            "layers_with_float32_replicates": sum(layer.replicate_dtype == "float32" for layer in ordered),
             "spectral_config": asdict(config),
             "versions": versions(),
         }

@@ -6,6 +6,7 @@ from hf_rksp.spectral.jackknife import jackknife, leave_one_out, standard_error
 from hf_rksp.spectral.kreiss import KreissBracket, kreiss_constant
 from hf_rksp.spectral.modal import ModalBasis, modal_basis
 from hf_rksp.spectral.moments import SecondMoments, merge_all
+from hf_rksp.spectral.rounding import rounding_deviation
 from hf_rksp.spectral.spectrum import (
     Masses,
     Spectrum,
@@ -32,6 +33,7 @@ __all__ = [
     "leave_one_out",
     "merge_all",
     "modal_basis",
+    "rounding_deviation",
     "smoothed_masses",
     "spectral_masses",
     "spectrum",

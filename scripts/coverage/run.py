@@ -44,7 +44,7 @@ print(
 for d, n in ((16, 1024), (48, 1024), (96, 512), (160, 2048)):
     runs = [sample(d, n, seed) for seed in range(SAMPLES)]
     layers = [
-        profile_layer(g, stack="s", index=0, blocks=1, path="s.0", rank="auto", standard_errors=True, config=CONFIG)
+        profile_layer(g, stack="s", index=0, depth=0.0, path="s.0", rank="auto", standard_errors=True, config=CONFIG)
         for g in runs
     ]
     for name in QUANTITIES:

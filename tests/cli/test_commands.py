@@ -79,6 +79,13 @@ def test_check_refuses_a_dtype(rksp):
 def test_compare_with_itself_and_with_another(rksp, report, tmp_path):
     code, out, _ = rksp("compare", report, report / "report.json")
     assert code == 0 and "caveat" not in out and "yes" not in out
+    older = json.loads((report / "report.json").read_text())  # before replicates had a precision
+    del older["profile"]["setup"]["spectral_config"]["replicate_precision"]
+    for layer in older["profile"]["layers"]:
+        del layer["replicate_dtype"]
+    (tmp_path / "older.json").write_text(json.dumps(older))
+    code, out, _ = rksp("compare", report, tmp_path / "older.json")
+    assert code == 0 and "caveat" not in out
     assert (
         rksp("audit", "--init", "gpt2", "--config-overrides", TINY, "--seed", 7, "--out", tmp_path / "two", *FAST)[0]
         == 0

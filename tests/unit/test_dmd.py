@@ -173,7 +173,15 @@ def test_rank_above_what_the_tokens_carry():
         choose_rank("auto", 8, 1)
 
 
-@pytest.mark.parametrize("bad", [{"expansive_margin": -1}, {"residual_tolerance": math.nan}, {"covariance_rcond": 2}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"expansive_margin": -1},
+        {"residual_tolerance": math.nan},
+        {"covariance_rcond": 2},
+        {"replicate_precision": "float32"},
+    ],
+)
 def test_config_is_checked_where_it_is_made(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         SpectralConfig(**bad)
