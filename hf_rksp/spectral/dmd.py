@@ -82,6 +82,9 @@ def choose_rank(rank: int | Literal["auto", "full"], dim: int, samples: float) -
     Raises:
         InputError: ``rank`` is neither "auto", "full" nor a whole number from 1 to ``dim``.
         TooFewTokensError: fewer than two tokens a direction.
+
+    >>> choose_rank("auto", dim=4, samples=8)[0], choose_rank("auto", dim=4, samples=6)[0]  # two tokens per direction
+    (4, 3)
     """
     enough = int(samples // TOKENS_PER_DIRECTION)
     if rank == "auto":
@@ -141,6 +144,12 @@ def whitened_dmd(
     Raises:
         TooFewTokensError, InputError: see `choose_rank`.
         DegenerateMomentsError: x does not vary at all.
+
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # mean 0, covariance I / 2
+    >>> moments = SecondMoments(2)
+    >>> moments.update(x, x @ torch.diag(torch.tensor([2.0, 0.5])))  # y = A x with A = diag(2, 1/2)
+    >>> whitened_dmd(moments).matrix.diagonal().round(decimals=9).tolist()
+    [2.0, 0.5]
     """
     config = config or SpectralConfig()
     if check_tokens or isinstance(rank, str):

@@ -228,7 +228,11 @@ def _add_symmetric(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def not_finite(name: str, rows: Tensor) -> NonFiniteError:
-    """The error for ``rows``, shape ``(n, d)``, some of which hold NaN or inf."""
+    """The error for ``rows``, shape ``(n, d)``, some of which hold NaN or inf.
+
+    >>> str(not_finite("x", torch.tensor([[1.0], [torch.nan]])))[:38]
+    'x holds NaN or inf in 1 of 2 rows: fin'
+    """
     bad = int((~torch.isfinite(rows)).any(1).sum())
     return NonFiniteError(
         f"{name} holds NaN or inf in {bad} of {rows.shape[0]} rows: find what makes them, or leave those rows out"
@@ -236,7 +240,15 @@ def not_finite(name: str, rows: Tensor) -> NonFiniteError:
 
 
 def merge_all(parts: Iterable[SecondMoments]) -> SecondMoments:
-    """One new ``SecondMoments`` of all ``parts``, which are left as they are."""
+    """One new ``SecondMoments`` of all ``parts``, which are left as they are.
+
+    >>> parts = [SecondMoments(1), SecondMoments(1)]
+    >>> for part, value in zip(parts, (1.0, 3.0)):
+    ...     part.update(torch.tensor([[value]]), torch.tensor([[2 * value]]))
+    >>> total = merge_all(parts)
+    >>> total.count, total.mean_x.item(), total.cxx.item(), total.cyx.item()  # sums over the deviations -1, 1 and -2, 2
+    (2, 2.0, 2.0, 4.0)
+    """
     parts = list(parts)
     if not parts:
         raise InputError("parts is empty: pass at least one SecondMoments")

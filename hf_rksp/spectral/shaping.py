@@ -41,6 +41,10 @@ def leading_directions(
 
     Returns:
         Shape ``(layers, d, r)``, in the dtype of the states but float32 at least.
+
+    >>> states = torch.tensor([[0.0, 2.0], [0.0, -2.0]])  # they vary along the second axis alone
+    >>> leading_directions([states], 1, torch.Generator().manual_seed(0)).abs().flatten().round(decimals=6).tolist()
+    [0.0, 1.0]
     """
     dtype, device = _working_dtype(states[0]), states[0].device
 
@@ -75,6 +79,11 @@ def leading_directions_of_moments(
 
     Returns:
         Shape ``(layers, d, r)``, float64.
+
+    >>> moments = SecondMoments(2)
+    >>> moments.update(torch.tensor([[0.0, 2.0], [0.0, -2.0]]), torch.zeros(2, 2))
+    >>> leading_directions_of_moments([moments], 1, torch.Generator().manual_seed(0)).abs().flatten().round(decimals=6).tolist()
+    [0.0, 1.0]
     """
     found = []
     start = _random_start(moments[0].dim, rank, generator)
@@ -96,6 +105,10 @@ def project(states: Tensor, directions: Tensor, weights: Tensor | None = None) -
 
     Returns:
         Shape ``(N, r)``, in the dtype of the directions.
+
+    >>> states, axis = torch.tensor([[3.0, 4.0], [5.0, 6.0]]), torch.tensor([[0.0], [1.0]])
+    >>> project(states, axis, weights=torch.tensor([[1.0], [0.0]])).tolist()  # the second row is padding
+    [[4.0], [0.0]]
     """
     return _weighted(states.to(directions.dtype) @ directions, weights)
 
@@ -109,6 +122,10 @@ def projected_sums(p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tenso
 
     Returns:
         Shape ``(1 + 2 r + 2 r^2,)``.
+
+    >>> p, q = torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [4.0]])
+    >>> projected_sums(p, q).tolist()  # N, sum p, sum q, sum p^2, sum q p
+    [2.0, 4.0, 6.0, 10.0, 14.0]
     """
     p, q = p.to(torch.float64), q.to(torch.float64)
     count = p.new_full((1,), float(p.shape[0])) if weights is None else weights.sum().to(p).reshape(1)
@@ -124,6 +141,11 @@ def projected_sums_of_moments(moments: SecondMoments, directions: Tensor) -> Ten
 
     Returns:
         Shape ``(1 + 2 r + 2 r^2,)``.
+
+    >>> moments = SecondMoments(1)
+    >>> moments.update(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [4.0]]))
+    >>> projected_sums_of_moments(moments, torch.ones(1, 1, dtype=torch.float64)).tolist()
+    [2.0, 4.0, 6.0, 10.0, 14.0]
     """
     squares = [(directions.mT @ matrix @ directions).flatten() for matrix in _uncentred(moments)]
     means = [moments.weight * (mean @ directions) for mean in (moments.mean_x, moments.mean_y)]
@@ -142,6 +164,11 @@ def state_gradients(
 
     Returns:
         Gradients at p and at q, each ``(N, r)``, in the dtype of ``p``.
+
+    >>> p, q = torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [4.0]])
+    >>> at_p, at_q = state_gradients(p, q, torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]))  # of sum q p: q at p, and p at q
+    >>> at_p.flatten().tolist(), at_q.flatten().tolist()
+    ([2.0, 4.0], [1.0, 3.0])
     """
     rank = p.shape[-1]
     gradient = sums_gradient.to(p)

@@ -67,7 +67,11 @@ class Spectrum:
 
 
 def spectral_masses(eigenvalues: Tensor, config: SpectralConfig | None = None) -> Masses:
-    """Shares of ``eigenvalues`` (shape ``(m,)``, real or complex) in the bands of RKSP section 3.2.2."""
+    """Shares of ``eigenvalues`` (shape ``(m,)``, real or complex) in the bands of RKSP section 3.2.2.
+
+    >>> spectral_masses(torch.tensor([1.2, 1.0, 0.85, 0.1]))
+    Masses(expansive_mass=0.25, near_unit_mass=0.25, contractive_mass=0.25, intermediate_mass=0.25, denominator=4)
+    """
     config = config or SpectralConfig()
     moduli = eigenvalues.abs()
     total = moduli.numel()
@@ -91,6 +95,10 @@ def smoothed_masses(eigenvalues: Tensor, config: SpectralConfig | None = None) -
 
     Returns:
         The soft masses, and their variances as `Masses` too.
+
+    >>> soft, variance = smoothed_masses(torch.tensor([1.05]))  # a mode on the edge is on either side with probability 1/2
+    >>> round(soft.expansive_mass, 6), round(variance.expansive_mass, 6)
+    (0.5, 0.25)
     """
     config = config or SpectralConfig()
     moduli, total = eigenvalues.abs(), eigenvalues.numel()
@@ -109,6 +117,17 @@ def spectrum(operator: WhitenedOperator, config: SpectralConfig | None = None, k
         operator: from `whitened_dmd`.
         config: bands, residual tolerance and the threshold of `Spectrum.uninformative`.
         kreiss: also search for the Kreiss constant (about a fifth of the time).
+
+    >>> from hf_rksp.spectral import SecondMoments, whitened_dmd
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> moments = SecondMoments(2)
+    >>> moments.update(x, x @ torch.diag(torch.tensor([2.0, 0.5])))  # y = A x with A = diag(2, 1/2)
+
+    >>> result = spectrum(whitened_dmd(moments))
+    >>> round(result.spectral_radius, 9), result.masses.expansive_mass, result.masses.contractive_mass
+    (2.0, 0.5, 0.5)
+    >>> round(result.eigenvector_condition, 9), round(result.relative_update**2, 9)  # (1^2 + (1/2)^2) / 2 for the update
+    (1.0, 0.625)
     """
     config = config or SpectralConfig()
     matrix = operator.matrix
@@ -146,6 +165,15 @@ def spectrum_for_errors(operator: WhitenedOperator, config: SpectralConfig | Non
     Args:
         operator: from `whitened_dmd`.
         config: bands, and ``mass_smoothing``: the masses have soft edges (`smoothed_masses`).
+
+    >>> from hf_rksp.spectral import SecondMoments, whitened_dmd
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> moments = SecondMoments(2)
+    >>> moments.update(x, x @ torch.diag(torch.tensor([2.0, 0.5])))  # y = A x with A = diag(2, 1/2)
+
+    >>> values = spectrum_for_errors(whitened_dmd(moments))
+    >>> round(values["spectral_radius"], 9), round(values["expansive_mass"], 9)
+    (2.0, 0.5)
     """
     eigenvalues = torch.linalg.eigvals(operator.matrix)
     masses, _ = smoothed_masses(eigenvalues, config)
@@ -169,6 +197,16 @@ def _ratios(operator: WhitenedOperator, eigenvalues: Tensor) -> dict[str, float]
 
 
 def eigenvalue_masses(operator: WhitenedOperator, config: SpectralConfig | None = None) -> tuple[Masses, float]:
-    """Masses and spectral radius alone, without eigenvectors: the cheapest score of a transition."""
+    """Masses and spectral radius alone, without eigenvectors: the cheapest score of a transition.
+
+    >>> from hf_rksp.spectral import SecondMoments, whitened_dmd
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> moments = SecondMoments(2)
+    >>> moments.update(x, x @ torch.diag(torch.tensor([2.0, 0.5])))  # y = A x with A = diag(2, 1/2)
+
+    >>> masses, radius = eigenvalue_masses(whitened_dmd(moments))
+    >>> masses.expansive_mass, round(radius, 9)
+    (0.5, 2.0)
+    """
     eigenvalues = torch.linalg.eigvals(operator.matrix)
     return spectral_masses(eigenvalues, config), float(eigenvalues.abs().max())
