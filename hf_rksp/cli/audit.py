@@ -144,8 +144,8 @@ def run(args: argparse.Namespace) -> int:
         discard(args.resume)
     if args.json != "-":
         print(summary(result))
-        for path in paths.values():
-            print(f"wrote {path}")
+        if paths:
+            print(f"wrote {folder}: {', '.join(path.name for path in paths.values())}")
     if args.push_to_hub:
         url = push_report(folder, data, args.push_to_hub, private=args.private, formats=wanted)
         if args.json != "-":

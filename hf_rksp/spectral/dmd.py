@@ -121,6 +121,9 @@ def in_sample_error_bias(samples_per_direction: float) -> float:
 
     Args:
         samples_per_direction: ``n / r``, at least 1.
+
+    >>> in_sample_error_bias(4 / 3)  # 1 - sqrt(1 - 3/4)
+    0.5
     """
     return 1 - math.sqrt(1 - 1 / samples_per_direction)
 
