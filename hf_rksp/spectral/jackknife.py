@@ -13,7 +13,7 @@ from hf_rksp.spectral.moments import SecondMoments, merge_all
 
 
 def leave_one_out(groups: Sequence[SecondMoments]) -> Iterator[SecondMoments]:
-    """The moments of all groups but one, for each group in turn; one set of moments is alive at a time.
+    """The moments of all groups except one, for each group in turn; one set of moments is in memory at a time.
 
     >>> import torch
     >>> groups = [SecondMoments(1) for _ in range(3)]

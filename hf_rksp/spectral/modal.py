@@ -24,7 +24,7 @@ class ModalBasis:
     Attributes:
         eigenvalues: shape ``(k,)``, complex128; a pair stands side by side, positive imaginary part first.
         real_basis: W, shape ``(k, k)``, float64.
-        real_inverse: the inverse of W, or ``None`` where W is singular to working precision (A is defective).
+        real_inverse: the inverse of W, or ``None`` if W is singular to working precision (A is defective).
         first_of_pair: indices of the first member of each conjugate pair.
     """
 

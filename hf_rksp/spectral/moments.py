@@ -31,8 +31,8 @@ class SecondMoments:
         weight_sq: sum of the squared row weights.
         mean_x, mean_y: shape ``(d,)``.
         cxx, cyx, cyy: shape ``(d, d)``; ``cyx`` is ``sum_i w_i (y_i - mean_y)(x_i - mean_x)^T``.
-        width, outside_y: where x and y are coordinates in a subspace (`hf_rksp.spectral.samples`), the width of the states
-            and the scatter of y outside it, about the mean of the whole sample; else ``dim`` and 0.
+        width, outside_y: ``dim`` and 0; if x and y are coordinates in a subspace (`hf_rksp.spectral.samples`), the width of the
+            states and the scatter of y outside the subspace, about the mean of the whole sample.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SecondMoments:
         Args:
             x: states before the block, shape ``(..., d)``, any floating dtype.
             y: states after the block, same shape.
-            mask: shape ``(...)``, nonzero where the row counts; ``None`` counts all rows.
+            mask: shape ``(...)``, nonzero for rows that count; ``None`` counts all rows.
             weights: shape ``(...)``, finite and not negative; a row of weight zero does not count.
 
         Raises:
@@ -131,7 +131,7 @@ class SecondMoments:
         return rest
 
     def cpu(self) -> SecondMoments:
-        """The same moments in main memory, where LAPACK solves them; itself if they are there."""
+        """The same moments in main memory, for LAPACK; ``self`` if they are there already."""
         if self.mean_x.device.type == "cpu":
             return self
         return SecondMoments(self.dim, width=self.width).merge(self)
@@ -207,7 +207,7 @@ class SecondMoments:
         for name, value in (("mask", mask), ("weights", weights)):
             if value is not None and value.shape != x.shape[:-1]:
                 raise InputError(
-                    f"{name} has shape {tuple(value.shape)}: it needs one value a row, {tuple(x.shape[:-1])}"
+                    f"{name} has shape {tuple(value.shape)}: it needs one value per row, {tuple(x.shape[:-1])}"
                 )
         if weights is None:
             return None if mask is None else (mask != 0).reshape(-1).to(x.device, torch.float64)

@@ -59,11 +59,11 @@ def shaping_operator(sums: Tensor, config: KSSConfig) -> Tensor:
 
     Args:
         sums: from `projected_sums`, added up over batches and processes, shape ``(..., 1 + 2 r + 2 r^2)``.
-        config: ``ridge`` and ``centred``. Not centred, the operator also carries the mean of the stream, whose
-            growth is what a network without normalisation diverges by.
+        config: ``ridge`` and ``centred``. Without centring the operator includes the mean of the stream. Networks
+            without normalisation diverge because this mean grows.
 
     Returns:
-        Shape ``(..., r, r)``, float64; NaN where the states do not vary at all.
+        Shape ``(..., r, r)``, float64; NaN if the states do not vary.
 
     >>> from hf_rksp.spectral.shaping import projected_sums
     >>> p = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -110,8 +110,8 @@ def shaping_penalty(moduli: Tensor, config: PaperKSSConfig) -> Tensor:
 def excess_penalty(moduli: Tensor, config: KSSConfig) -> Tensor:
     """One-sided hinge: the squared excess of the moduli over ``upper_threshold``, summed over the modes. Ours.
 
-    Eq. 14 pushes on modes that are fine: its softplus is ln 2 at the threshold, and its near-unit term pulls modes that are
-    contracted back up.
+    Eq. 14 also acts on healthy modes: its softplus is ln 2 at the threshold, and its near-unit term pulls contracted modes
+    up.
 
     Args:
         moduli: of the eigenvalues, shape ``(..., r)``.

@@ -75,7 +75,7 @@ def leading_directions(
 def leading_directions_of_moments(
     moments: Sequence[SecondMoments], rank: int, generator: torch.Generator, centred: bool = True
 ) -> Tensor:
-    """What `leading_directions` finds from the states, from their moments: for batches that come one after the other.
+    """The same as `leading_directions`, computed from moments: for batches that come one after the other.
 
     Returns:
         Shape ``(layers, d, r)``, float64.
@@ -114,7 +114,7 @@ def project(states: Tensor, directions: Tensor, weights: Tensor | None = None) -
 
 
 def projected_sums(p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
-    """What has to be added up over batches and processes: ``[N, sum p, sum q, P^T P, Q^T P]`` flattened, float64.
+    """The sums over batches and processes: ``[N, sum p, sum q, P^T P, Q^T P]``, flattened, float64.
 
     Args:
         p, q: projected states before and after the block, shape ``(N, r)``, from `project`; gradient passes to both.
@@ -133,7 +133,7 @@ def projected_sums(p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tenso
 
 
 def projected_sums_of_moments(moments: SecondMoments, directions: Tensor) -> Tensor:
-    """The same as `projected_sums` of all states that went into ``moments``.
+    """The `projected_sums` of all states that were added to ``moments``.
 
     Args:
         moments: of the states before and after the block.

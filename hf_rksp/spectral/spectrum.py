@@ -1,4 +1,4 @@
-"""Whitened operator -> the quantities of RKSP's table (section 3.2.2), with what each rests on."""
+"""Whitened operator -> the quantities of RKSP's table (section 3.2.2)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from hf_rksp.spectral.modal import modal_basis
 
 @dataclass(frozen=True)
 class Masses:
-    """Shares of the modes by modulus; they add up to 1, or are all NaN where no mode was counted.
+    """Shares of the modes by modulus. They add up to 1, or are all NaN if no mode was counted.
 
     Attributes:
-        expansive_mass: M_{>1}. near_unit_mass: M_{~1}, the risk score. contractive_mass: M_{<1}.
+        expansive_mass: M_{>1}.
+        near_unit_mass: M_{~1}, the risk score.
+        contractive_mass: M_{<1}.
         intermediate_mass: M_mid, the rest.
         denominator: number of modes counted.
     """
@@ -42,12 +44,12 @@ class Spectrum:
         filtered_masses: over the modes whose residual is at most ``residual_tolerance``.
         spectral_radius: rho, largest modulus.
         eigenvector_condition: kappa(V), unit-length eigenvectors, 2-norm; ``inf`` for a defective operator.
-        nonlinearity_ratio: eta_nl (Eq. 5), error of the linear fit over size of the update, both whitened; NaN where the
-            update vanishes. As any in-sample error it is low by a factor of about ``sqrt(1 - rank / tokens)``; so are the
-            residuals. The departure from normality is high for the same reason.
+        nonlinearity_ratio: eta_nl (Eq. 5), error of the linear fit divided by the size of the update, both whitened; NaN if the
+            update vanishes. Like any in-sample error it is too low, by a factor of about ``sqrt(1 - rank / tokens)``; so are the
+            residuals. The departure from normality is too high for the same reason.
         reliable_fraction: share of the modes that pass the residual filter.
         henrici_departure: ``sqrt(||A||_F^2 - sum |lambda|^2) / ||A||_F``: 0 for a normal operator, below 1 always.
-        kreiss_constant: bracket (Eq. 29, 31), or ``None`` where it was not asked for.
+        kreiss_constant: bracket (Eq. 29, 31), or ``None`` if it was not requested.
         relative_update: ``||Yt - Xt||_F / ||Xt||_F``.
         uninformative: the block is the identity up to rounding; its masses say nothing about risk.
     """
@@ -89,7 +91,7 @@ def smoothed_masses(eigenvalues: Tensor, config: SpectralConfig | None = None) -
     """The masses with soft band edges, and the variance that the hard edges add to each: for standard errors.
 
     A jackknife needs an estimate that moves smoothly with the data. The leave-one-out values of a count jump by whole modes:
-    their spread is twice too large, or zero where no mode happens to cross an edge. With edges that are logistic curves of
+    their spread is about twice the true error, or zero if no mode happens to cross an edge. With edges that are logistic curves of
     width ``mass_smoothing`` a mode is in a band with probability p; the jackknife of the sum of p, and ``sum p (1 - p)`` for
     modes that may fall to either side, make an error that is about right (``scripts/coverage``).
 
@@ -158,9 +160,9 @@ def spectrum(operator: WhitenedOperator, config: SpectralConfig | None = None, k
 
 
 def spectrum_for_errors(operator: WhitenedOperator, config: SpectralConfig | None = None) -> dict[str, float]:
-    """The quantities that carry a standard error, from eigenvalues and traces alone: no eigenvectors, a third of the time.
+    """The quantities that have a standard error, from eigenvalues and traces alone, in a third of the time.
 
-    Those without an error (`hf_rksp.quantities`), condition and reliable fraction, are what would need eigenvectors.
+    Condition and reliable fraction would need eigenvectors; they have no standard error (`hf_rksp.quantities`).
 
     Args:
         operator: from `whitened_dmd`.
@@ -197,7 +199,7 @@ def _ratios(operator: WhitenedOperator, eigenvalues: Tensor) -> dict[str, float]
 
 
 def eigenvalue_masses(operator: WhitenedOperator, config: SpectralConfig | None = None) -> tuple[Masses, float]:
-    """Masses and spectral radius alone, without eigenvectors: the cheapest score of a transition.
+    """Masses and spectral radius, without eigenvectors: the cheapest numbers for a transition.
 
     >>> from hf_rksp.spectral import SecondMoments, whitened_dmd
     >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
