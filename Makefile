@@ -30,12 +30,12 @@ demo: $(VENV)/.demo
 	@echo "  $(abspath $(OUT))/minilm/report.html           all-MiniLM-L6-v2, pretrained"
 	@echo "  $(abspath $(OUT))/divergence/divergence.html   one model trained twice, without KSS and with it"
 
-# DeepSpeed compiles its communication at first use, with ninja, which it looks for on PATH.
+# DeepSpeed compiles its communication at first use, with ninja from PATH.
 test: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 
-# What depends on rounding once more, as a processor without wide vectors rounds it: torch's own loops without vectors, and
-# MKL's of AVX2. Set here alone, so that `make test` runs as users run.
+# Tests that depend on rounding, with the rounding of a processor without wide vectors: torch without vector instructions, and MKL
+# limited to AVX2. Set here alone, so that `make test` runs as users run it.
 test-portable: $(VENV)/.dev
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=AVX2 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --durations=5 \
 		tests/unit tests/oracle tests/invariance tests/training tests/distributed \

@@ -4,9 +4,12 @@ import importlib.util
 import re
 import statistics
 
+import pytest
+
 from tests.docs.common import DOCUMENTS, ROOT, fenced
 from tests.unit.test_imports import ORDER
 
+KSS = "scripts/reproduce/kss_default/README.md"
 #: d, layers and tokens of a step, its time, and what KSS adds.
 _STEP = re.compile(r"^ +(\d+) +\d+ +\d+ +\d+ ms +([+-][\d.]+)%", re.MULTILINE)
 
@@ -43,3 +46,68 @@ def test_what_is_said_of_the_cost_of_kss_follows_from_the_runs():
     median, low, high = (f"{value:.1f}%" for value in (statistics.median(added), min(added), max(added)))
     assert f"median {median} of a step from width 512 on, {low} to {high}" in (ROOT / "README.md").read_text("utf-8")
     assert f"adds {low} to {high} to a step, median {median}" in (ROOT / "docs/cost.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("document", "words", "source", "there"),
+    [
+        (
+            "README.md",
+            "in 4 of 42 randomly initialised",
+            "zoo_reports/README.md",
+            "in 4 of 42 models with random weights",
+        ),
+        (
+            "docs/zoo.md",
+            "only 4 of 42 randomly initialised",
+            "zoo_reports/README.md",
+            "in 4 of 42 models with random weights",
+        ),
+        ("docs/zoo.md", "In two of six small models", "zoo_reports/README.md", "2 of 6 models trained here"),
+        (
+            "README.md",
+            "4 of 19 agree with ours",
+            "zoo_reports/README.md",
+            "4 of the paper's 19 comparable values agree",
+        ),
+        ("docs/architecture.md", "709 of the 804", "zoo_reports/support.md", "| works | 650 |"),
+        ("docs/architecture.md", "709 of the 804", "zoo_reports/support.md", "| works with a note | 59 |"),
+        ("docs/architecture.md", "709 of the 804", "zoo_reports/support.md", "transformers, 804 in all"),
+        (
+            "README.md",
+            "0, 0, 3 of 24 runs lost",
+            KSS,
+            "| recall, no norm | 3, 6, 13, 23 | 2, 2, 4, 4 | 0, 0, 0, 0 | 5, 3, 8, 10 |",
+        ),
+        (
+            "README.md",
+            "loses 4, 1, 24",
+            KSS,
+            "| text, Pre-LN | 4, 10, 10, 13 | 0, 0, 0, 1 | 0, 0, 0, 0 | 0, 1, 3, 13 |",
+        ),
+        (
+            "README.md",
+            "loses 10, 13, 24",
+            KSS,
+            "| text, RMSNorm | 0, 16, 23, 24 | 0, 1, 17, 24 | 0, 0, 0, 3 | 0, 3, 21, 24 |",
+        ),
+        ("docs/training.md", "+0.011 [0.006, 0.015]", KSS, "+0.011 [0.006, 0.015]"),
+        (
+            "docs/numbers.md",
+            "from 3,970 to 67",
+            "scripts/reproduce/paper_setting/README.md",
+            "| ours | .246 | 3,970 | .222 |",
+        ),
+        (
+            "docs/numbers.md",
+            "up to 75% higher",
+            "scripts/reproduce/tokens/README.md",
+            "by up to 75% between 2,048 and 8,192",
+        ),
+    ],
+)
+def test_a_number_is_the_one_of_its_source(document, words, source, there):
+    for file, text in ((document, words), (source, there)):
+        assert text in " ".join((ROOT / file).read_text("utf-8").split()), (
+            f"{document}: {words!r} rests on {source}: {there!r}"
+        )
