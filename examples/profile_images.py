@@ -44,6 +44,6 @@ batches = [{"pixel_values": part} for part in images.split(16)]
 profile = profile_model(model, batches, source="initialised", setup_info={"images": args.images, "count": len(images)})
 for layer in profile.layers:
     print(f"{layer.path}: near-unit mass {layer.near_unit_mass:.3f} over {layer.tokens} tokens")
-print(f"risk: {assess(profile).band}")
+print(f"by the paper's thresholds: {assess(profile).band}")
 for path in write_report(profile, args.out).values():
     print(f"wrote {path}")

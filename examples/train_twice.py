@@ -2,9 +2,9 @@
 
     python examples/train_twice.py --out out/divergence
 
-GPT-2 without any normalisation (the case the paper calls unstable) on associative recall: `k1 v1 k2 v2 0 0 0 query`, tell the
-value of the query. Same weights, same batches, gradients clipped at 1 in both. One seed is an illustration:
-scripts/reproduce/kss_default has 24 of them, with intervals.
+GPT-2 without any normalisation (the case that the paper calls unstable) learns associative recall: after `k1 v1 k2 v2 0 0 0 query`
+it predicts the value of the query. Both runs have the same weights and batches, and clip gradients at 1. One seed is an
+illustration; scripts/reproduce/kss_default has 24, with intervals.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, ProgressCallback
 
 from hf_rksp import RKSPTrainer, RKSPTrainingArguments
 from hf_rksp.report import read_history, write_timeline
@@ -43,7 +43,7 @@ class Recall(torch.utils.data.Dataset):
 
 
 def network(seed: int) -> GPT2LMHeadModel:
-    """GPT-2 of four layers and width 128 without its norms."""
+    """GPT-2 with four layers and width 128, without its norms."""
     torch.manual_seed(seed)
     config = GPT2Config(
         n_layer=4, n_embd=128, n_head=4, vocab_size=32, n_positions=9, bos_token_id=0, eos_token_id=0,
@@ -55,6 +55,16 @@ def network(seed: int) -> GPT2LMHeadModel:
     model.transformer.ln_f = nn.Identity()
     model.loss_type = "ForCausalLM"
     return model
+
+
+class Bar(ProgressCallback):
+    """A progress bar with the loss and the gradient norm, instead of every row that Trainer logs."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(
+                loss=f"{logs['loss']:.3f}", gradient=f"{logs['grad_norm']:.1f}", refresh=False
+            )
 
 
 def main() -> None:
@@ -89,12 +99,15 @@ def main() -> None:
             seed=args.seed,
         )
         trainer = RKSPTrainer(network(args.seed), settings, train_dataset=data)
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        trainer.add_callback(Bar())
         trainer.train()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         norms = [row["grad_norm"] for row in trainer.state.log_history if "loss" in row]
         finite = [loss for loss in losses if math.isfinite(loss)]
         ends.append(f"{name:12s} largest loss {max(finite):10.2f}, largest gradient norm {max(norms):10.1f}, "
-                    f"last loss {losses[-1]:.3f} (guessing: {math.log(16):.3f})")  # fmt: skip
+                    f"last loss {losses[-1]:.3f} (guessing {math.log(16):.3f})")  # fmt: skip
     histories = [read_history(args.out / name / "rksp_history.jsonl") for name in ("without_KSS", "with_KSS")]
     write_timeline(histories, args.out / "divergence.html")
     print("\n".join(ends))

@@ -1,4 +1,4 @@
-"""See training divergence coming: residual Koopman spectral profiling for Hugging Face transformers."""
+"""Spectral profiles of the residual blocks of Hugging Face transformers, before and during training."""
 
 from __future__ import annotations
 

@@ -19,9 +19,12 @@ class Difference:
     """One quantity (mean over layers) in two profiles.
 
     Attributes:
-        quantity, first, second: name and the two means. difference: second - first.
-        standard_error: of the difference, from both jackknives as if independent; NaN where one is missing.
-        z: difference over its standard error. distinct: abs(z) above 2; ``None`` where there is no standard error.
+        quantity: its name.
+        first, second: the two means.
+        difference: second - first.
+        standard_error: of the difference, from both jackknives as if independent; NaN if one is missing.
+        z: difference divided by its standard error.
+        distinct: whether abs(z) is above 2; ``None`` without a standard error.
     """
 
     quantity: str

@@ -63,7 +63,7 @@ class Stack:
             object.__setattr__(self, "members", 1 + max((block.index for block in self.blocks), default=0))
 
     def layer(self, block: Block, run: int) -> Block:
-        """``block`` in its run number ``run`` (from 0) of one forward pass: each run is a layer of its own."""
+        """``block`` in its run number ``run`` (from 0) of one forward pass; each run is one layer."""
         if run == 0:
             return block
         return Block(block.index + run * self.members, f"{block.path} (run {run + 1})", block.module)

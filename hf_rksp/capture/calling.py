@@ -1,4 +1,4 @@
-"""How a model is called, and how it comes back as it was."""
+"""How a model is called, and how it is left unchanged."""
 
 from __future__ import annotations
 

@@ -104,7 +104,8 @@ def chained(container: nn.Module, runs: list[Run], marked: bool) -> Chain:
     """Whether the runs of the members of a list chain, in the order in which they ran.
 
     Args:
-        container: the list. runs: of its members, from `record_runs`.
+        container: the list.
+        runs: of its members, from `record_runs`.
         marked: the members are residual blocks by their class: then nothing has to chain (a model may cast between them).
     """
     members = list(container.children())

@@ -33,7 +33,8 @@ def first_states(
     """The state in front of the first block of each stack, shape ``(..., d)``, by the path of the stack.
 
     Args:
-        run: one forward pass. batch: what it is called with.
+        run: one forward pass.
+        batch: what it is called with.
         stacks: that are looked at.
         stop: end the pass when all of them are reached.
         blocks: the blocks are at work; else each hands on what it is given.

@@ -1,4 +1,4 @@
-"""See every residual-stream transition of a forward pass, and leave the model as it was."""
+"""See every residual-stream transition of a forward pass, and leave the model unchanged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def capture_transitions(stacks: Sequence[Stack], sink: Sink, refuse: Refuse | No
     compilation never fire. All hooks are gone afterwards, also after an exception, and copies that are made of the model
     meanwhile have none.
 
-    A module that runs several times in a forward pass is handed over as often, each time as a layer of its own (`Stack.layer`).
+    A module that runs several times in a forward pass is one layer per run (`Stack.layer`).
     Say ``next_pass()`` on what the context gives where a pass begins, else they count on.
 
     Args:

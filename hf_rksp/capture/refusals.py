@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hf_rksp.capture.chains import Run
 from hf_rksp.errors import CaptureError
 
-#: What helps where it cannot be told which states are tokens.
+#: Remedies if it cannot be decided which states are tokens.
 REMEDY = (
     "pass batches of one kind of input without padding, or name the lists of blocks that can be read with blocks=[...]"
 )

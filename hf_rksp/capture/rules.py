@@ -153,7 +153,8 @@ class Parts:
 
     Attributes:
         parts: content and the column at which it begins, counted from the front.
-        before: whether each column before the first part counts. after: the same behind the last part.
+        before: whether each column before the first part counts.
+        after: the same behind the last part.
         open: the model pads up to a length of its own: whatever comes behind does not count.
     """
 

@@ -1,4 +1,4 @@
-"""``rksp audit``: profile a model and write its risk report."""
+"""``rksp audit``: profile a model and write its report."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def add_parser(commands: Any) -> None:
     parser = new_parser(
         commands,
         "audit",
-        "profile a model and write its risk report",
-        "Profile every residual-stream transition of a model with one forward pass over real text, and write report.json, "
-        "report.md and report.html. With --json and without --out, no report folder is written.",
+        "profile a model and write its report",
+        "Profile every residual block of a model with one forward pass over real text, and write report.json, report.md and "
+        "report.html. With --json but without --out, no report folder is written.",
         "rksp audit --init gpt2 --seed 42 --out gpt2_report",
     )
     add_model_options(parser)
@@ -43,34 +43,34 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--images",
         metavar="SOURCE",
-        help="for a vision model, instead of text: parquet file, folder, or a dataset on the Hub (uoft-cs/cifar10); --tokens "
-        "counts patches",
+        help="images instead of text, for a vision model: parquet file, folder, or a dataset on the Hub (uoft-cs/cifar10); "
+        "--tokens counts patches",
     )
     group.add_argument("--image-split", default="test", metavar="SPLIT", help="split of the dataset (default: test)")
     group = parser.add_argument_group("analysis and output")
     group.add_argument(
         "--untrained",
         action="store_true",
-        help="MODEL was saved before its first step: judge it as random weights (default: a checkpoint is taken to be trained)",
+        help="treat MODEL as untrained (default: a checkpoint is assumed to be trained)",
     )
     group.add_argument(
         "--rank",
         default="auto",
         metavar="R",
-        help="auto, full, or a whole number: project on that many directions (default: auto)",
+        help="full, or the number of directions that the states are projected on (default: auto, as many as the tokens allow)",
     )
     group.add_argument(
         "--groups",
         type=int,
         default=8,
-        help="groups of sequences for the jackknife; 0: no standard errors, about 8 times faster (default: 8)",
+        help="groups of sequences for the jackknife; 0: no standard errors, and much faster (default: 8)",
     )
     group.add_argument(
         "--moment-memory",
         type=float,
         metavar="GIB",
-        help="memory for the moments; where all layers need more, the forward pass is repeated for a part of them at a time "
-        "(default: half of what the weights take, at least 0.5)",
+        help="memory limit for the accumulated statistics; if exceeded, the layers are processed in several forward passes "
+        "(default: half the size of the weights, at least 0.5)",
     )
     group.add_argument(
         "--stream",
@@ -80,7 +80,7 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--resume",
         metavar="FOLDER",
-        help="with --stream: leave the state there after each block, and go on from it when the same command is run again",
+        help="with --stream: save progress in FOLDER after each block; run the same command again to continue",
     )
     group.add_argument("--out", metavar="FOLDER", help="folder of the report (default: rksp_MODEL)")
     group.add_argument(
@@ -113,9 +113,9 @@ def run(args: argparse.Namespace) -> int:
     from hf_rksp.report.profile.hub import check_access, push_report
 
     if args.resume and not args.stream:
-        raise InputError(f"resume={args.resume!r} (--resume) goes on at a block, so it needs --stream")
+        raise InputError(f"resume={args.resume!r} (--resume) saves progress after each block: add --stream")
     if args.untrained and args.init:
-        raise InputError(f"init={args.init!r} is untrained already: leave --untrained out")
+        raise InputError(f"init={args.init!r} means random weights, which are untrained: leave --untrained out")
     check_options(rank, args.groups, _bytes(args.moment_memory))
     check_json_target(args.json)
     state = _join_processes(source.device)
@@ -130,11 +130,11 @@ def run(args: argparse.Namespace) -> int:
     except BaseException:
         if made:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # it is ours and empty: nothing was done
+                folder.rmdir()  # this command made it, and it is empty
         raise
     finally:
         if state is not None:
-            state.destroy_process_group()  # whose threads abort a process that ends before them
+            state.destroy_process_group()  # its threads would abort a process that ends before them
     if not leads:
         return exit_codes.OK
     paths = write_report(data, folder, wanted) if writes else {}
@@ -144,8 +144,8 @@ def run(args: argparse.Namespace) -> int:
         discard(args.resume)
     if args.json != "-":
         print(summary(result))
-        for path in paths.values():
-            print(f"wrote {path}")
+        if paths:
+            print(f"wrote {folder}: {', '.join(path.name for path in paths.values())}")
     if args.push_to_hub:
         url = push_report(folder, data, args.push_to_hub, private=args.private, formats=wanted)
         if args.json != "-":
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _join_processes(device: str) -> Any:
-    """accelerate's state where `accelerate launch` or torchrun started several of us, else ``None``."""
+    """accelerate's state if `accelerate launch` or torchrun started several processes, else ``None``."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
     from accelerate import PartialState
@@ -190,7 +190,7 @@ def _audit(args: argparse.Namespace, source: Any, options: Any, rank: Any, state
 
 
 def summary(audit: Audit) -> str:
-    """The verdict, the layers and the cost for the terminal."""
+    """The layers, the verdict and the cost, for the terminal."""
     profile, verdict = audit.profile, audit.verdict
     rows = [
         [
@@ -207,7 +207,7 @@ def summary(audit: Audit) -> str:
     header = ["layer", "M~1", "M>1", "M<1", "radius", "kappa(V)", "eta_nl"]
     model, seconds = profile.model, profile.cost["seconds"]
     band = verdict.band.replace("_", " ")
-    score = "" if verdict.score is None else f"  mean near-unit mass {verdict.score:.3f}"
+    score = "" if verdict.score is None else f", mean near-unit mass {verdict.score:.3f}"
     if verdict.interval:
         score += f" (95% interval {verdict.interval[0]:.3f} to {verdict.interval[1]:.3f})"
     total = sum(seconds[name] for name in ("forward", "moments", "spectra")) or 1.0
@@ -216,10 +216,11 @@ def summary(audit: Audit) -> str:
     )
     lines = [
         f"{model['name']}: {model['class']}, {model['parameters'] / 1e6:.1f} M parameters, {model['source']}",
-        f"risk: {band}{score}",
-        *(f"  {reason}" for reason in verdict.reasons),
         "",
         table(header, rows),
+        "",
+        f"by the paper's thresholds: {band}{score}",
+        *(f"  {reason}" for reason in verdict.reasons),
         "",
         f"cost: {shares}; peak memory {profile.cost['peak_memory_bytes'] / 2**30:.2f} GiB",
     ]

@@ -1,4 +1,4 @@
-"""``rksp check``: does this model give the same moments however its sequences are run?"""
+"""``rksp check``: check that padding, batch size and precision do not change the statistics."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def add_parser(commands: Any) -> None:
     parser = new_parser(
         commands,
         "check",
-        "does this model give the same moments alone and padded, batch 1 and 8, float32 and bfloat16?",
-        "Run the same sequences alone and padded on either side, in batches of 1 and of 8, in float32 and in bfloat16, and compare "
-        "the second moments of every layer. The weights are read as float32.",
+        "check that padding, batch size and precision do not change the statistics",
+        "Run the same sequences unpadded and padded on either side, in batches of 1 and of 8, in float32 and in bfloat16, and "
+        "compare the second moments of every layer. The weights are read as float32.",
         "rksp check --init gpt2 --config-overrides n_layer=2",
     )
     add_model_options(parser)
@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0 if all agree, 3 if one differs."""
+    """Exit code 0 if all checks agree, 3 if one differs."""
     from hf_rksp.check import check_model
     from hf_rksp.errors import InputError
     from hf_rksp.inputs import prepare
@@ -78,9 +78,9 @@ def _render(name: str, results: Any, agrees: bool) -> str:
     ]
     header = ["check", "moments", "tolerance", "near-unit mass", "tolerance", "worst layer", "result"]
     ending = (
-        "gives the same moments however its sequences are run"
+        "gives the same statistics for every padding, batch size and precision"
         if agrees
-        else "does NOT give the same moments: see the rows marked DIFFERS"
+        else "does NOT give the same statistics: see the rows marked DIFFERS"
     )
     positions = "".join(f"{line}\n" for line in _positions(results))
     legend = "(moments: largest relative difference; near-unit mass: largest absolute difference)"
@@ -88,18 +88,18 @@ def _render(name: str, results: Any, agrees: bool) -> str:
 
 
 def _positions(results: Any) -> list[str]:
-    """What padding on the left does to the positions, and whether ``position_ids`` mend it."""
-    found = {result.check: result.agrees for result in results}
-    if found.get("right_vs_left_padding", True):
+    """What padding on the left does to the positions, and whether ``position_ids`` repair it."""
+    agrees = {result.check: result.agrees for result in results}
+    if agrees.get("right_vs_left_padding", True):
         return []
-    mended = found.get("right_vs_left_with_position_ids")
-    if mended:
+    repaired = agrees.get("right_vs_left_with_position_ids")
+    if repaired:
         return [
-            "Padded on the left, this model counts its positions from the padding. Pass position_ids counted from the "
-            "attention mask (that row is the same), or pad on the right."
+            "With padding on the left, this model counts positions from the padding. Pass position_ids counted from the "
+            "attention mask (that row agrees), or pad on the right."
         ]
     return [
-        "Padded on the left, this model gives other states"
-        + ("" if mended is None else ", also with position_ids counted from the attention mask")
-        + ": pad it on the right."
+        "With padding on the left, the states of this model change"
+        + ("" if repaired is None else ", even with position_ids counted from the attention mask")
+        + ": pad on the right."
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_rksp.cli import exit_codes
-from hf_rksp.cli.options import add_output_options, new_parser
+from hf_rksp.cli.options import add_json_option, new_parser
 from hf_rksp.cli.output import check_json_target, number, table, write_json
 
 
@@ -23,8 +23,8 @@ def add_parser(commands: Any) -> None:
         "rksp compare rksp_gpt2 rksp_gpt2-medium",
     )
     parser.add_argument("first", metavar="A", help="report.json, or the folder that holds it")
-    parser.add_argument("second", metavar="B", help="the other one")
-    add_output_options(parser)
+    parser.add_argument("second", metavar="B", help="the same, for the second report")
+    add_json_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
             for d in comparison.differences
         ]
         for letter, audit in (("A", first), ("B", second)):
-            print(f"{letter}: {audit.profile.model['name']}, risk {audit.verdict.band.replace('_', ' ')}")
+            band = audit.verdict.band.replace("_", " ")
+            print(f"{letter}: {audit.profile.model['name']}, by the paper's thresholds {band}")
         print()
         print(table(["mean over layers", "A", "B", "B - A", "± s.e.", "beyond 2 s.e."], rows))
         for caveat in comparison.caveats:

@@ -16,15 +16,15 @@ def add_parser(commands: Any) -> None:
         commands,
         "env",
         "versions and machine, for bug reports",
-        "Print the versions and the machine: paste it into a bug report.",
+        "Print versions and machine. Paste the output into a bug report.",
         "rksp env",
     )
-    parser.add_argument("--json", metavar="FILE", help="write as JSON to FILE; - is stdout")
+    parser.add_argument("--json", metavar="FILE", help="write as JSON to FILE; - writes it to stdout")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one fact a line."""
+    """Print one fact per line."""
     from hf_rksp.machine import describe_machine, versions
 
     facts = {"versions": versions(), "machine": describe_machine()}

@@ -8,8 +8,8 @@ INTERRUPTED = 130
 
 EPILOG = """exit codes:
   0    done
-  1    failed: an error of this program, or a result could not be written
-  2    bad input: an option, a model, a text or a report is not usable; nothing was done
-  3    check: the model gives different moments; see the table
+  1    failed: internal error, or a result could not be written
+  2    bad input: an option, a model, a text or a report cannot be used; nothing was done
+  3    check: the statistics differ between runs; see the table
   130  interrupted
 """

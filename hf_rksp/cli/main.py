@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="rksp",
-        description="Residual Koopman spectral profiling: the divergence risk of a transformer before training.",
+        description="Spectral profile of a transformer's residual blocks (residual Koopman spectral profiling).",
         epilog=exit_codes.EPILOG + "\nexample:\n  rksp audit --init gpt2 --seed 42\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = int(args.run(args))
         except SystemExit as stop:  # argparse exits by itself: 0 after --help, 2 for bad arguments
             code = int(stop.code or 0)
-        sys.stdout.flush()  # here, where a reader that has gone or a full disk is still an answer and not a traceback
+        sys.stdout.flush()  # here, so that a closed pipe or a full disk gives a message and not a traceback
         return code
     except OutputError as error:
         return _say(error, exit_codes.FAILED)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nrksp: interrupted; no report was written", file=sys.stderr)
         return exit_codes.INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout has gone (`rksp ... | head`): nobody is left to be told.
+        # The reader of stdout has gone (`rksp ... | head`): nobody would read a message.
         _drop_stdout()
         return exit_codes.FAILED
     except OSError as error:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         print(
-            "rksp: this is a defect; please report it with the lines above and the output of `rksp env`",
+            "rksp: this is a defect in hf_rksp; please report it with the lines above and the output of `rksp env`",
             file=sys.stderr,
         )
         return exit_codes.FAILED
@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry_point() -> None:
     """Console script.
 
-    An interrupted run does not wait for its threads: a LAPACK call in one cannot be interrupted. Neither does one of several
-    processes: threads of a process group abort a process now and then that ends while they do, though all is written.
+    An interrupted run does not wait for its threads, because a LAPACK call cannot be interrupted. A run of several processes does
+    not wait either: threads of a process group sometimes abort a process that is ending, although all results are written.
     """
     code = main()
     for stream in (sys.stdout, sys.stderr):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
 
 from hf_rksp.cli import exit_codes
 
 
 def new_parser(commands: Any, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A subcommand whose --help ends with an example and the exit codes."""
+    """Add a subcommand; its --help ends with an example and the exit codes."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
-        description=description,
+        description=textwrap.fill(description, 79),
         epilog=f"example:\n  {example}\n\n{exit_codes.EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -33,14 +34,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--init",
         metavar="CONFIG",
-        help="random weights of a configuration instead: a preset (gpt2, gpt2-medium, llama-2-7b, ...), a Hub id, a folder "
-        "or a config.json",
+        help="use random weights instead of MODEL, for this configuration: a preset (gpt2, gpt2-medium, llama-2-7b, ...), a Hub "
+        "id, a folder or a config.json",
     )
     group.add_argument(
         "--config-overrides", metavar="KEY=VALUE,...", help="change the configuration of --init, as in run_clm.py"
     )
     group.add_argument(
-        "--seed", type=int, default=42, help="seed of random weights and of the draw of sequences (default: 42)"
+        "--seed",
+        type=int,
+        default=42,
+        help="seed for the random weights and for choosing the text passages (default: 42)",
     )
     group.add_argument(
         "--dtype",
@@ -53,21 +57,23 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     group.add_argument(
-        "--base-model", metavar="MODEL", help="base of a PEFT adapter, where the one it names cannot be had"
+        "--base-model",
+        metavar="MODEL",
+        help="base model of a PEFT adapter, if the one named in the adapter is not available",
     )
     group.add_argument(
-        "--trust-remote-code", action="store_true", help="run code from the model's repository (off unless asked for)"
+        "--trust-remote-code", action="store_true", help="run code from the model's repository (default: off)"
     )
     group.add_argument(
         "--blocks",
         action="append",
         metavar="PATH",
-        help="path of the list of residual blocks, where they are not found; may be repeated",
+        help="module path of the list of residual blocks, if they are not found automatically; can be given several times",
     )
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Which text, and how it is cut."""
+    """Which text, and how it is divided into sequences."""
     group = parser.add_argument_group("text")
     group.add_argument(
         "--text",
@@ -85,23 +91,28 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
         "--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)"
     )
     group.add_argument(
-        "--tokenizer", metavar="MODEL", help="folder or Hub id of the tokenizer, where it is not the model's own"
+        "--tokenizer", metavar="MODEL", help="folder or Hub id of the tokenizer, if different from the model"
     )
     group.add_argument("--tokens", type=int, default=2048, help="tokens to profile on (default: 2048, as in the paper)")
-    group.add_argument("--seq-len", type=int, default=128, help="tokens of a sequence (default: 128)")
-    group.add_argument("--batch-size", type=int, default=8, help="sequences of a batch (default: 8)")
+    group.add_argument("--seq-len", type=int, default=128, help="tokens per sequence (default: 128)")
+    group.add_argument("--batch-size", type=int, default=8, help="sequences per batch (default: 8)")
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """Machine-readable output and silence."""
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the result as JSON to FILE; - is stdout, with nothing else on it"
-    )
+    """Machine-readable output, and no progress."""
+    add_json_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Machine-readable output."""
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the result as JSON to FILE; - writes it to stdout, and nothing else"
+    )
+
+
 def model_source(args: argparse.Namespace) -> Any:
-    """The `ModelSource` that the options say."""
+    """The `ModelSource` for these options."""
     from hf_rksp.inputs import ModelSource
 
     return ModelSource(
@@ -118,7 +129,7 @@ def model_source(args: argparse.Namespace) -> Any:
 
 
 def text_options(args: argparse.Namespace) -> Any:
-    """The `InputOptions` that the options say."""
+    """The `InputOptions` for these options."""
     from hf_rksp.inputs import InputOptions, TextSource
 
     return InputOptions(

@@ -15,19 +15,19 @@ from hf_rksp.errors import OutputError
 
 
 def progress(quiet: bool) -> Callable[[str], None]:
-    """A function that tells stderr what is being done, or says nothing."""
+    """A function that prints its text to stderr as progress; with ``quiet``, one that prints nothing."""
     return (lambda text: None) if quiet else (lambda text: print(f"rksp: {text} ...", file=sys.stderr, flush=True))
 
 
 def say_note(note: str) -> None:
-    """What a reader of the result has to know, on stderr: ``--quiet`` is about progress, and does not silence it."""
+    """Print a note about the result to stderr, with ``--quiet`` too: that option is about progress alone."""
     print(f"rksp: note: {note}", file=sys.stderr, flush=True)
 
 
 def hush_libraries() -> None:
-    """Keep the libraries' own notices and bars out of the terminal; warnings of ours remain."""
+    """Switch off the notices and progress bars of the libraries; our own warnings remain."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # datasets is loaded where a dataset is read
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # datasets is loaded later, if a dataset is read
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -50,7 +50,7 @@ def check_json_target(target: str | None) -> None:
 
 
 def write_json(data: Any, target: str) -> None:
-    """Strict JSON to stdout (``-``) or, moved into place when whole, to a file."""
+    """Write strict JSON to stdout (``-``) or to a file, which is moved into place when complete."""
     from hf_rksp.files import put_file
     from hf_rksp.json_data import dumps, plain
 
@@ -68,7 +68,7 @@ def write_json(data: Any, target: str) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns in line, the first to the left and the others to the right."""
+    """A text table: the first column is aligned left, the others right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = []
     for row in (header, ["-" * width for width in widths], *rows):
@@ -81,5 +81,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits; an en dash for what is not defined."""
+    """Three significant digits; an en dash if the number is not defined."""
     return "–" if value is None or value != value else f"{value:.3g}"

@@ -1,7 +1,7 @@
-"""Terminals that do not take every sign: a C locale, the code pages of Windows, names of files that are no text.
+"""Output for terminals that cannot show every character: a C locale, Windows code pages, undecodable file names.
 
-`speak_plainly` is called once, before anything is printed; whatever is printed afterwards, by argparse, tqdm, warnings
-or tracebacks too, comes out in signs that the terminal has, and never as a UnicodeEncodeError.
+`speak_plainly` is called once, before anything is printed. What argparse, tqdm, warnings and tracebacks print afterwards uses
+characters that the terminal has, and never raises UnicodeEncodeError.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import codecs
 import re
 import sys
 
-#: Signs of ours with something that looks alike in ASCII; others are written as an escape.
+#: Characters that we print, each with a similar ASCII text; other characters are written as an escape.
 _ALIKE = str.maketrans(
     {
         "±": "+/-", "–": "-", "—": "-", "−": "-", "‑": "-", "⁻": "-", "─": "-", "×": "x", "·": ".", "•": "*", "…": "...",
@@ -25,20 +25,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def speak_plainly() -> None:
-    """Let stdout and stderr write what they cannot encode in other signs."""
+    """Let stdout and stderr replace characters that they cannot encode."""
     codecs.register_error(_ERRORS, _alike)
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(
-            stream, "reconfigure", None
-        )  # a test, a notebook or a service may have put another in place
+        reconfigure = getattr(stream, "reconfigure", None)  # a test or a notebook may have replaced the stream
         if reconfigure is not None:
             reconfigure(errors=_ERRORS)
 
 
 def json_for(text: str, encoding: str | None) -> str:
-    """JSON ``text`` for a stream of ``encoding``: UTF-8 as it is, else in ASCII, which every reader of JSON takes."""
+    """JSON ``text`` for a stream of ``encoding``: unchanged for UTF-8, else in ASCII, which every JSON reader accepts."""
     utf8 = (encoding or "").lower().replace("_", "-") in ("utf-8", "utf8")
-    # Half a character, as in a file name that is no text, is nothing that UTF-8 can hold.
+    # UTF-8 cannot hold a lone surrogate, which stands for a byte of an undecodable file name.
     return (_SURROGATE if utf8 else _NOT_ASCII).sub(_escape, text)
 
 

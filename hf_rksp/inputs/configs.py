@@ -51,7 +51,7 @@ def load_config(source: ModelSource) -> Any:
 
 
 def config_place(init: str) -> str | None:
-    """Folder or Hub id that a configuration is from, where the files that belong to it lie; ``None`` for a file alone."""
+    """Folder or Hub id of a configuration, with the files that belong to it; ``None`` for a single file."""
     path = local_folder(init)
     if path is None:
         return init

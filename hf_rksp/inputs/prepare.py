@@ -27,8 +27,10 @@ class InputOptions:
     Attributes:
         source: see `TextSource`.
         tokens: at least this many tokens (2048 in the paper).
-        seq_len: tokens of a sequence. batch_size: sequences of a batch. seed: of the draw of sequences.
-        tokenizer: folder or Hub id, where it is not the model's own.
+        seq_len: tokens per sequence.
+        batch_size: sequences per batch.
+        seed: for choosing the text passages.
+        tokenizer: folder or Hub id, if different from the model.
         images: for a vision model; text is then not read.
         substitute: the weights of ``model`` are random, so a tokenizer made here may stand in for one that cannot be read. Those
             of ``init`` are random anyway.

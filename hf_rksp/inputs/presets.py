@@ -59,7 +59,7 @@ def _ladder(layers: int, heads: int, width: int, inner: int) -> dict[str, Any]:
 
 
 def _moe(layers: int, heads: int, width: int, inner: int) -> dict[str, Any]:
-    """Mixtral's blocks, 8 experts; how many a token goes to is left to --config-overrides num_experts_per_tok=K."""
+    """Mixtral's blocks, 8 experts; --config-overrides num_experts_per_tok=K sets how many are active per token."""
     return _ladder(layers, heads, width, inner) | {
         "model_type": "mixtral",
         "num_local_experts": 8,

@@ -26,7 +26,7 @@ class ModelSource:
         dtype: "auto" (the checkpoint's own; float32 for random weights) or a name of `DTYPES`.
         device: where the model goes, for example "cpu" or "cuda:0"; "auto" spreads it over what accelerate finds.
         revision: of the Hub repository.
-        base_model: base of a PEFT adapter, where the one that the adapter names cannot be had.
+        base_model: base model of a PEFT adapter, if the one named in the adapter is not available.
         trust_remote_code: run code from the repository. Off unless asked for.
         stream: keep one residual block in memory at a time, for a model larger than memory.
     """

@@ -56,7 +56,7 @@ def put(slot: Slot, tensor: Tensor) -> None:
 
 
 def find(model: nn.Module, path: str, name: str) -> Tensor | None:
-    """The tensor of another model of the same kind; None where it is on the meta device or missing."""
+    """The tensor of another model of the same kind; ``None`` if it is missing or on the meta device."""
     try:
         value = get((model.get_submodule(path), name)).detach()
     except (AttributeError, KeyError):

@@ -19,7 +19,7 @@ from hf_rksp.inputs.paths import as_path, is_there, written_like_a_path
 
 BUILTIN = "builtin"
 _TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
-#: Characters read for each token asked for; real text has three to six a token, so this leaves a wide choice.
+#: Characters read per requested token. Real text has three to six per token, so this leaves a wide choice.
 _CHARACTERS_PER_TOKEN = 64
 _LEAST_CHARACTERS = 4_000_000
 

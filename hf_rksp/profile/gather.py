@@ -268,7 +268,8 @@ def stream_moments(
     Layers that ``resume`` has are passed over, and not given again.
 
     Raises:
-        NonFiniteError: NaN or inf; the layer is named. CaptureError: a block ran several times in one forward pass.
+        NonFiniteError: NaN or inf; the layer is named.
+        CaptureError: a block ran several times in one forward pass.
     """
     done: set[str] = set()
     layouts = layouts or Layouts(model, stacks)

@@ -28,19 +28,28 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One transition h_l -> h_{l+1}. Quantities as in `hf_rksp.spectral.Spectrum`; NaN where one is not defined.
+    """One transition h_l -> h_{l+1}. Quantities as in `hf_rksp.spectral.Spectrum`; NaN if not defined.
 
     Attributes:
-        index, stack, path: position in the stack, path of the stack's list, path of the block.
+        index: position in the stack.
+        stack: path of the list of blocks.
+        path: path of the block.
         depth: relative depth, 0 at the first block and 1 at the last.
-        tokens, samples: tokens counted, and their effective number.
-        dim, rank, mode, rank_reason, dropped_directions: width, kept directions, why, and how many fell to the cutoff.
-        condition: of the centred states (singular values); input_energy, output_energy: variance inside the kept rank.
+        tokens: tokens counted.
+        samples: their effective number.
+        dim: width of the states.
+        rank: kept directions.
+        mode: "full" or "projected".
+        rank_reason: why this rank, in words.
+        dropped_directions: directions below the relative cutoff.
+        condition: condition number of the centred states (singular values).
+        input_energy, output_energy: share of the variance of x and of y inside the kept directions.
         mass_denominator: number of modes that the masses count.
         filtered_masses: masses over the modes that pass the ResDMD filter.
-        standard_errors, intervals: quantity -> jackknife standard error, and 95% interval (Student t); empty when
-            there were fewer than four groups of sequences. The condition number has none: it cannot be estimated so.
-        replicates: quantity -> its leave-one-group-out values; those of the masses have soft band edges.
+        standard_errors: quantity -> jackknife standard error; empty with fewer than four groups of sequences. The jackknife cannot
+            estimate the error of the condition number.
+        intervals: quantity -> 95% interval (Student's t); empty in the same cases.
+        replicates: quantity -> leave-one-group-out values; for the masses with soft band edges.
         eigenvalues, residuals: shape ``(rank,)``, complex128 and float64.
         replicate_dtype: ``"float32"`` if the eigenvalues in ``replicates`` are in single precision (`hf_rksp.profile.replicates`).
     """

@@ -49,13 +49,13 @@ class ModelProfile:
     """Everything one profiling run found. `hf_rksp.report` writes it as ``report.json`` and renders it.
 
     Attributes:
-        model: class, size and configuration; ``source`` is "initialised" or "pretrained" where it is known.
-        setup: text, tokens, rank, thresholds, versions: all that the numbers depend on.
-        layers: one `LayerProfile` a transition, in the order of depth.
+        model: class, size and configuration; ``source`` is "initialised" or "pretrained" if known.
+        setup: text, tokens, rank, versions: everything that the numbers depend on.
+        layers: one `LayerProfile` per transition, in the order of depth.
         aggregates: quantity -> mean, max, min, std over the informative layers, standard_error and interval of the mean.
         thirds: "early", "middle", "late" -> quantity -> mean over that third of the depth.
         cost: seconds of each phase, peak memory, tokens.
-        notes: sentences that a reader of the numbers has to know: layers left out, a substitute for the tokenizer.
+        notes: sentences that a reader of the numbers needs: layers left out, a substitute for the tokenizer.
     """
 
     model: dict[str, Any]
@@ -87,26 +87,25 @@ def profile_model(
 ) -> ModelProfile:
     """Profile every residual-stream transition of ``model`` on ``batches``; no gradient, no training step.
 
-    The model comes back as it went in: training flags, hooks, gradients, dtypes and random state.
+    The model is left unchanged: training flags, hooks, gradients, dtypes and random state.
 
     Args:
         model: a transformers model, one wrapped by PEFT or ``torch.compile``, or any module (with ``blocks``).
-        batches: what the model is called with: mappings (with ``attention_mask`` where there is padding) or tensors of
+        batches: arguments of the model: mappings (with ``attention_mask`` if there is padding) or tensors of
             token ids. The first dimension is the sequence. They are kept in memory and may be passed over several times.
-        blocks: path(s) of the list(s) of residual blocks; found without help in transformers models.
-        rank: "full", a whole number r, or "auto": full where there are two tokens a dimension, else what the tokens carry.
-        groups: groups of sequences for the jackknife; fewer sequences make fewer groups, below 4 no standard errors are
-            given. 0 switches it off and is about ``groups`` times faster.
+        blocks: path(s) of the list(s) of residual blocks; found automatically in transformers models.
+        rank: "full", a whole number r, or "auto": full if there are two tokens per dimension, else as many as the tokens allow.
+        groups: groups of sequences for the jackknife. Fewer sequences make fewer groups; with fewer than 4 there are no standard
+            errors. 0 switches the jackknife off, which is much faster.
         config: bands and cutoffs.
-        moment_memory: bytes that the moments may take at once. Where all layers need more, the forward pass is
-            repeated for a part of the layers at a time. Default: see `default_moment_memory`; with ``weights`` half a GiB.
-        weights: for a model larger than memory: puts one block at a time in place. All batches then pass a block before any
-            of them enters the next.
-        resume: with ``weights``: folder in which a profile that is stopped leaves its state, and from which the same call goes
-            on at the block where it stopped. It stays until `hf_rksp.profile.resume.discard` is called: when the profile is
-            safe elsewhere.
+        moment_memory: memory limit in bytes for the accumulated moments. If all layers need more, they are processed in several
+            forward passes. Default: see `default_moment_memory`; with ``weights`` half a GiB.
+        weights: for a model larger than memory: loads one block at a time. All batches then pass a block before any of them
+            enters the next.
+        resume: with ``weights``: folder in which progress is saved after each block. If the profile is interrupted, the same call
+            continues with the next block. Call `hf_rksp.profile.resume.discard` when the profile is saved elsewhere.
         shared: the processes of `torch.distributed` work on one profile. Each calls this with the same model and its own share
-            of the batches; every one of them gets the profile of all.
+            of the batches, and each gets the whole profile.
         source: "initialised" or "pretrained", for ``ModelProfile.model``: published thresholds hold for models at initialisation.
         model_info, setup_info, notes: more entries for ``ModelProfile.model``, ``.setup`` and ``.notes``.
         progress: show a progress bar on stderr.
@@ -114,7 +113,7 @@ def profile_model(
     Raises:
         CaptureError: no residual blocks, or they did not run.
         NonFiniteError: NaN or inf in the states; the message names the first layer.
-        DegenerateMomentsError: no layer has states that vary; a single one that has none is left out, with a warning.
+        DegenerateMomentsError: the states vary in no layer. A single such layer is left out, with a warning.
         TooFewTokensError, InputError: see `hf_rksp.spectral.choose_rank`; nothing to profile.
     """
     config = config or SpectralConfig()

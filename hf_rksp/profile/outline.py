@@ -36,7 +36,8 @@ def outline(
         notes: takes what `survey` says.
 
     Raises:
-        CaptureError: nothing was found, or nothing of it is a residual block. InputError: ``blocks`` names no list.
+        CaptureError: nothing was found, or nothing of it is a residual block.
+        InputError: ``blocks`` names no list.
     """
     kinds: dict[frozenset[str], Mapping[str, Any]] = {}
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Stop a streamed profile and go on at the block where it stopped.
+"""Interrupt a streamed profile and continue with the next block.
 
 A block that is done is not run again: it answers with the states that the newest done block of its stack put out, which are
 kept on disk beside the profiles of the layers. Nothing else of the past is needed.
@@ -53,7 +53,8 @@ class Resume:
             fingerprint: all that the numbers depend on.
 
         Raises:
-            InputError: it was left by another profile, cannot be read, or is in use. OutputError: the folder cannot be written to.
+            InputError: it was left by another profile, cannot be read, or is in use.
+            OutputError: the folder cannot be written to.
         """
         self._fingerprint = json.dumps(fingerprint, sort_keys=True, default=str)
         _acquire(self._lock, self.folder)
@@ -120,7 +121,8 @@ class Resume:
         Open it before a batch stands in front of a block: a module looks up what it will run before its hooks are called.
 
         Args:
-            stacks: of the model. batch: number of the batch that is passing.
+            stacks: of the model.
+            batch: number of the batch that is passing.
         """
         with contextlib.ExitStack() as undo:
             for stack in stacks:

@@ -29,7 +29,7 @@ def solve_layers(
     share: Share,
     depths: Mapping[Key, tuple[int, int]],
 ) -> Iterator[Solved]:
-    """Profiles of all layers in ``moments``, in their order; what was kept of a layer is let go of when it is solved.
+    """Profiles of all layers in ``moments``, in their order. The moments of a layer are released when it is solved.
 
     Every process solves its share of them, and gets all. ``depths`` has the place of a layer among those of its stack, and their
     number, where that is not the index of its block.

@@ -1,8 +1,7 @@
 """Profile -> verdict, by the paper's thresholds (RKSP appendix J, Fig. 7), with reasons and interval.
 
-A calibrated model comes later; until then the verdict says what the thresholds say, and refuses where they do not apply:
-they were set on models at initialisation, and healthy pretrained models lie in their "high" band (the paper's own
-Table 10 has LLaMA-2-7B at .61 to .74).
+The thresholds are not calibrated. They were set on models at initialisation, and healthy pretrained models lie in their "high"
+band (LLaMA-2-7B at .61 to .74 in the paper's Table 10). For models to which they do not apply there is no verdict.
 """
 
 from __future__ import annotations
@@ -19,18 +18,22 @@ from hf_rksp.spectral.dmd import in_sample_error_bias
 Band = Literal["low", "elevated", "high", "not_assessable"]
 Outcome = Literal["pass", "warn", "fail", "info"]
 
-#: The reason that stands in a verdict without an interval.
+#: The reason in a verdict without an interval.
 NO_INTERVAL = "No interval: fewer than four groups of sequences, or standard errors were switched off."
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what was measured, against what, how it came out, where, and what to do.
+    """One check: a value, its threshold, the outcome, the layers concerned, and what to do.
 
     Attributes:
-        id: stable name. title: one line. value: what was measured. threshold: in words.
-        outcome: "pass", "warn", "fail", or "info" where the check takes no part in the verdict.
-        layers: paths of the layers it points at. remedy: what to do; empty for a pass.
+        id: stable name.
+        title: one line.
+        value: what was measured.
+        threshold: in words.
+        outcome: "pass", "warn", "fail", or "info" if the check takes no part in the verdict.
+        layers: paths of the layers concerned.
+        remedy: what to do; empty for a pass.
     """
 
     id: str
@@ -44,15 +47,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Band of risk and what it rests on.
+    """Band of risk, and the reasons for it.
 
     Attributes:
         band: "low", "elevated", "high" or "not_assessable".
-        band_by_thresholds: what the thresholds alone say, also where the verdict refuses; ``None`` without any number.
+        band_by_thresholds: band by the thresholds alone, also if ``band`` is "not_assessable"; ``None`` without a score.
         score: mean near-unit mass over the informative layers.
         interval: 95% interval of the score (jackknife over sequences), or ``None``.
-        reasons: sentences that lead to the band. conditions: what the verdict holds for and what it does not say.
-        thresholds: the numbers used, by the names of `RiskConfig`. checks: see `Check`.
+        reasons: sentences that lead to the band.
+        conditions: for which models the verdict holds, and what it does not say.
+        thresholds: the numbers used, by the names of `RiskConfig`.
+        checks: see `Check`.
     """
 
     band: Band
@@ -79,8 +84,8 @@ def assess(profile: ModelProfile, config: RiskConfig | None = None) -> Verdict:
     """What the thresholds say about a profile.
 
     Args:
-        profile: ``profile.model["source"]`` says whether the weights are "initialised" or "pretrained"; if it says nothing they
-            are taken as initialised, and the verdict says so.
+        profile: ``profile.model["source"]`` is "initialised" or "pretrained". Without it the weights are taken as
+            initialised, and the verdict says so.
         config: thresholds.
     """
     config = config or RiskConfig()
@@ -100,19 +105,18 @@ def assess(profile: ModelProfile, config: RiskConfig | None = None) -> Verdict:
         )
     if len(informative) < config.assessable_share * len(layers):
         refusals.append(
-            f"{len(layers) - len(informative)} of {len(layers)} layers are the identity at this point (update below rounding or "
-            "the set threshold): near-unit modes are then certain and harmless. Uninformative at initialisation: profile "
-            "again after a few training steps."
+            f"{len(layers) - len(informative)} of {len(layers)} layers are identity blocks (their update is below rounding or "
+            "the set threshold). Identity blocks always have near-unit modes, which are harmless, so these layers carry no "
+            "information. Profile again after a few training steps."
         )
     fewest = min(layer.rank for layer in layers)
     if fewest < config.least_modes:
         refusals.append(
-            f"A layer is seen through {fewest} modes, fewer than {config.least_modes}: a share of so few "
-            "says nothing. Pass more tokens."
+            f"One layer has only {fewest} modes, fewer than {config.least_modes}: too few for a share of modes. Pass more tokens."
         )
     if reasons and any(layer.mode == "projected" for layer in informative):
         reasons.append(
-            f"Seen through a projection: {_span(fewest, max(layer.rank for layer in layers))} of "
+            f"The states are projected on {_span(fewest, max(layer.rank for layer in layers))} of "
             f"{max(layer.dim for layer in layers)} directions. Modes outside are not counted."
         )
     if refusals and reasons:
@@ -152,8 +156,8 @@ def _band(
     for threshold in (safe, high):
         if interval and interval[0] <= threshold <= interval[1]:
             reasons.append(
-                f"The 95% interval {interval[0]:.3f} to {interval[1]:.3f} contains the threshold {threshold:g}: the band could "
-                "change on other text; more tokens narrow it."
+                f"The 95% interval {interval[0]:.3f} to {interval[1]:.3f} contains the threshold {threshold:g}: the band may "
+                "differ on other text. More tokens narrow the interval."
             )
     if interval is None:
         reasons.append(NO_INTERVAL)
@@ -184,7 +188,7 @@ def _checks(
             tuple(near),
             ""
             if score is None or score < safe
-            else "Normalise the input of blocks that have none. A lower learning rate is the safe choice whatever this number is.",
+            else "Normalise the input of blocks that have no norm. A lower learning rate is always the safe choice.",
         ),
         Check(
             "eigenvector_condition",
@@ -208,19 +212,19 @@ def _checks(
         ),
         Check(
             "tokens_per_direction",
-            "Tokens a kept direction",
+            "Tokens per direction",
             per_direction,
             "at least 4",
             "pass" if per_direction >= 4 else "warn",
             (),
             ""
             if per_direction >= 4
-            else "Noise widens the spectrum when tokens are few, and the fit's own error (nonlinearity ratio, residuals) comes out "
-            f"low by about {in_sample_error_bias(per_direction):.0%}: raise --tokens and compare.",
+            else "With few tokens noise widens the spectrum, and the error of the fit (nonlinearity ratio, residuals) is too low "
+            f"by about {in_sample_error_bias(per_direction):.0%}: raise --tokens and compare.",
         ),
         Check(
             "projection",
-            "Layers seen through a projection",
+            "Layers measured on fewer directions than their width",
             float(len(projected)),
             "none",
             "warn" if projected else "pass",
@@ -236,6 +240,6 @@ def _checks(
             "described, not judged",
             "info",
             (),
-            "Where it is low, most modes are not resolved by a linear map: read the filtered masses with their denominators.",
+            "If it is low, a linear map does not resolve most modes: read the filtered masses with their denominators.",
         ),
     )

@@ -19,16 +19,16 @@ from hf_rksp.errors import DegenerateMomentsError, InputError, NonFiniteError, T
 from hf_rksp.spectral.moments import SecondMoments
 from hf_rksp.spectral.whiten import CholeskyWhitening, PrincipalWhitening, cholesky_whitening, principal_whitening
 
-#: A least-squares operator on k directions needs this many tokens a direction; below it noise fills the spectrum and
-#: at one token a direction the fit is exact whatever the data are (nonlinearity_ratio collapses to 0).
+#: A least-squares operator needs this many tokens per direction. With fewer, noise fills the spectrum. With one token per
+#: direction the fit is exact for any data, and nonlinearity_ratio is 0.
 TOKENS_PER_DIRECTION = 2
 
 
 @dataclass(frozen=True)
 class WhitenedOperator:
-    """The least-squares operator of one transition in whitened coordinates, with what it rests on.
+    """The least-squares operator of one transition in whitened coordinates, with the numbers it depends on.
 
-    What takes eigenvalues or products of its own is computed where it is asked for.
+    Properties that need eigenvalues or matrix products are computed on access.
 
     Attributes:
         matrix: A, shape ``(rank, rank)``, float64: ``Yt ~ A Xt`` (Eq. 8-9).
@@ -37,7 +37,7 @@ class WhitenedOperator:
         samples: effective number of tokens.
         mode: ``"full"`` (all d directions were asked for) or ``"projected"`` (rank r).
         reason: why this mode and rank, in words.
-        dropped: directions that were asked for and fell to the relative cutoff.
+        dropped: directions that were requested and lie below the relative cutoff.
         input_energy: share of the variance of x inside the kept directions.
         whitening, covariance_y: of x, and of y in its own coordinates, shape ``(d, d)``.
         variance_y: of y, also outside the span of x.
@@ -81,7 +81,10 @@ def choose_rank(rank: int | Literal["auto", "full"], dim: int, samples: float) -
 
     Raises:
         InputError: ``rank`` is neither "auto", "full" nor a whole number from 1 to ``dim``.
-        TooFewTokensError: fewer than two tokens a direction.
+        TooFewTokensError: fewer than two tokens per direction.
+
+    >>> choose_rank("auto", dim=4, samples=8)[0], choose_rank("auto", dim=4, samples=6)[0]  # two tokens per direction
+    (4, 3)
     """
     enough = int(samples // TOKENS_PER_DIRECTION)
     if rank == "auto":
@@ -118,6 +121,9 @@ def in_sample_error_bias(samples_per_direction: float) -> float:
 
     Args:
         samples_per_direction: ``n / r``, at least 1.
+
+    >>> in_sample_error_bias(4 / 3)  # 1 - sqrt(1 - 3/4)
+    0.5
     """
     return 1 - math.sqrt(1 - 1 / samples_per_direction)
 
@@ -133,7 +139,7 @@ def whitened_dmd(
     Args:
         moments: of the states before (x) and after (y) the block.
         rank: ``"full"``; a whole number r, which projects x and y orthogonally onto the r leading principal
-            directions of x; or ``"auto"``: full where the tokens suffice, else the largest rank they carry.
+            directions of x; or ``"auto"``: full if there are enough tokens, else the largest rank that they allow.
         config: for ``covariance_rcond``, the cutoff relative to the largest eigenvalue of the covariance of x.
         check_tokens: refuse a whole-number ``rank`` above half the tokens. The jackknife switches it off, because its
             replicates keep the rank of the whole sample.
@@ -141,6 +147,12 @@ def whitened_dmd(
     Raises:
         TooFewTokensError, InputError: see `choose_rank`.
         DegenerateMomentsError: x does not vary at all.
+
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # mean 0, covariance I / 2
+    >>> moments = SecondMoments(2)
+    >>> moments.update(x, x @ torch.diag(torch.tensor([2.0, 0.5])))  # y = A x with A = diag(2, 1/2)
+    >>> whitened_dmd(moments).matrix.diagonal().round(decimals=9).tolist()
+    [2.0, 0.5]
     """
     config = config or SpectralConfig()
     if check_tokens or isinstance(rank, str):

@@ -44,6 +44,11 @@ def kreiss_constant(matrix: Tensor, modal: ModalBasis, condition: float) -> Krei
         matrix: A, float64.
         modal: its eigendecomposition.
         condition: kappa(V), which is the upper end.
+
+    >>> from hf_rksp.spectral.modal import modal_basis
+    >>> normal = torch.diag(torch.tensor([0.5, -0.25], dtype=torch.float64))  # powers of a normal operator do not grow
+    >>> kreiss_constant(normal, modal_basis(normal), condition=1.0)
+    KreissBracket(lower=1.0, upper=1.0, disc_radius=1.0)
     """
     moduli = modal.eigenvalues.abs()
     radius = max(1.0, float(moduli.max()))

@@ -24,7 +24,7 @@ class ModalBasis:
     Attributes:
         eigenvalues: shape ``(k,)``, complex128; a pair stands side by side, positive imaginary part first.
         real_basis: W, shape ``(k, k)``, float64.
-        real_inverse: the inverse of W, or ``None`` where W is singular to working precision (A is defective).
+        real_inverse: the inverse of W, or ``None`` if W is singular to working precision (A is defective).
         first_of_pair: indices of the first member of each conjugate pair.
     """
 
@@ -97,7 +97,12 @@ class ModalBasis:
 
 
 def modal_basis(matrix: Tensor) -> ModalBasis:
-    """Eigenvalues and eigenvectors of a real float64 ``matrix`` of shape ``(k, k)``."""
+    """Eigenvalues and eigenvectors of a real float64 ``matrix`` of shape ``(k, k)``.
+
+    >>> modal = modal_basis(torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64))  # a quarter turn
+    >>> modal.eigenvalues.tolist(), round(modal.condition, 9)
+    ([1j, -1j], 1.0)
+    """
     values, vectors = torch.linalg.eig(matrix)
     first = torch.nonzero(values.imag > 0).flatten()
     parts = torch.view_as_real(vectors.mT)  # LAPACK's eigenvectors lie one after the other
@@ -111,7 +116,12 @@ def modal_basis(matrix: Tensor) -> ModalBasis:
 
 
 def real_product(matrix: Tensor, columns: Tensor) -> Tensor:
-    """Real ``(k, k)`` times complex ``(k, m)`` as one real product."""
+    """Real ``(k, k)`` times complex ``(k, m)`` as one real product.
+
+    >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    >>> real_product(turn, torch.tensor([[1 + 2j], [0]], dtype=torch.complex128)).flatten().tolist()
+    [0j, (1+2j)]
+    """
     k, m = columns.shape
     pairs = torch.view_as_real(columns).reshape(k, 2 * m)
     return torch.view_as_complex((matrix @ pairs).reshape(k, m, 2))

@@ -31,8 +31,8 @@ class SecondMoments:
         weight_sq: sum of the squared row weights.
         mean_x, mean_y: shape ``(d,)``.
         cxx, cyx, cyy: shape ``(d, d)``; ``cyx`` is ``sum_i w_i (y_i - mean_y)(x_i - mean_x)^T``.
-        width, outside_y: where x and y are coordinates in a subspace (`hf_rksp.spectral.samples`), the width of the states
-            and the scatter of y outside it, about the mean of the whole sample; else ``dim`` and 0.
+        width, outside_y: ``dim`` and 0; if x and y are coordinates in a subspace (`hf_rksp.spectral.samples`), the width of the
+            states and the scatter of y outside the subspace, about the mean of the whole sample.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SecondMoments:
         Args:
             x: states before the block, shape ``(..., d)``, any floating dtype.
             y: states after the block, same shape.
-            mask: shape ``(...)``, nonzero where the row counts; ``None`` counts all rows.
+            mask: shape ``(...)``, nonzero for rows that count; ``None`` counts all rows.
             weights: shape ``(...)``, finite and not negative; a row of weight zero does not count.
 
         Raises:
@@ -131,7 +131,7 @@ class SecondMoments:
         return rest
 
     def cpu(self) -> SecondMoments:
-        """The same moments in main memory, where LAPACK solves them; itself if they are there."""
+        """The same moments in main memory, for LAPACK; ``self`` if they are there already."""
         if self.mean_x.device.type == "cpu":
             return self
         return SecondMoments(self.dim, width=self.width).merge(self)
@@ -207,7 +207,7 @@ class SecondMoments:
         for name, value in (("mask", mask), ("weights", weights)):
             if value is not None and value.shape != x.shape[:-1]:
                 raise InputError(
-                    f"{name} has shape {tuple(value.shape)}: it needs one value a row, {tuple(x.shape[:-1])}"
+                    f"{name} has shape {tuple(value.shape)}: it needs one value per row, {tuple(x.shape[:-1])}"
                 )
         if weights is None:
             return None if mask is None else (mask != 0).reshape(-1).to(x.device, torch.float64)
@@ -228,7 +228,11 @@ def _add_symmetric(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def not_finite(name: str, rows: Tensor) -> NonFiniteError:
-    """The error for ``rows``, shape ``(n, d)``, some of which hold NaN or inf."""
+    """The error for ``rows``, shape ``(n, d)``, some of which hold NaN or inf.
+
+    >>> str(not_finite("x", torch.tensor([[1.0], [torch.nan]])))[:38]
+    'x holds NaN or inf in 1 of 2 rows: fin'
+    """
     bad = int((~torch.isfinite(rows)).any(1).sum())
     return NonFiniteError(
         f"{name} holds NaN or inf in {bad} of {rows.shape[0]} rows: find what makes them, or leave those rows out"
@@ -236,7 +240,15 @@ def not_finite(name: str, rows: Tensor) -> NonFiniteError:
 
 
 def merge_all(parts: Iterable[SecondMoments]) -> SecondMoments:
-    """One new ``SecondMoments`` of all ``parts``, which are left as they are."""
+    """One new ``SecondMoments`` of all ``parts``, which are left as they are.
+
+    >>> parts = [SecondMoments(1), SecondMoments(1)]
+    >>> for part, value in zip(parts, (1.0, 3.0)):
+    ...     part.update(torch.tensor([[value]]), torch.tensor([[2 * value]]))
+    >>> total = merge_all(parts)
+    >>> total.count, total.mean_x.item(), total.cxx.item(), total.cyx.item()  # sums over the deviations -1, 1 and -2, 2
+    (2, 2.0, 2.0, 4.0)
+    """
     parts = list(parts)
     if not parts:
         raise InputError("parts is empty: pass at least one SecondMoments")

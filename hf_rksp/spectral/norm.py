@@ -1,4 +1,4 @@
-"""Largest eigenvalues and 2-norms by Lanczos iteration, where all eigenvalues cost several times as much."""
+"""Largest eigenvalues and 2-norms by Lanczos iteration, several times cheaper than all eigenvalues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _RESIDUAL, _ERROR = 1e-8, 1e-13
 
 
 def spectral_norm(matrix: Tensor) -> float:
-    """Largest singular value of a square float64 ``matrix``; accuracy as for `largest_eigenvalue`."""
+    """Largest singular value of a square float64 ``matrix``; accuracy as for `largest_eigenvalue`.
+
+    >>> round(spectral_norm(torch.tensor([[0.0, 3.0], [1.0, 0.0]], dtype=torch.float64)), 9)
+    3.0
+    """
     top = _lanczos(lambda vector: matrix.T @ (matrix @ vector), matrix)
     return float(torch.linalg.svdvals(matrix)[0]) if top is None else top**0.5
 
@@ -26,8 +30,11 @@ def largest_eigenvalue(matrix: Tensor) -> float:
     Lanczos iteration with full reorthogonalisation, from a fixed random vector. A Ritz value ``theta`` of residual r is within r
     of an eigenvalue, and within ``r^2 / gap`` of it, where the gap is that to the next one (Parlett 1998, sections 4.5 and
     11.7). The iteration ends at ``r <= 1e-8 theta`` and ``r^2 / gap <= 1e-13 theta``, with the second Ritz value for the next
-    eigenvalue; so of two that differ by less than 1e-8 of themselves, either may be found. All eigenvalues are computed where 96
-    steps do not get there.
+    eigenvalue; of two eigenvalues that differ by less than 1e-8 of themselves, either may be returned. If 96 steps are not
+    enough, all eigenvalues are computed.
+
+    >>> round(largest_eigenvalue(torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)), 9)
+    3.0
     """
     top = _lanczos(lambda vector: matrix @ vector, matrix)
     return float(torch.linalg.eigvalsh(matrix)[-1]) if top is None else top

@@ -42,7 +42,11 @@ class SolvedLayers:
 
 
 def rank_of(sums: Tensor) -> int:
-    """The rank r of `projected_sums` of shape ``(..., 1 + 2 r + 2 r^2)``."""
+    """The rank r of `projected_sums` of shape ``(..., 1 + 2 r + 2 r^2)``.
+
+    >>> rank_of(torch.zeros(1 + 2 * 3 + 2 * 3**2))
+    3
+    """
     return (math.isqrt(2 * sums.shape[-1] - 1) - 1) // 2
 
 
@@ -55,11 +59,17 @@ def shaping_operator(sums: Tensor, config: KSSConfig) -> Tensor:
 
     Args:
         sums: from `projected_sums`, added up over batches and processes, shape ``(..., 1 + 2 r + 2 r^2)``.
-        config: ``ridge`` and ``centred``. Not centred, the operator also carries the mean of the stream, whose
-            growth is what a network without normalisation diverges by.
+        config: ``ridge`` and ``centred``. Without centring the operator includes the mean of the stream. Networks
+            without normalisation diverge because this mean grows.
 
     Returns:
-        Shape ``(..., r, r)``, float64; NaN where the states do not vary at all.
+        Shape ``(..., r, r)``, float64; NaN if the states do not vary.
+
+    >>> from hf_rksp.spectral.shaping import projected_sums
+    >>> p = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> operator = shaping_operator(projected_sums(p, 3 * p), KSSConfig())  # q = 3 p, and a ridge of 1% of the variance
+    >>> (1.01 * operator).diagonal().round(decimals=9).tolist()
+    [3.0, 3.0]
     """
     rank, count, rest = rank_of(sums), sums[..., :1, None], sums[..., 1:]
     squares, cross = rest[..., 2 * rank :].reshape(*rest.shape[:-1], 2, rank, rank).unbind(-3)
@@ -100,8 +110,8 @@ def shaping_penalty(moduli: Tensor, config: PaperKSSConfig) -> Tensor:
 def excess_penalty(moduli: Tensor, config: KSSConfig) -> Tensor:
     """One-sided hinge: the squared excess of the moduli over ``upper_threshold``, summed over the modes. Ours.
 
-    Eq. 14 pushes on modes that are fine: its softplus is ln 2 at the threshold, and its near-unit term pulls modes that are
-    contracted back up.
+    Eq. 14 also acts on healthy modes: its softplus is ln 2 at the threshold, and its near-unit term pulls contracted modes
+    up.
 
     Args:
         moduli: of the eigenvalues, shape ``(..., r)``.
@@ -125,6 +135,12 @@ def solve_penalties(sums: Tensor, config: KSSConfig) -> SolvedLayers:
     Args:
         sums: from `projected_sums`, added up over processes, shape ``(layers, 1 + 2 r + 2 r^2)``, float64, on the host.
         config: thresholds and ridge.
+
+    >>> from hf_rksp.spectral.shaping import projected_sums
+    >>> p = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> solved = solve_penalties(projected_sums(p, 3 * p)[None], KSSConfig())  # two modes of modulus 3 / 1.01
+    >>> bool(abs(solved.penalties[0] - 2 * (3 / 1.01 - 1.05) ** 2) < 1e-9)
+    True
     """
     penalty: Penalty = shaping_penalty if isinstance(config, PaperKSSConfig) else excess_penalty
     with torch.enable_grad():

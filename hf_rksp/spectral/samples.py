@@ -37,7 +37,9 @@ class GroupedSamples:
     """The pairs themselves while there are at most ``dim`` of them; beyond that, `GroupedMoments`.
 
     Attributes:
-        dim: width of the states. groups: number of groups of sequences. tokens: rows that were added.
+        dim: width of the states.
+        groups: number of groups of sequences.
+        tokens: rows that were added.
     """
 
     def __init__(self, dim: int, groups: int, device: torch.device | str = "cpu") -> None:
@@ -49,10 +51,12 @@ class GroupedSamples:
         """Add a batch to a group.
 
         Args:
-            group: from 0. x, y: states before and after the block, shape ``(..., d)``. mask: ``(...)``, nonzero where it counts.
+            group: from 0.
+            x, y: states before and after the block, shape ``(..., d)``.
+            mask: shape ``(...)``, nonzero for rows that count.
 
         Raises:
-            NonFiniteError: a counted row holds NaN or inf; nothing of it is added.
+            NonFiniteError: a counted row holds NaN or inf; nothing is added.
             InputError: the widths do not fit.
         """
         if self._moments is not None:
@@ -77,10 +81,10 @@ class GroupedSamples:
             self._sum_up()
 
     def merge_processes(self, gather: Callable[[Any], list[Any]]) -> None:
-        """Add what the other processes of `torch.distributed` have, in their order; every process has to call it.
+        """Add the samples of the other processes of `torch.distributed`, in their order; every process has to call it.
 
         Args:
-            gather: gives what every process passes to it, in order.
+            gather: returns the arguments of all processes, in order.
         """
         tokens = sum(gather(self.tokens))
         if tokens <= self.dim:
@@ -104,7 +108,7 @@ class GroupedSamples:
                     self._moments.update(number, x, y, None)
 
     def moments(self) -> list[SecondMoments]:
-        """The moments of each group that has rows; what was kept is let go of."""
+        """The moments of each group that has rows. The stored samples are released."""
         if self._moments is not None:
             return [part.cpu() for part in self._moments if part.count]
         pairs, self._pairs = self._pairs or [], []

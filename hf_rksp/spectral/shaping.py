@@ -41,6 +41,10 @@ def leading_directions(
 
     Returns:
         Shape ``(layers, d, r)``, in the dtype of the states but float32 at least.
+
+    >>> states = torch.tensor([[0.0, 2.0], [0.0, -2.0]])  # they vary along the second axis alone
+    >>> leading_directions([states], 1, torch.Generator().manual_seed(0)).abs().flatten().round(decimals=6).tolist()
+    [0.0, 1.0]
     """
     dtype, device = _working_dtype(states[0]), states[0].device
 
@@ -71,10 +75,15 @@ def leading_directions(
 def leading_directions_of_moments(
     moments: Sequence[SecondMoments], rank: int, generator: torch.Generator, centred: bool = True
 ) -> Tensor:
-    """What `leading_directions` finds from the states, from their moments: for batches that come one after the other.
+    """The same as `leading_directions`, computed from moments: for batches that come one after the other.
 
     Returns:
         Shape ``(layers, d, r)``, float64.
+
+    >>> moments = SecondMoments(2)
+    >>> moments.update(torch.tensor([[0.0, 2.0], [0.0, -2.0]]), torch.zeros(2, 2))
+    >>> leading_directions_of_moments([moments], 1, torch.Generator().manual_seed(0)).abs().flatten().round(decimals=6).tolist()
+    [0.0, 1.0]
     """
     found = []
     start = _random_start(moments[0].dim, rank, generator)
@@ -96,12 +105,16 @@ def project(states: Tensor, directions: Tensor, weights: Tensor | None = None) -
 
     Returns:
         Shape ``(N, r)``, in the dtype of the directions.
+
+    >>> states, axis = torch.tensor([[3.0, 4.0], [5.0, 6.0]]), torch.tensor([[0.0], [1.0]])
+    >>> project(states, axis, weights=torch.tensor([[1.0], [0.0]])).tolist()  # the second row is padding
+    [[4.0], [0.0]]
     """
     return _weighted(states.to(directions.dtype) @ directions, weights)
 
 
 def projected_sums(p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
-    """What has to be added up over batches and processes: ``[N, sum p, sum q, P^T P, Q^T P]`` flattened, float64.
+    """The sums over batches and processes: ``[N, sum p, sum q, P^T P, Q^T P]``, flattened, float64.
 
     Args:
         p, q: projected states before and after the block, shape ``(N, r)``, from `project`; gradient passes to both.
@@ -109,6 +122,10 @@ def projected_sums(p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tenso
 
     Returns:
         Shape ``(1 + 2 r + 2 r^2,)``.
+
+    >>> p, q = torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [4.0]])
+    >>> projected_sums(p, q).tolist()  # N, sum p, sum q, sum p^2, sum q p
+    [2.0, 4.0, 6.0, 10.0, 14.0]
     """
     p, q = p.to(torch.float64), q.to(torch.float64)
     count = p.new_full((1,), float(p.shape[0])) if weights is None else weights.sum().to(p).reshape(1)
@@ -116,7 +133,7 @@ def projected_sums(p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tenso
 
 
 def projected_sums_of_moments(moments: SecondMoments, directions: Tensor) -> Tensor:
-    """The same as `projected_sums` of all states that went into ``moments``.
+    """The `projected_sums` of all states that were added to ``moments``.
 
     Args:
         moments: of the states before and after the block.
@@ -124,6 +141,11 @@ def projected_sums_of_moments(moments: SecondMoments, directions: Tensor) -> Ten
 
     Returns:
         Shape ``(1 + 2 r + 2 r^2,)``.
+
+    >>> moments = SecondMoments(1)
+    >>> moments.update(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [4.0]]))
+    >>> projected_sums_of_moments(moments, torch.ones(1, 1, dtype=torch.float64)).tolist()
+    [2.0, 4.0, 6.0, 10.0, 14.0]
     """
     squares = [(directions.mT @ matrix @ directions).flatten() for matrix in _uncentred(moments)]
     means = [moments.weight * (mean @ directions) for mean in (moments.mean_x, moments.mean_y)]
@@ -142,6 +164,11 @@ def state_gradients(
 
     Returns:
         Gradients at p and at q, each ``(N, r)``, in the dtype of ``p``.
+
+    >>> p, q = torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [4.0]])
+    >>> at_p, at_q = state_gradients(p, q, torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]))  # of sum q p: q at p, and p at q
+    >>> at_p.flatten().tolist(), at_q.flatten().tolist()
+    ([2.0, 4.0], [1.0, 3.0])
     """
     rank = p.shape[-1]
     gradient = sums_gradient.to(p)

@@ -1,4 +1,4 @@
-"""Whitened operator -> the quantities of RKSP's table (section 3.2.2), with what each rests on."""
+"""Whitened operator -> the quantities of RKSP's table (section 3.2.2)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from hf_rksp.spectral.modal import modal_basis
 
 @dataclass(frozen=True)
 class Masses:
-    """Shares of the modes by modulus; they add up to 1, or are all NaN where no mode was counted.
+    """Shares of the modes by modulus. They add up to 1, or are all NaN if no mode was counted.
 
     Attributes:
-        expansive_mass: M_{>1}. near_unit_mass: M_{~1}, the risk score. contractive_mass: M_{<1}.
+        expansive_mass: M_{>1}.
+        near_unit_mass: M_{~1}, the risk score.
+        contractive_mass: M_{<1}.
         intermediate_mass: M_mid, the rest.
         denominator: number of modes counted.
     """
@@ -42,12 +44,12 @@ class Spectrum:
         filtered_masses: over the modes whose residual is at most ``residual_tolerance``.
         spectral_radius: rho, largest modulus.
         eigenvector_condition: kappa(V), unit-length eigenvectors, 2-norm; ``inf`` for a defective operator.
-        nonlinearity_ratio: eta_nl (Eq. 5), error of the linear fit over size of the update, both whitened; NaN where the
-            update vanishes. As any in-sample error it is low by a factor of about ``sqrt(1 - rank / tokens)``; so are the
-            residuals. The departure from normality is high for the same reason.
+        nonlinearity_ratio: eta_nl (Eq. 5), error of the linear fit divided by the size of the update, both whitened; NaN if the
+            update vanishes. Like any in-sample error it is too low, by a factor of about ``sqrt(1 - rank / tokens)``; so are the
+            residuals. The departure from normality is too high for the same reason.
         reliable_fraction: share of the modes that pass the residual filter.
         henrici_departure: ``sqrt(||A||_F^2 - sum |lambda|^2) / ||A||_F``: 0 for a normal operator, below 1 always.
-        kreiss_constant: bracket (Eq. 29, 31), or ``None`` where it was not asked for.
+        kreiss_constant: bracket (Eq. 29, 31), or ``None`` if it was not requested.
         relative_update: ``||Yt - Xt||_F / ||Xt||_F``.
         uninformative: the block is the identity up to rounding; its masses say nothing about risk.
     """
@@ -67,7 +69,11 @@ class Spectrum:
 
 
 def spectral_masses(eigenvalues: Tensor, config: SpectralConfig | None = None) -> Masses:
-    """Shares of ``eigenvalues`` (shape ``(m,)``, real or complex) in the bands of RKSP section 3.2.2."""
+    """Shares of ``eigenvalues`` (shape ``(m,)``, real or complex) in the bands of RKSP section 3.2.2.
+
+    >>> spectral_masses(torch.tensor([1.2, 1.0, 0.85, 0.1]))
+    Masses(expansive_mass=0.25, near_unit_mass=0.25, contractive_mass=0.25, intermediate_mass=0.25, denominator=4)
+    """
     config = config or SpectralConfig()
     moduli = eigenvalues.abs()
     total = moduli.numel()
@@ -85,12 +91,16 @@ def smoothed_masses(eigenvalues: Tensor, config: SpectralConfig | None = None) -
     """The masses with soft band edges, and the variance that the hard edges add to each: for standard errors.
 
     A jackknife needs an estimate that moves smoothly with the data. The leave-one-out values of a count jump by whole modes:
-    their spread is twice too large, or zero where no mode happens to cross an edge. With edges that are logistic curves of
+    their spread is about twice the true error, or zero if no mode happens to cross an edge. With edges that are logistic curves of
     width ``mass_smoothing`` a mode is in a band with probability p; the jackknife of the sum of p, and ``sum p (1 - p)`` for
     modes that may fall to either side, make an error that is about right (``scripts/coverage``).
 
     Returns:
         The soft masses, and their variances as `Masses` too.
+
+    >>> soft, variance = smoothed_masses(torch.tensor([1.05]))  # a mode on the edge is on either side with probability 1/2
+    >>> round(soft.expansive_mass, 6), round(variance.expansive_mass, 6)
+    (0.5, 0.25)
     """
     total = eigenvalues.numel()
     inside = band_probabilities(eigenvalues.abs(), config or SpectralConfig())
@@ -116,6 +126,17 @@ def spectrum(operator: WhitenedOperator, config: SpectralConfig | None = None, k
         operator: from `whitened_dmd`.
         config: bands, residual tolerance and the threshold of `Spectrum.uninformative`.
         kreiss: also search for the Kreiss constant (about a fifth of the time).
+
+    >>> from hf_rksp.spectral import SecondMoments, whitened_dmd
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> moments = SecondMoments(2)
+    >>> moments.update(x, x @ torch.diag(torch.tensor([2.0, 0.5])))  # y = A x with A = diag(2, 1/2)
+
+    >>> result = spectrum(whitened_dmd(moments))
+    >>> round(result.spectral_radius, 9), result.masses.expansive_mass, result.masses.contractive_mass
+    (2.0, 0.5, 0.5)
+    >>> round(result.eigenvector_condition, 9), round(result.relative_update**2, 9)  # (1^2 + (1/2)^2) / 2 for the update
+    (1.0, 0.625)
     """
     config = config or SpectralConfig()
     matrix = operator.matrix
@@ -148,14 +169,23 @@ def spectrum(operator: WhitenedOperator, config: SpectralConfig | None = None, k
 def spectrum_for_errors(
     operator: WhitenedOperator, config: SpectralConfig | None = None, dtype: torch.dtype = torch.float64
 ) -> dict[str, float]:
-    """The quantities that carry a standard error, from eigenvalues and traces alone: no eigenvectors, a third of the time.
+    """The quantities that have a standard error, from eigenvalues and traces alone, in a third of the time.
 
-    Those without an error (`hf_rksp.quantities`), condition and reliable fraction, are what would need eigenvectors.
+    Condition and reliable fraction would need eigenvectors; they have no standard error (`hf_rksp.quantities`).
 
     Args:
         operator: from `whitened_dmd`.
         config: bands, and ``mass_smoothing``: the masses have soft edges (`smoothed_masses`).
         dtype: precision of the eigenvalues; float32 takes less than half the time. Traces and norms are in float64 always.
+
+    >>> from hf_rksp.spectral import SecondMoments, whitened_dmd
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> moments = SecondMoments(2)
+    >>> moments.update(x, x @ torch.diag(torch.tensor([2.0, 0.5])))  # y = A x with A = diag(2, 1/2)
+
+    >>> values = spectrum_for_errors(whitened_dmd(moments))
+    >>> round(values["spectral_radius"], 9), round(values["expansive_mass"], 9)
+    (2.0, 0.5)
     """
     eigenvalues = torch.linalg.eigvals(operator.matrix.to(dtype)).to(torch.complex128)
     masses, _ = smoothed_masses(eigenvalues, config)
@@ -179,6 +209,16 @@ def _ratios(operator: WhitenedOperator, eigenvalues: Tensor) -> dict[str, float]
 
 
 def eigenvalue_masses(operator: WhitenedOperator, config: SpectralConfig | None = None) -> tuple[Masses, float]:
-    """Masses and spectral radius alone, without eigenvectors: the cheapest score of a transition."""
+    """Masses and spectral radius, without eigenvectors: the cheapest numbers for a transition.
+
+    >>> from hf_rksp.spectral import SecondMoments, whitened_dmd
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> moments = SecondMoments(2)
+    >>> moments.update(x, x @ torch.diag(torch.tensor([2.0, 0.5])))  # y = A x with A = diag(2, 1/2)
+
+    >>> masses, radius = eigenvalue_masses(whitened_dmd(moments))
+    >>> masses.expansive_mass, round(radius, 9)
+    (0.5, 2.0)
+    """
     eigenvalues = torch.linalg.eigvals(operator.matrix)
     return spectral_masses(eigenvalues, config), float(eigenvalues.abs().max())

@@ -109,6 +109,13 @@ def cholesky_whitening(covariance: Tensor, rcond: float, floor: float) -> Choles
     """Whitening with all directions, or ``None`` if one may have to be dropped or the variances may be below ``floor``.
 
     ``trace(C) trace(C^{-1})`` is an upper bound of the condition of C.
+
+    >>> covariance = torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64))
+    >>> whitening = cholesky_whitening(covariance, rcond=1e-12, floor=0.0)
+    >>> whitening.congruence(covariance).diagonal().tolist()  # W^T C W = I
+    [1.0, 1.0]
+    >>> cholesky_whitening(torch.diag(torch.tensor([4.0, 0.0], dtype=torch.float64)), rcond=1e-12, floor=0.0) is None
+    True
     """
     total = float(covariance.trace())
     factor, info = torch.linalg.cholesky_ex(covariance)
@@ -124,6 +131,11 @@ def principal_whitening(covariance: Tensor, rank: int, rcond: float, floor: floa
     """The ``rank`` leading principal directions, without those whose variance is below ``rcond`` times the largest.
 
     ``None`` if the largest variance is not above ``floor``: nothing varies.
+
+    >>> covariance = torch.diag(torch.tensor([1.0, 4.0, 0.0], dtype=torch.float64))
+    >>> whitening = principal_whitening(covariance, rank=3, rcond=1e-12, floor=0.0)  # the third direction does not vary
+    >>> whitening.variances.tolist(), whitening.congruence(covariance).diagonal().round(decimals=9).tolist()
+    ([4.0, 1.0], [1.0, 1.0])
     """
     variances, directions = torch.linalg.eigh(covariance)
     variances, directions = variances.flip(0)[:rank], directions.flip(1)[:, :rank]

@@ -17,7 +17,7 @@ def test_writes_a_report_and_prints_a_table(rksp, tmp_path):
     code, out, _ = rksp("audit", "--init", "gpt2", "--config-overrides", TINY, "--out", "r", *FAST)
     assert code == 0
     assert {p.name for p in (tmp_path / "r").iterdir()} == {"report.json", "report.md", "report.html", "figures"}
-    assert "risk:" in out and "h.0" in out and "h.1" in out and "peak memory" in out
+    assert "by the paper's thresholds:" in out and "h.0" in out and "h.1" in out and "peak memory" in out
     report = json.loads((tmp_path / "r/report.json").read_text())
     assert list(report) == ["schema_version", "profile", "verdict"]
     assert list(report["profile"]) == ["model", "setup", "layers", "aggregates", "thirds", "cost", "notes"]
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_before_the_first_step_is_judged(rksp, tmp_path, llama):
     assert verdicts[0] == ("pretrained", "not_assessable")
     assert verdicts[1][0] == "initialised" and verdicts[1][1] in ("low", "elevated", "high")
     code, _, err = rksp("audit", "--init", "gpt2", "--untrained", *FAST)
-    assert code == 2 and "init='gpt2' is untrained already" in err
+    assert code == 2 and "init='gpt2' means random weights" in err
 
 
 def test_less_memory_for_the_moments_takes_more_passes_to_the_same_numbers(rksp, tmp_path, monkeypatch):

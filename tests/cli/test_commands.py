@@ -36,7 +36,7 @@ def test_check_agrees_for_a_sound_model(rksp):
     code, out, err = rksp(
         "check", "--init", "llama-25m", "--config-overrides", f"{overrides},vocab_size=300", *FAST[2:]
     )
-    assert code == 0 and out.count(" same\n") == 4 and "gives the same moments" in out and "position_ids" not in out
+    assert code == 0 and out.count(" same\n") == 4 and "gives the same statistics" in out and "position_ids" not in out
     assert "rksp: note: Tokenizer: byte-level BPE" in err
 
 

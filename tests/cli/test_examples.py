@@ -25,7 +25,7 @@ def run(tmp_path, name, *args):
 
 def test_profile_gpt2(tmp_path):
     out = run(tmp_path, "profile_gpt2.py", "--layers", 2, "--width", 48, "--out", tmp_path / "report")
-    assert "h.1: near-unit mass" in out and "risk: " in out
+    assert "h.1: near-unit mass" in out and "by the paper's thresholds: " in out
     assert (tmp_path / "report/report.html").is_file()
 
 

@@ -140,7 +140,7 @@ def test_memory_is_independent_of_the_number_of_tokens():
         (torch.zeros(3, 7), torch.zeros(4, 7), {}, "same tokens"),
         (torch.zeros(3, 6), torch.zeros(3, 6), {}, "dim=7"),
         (torch.zeros(3, 7, dtype=torch.long), torch.zeros(3, 7), {}, "floating"),
-        (torch.zeros(3, 7), torch.zeros(3, 7), {"mask": torch.ones(4)}, "one value a row"),
+        (torch.zeros(3, 7), torch.zeros(3, 7), {"mask": torch.ones(4)}, "one value per row"),
         (torch.zeros(3, 7), torch.zeros(3, 7), {"weights": torch.tensor([1.0, -1, 1])}, "negative"),
         (torch.zeros(3, 7), torch.zeros(3, 7), {"weights": torch.tensor([1.0, float("nan"), 1])}, "non-finite"),
     ],
