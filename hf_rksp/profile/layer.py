@@ -101,6 +101,7 @@ def profile_layer(
     total = merge_all(groups)
     operator = whitened_dmd(total, rank, config)
     result = spectrum(operator, config)
+    assert result.kreiss_constant is not None  # None only if it is not asked for
     asked = operator.rank + operator.dropped
 
     def replicate(moments: SecondMoments) -> dict[str, float]:
