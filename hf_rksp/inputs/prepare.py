@@ -187,8 +187,9 @@ def _check_text_model(model: nn.Module, name: str) -> None:
     main = getattr(model, "main_input_name", "input_ids")
     towers = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
     if main != "input_ids" or (towers and _token_table(model) is None):
+        takes = "text and images" if main == "input_ids" else main
         raise InputError(
-            f"model={name!r} takes {main}, and `rksp audit` feeds text: "
+            f"model={name!r} takes {takes}, and `rksp audit` feeds text: "
             + ("pass --images SOURCE, or " if main == "pixel_values" else "")
-            + f"call hf_rksp.profile_model(model, batches) with batches of {main} (README, 'Images and audio')"
+            + f"call hf_rksp.profile_model(model, batches) with batches of {takes} (README, 'Images and audio')"
         )
