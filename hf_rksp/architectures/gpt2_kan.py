@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, initialization
 
+from hf_rksp.architectures.host import Host
 from hf_rksp.architectures.splines import KanLinear
 
 
@@ -46,16 +47,17 @@ class GPT2KanMLP(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """``(..., d)`` to ``(..., d)``."""
-        return self.dropout(self.contract(self.expand(states)))
+        out: Tensor = self.dropout(self.contract(self.expand(states)))
+        return out
 
 
-class _Initialised:
+class _Initialised(Host):
     """The scheme of the KAN paper for the splines, GPT-2's for the rest."""
 
     config: Any
 
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # type: ignore[misc]
+        super()._init_weights(module)
         if isinstance(module, KanLinear):
             initialization.xavier_normal_(module.base_weight)
             initialization.normal_(module.spline_weight, 0.0, self.config.spline_std)

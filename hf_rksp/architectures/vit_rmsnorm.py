@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification, ViTModel, initialization
 
+from hf_rksp.architectures.host import Host
+
 
 class ViTRMSNormConfig(ViTConfig):
     """ViT's own."""
@@ -12,11 +14,11 @@ class ViTRMSNormConfig(ViTConfig):
     model_type = "vit_rmsnorm"
 
 
-class _Initialised:
+class _Initialised(Host):
     """RMSNorm starts at 1, as LayerNorm does."""
 
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # type: ignore[misc]
+        super()._init_weights(module)
         if isinstance(module, nn.RMSNorm):
             initialization.ones_(module.weight)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from hf_rksp.capture.calling import uncompiled
-from hf_rksp.capture.chains import Run, chained, looks_like_one_block, looks_residual, record_runs
+from hf_rksp.capture.chains import ModuleLists, Run, chained, looks_like_one_block, looks_residual, record_runs
 from hf_rksp.capture.refusals import nothing_found
 from hf_rksp.errors import InputError
 
@@ -234,7 +234,7 @@ def inside(name: str, other: str) -> bool:
 
 
 def _by_running(
-    lists: Mapping[str, nn.Module], marked: Sequence[str], runs: Mapping[str, list[Run]]
+    lists: ModuleLists, marked: Sequence[str], runs: Mapping[str, list[Run]]
 ) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """The lists that carry a residual stream by what ran, and what of each changes the shape of the state.
 

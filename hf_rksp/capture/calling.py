@@ -43,7 +43,8 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 def takes(model: nn.Module, name: str) -> bool:
     """Whether the forward method of ``model`` has an argument ``name``; that of PEFT hands on whatever comes."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base_of = getattr(model, "get_base_model", None)
+    base = model if base_of is None else base_of()
     return name in inspect.signature(uncompiled(base).forward).parameters
 
 
@@ -73,7 +74,7 @@ def _no_nested_tensors() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def forked_random_state(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+def forked_random_state(model: nn.Module) -> contextlib.AbstractContextManager[object]:
     """Torch's random state, and that of generators that modules of ``model`` hold, is put back afterwards."""
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     stack = contextlib.ExitStack()
@@ -85,7 +86,7 @@ def forked_random_state(model: nn.Module) -> contextlib.AbstractContextManager[N
     return stack
 
 
-def model_inputs(module: nn.Module, args: tuple, kwargs: dict) -> Mapping[str, Any]:
+def model_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
     """What ``module`` was called with, by the names of its forward method; a mapping among the arguments as its own entries."""
     named: dict[str, Any] = dict(zip(_names_of(module), args, strict=False))
     inner: dict[str, Any] = {}
@@ -137,5 +138,6 @@ def with_decoder_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dic
 def reshard(model: nn.Module) -> None:
     """Let go of the gathered weights that FSDP2 keeps after a pass without gradients."""
     for module in model.modules():
-        if hasattr(module, "reshard"):
-            module.reshard()
+        method = getattr(module, "reshard", None)
+        if method is not None:
+            method()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.states import first_state, output_state, raw_output
 
+#: The lists of modules in a model, by their paths.
+ModuleLists = Mapping[str, nn.ModuleList | nn.Sequential]
 #: From this cosine between the states that enter a module and those that leave it on, the module adds to its state.
 _RESIDUAL = 0.5
 
@@ -67,12 +70,11 @@ def record_runs(lists: Mapping[str, nn.Module], probe: Callable[[], object]) -> 
         for member in members.children():
             owners.setdefault(member, []).append(name)
 
-    def record(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         x, y = first_state(args, kwargs), raw_output(output)
-        keeps = x is not None and output_state(output, x) is not None
-        composite = x is not None and any(module.children())
-        width_last = composite and width_is_last(module, x)
-        cosine = _cosine(x, y) if width_last and keeps else 0.0
+        after = None if x is None else output_state(output, x)
+        width_last = x is not None and any(module.children()) and width_is_last(module, x)
+        cosine = _cosine(x, after) if x is not None and after is not None and width_last else 0.0
         for name in owners[module]:
             took, gave = before.get(name, (None, None))
             fits = x is not None and gave is not None and gave.shape == x.shape
@@ -80,7 +82,7 @@ def record_runs(lists: Mapping[str, nn.Module], probe: Callable[[], object]) -> 
                 Run(
                     module,
                     x is not None and y is not None,
-                    keeps,
+                    after is not None,
                     _same(gave, x),
                     fits,
                     _same(took, x),

@@ -31,13 +31,13 @@ def never_set(
     model: nn.Module,
     stacks: Sequence[Stack],
     stop: bool,
-    answers: Mapping[str, object],
+    answers: Mapping[str, Seen],
 ) -> dict[str, Tensor]:
     """The states in front of each stack that are zero whatever the weights are: not learnt tokens before their training.
 
     Weights of two dimensions or more that are zero all through are set to something else for one pass, and put back.
     """
-    zero = {path: seen.zero for path, seen in answers.items() if isinstance(seen, Seen) and bool(seen.zero.any())}
+    zero = {path: seen.zero for path, seen in answers.items() if bool(seen.zero.any())}
     if not zero:
         return {}
     blank = [

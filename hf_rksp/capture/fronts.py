@@ -47,11 +47,11 @@ def first_states(
     place = -1 if behind else 0
     firsts = {stack.blocks[place].module: stack for stack in stacks if stack.blocks and stack.path not in skip}
 
-    def note_behind(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def note_behind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         y = raw_output(output)
         note(module, (y,), {})
 
-    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stack, x = firsts[module], first_state(args, kwargs)
         if x is not None and stack.path not in found:
             found[stack.path] = x.detach().clone()
@@ -83,11 +83,11 @@ def _handing_on(module: nn.Module, plus: float) -> list[Any]:
     """Hooks that let a block return the state that it was given, plus a number."""
     given: list[Tensor | None] = []
 
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = first_state(args, kwargs)
         given.append(None if x is None else x.clone())  # some blocks write into it
 
-    def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         x = given.pop()
         if x is None or output_state(output, x) is None:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -79,11 +80,11 @@ def _hooks(
     """A pre-hook that keeps a copy of the input (some blocks add to it in place) and the hook that uses it."""
     kept: list[tuple[Block, Tensor | None]] = []  # several only where a block runs inside itself
 
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x, run = first_state(args, kwargs), runs.number(block)
         kept.append((stack.layer(block, run), None if x is None else x.detach().clone()))
 
-    def after(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         if not kept:  # opened while the block was running
             return
         now, x = kept.pop()

@@ -104,8 +104,8 @@ class Layouts:
         rules = list(self._rules.get(_key(stack, contents), ()))
         if any(isinstance(rule, Everything) for rule in rules):
             self._look_for_zeros(stack, batch, contents, states)
-        for rule in rules:
-            found = rule.layout(contents, lead)
+        for known in rules:
+            found = known.layout(contents, lead)
             if found is not None:
                 return found.to(states.device)
         rule = self._by_sizes(stack, contents, lead)
@@ -220,8 +220,9 @@ class Layouts:
         if self._look_at_masks(run, batch, contents, stop):
             contents = self._contents(batch)
         answers = self._answers(run, batch, contents, stop, stacks or self.stacks)
-        for path, zero in never_set(run, batch, self.model, self.stacks, stop, answers).items():
-            answers[path].zero = zero
+        answered = {path: seen for path, seen in answers.items() if isinstance(seen, Seen)}
+        for path, zero in never_set(run, batch, self.model, self.stacks, stop, answered).items():
+            answered[path].zero = zero
         boxed = placed_by_boxes(run, batch, self.stacks, contents, stop, answers)
         padding: dict[Shape, tuple[Stack, Tensor]] = {}
         for path, seen in answers.items():
@@ -310,7 +311,7 @@ class Layouts:
                 best = found
             if not _refused(best):
                 break
-        if best:
+        if cause is None or best:
             return best
         raise CaptureError(
             "sizes alone do not say which states are tokens, and the model cannot be run with other contents to find out "

@@ -54,7 +54,7 @@ def what_is_marked(
         )
         for hidden in (True, False)
     )
-    answers = {}
+    answers: dict[int, Reading | None] = {}
     for path, x in given.items():
         if path in by_hidden and path in by_real and x.ndim == 3:
             for reach in (0, _REACH):

@@ -31,24 +31,24 @@ class Seen:
 
     Attributes:
         lead: shape of its states without their width. Further tensors have this shape.
+        zero: whether it is zero in all its numbers, whatever the weights are.
         moved: by content, whether a state moves with what is real in it.
         owner: by space of sequences ("" for those of the batch, else the name of a content), the sequence that moves a state;
             -1 where none does.
         mixed: whether a state moves with several sequences.
         hidden: whether it moves with what is hidden by the masks; ``None`` if nothing is.
         attended: whether a state is attended to, by the mask that the model hands to the first block; ``None`` without one.
-        zero: whether it is zero in all its numbers, whatever the weights are.
         causal: whether what stands in front of the blocks only looks back, as n-grams do, so that a state that moves with padding
             on the right is padding.
     """
 
     lead: tuple[int, ...]
+    zero: Tensor
     moved: dict[str, Tensor] = field(default_factory=dict)
     owner: dict[str, Tensor] = field(default_factory=dict)
     mixed: Tensor | None = None
     hidden: Tensor | None = None
     attended: Tensor | None = None
-    zero: Tensor | None = None
     causal: bool = False
 
     @property
@@ -109,9 +109,7 @@ def _look(
     spaces = {content.name: "" if content.sequences == sequences_of(contents) else content.name for content in contents}
     masks: dict[str, Tensor] = {}
     base, again = (first_states(run, batch, stacks, stop, masks=masks, skip=skip) for _ in range(2))
-    seen = {
-        path: Seen(tuple(x.shape[:-1]), attended=masks.get(path), zero=(x == 0).all(-1)) for path, x in base.items()
-    }
+    seen = {path: Seen(tuple(x.shape[:-1]), (x == 0).all(-1), attended=masks.get(path)) for path, x in base.items()}
     differing = [
         path
         for path, x in base.items()
@@ -154,20 +152,21 @@ def _look(
 
     masked = any(content.real is not None for content in contents)
     for content in contents:
-        moved = changed(lambda c, own=content: all_of(c) if c.name == own.name else None)
+        moved = changed(functools.partial(_all_of_one, content.name))
         for path in base:
             seen[path].moved[content.name] = moved[path]
     for space in dict.fromkeys(spaces.values()):
         members = [content for content in contents if spaces[content.name] == space]
         for path, (owner, mixed) in _decode(changed, members).items():
-            seen[path].owner[space] = owner
+            each = seen[path]
+            each.owner[space] = owner
             if len(members) == 1:  # one change may leave a state as it is by chance, behind a ReLU
-                seen[path].moved[members[0].name] |= owner >= 0
-            seen[path].mixed = mixed if seen[path].mixed is None else seen[path].mixed | mixed
+                each.moved[members[0].name] |= owner >= 0
+            each.mixed = mixed if each.mixed is None else each.mixed | mixed
     if masked:
         everywhere = changed(all_of, hidden=True)
-        for path, moved in everywhere.items():
-            seen[path].hidden = moved
+        for path, by_hidden in everywhere.items():
+            seen[path].hidden = by_hidden
         for path in _looking_back(run, batch, contents, stacks, config, base, seen, stop):
             seen[path].causal = True
     floating = [content for content in contents if not content.discrete]
@@ -180,7 +179,7 @@ def _look(
         by_nan = functools.partial(changed, blocks=True, value=math.nan)
         for content in floating:
             space = spaces[content.name]
-            reached = by_nan(lambda c, own=content: all_of(c) if c.name == own.name else None)
+            reached = by_nan(functools.partial(_all_of_one, content.name))
             owners = _decode(by_nan, [content]) if any(bool(reached[path].any()) for path in partly) else {}
             for path, each in partly.items():
                 resting = ~each.by_any
@@ -192,6 +191,11 @@ def _look(
                     each.owner[space] = torch.where(resting, owner, -1)
                     each.mixed = mixed & resting if each.mixed is None else each.mixed | (mixed & resting)
     return seen
+
+
+def _all_of_one(name: str, content: Content) -> Tensor | None:
+    """All sequences of the content ``name``; ``None`` for another."""
+    return all_of(content) if content.name == name else None
 
 
 def _looking_back(
@@ -210,7 +214,9 @@ def _looking_back(
     """
     texts = [c for c in contents if c.discrete and c.real is not None and c.real.ndim == 2 and bool(c.real[:, 0].all())]
     both = [
-        path for path, each in seen.items() if texts and len(each.lead) == 2 and bool((each.by_any & each.hidden).any())
+        path
+        for path, each in seen.items()
+        if texts and len(each.lead) == 2 and each.hidden is not None and bool((each.by_any & each.hidden).any())
     ]
     if not both or len(texts) < len(contents):
         return []

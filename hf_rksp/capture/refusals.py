@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from hf_rksp.capture.chains import Run
+from hf_rksp.capture.chains import ModuleLists, Run
 from hf_rksp.errors import CaptureError
 
 #: Remedies if it cannot be decided which states are tokens.
@@ -15,7 +15,7 @@ REMEDY = (
 )
 
 
-def nothing_found(model: nn.Module, lists: Mapping[str, nn.Module], runs: Mapping[str, list[Run]]) -> CaptureError:
+def nothing_found(model: nn.Module, lists: ModuleLists, runs: Mapping[str, list[Run]]) -> CaptureError:
     """The error for a model in which no list carries a residual stream, with what its lists of modules do."""
     names = [f"{name!r} ({len(inner)} x {type(inner[0]).__name__})" for name, inner in lists.items()]
     looked = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

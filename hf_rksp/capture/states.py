@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from hf_rksp.capture.contents import attended
 
 
-def first_state(args: tuple, kwargs: dict) -> Tensor | None:
+def first_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The hidden state among the inputs of a block: ``hidden_states`` by name, else the first floating tensor."""
     named = kwargs.get("hidden_states")
     for value in (named, *args, *kwargs.values()):
@@ -35,7 +36,7 @@ def output_state(output: object, x: Tensor) -> Tensor | None:
     return found if found is not None and found.shape == x.shape else None
 
 
-def side_streams(args: tuple, kwargs: dict, output: object) -> list[tuple[int, ...]]:
+def side_streams(args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> list[tuple[int, ...]]:
     """Shapes of further states that a block takes and returns beside `first_state`: entities beside words, images beside texts."""
     x = first_state(args, kwargs)
     if x is None:
@@ -63,7 +64,7 @@ def _tensors(output: object) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def own_mask(module: nn.Module, args: tuple, kwargs: dict, lead: tuple[int, ...]) -> Tensor | None:
+def own_mask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], lead: tuple[int, ...]) -> Tensor | None:
     """Which of the states of shape ``lead`` are attended to, by the attention mask that a block is called with.
 
     ``None`` if the block is given none that can be read.

@@ -163,7 +163,7 @@ class TrainingTap:
             self._hooks.remove()
         self._hooks, self._passes = None, []
 
-    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         now = _Pass(model_inputs(module, args, kwargs), torch.is_grad_enabled())
         now.looked_at = now.trains and bool(self._lookers)
         self._passes.append(now)
@@ -171,7 +171,7 @@ class TrainingTap:
             for looker in self._lookers:
                 looker.pass_begin(now.batch)
 
-    def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+    def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         if not self._passes:  # opened while the model was running
             return
         now = self._passes.pop()
@@ -201,13 +201,13 @@ class TrainingTap:
 
     def _watch(self, hooks: Attached, stack: Stack, block: Block) -> None:
         # Without a pass that goes on, the model is called in parts, or a block is computed once more in the backward pass.
-        def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._passes and self._passes[-1].trains:
                 now = self._passes[-1]
                 run = now.runs.number(block)
                 now.open.setdefault(block.path, []).append(self._enter(stack, block, run, args, kwargs))
 
-        def after(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
             entered = self._passes[-1].open.get(block.path) if self._passes else None
             if entered:
                 self._leave(stack, entered.pop(), output)
@@ -215,7 +215,7 @@ class TrainingTap:
         hooks.before(block.module, before)
         hooks.after(block.module, after)
 
-    def _enter(self, stack: Stack, block: Block, run: int, args: tuple, kwargs: dict) -> _Entered:
+    def _enter(self, stack: Stack, block: Block, run: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Entered:
         x, now = first_state(args, kwargs), stack.layer(block, run)
         acts = self._acts and block.module.training and torch.is_grad_enabled()
         looks = self._passes[-1].looked_at
@@ -267,7 +267,7 @@ def _act(state: Tensor, seen: Transition, name: str) -> None:
     def rule(gradient: Tensor) -> Tensor | None:
         if leaf:  # a weight that enters the block as it is: its hooks do not go with the graph
             handle.remove()
-        act = getattr(seen, name)
-        return act and act(gradient)
+        act: GradientRule | None = getattr(seen, name)
+        return None if act is None else act(gradient)
 
     handle = state.register_hook(rule)

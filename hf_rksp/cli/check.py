@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit code 0 if all checks agree, 3 if one differs."""
     from hf_rksp.check import check_model
     from hf_rksp.errors import InputError
-    from hf_rksp.inputs import prepare
+    from hf_rksp.inputs import Sequences, prepare
 
     check_json_target(args.json)
     if args.dtype not in ("auto", "float32"):
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     for note in prepared.notes:
         say_note(note)
     step("running the same sequences in different ways")
+    assert isinstance(prepared.sequences, Sequences)  # its options name no images
     results = check_model(prepared.model, prepared.sequences.ids, args.blocks)
     agrees = all(result.agrees for result in results)
     if args.json:

@@ -27,10 +27,10 @@ def run(args: argparse.Namespace) -> int:
     """Print one fact per line."""
     from hf_rksp.machine import describe_machine, versions
 
-    facts = {"versions": versions(), "machine": describe_machine()}
+    packages, machine = versions(), describe_machine()
     if args.json:
-        write_json(facts, args.json)
+        write_json({"versions": packages, "machine": machine}, args.json)
     if args.json != "-":
-        for name, value in [*facts["versions"].items(), *facts["machine"].items()]:
+        for name, value in [*packages.items(), *machine.items()]:
             print(f"{name}: {value}")
     return exit_codes.OK

@@ -22,7 +22,7 @@ def load_config(source: ModelSource) -> Any:
 
     assert source.init is not None
     folder = None if source.init in PRESETS else local_folder(source.init)
-    values = dict(PRESETS[source.init]) if source.init in PRESETS else _values(source, folder)
+    values = dict(PRESETS[source.init]) if source.init in PRESETS else _values(source.init, source.revision, folder)
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise ModelLoadError(
             f"init={source.init!r}: the configuration has no model_type; pass a config.json as transformers saves it"
@@ -60,7 +60,7 @@ def config_place(init: str) -> str | None:
     return str(path.parent) if path.name == "config.json" else None
 
 
-def _values(source: ModelSource, place: Path | None) -> Any:
+def _values(init: str, revision: str | None, place: Path | None) -> Any:
     """The entries of a configuration; a file is read as its folder is."""
     from transformers import PreTrainedConfig
 
@@ -68,14 +68,14 @@ def _values(source: ModelSource, place: Path | None) -> Any:
     try:
         if file is None:
             with hub_or_cache():
-                return PreTrainedConfig.get_config_dict(source.init, revision=source.revision)[0]
+                return PreTrainedConfig.get_config_dict(init, revision=revision)[0]
         # utf-8-sig: editors put a mark in front of it.
         return json.loads(file.read_text(encoding="utf-8-sig"), object_hook=_number)
     except Exception as error:  # of the file system, of JSON, of huggingface_hub
         what = damage(file) if file is not None else None
         cause = f"{file.name} {what}" if file is not None and what else cause_of(error)
         raise ModelLoadError(
-            f"no configuration for init={source.init!r}: {cause}{hint() if file is None else ''}. Pass a preset "
+            f"no configuration for init={init!r}: {cause}{hint() if file is None else ''}. Pass a preset "
             f"({', '.join(PRESETS)}), a folder or file with a config.json, or a Hub id (which needs a network)"
         ) from None
 

@@ -58,7 +58,7 @@ def _ask(endpoint: str) -> str | None:
     found: list[str | None] = []
 
     def ask() -> None:
-        from huggingface_hub.utils import get_session
+        from huggingface_hub import get_session
 
         try:
             answer = get_session().head(endpoint, timeout=_WAIT, follow_redirects=False)

@@ -66,7 +66,7 @@ def load_image_processor(model: str | None, **kwargs: Any) -> Any | None:
 
 
 def _has_image_processor(model: str, revision: str | None) -> bool:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     with (
         contextlib.suppress(OSError),

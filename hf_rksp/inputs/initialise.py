@@ -80,7 +80,8 @@ class Initialiser:
         self.make_rest()
         for block in self.blocks:
             self.make(block)
-        return self.model.eval()
+        self.model.eval()
+        return self.model
 
     def make_rest(self) -> None:
         """Everything but the blocks: embeddings, norms, tables of positions, and tensors that several pieces share."""

@@ -79,6 +79,7 @@ def load_model(source: ModelSource) -> LoadedModel:
 
 
 def _initialise(source: ModelSource) -> LoadedModel:
+    assert source.init is not None
     config = load_config(source)
     dtype = DTYPES.get(source.dtype, torch.float32)
     try:
@@ -188,15 +189,16 @@ def check_on_hub(source: ModelSource) -> None:
         ModelLoadError: with the cause and what can be passed instead.
     """
     from huggingface_hub.errors import EntryNotFoundError
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
+    assert source.model is not None
     try:
         with hub_or_cache():
             cached_file(source.model, "config.json", revision=source.revision)
     except EntryNotFoundError:  # an adapter on the Hub has none
         return
     except Exception as error:
-        raise ModelLoadError(_explain(source.model, error, None, source.model or "")) from error
+        raise ModelLoadError(_explain(source.model, error, None, source.model)) from error
 
 
 def _place(model: nn.Module, source: ModelSource) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,14 +86,17 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
     text = read_text(options.source, options.tokens)  # before the model: it is quick, and can be wrong
     substitute = (options.substitute or model.init is not None) and options.tokenizer is None
     place = given_tokenizer(options.tokenizer) if options.tokenizer is not None else own_tokenizer(model)
-    asked = {
-        "revision": model.revision if place is not None and place.path == model.model else None,
-        "trust_remote_code": model.trust_remote_code,
-    }
+    load = functools.partial(
+        load_tokenizer,
+        place,
+        text,
+        revision=model.revision if place is not None and place.path == model.model else None,
+        trust_remote_code=model.trust_remote_code,
+    )
     tokenizer, origin, refusal = None, "", None
     if not substitute:  # before the weights: it is quick, and can be wrong
         try:
-            tokenizer, origin = load_tokenizer(place, text, 0, **asked)
+            tokenizer, origin = load(0)
         except ModelLoadError as error:
             refusal = (
                 ModelLoadError(f"tokenizer={options.tokenizer!r}: {error}") if options.tokenizer is not None else error
@@ -107,7 +111,7 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
     vocabulary = _vocabulary(loaded.model)
     notes = list(loaded.notes)
     if tokenizer is None:
-        tokenizer, origin = load_tokenizer(place, text, vocabulary or 50257, substitute=True, **asked)
+        tokenizer, origin = load(vocabulary or 50257, substitute=True)
     if "trained on this text" in origin or "of the text" in origin:
         notes.append(f"Tokenizer: {origin}.")
     step("cutting the text into sequences")
@@ -137,21 +141,29 @@ def _may_take_no_text(source: ModelSource) -> bool:
     """Whether the model is one for images or sound, which no tokenizer is missed in: that is for its own error to say."""
     from transformers import MODEL_MAPPING, AutoConfig
 
+    assert source.model is not None
     try:
         config = AutoConfig.from_pretrained(source.model, revision=source.revision)
-        main = MODEL_MAPPING[type(config)].main_input_name
+        kind: Any = MODEL_MAPPING[type(config)]  # a class; transformers annotates a tuple
+        main = kind.main_input_name
     except Exception:  # what is wrong with it is said when it is loaded
         return False
     return main != "input_ids" or hasattr(config, "vision_config")
 
 
+def _token_table(model: nn.Module) -> nn.Module | None:
+    """The table of the tokens' embeddings; ``None`` for a model without one."""
+    table_of = getattr(model, "get_input_embeddings", lambda: None)
+    try:
+        table: nn.Module | None = table_of()
+    except (AttributeError, NotImplementedError):
+        return None
+    return table
+
+
 def _vocabulary(model: nn.Module) -> int | None:
     """Rows of the table of tokens; ``None`` for a model that hashes characters and has none."""
-    try:
-        table = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        table = None
-    rows = getattr(table, "num_embeddings", None)
+    rows = getattr(_token_table(model), "num_embeddings", None)
     config = model.config
     inner = getattr(config, "text_config", None)
     return rows or getattr(config, "vocab_size", None) or getattr(inner, "vocab_size", None)
@@ -176,9 +188,10 @@ def _with_images(
 def _check_text_model(model: nn.Module, name: str) -> None:
     main = getattr(model, "main_input_name", "input_ids")
     towers = hasattr(model.config, "vision_config") and hasattr(model.config, "text_config")
-    if main != "input_ids" or (towers and model.get_input_embeddings() is None):
+    if main != "input_ids" or (towers and _token_table(model) is None):
+        takes = "text and images" if main == "input_ids" else main
         raise InputError(
-            f"model={name!r} takes {main}, and `rksp audit` feeds text: "
+            f"model={name!r} takes {takes}, and `rksp audit` feeds text: "
             + ("pass --images SOURCE, or " if main == "pixel_values" else "")
-            + f"call hf_rksp.profile_model(model, batches) with batches of {main} (README, 'Images and audio')"
+            + f"call hf_rksp.profile_model(model, batches) with batches of {takes} (README, 'Images and audio')"
         )

@@ -14,12 +14,15 @@ import functools
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: A module of a model: its class when it was built, and how many of that class were built before it.
 Birth = tuple[type[nn.Module], int]
@@ -34,7 +37,7 @@ class Skeleton:
         births: the modules that a constructor made. Copies of modules (`copy.deepcopy`) are not among them.
     """
 
-    model: nn.Module
+    model: PreTrainedModel
     config: Any
     dtype: torch.dtype
     trust_remote_code: bool
@@ -75,16 +78,18 @@ def skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -
         if "meta" not in str(error):
             raise
         with drawing("skeleton"), _noting() as births:  # a constructor that reads numbers, which need a real device
-            model = _from_config(copy.deepcopy(again), dtype, trust_remote_code).to("meta")
+            model = _from_config(copy.deepcopy(again), dtype, trust_remote_code)
+            model.to("meta")  # type: ignore[arg-type]  # transformers wraps it: mypy sees no bound method
     inside = set(model.modules())
     births = {module: birth for module, birth in births.items() if module in inside}
     return Skeleton(model, again, dtype, trust_remote_code, births)
 
 
-def _from_config(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+def _from_config(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     from transformers import AutoModel
 
-    return AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    model: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    return model
 
 
 @contextlib.contextmanager
@@ -101,11 +106,8 @@ def _noting() -> Iterator[dict[nn.Module, Birth]]:
             count[type(self)] += 1
         own(self, *args, **kwargs)
 
-    nn.Module.__init__ = noted  # type: ignore[method-assign]
-    try:
+    with _exchanged(nn.Module, "__init__", noted):
         yield births
-    finally:
-        nn.Module.__init__ = own  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -129,25 +131,36 @@ def _placing(places: dict[Birth, str]) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for cls in {cls for cls, _ in places}:
-            if "__init__" in vars(cls):
-                stack.callback(setattr, cls, "__init__", vars(cls)["__init__"])
-            else:
-                stack.callback(delattr, cls, "__init__")
-            cls.__init__ = placed(cls)  # type: ignore[method-assign]
+            stack.enter_context(_exchanged(cls, "__init__", placed(cls)))
         yield
+
+
+@contextlib.contextmanager
+def _exchanged(cls: type, name: str, method: Callable[..., None]) -> Iterator[None]:
+    """While the context is open, ``cls`` has another method ``name``."""
+    own = vars(cls).get(name)
+    setattr(cls, name, method)
+    try:
+        yield
+    finally:
+        if own is None:  # it was inherited
+            delattr(cls, name)
+        else:
+            setattr(cls, name, own)
 
 
 @contextlib.contextmanager
 def _unwritten_is_nan() -> Iterator[None]:
     """Fills what `torch.empty` and its like give: NaN, the largest integer, True."""
     was = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic  # an object in the place of its module, which has no types
+    filled = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    settings.fill_uninitialized_memory = True
     try:
         yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        settings.fill_uninitialized_memory = filled
         torch.use_deterministic_algorithms(was[0], warn_only=was[1])
 
 
@@ -156,12 +169,8 @@ def _undrawn() -> Iterator[None]:
     """Leaves out what transformers draws at the end of a constructor: that is done module by module."""
     from transformers import PreTrainedModel
 
-    own = PreTrainedModel.initialize_weights
-    PreTrainedModel.initialize_weights = lambda self: None
-    try:
+    with _exchanged(PreTrainedModel, "initialize_weights", lambda self: None):
         yield
-    finally:
-        PreTrainedModel.initialize_weights = own
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ def _of_words(model: nn.Module, batch_of: Callable[[int], Batch], length: int) -
 
 
 def _failure(model: nn.Module, batch: Batch, streamed: bool) -> Exception | None:
-    with untouched(model), eager(), _stopping(model, streamed), _Tables():
+    with untouched(model), eager(), _stopping(model, streamed), _Tables():  # type: ignore[no-untyped-call]  # torch has no types for its constructor
         try:
             forward(model, batch)
         except _Stop:

@@ -157,7 +157,9 @@ def survey(
         else:
             seen[stack.path, block.index] = States(x.shape[-1], x[..., 0].numel(), x.element_size())
 
-    def look_beside(stack: Stack, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+    def look_beside(
+        stack: Stack, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
         if notes is not None and (shapes := side_streams(args, kwargs, output)):
             notes[stack.path] = (
                 f"The blocks of {stack.path} take and return a second stream of states, of shape {shapes[0]}: it is not profiled"
@@ -242,8 +244,9 @@ def gather_moments(
             if strict or all(known is not error for known in layouts.unread.values()):
                 raise
     elapsed = time.perf_counter() - start
-    for late in share.gather(sink.late) if known is not None else ():
-        known.update({key: states for key, states in late.items() if key not in known})
+    if known is not None:
+        for late in share.gather(sink.late):
+            known.update({key: states for key, states in late.items() if key not in known})
     for path in set().union(*share.gather(list(layouts.unread))):  # another process cannot read it
         layouts.unread.setdefault(path, CaptureError(f"another process cannot read {path}"))
         sink.moments = {key: kept for key, kept in sink.moments.items() if key[0] != path}

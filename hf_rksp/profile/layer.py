@@ -108,6 +108,7 @@ def profile_layer(
     total = merge_all(groups)
     operator = whitened_dmd(total, rank, config)
     result = spectrum(operator, config)
+    assert result.kreiss_constant is not None  # None only if it is not asked for
     jackknifed = NO_REPLICATES
     if standard_errors and len(groups) >= MIN_GROUPS:
         jackknifed = replicate(groups, operator, result.eigenvalues, config)

@@ -34,7 +34,7 @@ from hf_rksp.errors import DegenerateMomentsError, InputError
 from hf_rksp.machine import peak_memory, versions
 from hf_rksp.profile.aggregate import aggregate, by_thirds
 from hf_rksp.profile.batches import as_mappings
-from hf_rksp.profile.gather import Key
+from hf_rksp.profile.gather import Key, States
 from hf_rksp.profile.layer import LayerProfile
 from hf_rksp.profile.notes import left_out, not_run, warn_of_left_padding
 from hf_rksp.profile.outline import outline
@@ -132,6 +132,7 @@ def profile_model(
     constant: list[DegenerateMomentsError] = []
     with eager(), untouched(model):
         beside: dict[str, str] = {}
+        seen: dict[Key, States]
         if weights:
             stacks, seen = find_stacks(model, blocks), {}
         else:
@@ -221,7 +222,7 @@ def profile_model(
 
 def _depths(stacks: Sequence[Stack], seen: Sequence[Key] | Mapping[Key, Any]) -> dict[Key, tuple[int, int]]:
     """Where one module is several layers: the place of each among the layers of its stack, and their number."""
-    depths = {}
+    depths: dict[Key, tuple[int, int]] = {}
     for stack in stacks:
         own = [key for key in seen if key[0] == stack.path]
         if any(index >= stack.members for _, index in own):
@@ -282,6 +283,6 @@ def _describe_model(model: nn.Module, stacks: Sequence[Stack], source: str | Non
         "device": str(first.device),
         "stacks": [{"path": stack.path, "blocks": len(stack.blocks)} for stack in stacks],
     }
-    if hasattr(config, "to_diff_dict"):
+    if config is not None and hasattr(config, "to_diff_dict"):
         described["config"] = config.to_diff_dict()
     return described

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def _stacks(
     cause: CaptureError | None = None
     for batch in kinds:
         try:
-            new = find_stacks(model, blocks, probe=lambda batch=batch: forward(model, batch))
+            new = find_stacks(model, blocks, probe=functools.partial(forward, model, batch))
         except CaptureError as error:
             cause = cause or error
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def repeated(
     share: Share,
     layouts: Layouts | None = None,
     strict: bool = True,
-) -> Iterator[dict[Key, GroupedSamples]]:
+) -> Generator[dict[Key, GroupedSamples], None, None]:
     """Samples or moments of as many layers as fit into memory, by a forward pass for each such part.
 
     ``seen`` takes the layers that only some batches reach, as they turn up.
@@ -64,7 +64,7 @@ def streamed(
     resume: Resume | None,
     share: Share,
     layouts: Layouts,
-) -> Iterator[dict[Key, GroupedSamples]]:
+) -> Generator[dict[Key, GroupedSamples], None, None]:
     """The same from one forward pass, with one block in memory at a time."""
     waiting: dict[Key, GroupedSamples] = {}
     with eager(), untouched(model):
@@ -90,7 +90,8 @@ def _fitting(
     todo: Sequence[Key], seen: Mapping[Key, States], tokens: Mapping[Key, float], groups: int, moment_memory: float
 ) -> list[Key]:
     """As many of the next layers as fit into ``moment_memory`` with their samples or moments; at least one."""
-    part, used = [], 0.0
+    part: list[Key] = []
+    used = 0.0
     for key in todo:
         width, _, itemsize = seen[key]
         few = tokens[key] <= width

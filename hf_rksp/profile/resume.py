@@ -131,7 +131,7 @@ class Resume:
                     keep = functools.partial(self._keep, stack.path, batch)
                     undo.callback(block.module.register_forward_hook(keep).remove)
                     if (stack.path, block.index) in self.layers:
-                        undo.enter_context(_answering(block.module, lambda answers=answers: answers[batch()]))
+                        undo.enter_context(_answering(block.module, answers, batch))
             yield
 
     def _keep(self, stack: str, batch: Callable[[], int], module: nn.Module, args: object, output: object) -> None:
@@ -197,10 +197,10 @@ def digest(batches: Sequence[Mapping[str, Any]]) -> str:
 
 
 @contextlib.contextmanager
-def _answering(module: nn.Module, answer: Callable[[], Any]) -> Iterator[None]:
-    """While the context is open, ``module`` returns what ``answer`` does, without running; its hooks fire."""
+def _answering(module: nn.Module, answers: Sequence[Any], batch: Callable[[], int]) -> Iterator[None]:
+    """While the context is open, ``module`` returns the answer for the batch that is passing, without running; its hooks fire."""
     own = module.__dict__.get("forward")
-    module.forward = lambda *args, **kwargs: answer()
+    module.forward = lambda *args, **kwargs: answers[batch()]
     try:
         yield
     finally:
@@ -211,6 +211,6 @@ def _answering(module: nn.Module, answer: Callable[[], Any]) -> Iterator[None]:
 
 
 def _plain(value: object) -> bool:
-    if type(value) in (tuple, list):
-        return all(map(_plain, value))  # type: ignore[call-overload]
+    if type(value) is tuple or type(value) is list:
+        return all(map(_plain, value))
     return value is None or isinstance(value, (Tensor, bool, int, float))

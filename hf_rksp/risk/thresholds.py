@@ -94,7 +94,8 @@ def assess(profile: ModelProfile, config: RiskConfig | None = None) -> Verdict:
     score = aggregates["near_unit_mass"]["mean"] if informative else None
     interval = aggregates["near_unit_mass"]["interval"] if informative else None
     condition = max((layer.eigenvector_condition for layer in informative), default=0.0)
-    by_thresholds, reasons = None, []
+    by_thresholds: Band | None = None
+    reasons: list[str] = []
     if score is not None:
         by_thresholds, reasons = _band(score, interval, condition, config)
     refusals = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field, make_dataclass
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
 
@@ -53,11 +53,27 @@ _KSS = _fields_of("kss_", dict(KSS_SCHEDULES))
 _SPECTRUM = _fields_of("spectrum_", {"": MonitorConfig})
 
 
-class _Methods:
-    """What the arguments do besides holding values."""
+# The methods stand before TrainingArguments; the type checker has to know what those have.
+if TYPE_CHECKING:
+
+    class _Host(TrainingArguments):
+        def __post_init__(self) -> None: ...
+
+else:
+    _Host = object
+
+
+class ArgumentMethods(_Host):
+    """What `RKSPArguments` does besides holding values; the annotations tell the type checker of fields that it cannot see."""
+
+    kss: bool
+    kss_schedule: Literal["balanced", "paper"]
+    spectrum: bool
+    run_report: bool
+    residual_blocks: str | None
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]
+        super().__post_init__()
         # Checked here, before a model is loaded or a process group is made; also what is switched off.
         self._kss()
         self._made("spectrum_", MonitorConfig, _SPECTRUM)
@@ -69,7 +85,7 @@ class _Methods:
             InputError: a value that KSS cannot have; the message names the argument.
         """
         config = self._kss()
-        return config if self.kss and config.weight else None  # type: ignore[attr-defined]
+        return config if self.kss and config.weight else None
 
     def spectrum_config(self) -> MonitorConfig | None:
         """Settings of the spectral monitor, or ``None`` if it is off.
@@ -78,10 +94,10 @@ class _Methods:
             InputError: a value that the monitor cannot have; the message names the argument.
         """
         config: MonitorConfig = self._made("spectrum_", MonitorConfig, _SPECTRUM)
-        return config if self.spectrum else None  # type: ignore[attr-defined]
+        return config if self.spectrum else None
 
     def _kss(self) -> KSSConfig:
-        made: KSSConfig = self._made("kss_", KSSConfig, _KSS, schedule=self.kss_schedule)  # type: ignore[attr-defined]
+        made: KSSConfig = self._made("kss_", KSSConfig, _KSS, schedule=self.kss_schedule)
         return made
 
     def _made(self, prefix: str, kind: Any, names: dict[str, Any], **more: Any) -> Any:
@@ -119,7 +135,7 @@ RKSPArguments = make_dataclass(
             ),
         ),
     ],
-    bases=(_Methods,),
+    bases=(ArgumentMethods,),
     namespace={
         "__doc__": "The fields that hf_rksp adds. Put it before any TrainingArguments: ``class Args(RKSPArguments, SFTConfig)``.",
         "__module__": __name__,

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import HfArgumentParser
+from transformers.hf_argparser import DataClassType, HfArgumentParser
 
 from hf_rksp.errors import InputError
 
 
-def parse_arguments(types: Sequence[type], argv: Sequence[str] | None = None, description: str | None = None) -> tuple:
+def parse_arguments(
+    types: Sequence[type], argv: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Any, ...]:
     """One instance of each dataclass of ``types``; what is on the command line wins over what is in ``--config FILE``.
 
     Args:
@@ -29,7 +31,7 @@ def parse_arguments(types: Sequence[type], argv: Sequence[str] | None = None, de
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     file = first.parse_known_args(argv)[0].config
-    parser = HfArgumentParser(types, description=description, allow_abbrev=False)
+    parser = HfArgumentParser([DataClassType(kind) for kind in types], description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these arguments; the command line wins")
     if file:
         known = {action.dest for action in parser._actions}

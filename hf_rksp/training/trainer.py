@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -23,7 +24,7 @@ from hf_rksp.errors import CaptureError, InputError, first_line
 from hf_rksp.files import put_files
 from hf_rksp.json_data import plain
 from hf_rksp.ranks import world_size
-from hf_rksp.training.arguments import RKSPArguments
+from hf_rksp.training.arguments import ArgumentMethods
 from hf_rksp.training.aside import reason
 from hf_rksp.training.callback import REMEDIES, RKSPCallback, several_devices
 from hf_rksp.training.extra_pass import extra_passes
@@ -34,7 +35,13 @@ logger = logging.getLogger(__name__)
 STATE_NAME = "rksp_state.json"
 
 # The mixin stands before a Trainer; the type checker has to know which methods that one has.
-_Host = Trainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+
+    class _Host(Trainer):
+        model: nn.Module  # never None once the Trainer is made
+
+else:
+    _Host = object
 
 
 class RKSPTrainerMixin(_Host):
@@ -69,7 +76,7 @@ class RKSPTrainerMixin(_Host):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        own = self.args if isinstance(self.args, RKSPArguments) else None
+        own = self.args if isinstance(self.args, ArgumentMethods) else None
         self._kss = kss
         self._spectrum = _choose(monitor, own.spectrum_config() if own else MonitorConfig(), MonitorConfig)
         self._blocks = blocks or (own.residual_blocks if own else None)
@@ -80,7 +87,8 @@ class RKSPTrainerMixin(_Host):
         self._microbatches: list[Any] = []
         self._waits = False
         self._open = ExitStack()
-        self._term_sum, self._logged_step = 0.0, 0
+        self._term_sum: Tensor | float = 0.0
+        self._logged_step = 0
         self.rksp: RKSPCallback | None = None
         if self.args.n_gpu > 1 and self.kss:
             raise InputError(
@@ -116,7 +124,7 @@ class RKSPTrainerMixin(_Host):
     @property
     def kss(self) -> KSSConfig | None:
         """Settings of KSS; read from the arguments anew, because a search over hyperparameters changes those."""
-        default = self.args.kss_config() if isinstance(self.args, RKSPArguments) else KSSConfig()
+        default = self.args.kss_config() if isinstance(self.args, ArgumentMethods) else KSSConfig()
         chosen: KSSConfig | None = _choose(self._kss, default, KSSConfig)
         return chosen if chosen and chosen.weight else None
 
@@ -268,8 +276,9 @@ class RKSPTrainerMixin(_Host):
 
     def _measure_step(self, model: Any, shaper: SpectralShaper, batches: Sequence[Any]) -> None:
         for part in (model, self.optimizer):
-            if hasattr(part, "train"):  # a schedule-free optimizer keeps other weights for evaluation
-                part.train()
+            train = getattr(part, "train", None)  # a schedule-free optimizer keeps other weights for evaluation
+            if train is not None:
+                train()
         try:
             with shaper.measure_step(), self.compute_loss_context_manager():
                 for batch in batches:

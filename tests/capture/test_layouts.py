@@ -303,6 +303,16 @@ def test_the_answer_of_a_probe_serves_batches_of_other_lengths():
         Layouts(model, stacks).of(stacks[0], BATCH, torch.zeros(B, T + 5, D))
 
 
+def test_a_probe_that_reaches_no_stack_keeps_no_rule():
+    model = Net(cat_own)
+    stacks = find_stacks(model, "blocks")
+    layouts = Layouts(model, stacks)
+    layouts.learn(lambda batch: None, BATCH)
+    assert layouts.probes == 1 and not layouts.unread
+    with pytest.raises(Unsettled, match="sizes alone"):
+        layouts.of(stacks[0], BATCH, torch.zeros(B, T + 5, D))
+
+
 def test_a_probe_leaves_the_model_as_it_was():
     model, case = CASES["clip"].build(dtype=torch.float64), CASES["clip"]
     batch = case.batch(3, dtype=torch.float64)

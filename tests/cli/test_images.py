@@ -119,3 +119,15 @@ def test_audit_of_a_checkpoint(rksp, tmp_path, folder, checkpoint):
 def test_images_for_a_text_model_are_refused(rksp, folder):
     code, _, err = rksp("audit", "--init", "gpt2", "--config-overrides", TINY, "--images", folder, *FAST)
     assert code == 2 and "takes no images; leave --images out" in err
+
+
+def test_a_model_of_text_and_images_without_a_table_of_tokens_is_refused(rksp, tmp_path):
+    tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = tmp_path / "clip.json"
+    config.write_text(
+        json.dumps(
+            {"model_type": "clip", "text_config": tower, "vision_config": {**tower, "image_size": 8, "patch_size": 4}}
+        )
+    )
+    code, _, err = rksp("audit", "--init", config, "--out", tmp_path / "r", *FAST)
+    assert code == 2 and "takes text and images, and `rksp audit` feeds text: call hf_rksp.profile_model" in err

@@ -50,7 +50,7 @@ def test_the_mode_is_put_back_after_an_error(online, monkeypatch):
 
 def test_a_name_that_is_never_found_is_not_waited_for(online, monkeypatch):
     monkeypatch.setattr(hub, "_WAIT", 0.2)
-    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: time.sleep(30))
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: time.sleep(30))
     start = time.monotonic()
     assert hub.silence() == "no answer within 0.2 seconds" and time.monotonic() - start < 5
 

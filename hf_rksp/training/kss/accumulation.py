@@ -57,7 +57,7 @@ class StepMoments:
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
-    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.passes += 1
         self._runs.next_pass()
         self._sink.next_batch(self.watch.described(model_inputs(module, args, kwargs)))

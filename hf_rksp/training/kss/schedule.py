@@ -81,7 +81,9 @@ class Schedule(Generic[Config]):
 
 def sizes_of_sequences(rows: Tensor, layout: Layout) -> Tensor:
     """Norm of each sequence of ``(n, t, ...)``, in float32 at least."""
-    sizes = torch.linalg.vector_norm(rows.flatten(1), dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))
+    sizes: Tensor = torch.linalg.vector_norm(
+        rows.flatten(1), dim=1, dtype=torch.promote_types(rows.dtype, torch.float32)
+    )
     if layout.owner is None:
         return sizes
     return sizes.new_zeros(layout.sequences).index_add(0, layout.owner, sizes.square()).sqrt()

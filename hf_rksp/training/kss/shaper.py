@@ -7,6 +7,7 @@ small eigenproblem gives the gradient of the penalty at those sums. From there t
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -345,9 +346,8 @@ class SpectralShaper(Intervention):
             transitions = self._of_one_text(stack, [t for t in seen if t.stack is stack], batch)
             if not transitions:
                 continue
-            stream = read_stream(
-                stack, transitions, lambda x, stack=stack: self.watch.layout(stack, batch, x), self.aside
-            )
+            read = functools.partial(self.watch.layout, stack, batch)
+            stream = read_stream(stack, transitions, read, self.aside)
             if stream and self._fits(stack, stream.width, len(stream.layers)):
                 found.append(stream)
         # A step that was measured beforehand adds nothing up any more.

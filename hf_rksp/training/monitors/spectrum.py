@@ -113,7 +113,10 @@ class SpectralMonitor(Monitor):
         if not layers:
             return None
         rows = history_rows(layers)
-        more = {"data": self.config.data, "tokens": max(layer.tokens for layer in layers)}
+        more: dict[str, str | int | list[str]] = {
+            "data": self.config.data,
+            "tokens": max(layer.tokens for layer in layers),
+        }
         if reasons := self.aside.pop_reasons():
             more["left_out"] = reasons
         return Reading(self.name, step, over_layers(rows), rows, more)
