@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from hf_rksp.capture import Stack, find_stacks
 from hf_rksp.capture.hvp import Method, inner
