@@ -13,11 +13,11 @@ from unittest import mock
 import numpy as np
 import torch
 
-from hf_rksp.training.kss import shaper
+from hf_rksp.training.kss import measure
 from tests.training.common import Chain, Gradients, gpt2, logged, token_rows, trained
 
 STEPS = 3
-unpatched_sums = shaper.projected_sums
+unpatched_sums = measure.projected_sums
 
 
 def poisoned(value):
@@ -113,7 +113,7 @@ RUNS = {
     "zero": (frozen_zero, None, None),
     "nan in the gradient": (nan_in_the_gradient, None, None),
     "nan weight": (nan_weight, None, None),
-    "defective": (Chain, lambda: mock.patch.object(shaper, "projected_sums", jordan_sums), 4),
+    "defective": (Chain, lambda: mock.patch.object(measure, "projected_sums", jordan_sums), 4),
     "no convergence": (Chain, lambda: lapack_that("eigvals", fails), 4),
     "infinite gradient": (Chain, lambda: lapack_that("inv", infinite), 4),
 }

@@ -92,7 +92,7 @@ def test_kss_that_fails_at_numbers_of_its_own(tmp_path, monkeypatch, caplog):
     def fails(*args):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr("hf_rksp.training.kss.shaper.leading_directions", fails)
+    monkeypatch.setattr("hf_rksp.training.kss.measure.leading_directions", fails)
     run = trained(tmp_path, gpt2(), spectrum=False)
     assert logged(run, "kss/skipped") == [3, 6, 9, 12]
     assert len(said(caplog, "RuntimeError: no such kernel")) == 1

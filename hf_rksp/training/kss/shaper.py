@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,18 +22,11 @@ from hf_rksp.errors import CaptureError, InputError, RkspError
 from hf_rksp.profile.gather import Key
 from hf_rksp.quantities import Quantity
 from hf_rksp.ranks import sum_over_ranks, world_size
-from hf_rksp.spectral.penalties import SolvedLayers, solve_penalties
-from hf_rksp.spectral.shaping import (
-    leading_directions,
-    leading_directions_of_moments,
-    project,
-    projected_sums,
-    projected_sums_of_moments,
-)
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
 from hf_rksp.training.kss.accumulation import StepMoments
 from hf_rksp.training.kss.balanced import Balanced
+from hf_rksp.training.kss.measure import Projected, SolvedLayer, Solver, joined, project_layers, project_moments
 from hf_rksp.training.kss.paper import Paper
 from hf_rksp.training.kss.schedule import Measured, Schedule
 from hf_rksp.training.kss.streams import Stream, key_of, read_stream, readable_everywhere
@@ -55,30 +46,6 @@ _NO_BLOCK = (
     "KSS was there, are in evaluation mode, or are checkpointed from outside"
 )
 _SCHEDULES: dict[str, type[Schedule[Any]]] = {"balanced": Balanced, "paper": Paper}
-
-
-@dataclass(frozen=True)
-class _Solved:
-    """What a block is shaped by in all passes of a step that was measured beforehand."""
-
-    directions: Tensor
-    eigenvalues: np.ndarray[Any, Any]
-    penalty: float
-    gradient: Tensor
-    good: bool
-
-
-@dataclass
-class _Projected:
-    """One stack of a pass, projected: what `Measured` has before anything is solved."""
-
-    layers: list[Transition]
-    stream: Stream
-    weights: Tensor | None
-    directions: Tensor
-    projected: list[tuple[Tensor, Tensor]]
-    sums: list[Tensor]
-    config: KSSConfig
 
 
 class SpectralShaper(Intervention):
@@ -143,11 +110,10 @@ class SpectralShaper(Intervention):
         self.schedule = schedule or _SCHEDULES[self.config.schedule](self.config)
         self.aside = Aside("KSS", "kss/skipped", _OFF)
         self.steps = 0
-        self._step_solved: dict[Key, _Solved] = {}
+        self._step_solved: dict[Key, SolvedLayer] = {}
         self._passes = 1
-        self._dropped = 0
+        self._solver = Solver(self.aside)
         self._terms = Terms(self.aside)
-        self._seen: dict[str, list[float]] = {}
         self._refused: list[tuple[Block, CaptureError]] = []
         self._begin_run(opened=False)
         if model is not None:
@@ -205,7 +171,7 @@ class SpectralShaper(Intervention):
     @property
     def dropped(self) -> int:
         """Terms (a layer in a step) and gradients (a sequence in a layer) left out so far because they were not finite."""
-        return self._dropped + int(self.schedule.lost)
+        return self._solver.dropped + int(self.schedule.lost)
 
     def term(self) -> Tensor:
         """What has to be added to the loss: ``weight * mean over layers of L_KSS`` (Eq. 15).
@@ -270,13 +236,11 @@ class SpectralShaper(Intervention):
                 if world_size() > 1:
                     layer.all_reduce()
             config = self.config.fitted(moments[0].dim)
-            assert config.rank is not None
-            directions = leading_directions_of_moments(moments, config.rank, generator, config.centred)
-            sums = [projected_sums_of_moments(m, basis) for m, basis in zip(moments, directions, strict=True)]
-            (table,) = to_host(torch.stack(sums))
-            solved = self._solve(table, config)
+            directions, sums = project_moments(moments, config, generator)
+            (table,) = to_host(sums)
+            solved = self._solver(table, config)
             for place, key in enumerate(keys):
-                self._step_solved[key] = _Solved(
+                self._step_solved[key] = SolvedLayer(
                     directions[place],
                     solved.eigenvalues[place],
                     float(solved.penalties[place]),
@@ -286,21 +250,18 @@ class SpectralShaper(Intervention):
 
     def pop_logs(self) -> dict[str, float]:
         """Means since the last call, under the keys ``kss/...``; what was dropped and skipped counts on, and is always there."""
-        logs = {name: sum(values) / len(values) for name, values in self._seen.items() if values}
-        if "kss/spectral_radius/max" in logs:
-            logs["kss/spectral_radius/max"] = max(self._seen["kss/spectral_radius/max"])
-        self._seen = {}
-        return logs | {"kss/dropped": float(self.dropped), "kss/skipped": float(self.aside.count)}
+        counts = {"kss/dropped": float(self.dropped), "kss/skipped": float(self.aside.count)}
+        return self._solver.pop_logs() | counts
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: plain numbers."""
-        return {"steps": self.steps, "dropped": self.dropped, "skipped": self.aside.count, "seen": self._seen}
+        return {"steps": self.steps, "dropped": self.dropped, "skipped": self.aside.count, "seen": self._solver.seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
         steps, dropped, skipped = int(state["steps"]), int(state["dropped"]), int(state.get("skipped", 0))
         seen = {name: list(values) for name, values in state["seen"].items()}
-        self.steps, self._dropped, self.aside.count, self._seen = steps, dropped, skipped, seen
+        self.steps, self._solver.dropped, self.aside.count, self._solver.seen = steps, dropped, skipped, seen
         self.schedule.lost = 0
 
     def _refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
@@ -331,7 +292,9 @@ class SpectralShaper(Intervention):
             drawn = [t for t in stream.layers if t in chosen]
             if drawn:
                 with self._standing_aside(stream.last.stack, len(drawn)), _no_autocast(drawn[0]):
-                    projected.append(self._project(drawn, stream, generator))
+                    solved = [self._step_solved[key_of(layer)] for layer in drawn] if self._step_solved else []
+                    config = self.config.fitted(stream.width)
+                    projected.append(project_layers(drawn, stream, config, generator, solved, self.has_term))
         terms = [term for term in self._act(projected) if term is not None]
         if terms:
             total = self.config.weight / (len(self._step_solved) or len(chosen)) * torch.stack(terms).sum()
@@ -385,37 +348,16 @@ class SpectralShaper(Intervention):
         count = max(1, round(self.config.layer_fraction * layers))
         return sorted(torch.randperm(layers, generator=generator)[:count].tolist())
 
-    def _project(self, layers: list[Transition], stream: Stream, generator: torch.Generator) -> _Projected:
-        """The chosen layers of one stack on their directions, and their sums in this process."""
-        config, layout = self.config.fitted(stream.width), stream.layout
-        assert config.rank is not None
-        weights = None if layout.mask is None else layout.mask.reshape(-1, 1)
-        with torch.set_grad_enabled(self.has_term):
-            states = [(layout.read(layer.x).flatten(0, 1), layout.read(layer.y).flatten(0, 1)) for layer in layers]
-            if self._step_solved:
-                dtype = torch.promote_types(layers[0].x.dtype, torch.float32)
-                directions = torch.stack([self._step_solved[key_of(layer)].directions for layer in layers]).to(dtype)
-            else:
-                directions = leading_directions(
-                    [x.detach() for x, _ in states], config.rank, generator, config.centred, weights, sum_over_ranks
-                )
-            projected = [
-                (project(x, basis, weights), project(y, basis, weights))
-                for (x, y), basis in zip(states, directions, strict=True)
-            ]
-            sums = [projected_sums(p, q, weights) for p, q in projected]
-        return _Projected(layers, stream, weights, directions, projected, sums, config)
-
-    def _act(self, projected: Sequence[_Projected]) -> list[Tensor | None]:
+    def _act(self, projected: Sequence[Projected]) -> list[Tensor | None]:
         """Solve all stacks of a pass, which takes one transfer to the host, and let the schedule act on each."""
         if self._step_solved:
-            solved = [self._solved_before(part) for part in projected]
+            solved = [joined([self._step_solved[key_of(layer)] for layer in part.layers]) for part in projected]
         else:
             own = [torch.stack(part.sums).detach() for part in projected]
             summed = [sum_over_ranks(part) for part in own]
             solved = []
             for part, sums in zip(projected, to_host(*summed) if summed else (), strict=True):
-                solved.append(self._solve(sums, part.config))
+                solved.append(self._solver(sums, part.config))
         terms: list[Tensor | None] = []
         for part, found in zip(projected, solved, strict=True):
             with self._standing_aside(part.stream.last.stack, len(part.layers)), _no_autocast(part.layers[0]):
@@ -424,15 +366,6 @@ class SpectralShaper(Intervention):
                 rest = (part.stream.last, part.stream.layout, part.weights, part.directions, part.projected, part.sums)
                 terms.append(self.schedule.act(Measured(part.layers, *rest, found, gradients, copies)))
         return terms
-
-    def _solved_before(self, part: _Projected) -> SolvedLayers:
-        found = [self._step_solved[key_of(layer)] for layer in part.layers]
-        return SolvedLayers(
-            np.stack([one.eigenvalues for one in found]),
-            np.array([one.penalty for one in found]),
-            torch.stack([one.gradient for one in found]),
-            np.array([one.good for one in found]),
-        )
 
     def _fits(self, stack: Stack, width: int, layers: int) -> bool:
         """Whether the states have as many dimensions as were asked for.
@@ -451,30 +384,6 @@ class SpectralShaper(Intervention):
             raise InputError(cause)
         self.aside(f"the layers of {stack.path}", cause, layers)
         return False
-
-    def _solve(self, sums: Tensor, config: KSSConfig) -> SolvedLayers:
-        """Solve the sums of all processes, and note what was found."""
-        assert config.rank is not None
-        table = sums.numpy()
-        few = (table[:, 0] < 2 * config.rank) & np.isfinite(table).all(-1)
-        if few.any():
-            self.aside("a batch of few tokens", _too_few(float(table[few, 0].max()), config.rank), int(few.sum()))
-        solved = solve_penalties(sums, config)
-        self._dropped += int((~solved.good).sum()) - int(few.sum())
-        radii = np.abs(solved.eigenvalues[solved.good]).max(-1, initial=0.0)
-        if len(radii):
-            self._log("kss/loss", float(solved.penalties.sum()) / len(radii))
-            self._log("kss/spectral_radius/max", float(radii.max()))
-            self._log("kss/layers_above", float((radii > config.upper_threshold).mean()))
-        return solved
-
-    def _log(self, name: str, value: float) -> None:
-        self._seen.setdefault(name, []).append(value)
-
-
-def _too_few(tokens: float, rank: int) -> str:
-    smaller = f", or kss_rank={int(tokens // 2)}" if tokens >= 2 else ""
-    return f"{tokens:.0f} tokens do not determine an operator of rank {rank}; use batches of {2 * rank} tokens or more{smaller}"
 
 
 def _no_autocast(layer: Transition) -> contextlib.AbstractContextManager[Any]:
