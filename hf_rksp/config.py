@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal
 
 from hf_rksp.errors import InputError
 
@@ -123,6 +123,8 @@ class KSSConfig:
     centred: bool
     exact_accumulation: bool
     seed: int
+    #: The settings of every schedule are a dataclass; this base is none.
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def __new__(cls, schedule: Any = None, *args: Any, **settings: Any) -> KSSConfig:
         """The settings of ``schedule``."""
@@ -131,7 +133,7 @@ class KSSConfig:
             if schedule not in KSS_SCHEDULES:
                 raise InputError(f"schedule={schedule!r}: pass {' or '.join(map(repr, KSS_SCHEDULES))}")
             cls = KSS_SCHEDULES[schedule]
-            known = [one.name for one in fields(cls)]  # type: ignore[arg-type]
+            known = [one.name for one in fields(cls)]
             if unknown := [name for name in settings if name not in known]:
                 raise InputError(
                     f"{unknown[0]}={settings[unknown[0]]!r}: the schedule {schedule!r} has no such setting; it has "
@@ -141,7 +143,7 @@ class KSSConfig:
 
     def fitted(self, width: int) -> KSSConfig:
         """These settings for states of ``width`` dimensions: with a rank, if none was asked for."""
-        return self if self.rank is not None else replace(self, rank=min(_KSS_RANK, width))  # type: ignore[type-var]
+        return self if self.rank is not None else replace(self, rank=min(_KSS_RANK, width))
 
     def _check(self) -> None:
         if self.rank is not None:

@@ -61,14 +61,14 @@ class Quantity:
             return value if isinstance(value, str) else ""
 
         unit, limit = description.get("unit"), description.get("limit")
-        number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+        number = limit if isinstance(limit, (int, float)) and not isinstance(limit, bool) else None
         return cls(
             key,
             text("title") or key,
             text("symbol"),
             unit if unit in _UNITS else "number",
             text("note"),
-            float(limit) if number else None,  # type: ignore[arg-type]
+            None if number is None else float(number),
             text("limit_title"),
             description.get("logarithmic") is True,
             description.get("per_layer") is True,

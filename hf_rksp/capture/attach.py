@@ -32,7 +32,7 @@ class Hook:
 @functools.cache
 def _keep_out_of_graphs() -> None:
     # Not as a decorator: that loads the whole compiler, two seconds in which a command could have said what is wrong.
-    Hook.__call__ = torch.compiler.disable(Hook.__call__)  # type: ignore[method-assign]
+    Hook.__call__ = torch.compiler.disable(Hook.__call__)  # type: ignore[method-assign]  # once, for all hooks
 
 
 class Attached:

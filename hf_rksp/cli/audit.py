@@ -88,7 +88,7 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument("--push-to-hub", metavar="REPO", help="upload the report to this dataset repository on the Hub")
     group.add_argument("--private", action="store_true", help="make that repository private if it is new")
-    add_output_options(group)  # type: ignore[arg-type]
+    add_output_options(group)
     parser.set_defaults(run=run)
 
 

@@ -98,13 +98,13 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int, default=8, help="sequences per batch (default: 8)")
 
 
-def add_output_options(parser: argparse.ArgumentParser) -> None:
+def add_output_options(parser: argparse._ActionsContainer) -> None:
     """Machine-readable output, and no progress."""
     add_json_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
-def add_json_option(parser: argparse.ArgumentParser) -> None:
+def add_json_option(parser: argparse._ActionsContainer) -> None:
     """Machine-readable output."""
     parser.add_argument(
         "--json", metavar="FILE", help="write the result as JSON to FILE; - writes it to stdout, and nothing else"

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from hf_rksp.errors import cause_of
 
@@ -83,9 +84,9 @@ def _set_offline(values: tuple[bool, bool]) -> tuple[bool, bool]:
     from huggingface_hub import constants
 
     # datasets takes a second to load, and only who reads a dataset has done so.
-    config = sys.modules.get("datasets.config")
+    config: Any = sys.modules.get("datasets.config")
     before = bool(constants.HF_HUB_OFFLINE), bool(getattr(config, "HF_HUB_OFFLINE", False))
     constants.HF_HUB_OFFLINE = values[0]
     if config is not None:
-        config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = values[1]  # type: ignore[attr-defined]
+        config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = values[1]
     return before

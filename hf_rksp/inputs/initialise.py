@@ -116,7 +116,7 @@ class Initialiser:
         """Let go of the memory of a block."""
         modules = self._piece(block).modules
         for module in modules:
-            module._is_hf_initialized = False  # type: ignore[assignment]
+            _mark_undrawn(module)
         for slot, tensor in tensors.registered(modules):
             tensors.put(slot, tensors.bare(tensor))
         for slot, tensor in self._loose.items():
@@ -179,7 +179,7 @@ class Initialiser:
         Before, integers are ``whole``, other numbers NaN, and ``values`` are there.
         """
         for module in piece.modules:
-            module._is_hf_initialized = False  # type: ignore[assignment]
+            _mark_undrawn(module)
             module.to_empty(device="cpu", recurse=False)
         with torch.no_grad():
             for _, tensor in tensors.registered(piece.modules):
@@ -194,7 +194,7 @@ class Initialiser:
                 self._owners[module]._initialize_weights(module, *self._custom)
             with tensors.hidden(self._owners.keys() - set(piece.modules) if piece.around else ()):
                 for module in piece.around:
-                    module._is_hf_initialized = False  # type: ignore[assignment]
+                    _mark_undrawn(module)
                     self._owners[module]._initialize_weights(module, *self._custom)
 
     def _constructed(self, piece: Piece, slots: Collection[Slot]) -> dict[Slot, Tensor]:
@@ -227,6 +227,11 @@ class Initialiser:
         names = [f"{self._paths[module]}.{name}".lstrip(".") for module, name in slots]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"{', '.join(names[:3])}{more} of {type(self.model).__name__} {'are' if len(names) > 1 else 'is'}"
+
+
+def _mark_undrawn(module: nn.Module) -> None:
+    """Let transformers draw the weights of ``module``, though it may have drawn them before."""
+    module._is_hf_initialized = False  # type: ignore[assignment]  # for torch, attributes are tensors or modules
 
 
 def _owners(model: nn.Module) -> dict[nn.Module, Any]:

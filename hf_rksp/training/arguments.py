@@ -144,5 +144,5 @@ RKSPArguments = make_dataclass(
 
 
 @dataclass
-class RKSPTrainingArguments(RKSPArguments, TrainingArguments):  # type: ignore[misc, valid-type]
+class RKSPTrainingArguments(RKSPArguments, TrainingArguments):  # type: ignore[misc, valid-type]  # its fields are made above
     """TrainingArguments with the fields of KSS (``kss_...``) and of the spectral monitor (``spectrum_...``)."""

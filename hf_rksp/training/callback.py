@@ -230,7 +230,7 @@ class RKSPCallback(TrainerCallback):
             "batch_size": given("per_device_train_batch_size"),
             "gradient_accumulation_steps": given("gradient_accumulation_steps"),
             "max_grad_norm": given("max_grad_norm"),
-            "kss": asdict(self.kss) if self.kss else None,  # type: ignore[call-overload]
+            "kss": asdict(self.kss) if self.kss else None,
             "spectrum": asdict(self.config) if self.config else None,
         }
         return {"model": model_identity(model), "setup": setup, "versions": versions()}

@@ -236,13 +236,13 @@ class RKSPTrainerMixin(_Host):
             result = inner(model, inputs, *args, **kwargs)
             return self._with_term(model, result, given.get("return_outputs"), given.get("num_items_in_batch"))
 
-        self.compute_loss = compute_loss  # type: ignore[method-assign]
+        self.compute_loss = compute_loss  # type: ignore[method-assign]  # on this trainer alone
         self._open.callback(self._unwrap_loss, before)
 
     def _unwrap_loss(self, before: Any) -> None:
         del self.compute_loss
         if before is not None:
-            self.compute_loss = before  # type: ignore[method-assign]
+            self.compute_loss = before  # type: ignore[method-assign]  # as it was
 
     @property
     def _makes_batches(self) -> bool:

@@ -29,8 +29,10 @@ def name_of(layer: Mapping[str, Any]) -> str:
 def interval_of(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     """The 95% interval of a quantity in a layer, if both ends are numbers."""
     pair = items(section(row, "intervals"), name)
-    ends = [finite(end) for end in pair]
-    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None  # type: ignore[return-value]
+    if len(pair) != 2:
+        return None
+    low, high = map(finite, pair)
+    return None if low is None or high is None else (low, high)
 
 
 def margins(data: Mapping[str, Any]) -> tuple[float, float, float, float]:

@@ -87,7 +87,7 @@ def _facts(
     model: Mapping[str, Any], setup: Mapping[str, Any], layers: list[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
     """The line under the title: what was profiled."""
-    tokens = {finite(layer.get("tokens")) for layer in layers} - {None}
+    tokens = [number for layer in layers if (number := finite(layer.get("tokens"))) is not None]
     stacks = [str(len(members)) for members in stacks_of(layers).values()]
     facts = [
         ("name", _name(model) if title_of(model) != _name(model) else ""),
@@ -95,7 +95,7 @@ def _facts(
         ("parameters", large(model.get("parameters"))),
         ("weights", line(model.get("source") or "not stated", 80) + _declared(model)),
         ("blocks", " + ".join(stacks or ["0"]) + (f" in {len(stacks)} stacks" if len(stacks) > 1 else "")),
-        ("tokens", count(max(tokens)) if tokens else DASH),  # type: ignore[type-var]
+        ("tokens", count(max(tokens)) if tokens else DASH),
         ("dtype", line(setup.get("dtype") or model.get("dtype") or "", 40)),
         ("revision", line(model.get("revision") or "", 60)),
     ]
