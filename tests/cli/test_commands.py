@@ -44,7 +44,7 @@ def test_check_finds_positions_that_padding_on_the_left_moves(rksp):
     code, out, _ = rksp("check", "--init", "gpt2", "--config-overrides", TINY, *FAST[2:])
     assert code == 3 and out.count(" same\n") == 4
     assert "right vs left padding " in out and "DIFFERS" in out
-    assert "counts its positions from the padding. Pass position_ids" in out
+    assert "counts positions from the padding. Pass position_ids" in out
 
 
 def test_check_finds_a_model_that_lets_padding_in(rksp, monkeypatch):

@@ -151,7 +151,7 @@ def test_few_modes_carry_no_verdict():
     verdict = assess(profile)
     assert verdict.band == "not_assessable"
     assert any("fewer than 8" in reason for reason in verdict.reasons)
-    assert any("projection" in reason for reason in verdict.reasons)
+    assert any("projected on" in reason for reason in verdict.reasons)
 
 
 def test_few_sequences_have_no_errors_and_say_so(profile):
