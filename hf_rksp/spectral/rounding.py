@@ -31,6 +31,14 @@ def rounding_deviation(operator: WhitenedOperator, eigenvalues: Tensor, config: 
 
     Returns:
         Quantity -> deviation; ``inf`` for the departure of an operator that is normal up to rounding.
+
+    >>> from hf_rksp.spectral import SecondMoments, whitened_dmd
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> moments = SecondMoments(2)
+    >>> moments.update(x, x @ torch.diag(torch.tensor([2.0, 0.5])))  # float32 holds both eigenvalues exactly
+    >>> eigenvalues = torch.tensor([2.0, 0.5], dtype=torch.complex128)
+    >>> round(rounding_deviation(whitened_dmd(moments), eigenvalues, SpectralConfig())["spectral_radius"], 9)
+    0.0
     """
     exact = eigenvalues.abs().sort(descending=True).values
     rounded = torch.linalg.eigvals(operator.matrix.float()).to(torch.complex128).abs().sort(descending=True).values

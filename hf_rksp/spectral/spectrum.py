@@ -113,6 +113,10 @@ def band_probabilities(moduli: Tensor, config: SpectralConfig) -> tuple[Tensor, 
     """Probability of each mode to be expansive, near-unit, contractive, intermediate, with the soft edges of `smoothed_masses`.
 
     ``moduli`` and each of the four have shape ``(m,)``. The four add up to 1.
+
+    >>> expansive, near_unit, contractive, intermediate = band_probabilities(torch.tensor([1.05]), SpectralConfig())
+    >>> round(float(expansive), 6), round(float(near_unit), 6)  # on the edge between the two
+    (0.5, 0.5)
     """
     edges = (1 + config.expansive_margin, 1 - config.near_unit_margin, 1 - config.contractive_margin)
     above = [torch.sigmoid((moduli - edge) / config.mass_smoothing) for edge in edges]
