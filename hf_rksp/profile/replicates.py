@@ -87,8 +87,8 @@ def _values(
     def estimate(moments: SecondMoments) -> dict[str, float]:
         # The replicates keep the rank of the whole: leaving tokens out must not change what is estimated.
         operator = whitened_dmd(moments, whole.rank + whole.dropped, config, check_tokens=False)
-        # An operator of another rank rounds in its own way, and one beyond the range of float32 has no eigenvalues there.
-        single = precision == "auto" and operator.rank == whole.rank and bool(operator.matrix.float().isfinite().all())
+        # An operator of another rank rounds in its own way, for which the whole one does not speak.
+        single = precision == "auto" and operator.rank == whole.rank
         dtypes.add(dtype := torch.float32 if single else torch.float64)
         values = spectrum_for_errors(operator, config, dtype)
         return {name: values[name] for name in QUANTITIES if name not in UNESTIMABLE}
@@ -97,6 +97,9 @@ def _values(
 
 
 def _harmless(deviations: Mapping[str, float], errors: Mapping[str, float], groups: int) -> bool:
-    """Whether rounding of these standard deviations leaves the standard errors as they are, up to ``TOLERANCE``."""
+    """Whether rounding of these standard deviations leaves the standard errors as they are, up to ``TOLERANCE``.
+
+    A NaN, from an operator beyond the range of float32, is not harmless.
+    """
     factor = SAFETY * math.sqrt(groups - 1)
     return all(s == 0 or factor * s <= TOLERANCE * errors[name] for name, s in deviations.items())
