@@ -1,8 +1,9 @@
-"""Rewrite reports of schema 1 as schema 2: the profile holds facts, the verdict stands beside it. No number changes.
+"""Rewrite published reports in this release's schema and sentences: schema 1 becomes 2, and every profile is judged anew.
 
     python scripts/migrate_reports.py zoo_reports
 
-Each report.json and seed-N.json below the folder is read, checked to hold the same numbers afterwards, and moved into place.
+Schema 2 keeps facts and judgement apart. Each report.json and seed-N.json below the folder is read, checked to hold the same
+numbers afterwards, and moved into place. A report whose numbers would change is named, and left as it is.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hf_rksp.config import RiskConfig
 from hf_rksp.files import put_files
-from hf_rksp.json_data import dumps
-from hf_rksp.risk.thresholds import CONDITIONS, NOT_STATED
+from hf_rksp.json_data import dumps, plain
+from hf_rksp.report.profile.schema import profile_from_dict
+from hf_rksp.risk.thresholds import CONDITIONS, NOT_STATED, assess
 
 FACTS = ("model", "setup", "layers", "aggregates", "thirds", "cost")
 #: How schema 1 worded `NOT_STATED`.
@@ -38,6 +42,16 @@ def migrated(old: dict[str, Any]) -> dict[str, Any]:
     return new | ({"kind": old["kind"]} if "kind" in old else {})
 
 
+def judged(report: dict[str, Any]) -> dict[str, Any]:
+    """The verdict of this release on the profile of a report."""
+    # Reports of further seeds come without what only figures need.
+    light = {"eigenvalues": [], "residuals": [], "replicates": {}}
+    layers = [light | layer for layer in report["profile"]["layers"]]
+    profile = profile_from_dict(report["profile"] | {"layers": layers})
+    verdict: dict[str, Any] = plain(asdict(assess(profile, RiskConfig(**report["verdict"]["thresholds"]))))
+    return verdict
+
+
 def numbers(value: Any) -> Iterator[float]:
     """Every number in ``value``."""
     if isinstance(value, dict):
@@ -56,16 +70,18 @@ def main() -> None:
     folder, count = parser.parse_args().folder, 0
     for path in sorted([*folder.rglob("report.json"), *folder.rglob("seed-*.json")]):
         old = json.loads(path.read_text(encoding="utf-8"))
-        if old.get("schema_version") != 1 or "verdict" not in old:
+        if "verdict" not in old:
             continue
-        new = migrated(old)
-        before, after = (sorted(numbers({**data, "schema_version": 0})) for data in (old, new))
-        once = sorted(numbers({**old, "schema_version": 0, "verdict": old["verdict"] | {"thresholds": {}}}))
-        if once != after:
-            raise SystemExit(f"{path}: numbers would change ({len(before)} before, {len(after)} after)")
-        put_files({path.name: dumps(new).encode("utf-8", "backslashreplace")}, path.parent)
-        count += 1
-    print(f"{count} reports migrated")
+        new = migrated(old) if old["schema_version"] == 1 else old
+        new = new | {"verdict": judged(new)}
+        # Schema 1 had the thresholds twice.
+        once = old | {"verdict": old["verdict"] | {"thresholds": {}}} if old["schema_version"] == 1 else old
+        if sorted(numbers(once | {"schema_version": 0})) != sorted(numbers(new | {"schema_version": 0})):
+            print(f"{path}: its numbers would change; it is left as it is")
+        elif new != old:
+            put_files({path.name: dumps(new).encode("utf-8", "backslashreplace")}, path.parent)
+            count += 1
+    print(f"{count} reports rewritten")
 
 
 if __name__ == "__main__":

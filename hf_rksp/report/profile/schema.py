@@ -63,7 +63,7 @@ def audit_from_dict(data: object) -> Audit:
             f"the report has no {', '.join(missing)}: the file is cut short or was edited; run `rksp audit` again"
         )
     try:
-        return Audit(_profile_from_dict(data["profile"]), _verdict_from_dict(data["verdict"]))
+        return Audit(profile_from_dict(data["profile"]), _verdict_from_dict(data["verdict"]))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise SchemaError(f"the report does not fit schema {SCHEMA_VERSION}: {error}; run `rksp audit` again") from None
 
@@ -78,7 +78,12 @@ def check_version(data: object) -> None:
         )
 
 
-def _profile_from_dict(data: Mapping[str, Any]) -> ModelProfile:
+def profile_from_dict(data: Mapping[str, Any]) -> ModelProfile:
+    """The profile that `profile_to_dict` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not whole.
+    """
     for name in QUANTITIES:
         data["aggregates"][name]["mean"], data["aggregates"][name]["standard_error"]
     for name in ("name", "class", "parameters"):
