@@ -19,6 +19,11 @@ def _whole(name: str, value: int, least: int, remedy: str = "") -> None:
         raise InputError(f"{name}={value!r}: {remedy or f'pass a whole number of at least {least}'}")
 
 
+def _flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value!r}: pass True or False")
+
+
 def _not_negative(name: str, value: float) -> None:
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
         raise InputError(f"{name}={value!r}: it has to be a finite number, zero or more")
@@ -146,6 +151,13 @@ class KSSConfig:
         return self if self.rank is not None else replace(self, rank=min(_KSS_RANK, width))
 
     def _check(self) -> None:
+        own = next(name for name, kind in KSS_SCHEDULES.items() if isinstance(self, kind))
+        if self.schedule != own:
+            raise InputError(
+                f"schedule={self.schedule!r}: pass {own!r}, or make the settings with KSSConfig(schedule=...)"
+            )
+        for name in ("centred", "exact_accumulation"):
+            _flag(name, getattr(self, name))
         if self.rank is not None:
             _whole("rank", self.rank, 1)
         for name, least in (("every", 1), ("seed", 0)):
@@ -287,6 +299,8 @@ class MonitorConfig:
     def __post_init__(self) -> None:
         _whole("every", self.every, 0, "pass a number of steps, or 0 for the start and the end alone")
         _whole("rank", self.rank, 1)
+        for name in ("at_start", "at_end", "per_layer"):
+            _flag(name, getattr(self, name))
         if self.data not in ("batch", "probe"):
             raise InputError(f"data={self.data!r}: pass 'batch' or 'probe'")
 

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 #: Of what Trainer logs, what is kept: numbers of the run, not of the machine, so that a resumed run leaves the same rows.
 _KEPT = re.compile(r"loss|grad_norm|learning_rate|epoch|eval_(?!runtime|samples_per|steps_per).*")
 
+#: Kinds of rows that say nothing of a step that was made.
+_BARREN = (Kind.RUN, Kind.EVENT)
+
 
 class HistoryWriter:
     """Appends rows. A fresh run gets a file of its own; a resumed run goes on in its file, as its next attempt.
@@ -101,7 +104,7 @@ class HistoryWriter:
             with suppress(ValueError, TypeError, AttributeError):
                 kind = json.loads(line).get("kind")
                 self.attempt += kind == Kind.RUN and not self.barren
-                self.barren = self.barren and kind in (Kind.RUN, None)
+                self.barren = self.barren and kind in (*_BARREN, None)
         self.attempt += not self.barren
         self.mark = (len(raw), zlib.crc32(raw))
 
@@ -147,10 +150,14 @@ class HistoryWriter:
             )
             return
         self.mark = (self.mark[0] + len(line), zlib.crc32(line, self.mark[1]))
-        self.barren = self.barren and kind == Kind.RUN
+        self.barren = self.barren and kind in _BARREN
 
-    def log(self, step: int, logs: Mapping[str, Any]) -> None:
-        """Append what Trainer logged, without times and speeds."""
-        kept = {name: value for name, value in logs.items() if _KEPT.fullmatch(name) or name.startswith(self._prefixes)}
+    def log(self, step: int, logs: Mapping[str, Any], everything: bool = False) -> None:
+        """Append what was logged: without times and speeds as Trainer logs them, or ``everything``."""
+        kept = {
+            name: value
+            for name, value in logs.items()
+            if everything or _KEPT.fullmatch(name) or name.startswith(self._prefixes)
+        }
         if len(kept) > ("epoch" in kept):
             self.write(Kind.LOG, step=step, **kept)

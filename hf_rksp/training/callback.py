@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -106,6 +105,7 @@ class RKSPCallback(TrainerCallback):
     @property
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, by part."""
+        self._keep()
         return self._state
 
     def attach(self, model: nn.Module, stacks: Sequence[Stack]) -> None:
@@ -162,18 +162,14 @@ class RKSPCallback(TrainerCallback):
         (args, state, model), self._begun = self._begun, None
         self.engine.begin(state.global_step, state.max_steps, self._state)
         self._open_history(args, state, model)
-        for part in self.engine.parts:
-            if isinstance(part, (SpectralMonitor, SpectralShaper)):
-                part.aside.listener = functools.partial(self._record_aside, part.name)
         if self._late:  # found in the first step, after it has begun
             self.engine.step_begin(state.global_step)
 
-    def _record_aside(self, part: str, text: str) -> None:
-        assert self.engine is not None
-        self._recorder.event(self.engine.step, part, "left_out", text)
-
     def _stand_aside(self, cause: str) -> None:
         self._begun = None
+        if self.engine:
+            self.engine.close()
+            self.engine = None
         logger.warning("Nothing is profiled in this run: %s. The run goes on; %s", cause.rstrip("."), OFF)
 
     def _restore(self, state: TrainerState) -> None:
@@ -191,6 +187,11 @@ class RKSPCallback(TrainerCallback):
         # The same dict from now on, so that every checkpoint has it as it is.
         self._state = kept[name] = _Kept(kept.get(name) or {} if state.global_step else {})
         self._state.owner = id(self)
+
+    def _keep_in_state(self) -> None:
+        """Let the next checkpoint of Trainer have the state. `RKSPTrainer` asks when it saves: KSS waits for the device then."""
+        if not self.driven:
+            self._keep()
 
     def _keep(self) -> None:
         """Bring the state for a checkpoint up to date."""
@@ -216,7 +217,7 @@ class RKSPCallback(TrainerCallback):
             name,
         )
         self.path = self._recorder.path
-        self._keep()
+        self._keep_in_state()
 
     def _describe(self, args: TrainingArguments, model: nn.Module) -> dict[str, Any]:
         def given(name: str) -> Any:
@@ -268,12 +269,12 @@ class RKSPCallback(TrainerCallback):
         if self.engine:
             self._recorder.epoch = state.epoch
             self.engine.step_end(ended=state.global_step >= state.max_steps)
-            self._keep()
+            self._keep_in_state()
 
     def pop_logs(self) -> dict[str, float]:
         """The numbers of all parts that were not logged yet."""
         logs = self.engine.pop_logs() if self.engine else {}
-        self._keep()
+        self._keep_in_state()
         return logs
 
     def on_log(
@@ -292,7 +293,7 @@ class RKSPCallback(TrainerCallback):
             if state.log_history:
                 state.log_history[-1].update(pending)
         self._recorder.log(state.global_step, logs)
-        self._keep()
+        self._keep_in_state()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -31,6 +31,7 @@ With RKSPCallback alone parts can only look: a callback cannot change the loss.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_rksp.errors import InputError
 from hf_rksp.ranks import current_ranks, world_size
 from hf_rksp.training.monitors.base import Intervention, Measuring, Monitor, Reading
 from hf_rksp.training.recorder import Recorder
@@ -55,6 +57,9 @@ class Engine:
         watch: the tap and the layouts that the parts share.
         parts: monitors and interventions. Monitors measure before interventions act.
         recorder: keeps readings and events.
+
+    Raises:
+        InputError: two parts have one name.
     """
 
     def __init__(self, watch: Watch, parts: Sequence[Monitor], recorder: Recorder) -> None:
@@ -63,8 +68,18 @@ class Engine:
         self.readings: list[Reading] = []
         self._due: list[Monitor] = []
         self._main = current_ranks().rank == 0
+        names = [part.name for part in self.parts]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(
+                f"two parts of a run are called {twice[0]!r}: their numbers and states have one name; leave one out"
+            )
         for part in self.parts:
             part.attach(watch)
+            if part.aside is not None:
+                part.aside.listener = functools.partial(self._left_out, part.name)
+
+    def _left_out(self, part: str, text: str) -> None:
+        self.recorder.event(self.step, part, "left_out", text)
 
     def begin(self, step: int, last_step: int, state: Mapping[str, Any]) -> None:
         """The run begins.
@@ -86,7 +101,7 @@ class Engine:
 
     def step_begin(self, step: int) -> None:
         """The optimizer step ``step`` begins: monitors that are due look at its first forward pass."""
-        self.step, self.readings = step, []
+        self.step = step
         self._due = [part for part in self.parts if part.due(step, self.last_step)]
         for part in self._due:
             part.step_begin(step)

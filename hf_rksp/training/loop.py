@@ -91,9 +91,17 @@ class TrainingRun:
         return self._engine
 
     def __enter__(self) -> TrainingRun:
-        watch = Watch(self.model, self.blocks)
-        self._engine = Engine(watch, self.parts, self._recorder)
-        self._engine.begin(self.step_number, self.steps, self._state)
+        self._engine = Engine(Watch(self.model, self.blocks), self.parts, self._recorder)
+        try:
+            self._begin()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def _begin(self) -> None:
+        watch = self.engine.watch
+        self.engine.begin(self.step_number, self.steps, self._state)
         setup = {"world_size": world_size(), **self.setup}
         self._recorder.open(
             self.folder,
@@ -104,8 +112,7 @@ class TrainingRun:
             current_ranks().rank == 0,
         )
         if self.step_number < self.steps:
-            self._engine.step_begin(self.step_number)
-        return self
+            self.engine.step_begin(self.step_number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -136,9 +143,10 @@ class TrainingRun:
         """The optimizer has made its step; ``logs`` go into the history with the numbers of all parts, which are returned."""
         ended = self.step_number + 1 >= self.steps
         self.engine.step_end(ended)
+        self.engine.microbatch({})  # what was withheld was of this step
         self.step_number += 1
         numbers = self.engine.pop_logs()
-        self._recorder.log(self.step_number, {**logs, **numbers})
+        self._recorder.log(self.step_number, {**logs, **numbers}, everything=True)
         if not ended:
             self.engine.step_begin(self.step_number)
         return numbers

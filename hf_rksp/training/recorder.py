@@ -85,10 +85,10 @@ class Recorder:
         if self._history is not None:
             self._history.event(step, by, what, text, **more)
 
-    def log(self, step: int, logs: Mapping[str, Any]) -> None:
-        """Keep what Trainer logged."""
+    def log(self, step: int, logs: Mapping[str, Any], everything: bool = False) -> None:
+        """Keep what was logged: of Trainer's logs what is of the run and not of the machine, or ``everything``."""
         if self._history is not None:
-            self._history.log(step, logs)
+            self._history.log(step, logs, everything)
 
     def state_dict(self) -> dict[str, Any]:
         """Which file, and what is in it so far."""

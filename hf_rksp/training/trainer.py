@@ -160,6 +160,7 @@ class RKSPTrainerMixin(_Host):
         if self.rksp:
             self.rksp.close()
             self.rksp.waits = self.rksp.driven = False
+            self.rksp.kss = None
             self.rksp.resume(None)
 
     def find_blocks(self, batch: Any = None) -> list[Stack]:

@@ -59,7 +59,11 @@ def main() -> None:
                     errors = b.standard_errors
                     row += f"{max(abs(a.standard_errors[key] / errors[key] - 1) for key in errors if errors[key]):9.0e}"
             print(row, flush=True)
-        pairs = [(a["standard_error"], double.aggregates[key]["standard_error"]) for key, a in auto.aggregates.items()]
+        pairs = [
+            (a["standard_error"], double.aggregates[key]["standard_error"])
+            for key, a in auto.aggregates.items()
+            if "standard_error" in a
+        ]
         change = max(abs(x / y - 1) for x, y in pairs if y > 0)
         print(f"{'mean over layers':30s}{change:59.0e}", flush=True)
 

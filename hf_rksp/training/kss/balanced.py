@@ -28,20 +28,21 @@ class Balanced(Schedule[BalancedKSSConfig]):
     def act(self, measured: Measured) -> None:
         """Set what the backward pass adds at the states."""
         reference: list[Tensor] = []
-        last = measured.last
+        # The graph will hold the rules: they may hold nothing that holds the graph.
+        last, layout = measured.last, measured.layout
         for place, layer in enumerate(measured.layers):
             strength = self.strength(layer, last, float(measured.radii[place]))
             if not strength:
                 continue
             basis = measured.directions[place]
             at_p, at_q = state_gradients(*measured.projected[place], measured.gradients[place], measured.weights)
-            layer.at_x = self.rule(measured.layout, at_p, basis, strength, reference)
-            layer.at_y = self.rule(measured.layout, at_q, basis, strength, reference)
+            layer.at_x = self.rule(layout, at_p, basis, strength, reference)
+            layer.at_y = self.rule(layout, at_q, basis, strength, reference)
         own = last.at_y
 
         def take_reference(gradient: Tensor) -> Tensor | None:
             # Anew if a graph is gone over twice.
-            reference[:] = [sizes_of_sequences(measured.layout.read(gradient), measured.layout)]
+            reference[:] = [sizes_of_sequences(layout.read(gradient), layout)]
             return own and own(gradient)
 
         last.at_y = take_reference

@@ -108,7 +108,7 @@ class SpectralShaper(Intervention):
     ) -> None:
         self.config = config or KSSConfig()
         self.schedule = schedule or _SCHEDULES[self.config.schedule](self.config)
-        self.aside = Aside("KSS", "kss/skipped", _OFF)
+        self.aside: Aside = Aside("KSS", "kss/skipped", _OFF)
         self.steps = 0
         self._step_solved: dict[Key, SolvedLayer] = {}
         self._passes = 1
@@ -350,17 +350,15 @@ class SpectralShaper(Intervention):
 
     def _act(self, projected: Sequence[Projected]) -> list[Tensor | None]:
         """Solve all stacks of a pass, which takes one transfer to the host, and let the schedule act on each."""
-        if self._step_solved:
-            solved = [joined([self._step_solved[key_of(layer)] for layer in part.layers]) for part in projected]
-        else:
-            own = [torch.stack(part.sums).detach() for part in projected]
-            summed = [sum_over_ranks(part) for part in own]
-            solved = []
-            for part, sums in zip(projected, to_host(*summed) if summed else (), strict=True):
-                solved.append(self._solver(sums, part.config))
+        own = [torch.stack(part.sums).detach() for part in projected] if not self._step_solved else []
+        tables = to_host(*map(sum_over_ranks, own)) if own else ()
         terms: list[Tensor | None] = []
-        for part, found in zip(projected, solved, strict=True):
+        for place, part in enumerate(projected):
             with self._standing_aside(part.stream.last.stack, len(part.layers)), _no_autocast(part.layers[0]):
+                if self._step_solved:
+                    found = joined([self._step_solved[key_of(layer)] for layer in part.layers])
+                else:
+                    found = self._solver(tables[place], part.config)
                 gradients = found.gradients.to(part.sums[0].device, non_blocking=True)
                 copies = world_size() * self._passes
                 rest = (part.stream.last, part.stream.layout, part.weights, part.directions, part.projected, part.sums)

@@ -22,14 +22,20 @@ _SPENT = (
 )
 
 
+class _Spent:
+    """Whether a backward pass went over the graph of a term. The graph holds it, so it may not hold the term."""
+
+    done = False
+
+    def __call__(self, gradient: Tensor) -> None:
+        self.done = True
+
+
 @dataclass
 class _Term:
     value: Tensor
     layers: int
-    spent: bool = False
-
-    def spend(self, gradient: Tensor) -> None:
-        self.spent = True
+    spent: _Spent
 
 
 class Terms:
@@ -49,16 +55,17 @@ class Terms:
         Returns:
             What has to see the gradients at the end of its streams: a term is of no use after a backward pass over its graph.
         """
-        self._waiting.append(_Term(value, layers))
-        return self._waiting[-1].spend
+        spent = _Spent()
+        self._waiting.append(_Term(value, layers, spent))
+        return spent
 
     def take(self) -> Tensor:
         """The sum of all terms since the last call."""
         terms, self._waiting, self._taken = self._waiting, [], True
         for term in terms:
-            if term.spent:
+            if term.spent.done:
                 self.aside("the layers of a forward pass", _SPENT, term.layers)
-        alive = [term.value for term in terms if not term.spent]
+        alive = [term.value for term in terms if not term.spent.done]
         return functools.reduce(torch.add, alive) if alive else torch.zeros(())
 
     def end_step(self, first: bool) -> None:

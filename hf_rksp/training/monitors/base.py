@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hf_rksp.capture.tap import Looker
 from hf_rksp.quantities import Quantity
+from hf_rksp.training.aside import Aside
 from hf_rksp.training.watch import Watch
 
 
@@ -69,9 +70,11 @@ class Monitor:
         name: prefix of its settings and log keys.
         quantities: what its readings hold.
         watch: the tap and the layouts of the run, from `attach` on.
+        aside: counts what the part leaves out, and says why; each new cause becomes an event of the history.
     """
 
     name: str = ""
+    aside: Aside | None = None
     quantities: tuple[Quantity, ...] = ()
     watch: Watch
 

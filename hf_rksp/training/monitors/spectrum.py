@@ -61,8 +61,9 @@ class SpectralMonitor(Monitor):
                 "probe is empty: pass batches to profile, or data='batch' (spectrum_data) to profile the training batch"
             )
         self.probe = list(probe or ())
-        self.aside = Aside("The monitor", "spectrum/skipped", OFF)
+        self.aside: Aside = Aside("The monitor", "spectrum/skipped", OFF)
         self._pending: dict[str, float] = {}
+        self._failed = False
 
     def attach(self, watch: Watch) -> None:
         """Begin to measure the blocks of this run."""
@@ -76,8 +77,7 @@ class SpectralMonitor(Monitor):
     def step_begin(self, step: int) -> None:
         """Begin anew; a probe runs now."""
         self.start()
-        if self.config.data == "probe":
-            self._probed(step)
+        self._failed = self.config.data == "probe" and not self._probed(step)
 
     def looker(self, step: int) -> SpectralMonitor | None:
         """The monitor itself, if it profiles the training batch."""
@@ -85,17 +85,17 @@ class SpectralMonitor(Monitor):
 
     def step_end(self, step: int, main_process: bool) -> Measuring:
         """Solve what was seen in the step."""
-        return self._reading(step, main_process)
+        return none() if self._failed else self._reading(step, main_process)
 
     def run_end(self, step: int, main_process: bool) -> Measuring:
         """The probe runs once more at the very end."""
         if self.config.data != "probe" or not self.due(step, step):
             return none()
         self.start()
-        self._probed(step)
-        return self._reading(step, main_process)
+        return self._reading(step, main_process) if self._probed(step) else none()
 
-    def _probed(self, step: int) -> None:
+    def _probed(self, step: int) -> bool:
+        """Whether the probe ran."""
         try:
             self.run_probe()
         except Exception as error:
@@ -103,7 +103,8 @@ class SpectralMonitor(Monitor):
             if step == 0 or world_size() > 1:
                 raise
             self.aside("the probe", error, self.watch.layers)
-            self.start()
+            return False
+        return True
 
     def _reading(self, step: int, main_process: bool) -> Measuring:
         layers = yield from self.solve(main_process)

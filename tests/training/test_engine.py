@@ -1,0 +1,174 @@
+"""What the parts of a run can rely on, whoever drives it."""
+
+import gc
+import logging
+
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback
+
+from hf_rksp import KSSConfig, MonitorConfig, RKSPCallback, RKSPTrainer, SpectralShaper
+from hf_rksp.errors import InputError
+from hf_rksp.history.read import read_history
+from hf_rksp.training import SpectralMonitor, TrainingRun
+from hf_rksp.training.kss.schedule import Schedule
+from hf_rksp.training.monitors.base import Intervention, Monitor, Reading
+from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trained
+
+STEPS = 3
+
+
+def batch():
+    rows = token_rows(4).rows
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class Counts(Monitor):
+    """Reads the number of the step."""
+
+    name = "counts"
+
+    def due(self, step, last_step):
+        return True
+
+    def step_end(self, step, main_process):
+        return Reading("counts", step, {"step": float(step)})
+        yield []
+
+
+class Listens(Intervention):
+    """Keeps the readings that it is given."""
+
+    name = "listens"
+
+    def __init__(self):
+        self.given = []
+
+    def gradients_ready(self, step, readings):
+        self.given.append([(reading.monitor, reading.step) for reading in readings])
+
+
+def run_through(run):
+    for _ in range(STEPS):
+        (run.model(**batch()).loss + run.term()).backward()
+        run.gradients_ready()
+        run.step(loss=1.0, accuracy=0.5)
+
+
+def test_interventions_get_the_readings_of_the_step_before(tmp_path):
+    listens = Listens()
+    with TrainingRun(gpt2().train(), tmp_path, STEPS, [Counts(), listens]) as run:
+        run_through(run)
+    assert listens.given == [[], [("counts", 0)], [("counts", 1)]]
+    assert [row["accuracy"] for row in read_history(tmp_path).logs] == [0.5] * STEPS  # what the caller logs is kept
+
+
+def test_parts_of_one_name_are_refused(tmp_path):
+    with (
+        pytest.raises(InputError, match="called 'counts'"),
+        TrainingRun(gpt2().train(), tmp_path, STEPS, [Counts(), Counts()]),
+    ):
+        pass
+
+
+def test_a_run_that_cannot_begin_leaves_nothing_behind(tmp_path):
+    model, bad = gpt2().train(), batch()
+    bad["input_ids"] = bad["input_ids"] + 1000
+    monitor = SpectralMonitor(MonitorConfig(data="probe"), [bad])
+    with pytest.raises(IndexError), TrainingRun(model, tmp_path, STEPS, [monitor], KSSConfig(rank=8)):
+        pass
+    assert hooks(model) == 0 and torch._dynamo.eval_frame._stance.stance == "default"
+
+
+def test_what_was_withheld_is_of_one_step(tmp_path):
+    with TrainingRun(gpt2().train(), tmp_path, STEPS) as run:
+        run.microbatch({"labels": batch()["labels"]})
+        assert run.engine.watch.withheld
+        run.step()
+        assert not run.engine.watch.withheld
+
+
+def test_what_is_left_out_is_an_event(tmp_path):
+    with TrainingRun(gpt2().train(), tmp_path, STEPS, [SpectralMonitor()], KSSConfig(rank=16)) as run:
+        run.model(input_ids=batch()["input_ids"][:1, :4], labels=batch()["labels"][:1, :4]).loss.backward()
+        run.step()
+    assert [(event["by"], event["what"]) for event in read_history(tmp_path).events] == [("kss", "left_out")]
+
+
+def test_a_probe_that_fails_later_is_counted_once(tmp_path, caplog):
+    probe = [batch()]
+    monitor = SpectralMonitor(MonitorConfig(every=1, data="probe", rank=4, at_end=False), probe)
+    with caplog.at_level(logging.WARNING), TrainingRun(gpt2().train(), tmp_path, 3, [monitor]) as run:
+        probe[0]["input_ids"].fill_(1000)
+        run.step()
+        run.step()
+    assert monitor.aside.count == 6 and [row["step"] for row in read_history(tmp_path).readings] == [0]
+    assert "no forward pass" not in caplog.text
+
+
+def alive():
+    return sum(torch.is_tensor(thing) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("schedule", ["balanced", "paper"])
+def test_no_graph_outlives_its_step(schedule):
+    """Without the garbage collector: a rule that held its graph would keep the states of a step until that comes by."""
+    model = gpt2(dropout=0.0).train()
+    with SpectralShaper(model, KSSConfig(schedule, rank=8, every=1, upper_threshold=0.91)) as kss:
+
+        def step():
+            (model(**batch()).loss + kss.term()).backward()
+            model.zero_grad()
+            kss.step()
+
+        step()
+        gc.collect()
+        gc.disable()
+        try:
+            before = alive()
+            for _ in range(5):
+                step()
+            grown = alive() - before
+        finally:
+            gc.enable()
+    assert grown <= 5  # the counter of lost gradients and the like
+
+
+def test_a_schedule_that_fails_costs_the_step_and_not_the_run():
+    class Fails(Schedule):
+        def act(self, measured):
+            raise ArithmeticError("planned")
+
+    model, config = gpt2().train(), KSSConfig(rank=8)
+    with SpectralShaper(model, config, schedule=Fails(config)) as kss:
+        model(**batch()).loss.backward()
+        kss.step()
+    assert kss.aside.count == 3
+
+
+def test_a_callback_of_ours_in_a_plain_trainer_changes_nothing(tmp_path):
+    """Also after `RKSPTrainer` has had it, which gave it KSS."""
+    mine = RKSPCallback(MonitorConfig(every=1, rank=8), report=False)
+    trained(tmp_path / "ours", gpt2(), callbacks=[mine])
+    plain = trained(tmp_path / "plain", gpt2(), kind=Trainer)
+    watched = trained(tmp_path / "watched", gpt2(), kind=Trainer, callbacks=[mine])
+    assert_same_weights(plain.model, watched.model)
+
+
+def test_nothing_is_asked_of_the_device_between_logs(tmp_path, monkeypatch):
+    """The state of KSS holds a count that lies on the device: it is read for logs and checkpoints alone."""
+    asked = []
+    monkeypatch.setattr(SpectralShaper, "dropped", property(lambda kss: asked.append(kss.steps) or 0))
+
+    class Ends(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            asked.append("step")
+
+    trained(tmp_path, gpt2(), kind=RKSPTrainer, callbacks=[Ends()], logging_steps=4)
+    assert [what for what in asked if what != "step"] == [4]
+
+
+@pytest.mark.parametrize("bad", [{"schedule": None}, {"centred": "no"}, {"exact_accumulation": 1}])
+def test_settings_of_another_kind_are_refused(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        KSSConfig(**bad)
