@@ -170,6 +170,20 @@ class KSSConfig:
             raise InputError(f"layer_fraction={self.layer_fraction}: it is a share, above 0 and at most 1")
 
 
+#: Help of the settings that both schedules have.
+_HELP = {
+    "every": "optimizer steps from one use of KSS to the next",
+    "layer_fraction": "share of the layers drawn at each use",
+    "first_block_weight": "weight of the first block, relative to kss_weight",
+    "rank": "directions that the states are projected on, at most the width of the model; default 32, or that width",
+    "upper_threshold": "moduli above it are penalised",
+    "centred": "take the means of the states out before the operator is fitted",
+    "exact_accumulation": "measure all microbatches of a step before the first is trained on, so that 8 batches of 1 are 1 batch "
+    "of 8; a step takes about 50%% longer, and 24 d^2 bytes per layer",
+    "seed": "seed of the directions and of the draw of layers",
+}
+
+
 @dataclass(frozen=True)
 class BalancedKSSConfig(KSSConfig):
     """The default schedule, ours: at every step the gradient of a one-sided penalty is added at the hidden states.
@@ -195,21 +209,15 @@ class BalancedKSSConfig(KSSConfig):
 
     schedule: Literal["balanced"] = "balanced"
     weight: float = _setting(1.0, "largest size of what is added, relative to the task's gradient")
-    every: int = _setting(1, "optimizer steps from one use of KSS to the next")
-    layer_fraction: float = _setting(1.0, "share of the layers drawn at each use")
-    first_block_weight: float = _setting(0.3, "weight of the first block, relative to kss_weight")
-    rank: int | None = _setting(
-        None, "directions that the states are projected on, at most the width of the model; default 32, or that width"
-    )
-    upper_threshold: float = _setting(1.05, "moduli above it are penalised")
+    every: int = _setting(1, _HELP["every"])
+    layer_fraction: float = _setting(1.0, _HELP["layer_fraction"])
+    first_block_weight: float = _setting(0.3, _HELP["first_block_weight"])
+    rank: int | None = _setting(None, _HELP["rank"])
+    upper_threshold: float = _setting(1.05, _HELP["upper_threshold"])
     ridge: float = _setting(1e-2, "ridge of the whitening, relative to the mean variance")
-    centred: bool = _setting(False, "take the means of the states out before the operator is fitted")
-    exact_accumulation: bool = _setting(
-        False,
-        "measure all microbatches of a step before the first is trained on, so that 8 batches of 1 are 1 batch of 8; a step "
-        "takes about 50%% longer, and 24 d^2 bytes per layer",
-    )
-    seed: int = _setting(0, "seed of the directions and of the draw of layers")
+    centred: bool = _setting(False, _HELP["centred"])
+    exact_accumulation: bool = _setting(False, _HELP["exact_accumulation"])
+    seed: int = _setting(0, _HELP["seed"])
 
     def __post_init__(self) -> None:
         self._check()
@@ -233,21 +241,15 @@ class PaperKSSConfig(KSSConfig):
 
     schedule: Literal["paper"] = "paper"
     weight: float = _setting(0.15, "factor of the penalty (alpha of Eq. 15)")
-    every: int = _setting(10, "optimizer steps from one use of KSS to the next")
-    layer_fraction: float = _setting(0.5, "share of the layers drawn at each use")
-    first_block_weight: float = _setting(1.0, "weight of the first block, relative to kss_weight")
-    rank: int | None = _setting(
-        None, "directions that the states are projected on, at most the width of the model; default 32, or that width"
-    )
-    upper_threshold: float = _setting(1.05, "moduli above it are penalised")
+    every: int = _setting(10, _HELP["every"])
+    layer_fraction: float = _setting(0.5, _HELP["layer_fraction"])
+    first_block_weight: float = _setting(1.0, _HELP["first_block_weight"])
+    rank: int | None = _setting(None, _HELP["rank"])
+    upper_threshold: float = _setting(1.05, _HELP["upper_threshold"])
     ridge: float = _setting(1e-5, "ridge of the whitening, absolute")
-    centred: bool = _setting(True, "take the means of the states out before the operator is fitted")
-    exact_accumulation: bool = _setting(
-        False,
-        "measure all microbatches of a step before the first is trained on, so that 8 batches of 1 are 1 batch of 8; a step "
-        "takes about 50%% longer, and 24 d^2 bytes per layer",
-    )
-    seed: int = _setting(0, "seed of the directions and of the draw of layers")
+    centred: bool = _setting(True, _HELP["centred"])
+    exact_accumulation: bool = _setting(False, _HELP["exact_accumulation"])
+    seed: int = _setting(0, _HELP["seed"])
     lower_threshold: float = _setting(0.90, "lower end of the near-unit band")
     near_unit_target: float = _setting(0.4, "share of near-unit modes that is aimed at")
     near_unit_weight: float = _setting(1.0, "weight of that aim")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed
 from torch import Tensor
+
+from hf_rksp.flat import joined
 
 
 def distributed() -> bool:
@@ -42,8 +45,14 @@ def world_size() -> int:
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """``tensor`` added up over all processes. Every process has to call it."""
-    if world_size() == 1:
-        return tensor
-    total = tensor.detach().clone()
+    return sums_over_ranks([tensor])[0]
+
+
+def sums_over_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each of ``tensors`` added up over all processes, in as few collectives as `joined` makes. Every process has to call it."""
+    return list(tensors) if world_size() == 1 else joined(tensors, _all_reduced)
+
+
+def _all_reduced(total: Tensor) -> Tensor:
     torch.distributed.all_reduce(total)
     return total

@@ -23,14 +23,12 @@ from hf_rksp.training.engine import Engine
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor
 from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor
-from hf_rksp.training.recorder import Recorder
+from hf_rksp.training.recorder import RECORDER, Recorder
 from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 #: Name of what a resumed run needs, in the state of Trainer and so in its checkpoints.
 STATE = "hf_rksp"
-#: The entry of the recorder in that state, beside those of the parts.
-RECORDER = "recorder"
 
 #: What can be done if a model has no residual blocks.
 REMEDIES = (
@@ -85,9 +83,8 @@ class RKSPCallback(TrainerCallback):
         self.engine: Engine | None = None
         #: Optimizer steps that were behind the run when it began.
         self.first_step = 0
-        #: Set by `RKSPTrainer`, which finds blocks by running the first batch if nothing else tells: it calls `found`.
-        self.waits = False
-        #: Set by `RKSPTrainer`, whose logs have what is pending already, and which keeps the state in a file of its own.
+        #: Set by `RKSPTrainer`. It finds the blocks, by running the first batch if nothing else tells, and calls `found`; its logs
+        #: have what is pending already; and it keeps the state in a file of its own.
         self.driven = False
         self._resumed: Mapping[str, Any] | None = None
         self._recorder = Recorder()
@@ -141,7 +138,7 @@ class RKSPCallback(TrainerCallback):
         self._begun = args, state, model
         if self.engine is not None:
             self._begin()
-        elif not self.waits:
+        elif not self.driven:
             try:
                 self.found(find_stacks(model, self.blocks))
             except CaptureError as error:

@@ -36,18 +36,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hf_rksp.errors import InputError
-from hf_rksp.ranks import current_ranks, world_size
+from hf_rksp.ranks import current_ranks, sums_over_ranks
 from hf_rksp.training.monitors.base import Intervention, Measuring, Monitor, Reading
 from hf_rksp.training.recorder import Recorder
 from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
-#: Bytes that are added up over the processes in one collective.
-_BUCKET = 2**28
 
 
 class Engine:
@@ -129,16 +126,16 @@ class Engine:
         """
         self.watch.tap.look_away()
         due, self._due = self._due, []
-        found = self._measure([part.step_end(self.step, self._main) for part in due], self.step)
+        found = self._measure([part.step_end(self.step, self._main) for part in due])
         for part in self.interventions:
             part.step_made()
         self.step += 1
         if ended:
-            found += self._measure([part.run_end(self.step, self._main) for part in self.parts], self.step)
+            found += self._measure([part.run_end(self.step, self._main) for part in self.parts])
         self.readings = found
         return found
 
-    def _measure(self, measuring: Sequence[Measuring], step: int) -> list[Reading]:
+    def _measure(self, measuring: Sequence[Measuring]) -> list[Reading]:
         """Run all to their ends side by side, and record what came out."""
         found = [reading for reading in together(measuring) if reading is not None]
         for reading in found:
@@ -186,30 +183,6 @@ def together(measuring: Sequence[Measuring]) -> list[Reading | None]:
                 asked[place] = next(measuring[place]) if answer is None else measuring[place].send(answer)
             except StopIteration as stop:
                 readings[place] = stop.value
-        sums = iter(summed([tensor for tensors in asked.values() for tensor in tensors]))
+        sums = iter(sums_over_ranks([tensor for tensors in asked.values() for tensor in tensors]))
         answers = {place: [next(sums) for _ in tensors] for place, tensors in asked.items()}
     return readings
-
-
-def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each of ``tensors`` added up over the processes, in as few collectives as memory allows; all of one dtype and device."""
-    if world_size() == 1:
-        return list(tensors)
-    found: list[Tensor] = []
-    bucket: list[Tensor] = []
-
-    def flush() -> None:
-        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-        torch.distributed.all_reduce(flat)
-        parts = flat.split([tensor.numel() for tensor in bucket])
-        found.extend(part.view(tensor.shape) for part, tensor in zip(parts, bucket, strict=True))
-        bucket.clear()
-
-    for tensor in tensors:
-        other = bucket and (tensor.dtype != bucket[0].dtype or tensor.device != bucket[0].device)
-        if bucket and (other or sum(one.nbytes for one in bucket) + tensor.nbytes > _BUCKET):
-            flush()
-        bucket.append(tensor)
-    if bucket:
-        flush()
-    return found

@@ -1,20 +1,28 @@
-"""The one way from a device to the host: each call waits for the device once, and is counted."""
+"""The one way from a device to the host: each transfer waits for the device once, and is counted."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from hf_rksp.flat import joined
 
 #: How often a run has waited for a device here.
 moves = 0
 
 
 def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """``tensors`` of one dtype and device in main memory, by one transfer; those that are there are not copied."""
+    """``tensors`` in main memory, by one transfer if they are of one dtype and device; those that are there are not copied."""
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        _count()
+        return tensors
+    return tuple(joined(tensors, _moved))
+
+
+def _moved(flat: Tensor) -> Tensor:
+    _count()
+    return flat.cpu()
+
+
+def _count() -> None:
     global moves
     moves += 1
-    if all(tensor.device.type == "cpu" for tensor in tensors):
-        return tensors
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))

@@ -18,10 +18,8 @@ from hf_rksp.ranks import current_ranks, world_size
 from hf_rksp.training.engine import Engine
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor
-from hf_rksp.training.recorder import Recorder
+from hf_rksp.training.recorder import RECORDER, Recorder
 from hf_rksp.training.watch import Watch
-
-RECORDER = "recorder"
 
 
 class TrainingRun:

@@ -13,6 +13,8 @@ from hf_rksp.history.write import HistoryWriter
 from hf_rksp.training.monitors.base import Monitor, Reading
 
 logger = logging.getLogger(__name__)
+#: The entry of the recorder in the state of a checkpoint, beside those of the parts.
+RECORDER = "recorder"
 
 
 class Recorder:

@@ -142,7 +142,7 @@ class RKSPTrainerMixin(_Host):
             if kss:
                 self._check_exact(kss)
             if self.rksp:
-                self.rksp.kss, self.rksp.waits, self.rksp.driven = kss, True, True
+                self.rksp.kss, self.rksp.driven = kss, True
                 stack.callback(self._let_go)
                 self.rksp.resume(_read_state(kwargs.get("resume_from_checkpoint")))
                 self._waits = bool(kss or self.rksp.config)
@@ -159,8 +159,7 @@ class RKSPTrainerMixin(_Host):
         self._waits = False
         if self.rksp:
             self.rksp.close()
-            self.rksp.waits = self.rksp.driven = False
-            self.rksp.kss = None
+            self.rksp.kss, self.rksp.driven = None, False
             self.rksp.resume(None)
 
     def find_blocks(self, batch: Any = None) -> list[Stack]:

@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "config",
     "machine",
+    "flat",
     "ranks",
     "files",
     "json_data",

@@ -79,19 +79,19 @@ def _hash(text: str) -> str:
 @cache
 def environment(package: str) -> Environment:
     """The templates of a package and those of `KIT`, with escaping on and undefined names an error."""
+    return templates(package, autoescape=True)
+
+
+def templates(package: str, **options: Any) -> Environment:
+    """Templates of the package's own folder first, then of that of `KIT`; ``options`` are those of jinja2."""
     return Environment(
-        loader=loader(package),
-        autoescape=True,
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader(KIT)]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        **options,
     )
-
-
-def loader(package: str) -> ChoiceLoader:
-    """Where templates are found: in the package's own folder first, then in that of `KIT`."""
-    return ChoiceLoader([PackageLoader(package), PackageLoader(KIT)])
 
 
 @cache

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment
 
-from hf_rksp.report.kit.html import loader
+from hf_rksp.report.kit.html import templates
 from hf_rksp.report.kit.text import line
 
 #: What could start markup inside a line. Entities where a backslash would itself be read differently inside tables.
@@ -28,15 +28,7 @@ class Ready(str):
 def markdown_environment(package: str) -> Environment:
     """The Markdown templates of a package and the shared ones: whatever is put in is escaped, `Ready` text alone is not."""
     # `finalize` sees every expression, so nothing from a report reaches the text unescaped by oversight.
-    return Environment(
-        loader=loader(package),
-        autoescape=False,
-        finalize=_escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    return templates(package, autoescape=False, finalize=_escape)
 
 
 def _escape(value: object) -> str:

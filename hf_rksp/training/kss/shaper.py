@@ -21,7 +21,7 @@ from hf_rksp.config import KSSConfig
 from hf_rksp.errors import CaptureError, InputError, RkspError
 from hf_rksp.profile.gather import Key
 from hf_rksp.quantities import Quantity
-from hf_rksp.ranks import sum_over_ranks, world_size
+from hf_rksp.ranks import sums_over_ranks, world_size
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
 from hf_rksp.training.kss.accumulation import StepMoments
@@ -351,7 +351,7 @@ class SpectralShaper(Intervention):
     def _act(self, projected: Sequence[Projected]) -> list[Tensor | None]:
         """Solve all stacks of a pass, which takes one transfer to the host, and let the schedule act on each."""
         own = [torch.stack(part.sums).detach() for part in projected] if not self._step_solved else []
-        tables = to_host(*map(sum_over_ranks, own)) if own else ()
+        tables = to_host(*sums_over_ranks(own)) if own else ()
         terms: list[Tensor | None] = []
         for place, part in enumerate(projected):
             with self._standing_aside(part.stream.last.stack, len(part.layers)), _no_autocast(part.layers[0]):
