@@ -45,6 +45,8 @@ def _fields_of(prefix: str, kinds: dict[str, type[Any]]) -> dict[str, tuple[str,
             made[name] = (prefix + name, hints[name], _option(first.default, _sentence(texts[next(iter(texts))])))
             continue
         words = [f"{schedule}: {text}, default {defaults[schedule]}" for schedule, text in texts.items()]
+        if hints[name] is bool:
+            words.append("Pass true or false")
         made[name] = (prefix + name, hints[name] | None, _option(None, f"{'. '.join(words)}."))
     return made
 
@@ -74,6 +76,12 @@ class ArgumentMethods(_Host):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("kss", "spectrum", "run_report"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(
+                    f"{name}={getattr(self, name)!r}: pass true or false, without quotes. Settings have arguments of "
+                    "their own (kss_rank, spectrum_every, ...) or go to RKSPTrainer(kss=..., monitor=...)"
+                )
         # Checked here, before a model is loaded or a process group is made; also what is switched off.
         self._kss()
         self._made("spectrum_", MonitorConfig, _SPECTRUM)
@@ -125,7 +133,11 @@ RKSPArguments = make_dataclass(
         *_KSS.values(),
         ("spectrum", bool, _option(True, "Profile the spectrum while training and keep it in rksp_history.jsonl.")),
         *_SPECTRUM.values(),
-        ("run_report", bool, _option(True, "Draw the run as a page, rksp_report.html, when it ends.")),
+        (
+            "run_report",
+            bool,
+            _option(True, "Draw the run as a page, rksp_report.html, when it ends; it needs spectrum."),
+        ),
         (
             "residual_blocks",
             str | None,

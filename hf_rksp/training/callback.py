@@ -16,6 +16,7 @@ from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import CaptureError
 from hf_rksp.history.schema import FILE_NAME
+from hf_rksp.json_data import plain
 from hf_rksp.machine import versions
 from hf_rksp.ranks import world_size
 from hf_rksp.training.aside import reason
@@ -174,26 +175,23 @@ class RKSPCallback(TrainerCallback):
         self._late = False
         kept = getattr(state, "stateful_callbacks", None)
         kept = kept if isinstance(kept, dict) else {}
-        if self.driven:
-            found = self._resumed if self._resumed is not None else kept.pop(STATE, None)
-            self._state = _Kept((found or {}) if state.global_step else {})
-            return
         name, number = STATE, 1
         while isinstance(other := kept.get(name), _Kept) and other.owner != id(self):  # another callback of this run
             name, number = f"{STATE}_{number + 1}", number + 1
         # The same dict from now on, so that every checkpoint has it as it is.
-        self._state = kept[name] = _Kept(kept.get(name) or {} if state.global_step else {})
+        found = kept.get(name) if self._resumed is None else self._resumed
+        self._state = kept[name] = _Kept(found or {} if state.global_step else {})
         self._state.owner = id(self)
 
     def _keep_in_state(self) -> None:
-        """Let the next checkpoint of Trainer have the state. `RKSPTrainer` asks when it saves: KSS waits for the device then."""
+        """Let the next checkpoint have the state. `RKSPTrainer` asks for it when it saves: KSS waits for the device then."""
         if not self.driven:
             self._keep()
 
     def _keep(self) -> None:
         """Bring the state for a checkpoint up to date."""
         if self.engine is not None:
-            self._state.update(self.engine.state_dict())
+            self._state.update(plain(self.engine.state_dict()))
             if recorder := self._recorder.state_dict():
                 self._state[RECORDER] = recorder
 

@@ -100,8 +100,7 @@ class Engine:
         """The optimizer step ``step`` begins: monitors that are due look at its first forward pass."""
         self.step = step
         self._due = [part for part in self.parts if part.due(step, self.last_step)]
-        for part in self._due:
-            part.step_begin(step)
+        self.readings += self._measure([part.step_begin(step, self._main) for part in self._due])
         self.look()
 
     def look(self) -> None:

@@ -22,7 +22,6 @@ from hf_rksp.capture.calling import eager
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import CaptureError, InputError, first_line
 from hf_rksp.files import put_files
-from hf_rksp.json_data import plain
 from hf_rksp.ranks import world_size
 from hf_rksp.training.arguments import ArgumentMethods
 from hf_rksp.training.aside import reason
@@ -118,6 +117,7 @@ class RKSPTrainerMixin(_Host):
         if self.rksp:
             self.remove_callback(self.rksp)
         (self.rksp,), self._asked = given, True
+        self.rksp.report = self.rksp.report and self._report
         self.rksp.probe = self.rksp.probe or self._probe_batches
         self.rksp.blocks = self._blocks = self.rksp.blocks or self._blocks
 
@@ -353,11 +353,13 @@ class RKSPTrainerMixin(_Host):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Before, because Trainer saves its own state with it: then a plain Trainer with the callback can go on from here too.
+        state = self.rksp.state if self.rksp and self.rksp.engine else None
         super()._save_checkpoint(model, trial)
-        if self.rksp and self.rksp.engine and self.args.should_save:
+        if state is not None and self.args.should_save:
             folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             try:
-                put_files({STATE_NAME: json.dumps(plain(self.rksp.state)).encode()}, folder)
+                put_files({STATE_NAME: json.dumps(state).encode()}, folder)
             except OSError as error:
                 logger.warning(
                     "%s is not in %s (%s): a resumed run begins its means anew", STATE_NAME, folder, reason(error)

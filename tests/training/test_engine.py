@@ -9,11 +9,12 @@ from transformers import Trainer, TrainerCallback
 
 from hf_rksp import KSSConfig, MonitorConfig, RKSPCallback, RKSPTrainer, SpectralShaper
 from hf_rksp.errors import InputError
+from hf_rksp.flat import joined
 from hf_rksp.history.read import read_history
 from hf_rksp.training import SpectralMonitor, TrainingRun
 from hf_rksp.training.kss.schedule import Schedule
 from hf_rksp.training.monitors.base import Intervention, Monitor, Reading
-from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trained
+from tests.training.common import arguments, assert_same_weights, gpt2, hooks, token_rows, trained, trainer
 
 STEPS = 3
 
@@ -172,3 +173,58 @@ def test_nothing_is_asked_of_the_device_between_logs(tmp_path, monkeypatch):
 def test_settings_of_another_kind_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         KSSConfig(**bad)
+
+
+def test_a_probe_is_solved_before_its_step_and_its_moments_are_gone(tmp_path):
+    monitor, held = SpectralMonitor(MonitorConfig(every=1, data="probe", rank=4, at_end=False), [batch()]), []
+    model = gpt2().train()
+    model.register_forward_pre_hook(
+        lambda *_: held.append(len(monitor._sink.moments)) if torch.is_grad_enabled() else None
+    )
+    with TrainingRun(model, tmp_path, STEPS, [monitor]) as run:
+        assert [row["step"] for row in read_history(tmp_path).readings] == [0]  # also if the step never ends
+        run_through(run)
+    assert held == [0] * STEPS and [row["step"] for row in read_history(tmp_path).readings] == [0, 1, 2, 3]
+
+
+SAVED = {"save_strategy": "steps", "save_steps": 2, "spectrum_every": 1}
+
+
+def test_a_plain_trainer_goes_on_in_the_history_of_rksp_trainer(tmp_path):
+    """Two runs share the folder; the second, which has a file of its own, is resumed with the callback alone."""
+    trained(tmp_path, gpt2(), **SAVED)
+    trained(tmp_path, gpt2(), **SAVED)
+    first, second = (tmp_path / name for name in ("rksp_history.jsonl", "rksp_history_2.jsonl"))
+    before = first.read_bytes(), len(second.read_bytes())
+    mine = RKSPCallback(MonitorConfig(every=1, rank=8), report=False)
+    run = trainer(tmp_path, gpt2(), kind=Trainer, callbacks=[mine])
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert mine.path == second and first.read_bytes() == before[0] and len(second.read_bytes()) > before[1]
+    assert [event["what"] for event in read_history(second).events] == ["resume"]
+
+
+def test_no_page_is_drawn_if_the_arguments_say_so(tmp_path):
+    """Also if the callback of the user would draw one."""
+    trained(tmp_path, gpt2(), callbacks=[RKSPCallback(MonitorConfig(every=1, rank=8))], run_report=False)
+    assert not (tmp_path / "rksp_report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["kss", "spectrum", "run_report"])
+def test_a_switch_that_is_text_is_refused(tmp_path, name):
+    """In YAML and JSON 'no' in quotes is a text, and a text is true."""
+    with pytest.raises(InputError, match=f"{name}='no'"):
+        arguments(tmp_path, **{name: "no"})
+
+
+def test_settings_in_place_of_a_switch_are_refused(tmp_path):
+    """They would be true, and not read."""
+    with pytest.raises(InputError, match=r"kss=.*RKSPTrainer\(kss="):
+        arguments(tmp_path, kss=KSSConfig(rank=4))
+
+
+def test_sums_and_transfers_join_what_can_be_joined():
+    tensors = [torch.ones(2, 3), torch.full((4,), 2.0), torch.ones(1, dtype=torch.float64), torch.zeros(0)]
+    seen = []
+    found = joined(tensors, lambda flat: (seen.append(flat.numel()), 2 * flat)[1])
+    assert seen == [10, 1, 0] and all(torch.equal(new, 2 * old) for new, old in zip(found, tensors, strict=True))
+    assert [new.shape for new in found] == [old.shape for old in tensors]

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import MPNetConfig, MPNetForMaskedLM, Trainer, TrainingArguments, set_seed
 
 from hf_rksp import RKSPCallback, RKSPTrainer, RKSPTrainingArguments
-from hf_rksp.config import KSSConfig, MonitorConfig
+from hf_rksp.config import MonitorConfig
 from hf_rksp.errors import CaptureError, InputError
 from tests.training.common import (
     Chain,
@@ -143,8 +143,8 @@ def test_a_training_step_of_ones_own_hides_the_first_batch(tmp_path, caplog):
     assert run.state.global_step == 1
     run = trained(tmp_path, Chain(), kind=OwnStep, kss=False)
     assert run.state.global_step == 4 and "training_step" in warned(caplog)[-1]
-    kss = {"kss": KSSConfig(rank=8), "residual_blocks": "layers"}
-    assert len(logged(trained(tmp_path, Chain(), kind=OwnStep, **kss), "kss/loss")) == 4
+    named = {"residual_blocks": "layers"}
+    assert len(logged(trained(tmp_path, Chain(), kind=OwnStep, **named), "kss/loss")) == 4
 
 
 class Counts(nn.Module):

@@ -89,8 +89,9 @@ class Monitor:
         """Whether ``step`` is measured, in a run of ``last_step`` steps."""
         return False
 
-    def step_begin(self, step: int) -> None:
-        """A step that is due begins."""
+    def step_begin(self, step: int, main_process: bool) -> Measuring:
+        """A step that is due begins; the reading of what is measured before it."""
+        return none()
 
     def looker(self, step: int) -> Looker | None:
         """Who looks at the next forward pass of this step; asked again for each microbatch."""
@@ -125,7 +126,12 @@ class Intervention(Monitor):
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
         """The gradients of the step are there, and the optimizer has not used them.
 
-        ``readings`` are those of the step before. Every process calls it, and what it does has to be the same on all of them.
+        Every process calls it, and what it does has to be the same on all of them.
+
+        Args:
+            step: of the optimizer.
+            readings: made at the end of the step before and at the beginning of this one. The main process has them, and the
+                others get none: an intervention that follows them has to tell the others.
         """
 
     def step_made(self) -> None:

@@ -63,7 +63,6 @@ class SpectralMonitor(Monitor):
         self.probe = list(probe or ())
         self.aside: Aside = Aside("The monitor", "spectrum/skipped", OFF)
         self._pending: dict[str, float] = {}
-        self._failed = False
 
     def attach(self, watch: Watch) -> None:
         """Begin to measure the blocks of this run."""
@@ -74,10 +73,10 @@ class SpectralMonitor(Monitor):
         """The weights of step k are those before its update: a batch sees k up to the last but one, the probe the last too."""
         return self.config.due(step, last_step if self.config.data == "probe" else last_step - 1)
 
-    def step_begin(self, step: int) -> None:
-        """Begin anew; a probe runs now."""
+    def step_begin(self, step: int, main_process: bool) -> Measuring:
+        """Begin anew. A probe runs now, and is solved now, so that its moments are gone when the step takes its memory."""
         self.start()
-        self._failed = self.config.data == "probe" and not self._probed(step)
+        return self._probe_reading(step, main_process) if self.config.data == "probe" else none()
 
     def looker(self, step: int) -> SpectralMonitor | None:
         """The monitor itself, if it profiles the training batch."""
@@ -85,17 +84,17 @@ class SpectralMonitor(Monitor):
 
     def step_end(self, step: int, main_process: bool) -> Measuring:
         """Solve what was seen in the step."""
-        return none() if self._failed else self._reading(step, main_process)
+        return self._reading(step, main_process) if self.config.data == "batch" else none()
 
     def run_end(self, step: int, main_process: bool) -> Measuring:
         """The probe runs once more at the very end."""
         if self.config.data != "probe" or not self.due(step, step):
             return none()
         self.start()
-        return self._reading(step, main_process) if self._probed(step) else none()
+        return self._probe_reading(step, main_process)
 
-    def _probed(self, step: int) -> bool:
-        """Whether the probe ran."""
+    def _probe_reading(self, step: int, main_process: bool) -> Measuring:
+        """The reading of the probe; none if it cannot be run."""
         try:
             self.run_probe()
         except Exception as error:
@@ -103,8 +102,8 @@ class SpectralMonitor(Monitor):
             if step == 0 or world_size() > 1:
                 raise
             self.aside("the probe", error, self.watch.layers)
-            return False
-        return True
+            return none()
+        return self._reading(step, main_process)
 
     def _reading(self, step: int, main_process: bool) -> Measuring:
         layers = yield from self.solve(main_process)
