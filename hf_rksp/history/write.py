@@ -67,7 +67,7 @@ class HistoryWriter:
         except OSError as error:
             raise OutputError(
                 f"output_dir={str(self.path.parent)!r}: {self.path.name} cannot be written ({reason_of(error)}); pass "
-                "a folder that you may write to, or spectrum=False"
+                "a folder that you may write to"
             ) from None
 
     def _is_own(self, mark: Sequence[int]) -> bool:

@@ -136,7 +136,7 @@ RKSPArguments = make_dataclass(
         (
             "run_report",
             bool,
-            _option(True, "Draw the run as a page, rksp_report.html, when it ends; it needs spectrum."),
+            _option(True, "Draw the run as a page, rksp_report.html, when it ends."),
         ),
         (
             "residual_blocks",

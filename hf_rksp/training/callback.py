@@ -200,8 +200,7 @@ class RKSPCallback(TrainerCallback):
         if getattr(state, "is_hyper_param_search", False):
             self._trials += 1
             name = f"rksp_history_trial_{self._trials}.jsonl"
-        if self.config is None or self.engine is None:
-            return
+        assert self.engine is not None
         self._recorder.open(
             Path(args.output_dir or "."),
             state.global_step,

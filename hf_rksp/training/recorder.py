@@ -58,6 +58,12 @@ class Recorder:
         self._history = None
         if not main_process:
             return
+        if step and not state.get("mark") and self.path.exists():
+            logger.warning(
+                "The checkpoint does not say which history is its own: the run goes on in %s. If another run wrote that "
+                "file, pass an output_dir of its own",
+                self.path,
+            )
         prefixes: Collection[str] = [part.name for part in parts]
         try:
             history = HistoryWriter(self.path, step, self._barren, state.get("mark") or (), prefixes)

@@ -78,7 +78,7 @@ def test_a_history_that_cannot_be_begun(tmp_path, monkeypatch, caplog):
     run = trained(tmp_path, gpt2())
     assert len(logged(run, "spectrum/near_unit_mass/max")) == 3 and not list(tmp_path.glob("*.jsonl"))
     (text,) = warnings_of(caplog)
-    assert "Permission denied" in text and "spectrum=False" in text
+    assert "Permission denied" in text and "output_dir=" in text
 
 
 def test_two_runs_at_once_never_share_a_file(tmp_path):
@@ -162,7 +162,7 @@ def test_writer(tmp_path):
     assert again.mark[0] == file.stat().st_size
     assert HistoryWriter(file, 2, mark=again.mark).attempt == 2
     assert HistoryWriter(file, 2, mark=(mark[0], mark[1] + 1)).path.name == "rksp_history_2.jsonl"
-    with pytest.raises(OutputError, match=r"output_dir=.*spectrum=False"):
+    with pytest.raises(OutputError, match="output_dir=.*that you may write to"):
         HistoryWriter(file / "below" / "rksp_history.jsonl")
 
 
@@ -214,3 +214,21 @@ def test_a_history_that_has_become_a_device_is_not_read(tmp_path, caplog):
 
     run = trained(tmp_path, gpt2(), callbacks=[After(becomes)], spectrum_every=1, run_report=True)
     assert run.state.global_step == 4 and not warnings_of(caplog)
+
+
+def test_kss_without_the_monitor_keeps_a_history_and_a_page(tmp_path):
+    run = trained(tmp_path, gpt2(), spectrum=False, run_report=True)
+    history = read_history(run.rksp.path)
+    assert not history.readings and [row["kss/spectral_radius/max"] > 1 for row in history.logs[:4]] == [True] * 4
+    page = (tmp_path / "rksp_report.html").read_text()
+    assert "kss/loss" in page and "near_unit_mass" not in page
+
+
+def test_a_checkpoint_that_does_not_name_its_history_says_so(tmp_path, caplog):
+    trained(tmp_path, gpt2(), **SAVED)
+    (tmp_path / "checkpoint-2" / "rksp_state.json").write_text('{"ema": []}')  # of another release
+    state = tmp_path / "checkpoint-2" / "trainer_state.json"
+    state.write_text(state.read_text().replace('"hf_rksp"', '"another"'))
+    trainer(tmp_path, gpt2(), **SAVED).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert any("does not say which history" in text for text in warnings_of(caplog))
+    assert steps(tmp_path / "rksp_history.jsonl") == [0, 1, 2, 3]
