@@ -1,0 +1,86 @@
+"""The attention logits of a forward pass, whichever kernel computes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+#: What a kernel with its own mask adds or fills in where attention is forbidden; a real logit is far from it.
+_FORBIDDEN = -1e4
+
+
+class AttentionLogits(TorchFunctionMode):
+    """While the context is open, keep the largest logit of every attention that runs.
+
+    A logit is an entry of ``q k^T * scale``, before the softmax. The context sees ``scaled_dot_product_attention``, and every
+    softmax over the last of at least four axes ``(batch, heads, queries, keys)``, which is how attention is written out. Logits
+    that a mask forbids do not count. Flash attention that a package calls by itself is not seen.
+
+    Attributes:
+        largest: of all logits that are allowed; ``None`` if no attention was seen.
+        calls: attentions that were seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest: float | None = None
+        self.calls = 0
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is functional.scaled_dot_product_attention:
+            self._see(_logits(*args, **kwargs))
+        elif function in _SOFTMAX and isinstance(args[0], Tensor) and args[0].ndim >= 4 and _axis(args, kwargs) == -1:
+            self._see(args[0])
+        return function(*args, **kwargs)
+
+    def _see(self, logits: Tensor) -> None:
+        allowed = logits.detach().float()
+        value = float(allowed.max()) if allowed.numel() else -math.inf
+        self.calls += 1
+        if not value > _FORBIDDEN and not math.isnan(value):
+            return
+        if self.largest is None or math.isnan(value) or value > self.largest:
+            self.largest = value
+
+
+_SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
+
+
+def _axis(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    return -1 if axis == args[0].ndim - 1 else axis
+
+
+def _logits(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What the fused kernel puts into its softmax, as the documentation of ``scaled_dot_product_attention`` writes it."""
+    if enable_gqa:
+        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
+    logits = query.detach() @ key.detach().transpose(-2, -1) * (query.size(-1) ** -0.5 if scale is None else scale)
+    if is_causal:
+        allowed = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+        logits = logits.masked_fill(~allowed, -math.inf)
+    if attn_mask is not None:
+        logits = logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
+    return logits

@@ -1,0 +1,111 @@
+"""The runs that the risk model learns from: an ensemble is the single runs, the design is fixed, labels are as they are defined."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hf_rksp.profile.directions import muon
+from scripts.reproduce.risk import labels
+from scripts.reproduce.risk.design import draw
+from scripts.reproduce.risk.ensemble import Recipe, train
+from scripts.reproduce.risk.networks import FAMILIES, TWINS, make
+from scripts.reproduce.risk.tasks import recall
+
+SHAPE = {"width": 16, "layers": 2, "heads": 2, "std": 0.05, "vocabulary": 32, "length": 9}
+RATES = (1e-3, 3e-2)
+
+
+def batches(step):
+    ids, labels_ = recall(torch.Generator().manual_seed(step), 8)
+    return ids.expand(2, -1, -1), labels_.expand(2, -1, -1)
+
+
+def optimizers(model, recipe, rate):
+    if recipe.optimizer == "muon":
+        found = muon(model)
+        for optimizer in found:
+            optimizer.param_groups[0]["lr"] = rate
+        return found
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": rest, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, recipe.beta2))]
+
+
+def plain(family, recipe, rate):
+    """The same run by a loop as everybody writes it."""
+    model, losses = make(family, SHAPE, 0), []
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # the scheduler is stepped before the first step, so that warm-up begins above zero
+        found = optimizers(model, recipe, rate)
+        schedules = [torch.optim.lr_scheduler.LambdaLR(one, recipe.rate) for one in found]
+        for step in range(recipe.steps):
+            ids, asked = (part[0] for part in batches(step))
+            loss = model(ids, labels=asked).loss
+            loss.backward()
+            if recipe.clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            for optimizer, schedule in zip(found, schedules, strict=True):
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+            losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_of_an_ensemble_is_the_run_alone(family):
+    recipe = Recipe(steps=4, warmup=2, schedule="cosine", beta2=0.95, decay=0.1, clip=1.0)
+    together = torch.stack(train([make(family, SHAPE, 0)] * 2, RATES, batches, recipe).losses)
+    for run, rate in enumerate(RATES):
+        assert together[:, run].tolist() == pytest.approx(plain(family, recipe, rate), rel=2e-4)
+
+
+def test_muon_in_an_ensemble_is_that_of_torch():
+    recipe = Recipe(steps=3, warmup=0, optimizer="muon", decay=0.0)
+    together = torch.stack(train([make("preln", SHAPE, 0)] * 2, RATES, batches, recipe).losses)
+    for run, rate in enumerate(RATES):
+        assert together[:, run].tolist() == pytest.approx(plain("preln", recipe, rate), rel=2e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_autocast_rounds_and_changes_nothing_else(family):
+    recipe = Recipe(steps=2, warmup=0)
+    low, full = (
+        torch.stack(train([make(family, SHAPE, 0)] * 2, RATES, batches, replace(recipe, dtype=dtype)).losses)
+        for dtype in ("bfloat16", "float32")
+    )
+    assert not torch.equal(low, full)
+    torch.testing.assert_close(low[0], full[0], rtol=2e-2, atol=0)
+
+
+def test_a_run_that_explodes_leaves_the_others_alone():
+    recipe = Recipe(steps=6, warmup=0)
+    rows = train([make("none", SHAPE, 0)] * 2, (1e-3, 1e30), batches, recipe).rows(points=3)
+    alone = train([make("none", SHAPE, 0)] * 2, (1e-3, 1e-3), batches, recipe).rows(points=3)
+    assert rows[0] == alone[0] and rows[0]["exploded"] is None and len(rows[0]["curve"]) == 3
+    assert rows[1]["exploded"] == 1 and rows[1]["final"] is None and rows[1]["curve"][-1] is None
+
+
+def test_the_design_is_fixed_and_its_families_take_turns():
+    assert draw(7) == draw(7) != draw(16)
+    assert [draw(number)["family"] for number in range(9)] == list(FAMILIES)
+    assert sorted(family for group in TWINS for family in group) == sorted(FAMILIES)
+
+
+def test_outcomes():
+    def run(lr, final, exploded=None):
+        return {"lr": lr, "final": final, "exploded": exploded}
+
+    trivial = math.log(16)
+    runs = [run(1, trivial - 0.2), run(2, trivial - 1), run(4, trivial - 0.8), run(8, trivial - 0.7), run(16, 0.0, 3)]
+    assert labels.outcomes(runs, "recall") == ["slow", "useful", "useful", "useless", "exploded"]
+    assert labels.edge(runs, "recall") == 4
+    learnt_nothing = [run(1, trivial), run(2, trivial + 1), run(4, None, 0)]
+    assert labels.outcomes(learnt_nothing, "recall") == ["useful", "useful", "exploded"]
+    assert labels.edge([run(1, None, 0), run(2, None, 0)], "recall") == 0.5
