@@ -170,7 +170,7 @@ def whole_audit(layers: tuple[int, ...]) -> list[dict]:
         start = time.perf_counter()
         out = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
         wall = time.perf_counter() - start
-        cost = json.loads(out)["cost"]
+        cost = json.loads(out)["profile"]["cost"]
         parts = {name: cost["seconds"][name] for name in ("forward", "moments", "spectra")}
         total = sum(parts.values())
         shares = ", ".join(f"{name} {value:.1f} s ({value / total:.0%})" for name, value in parts.items())

@@ -125,7 +125,14 @@ def test_ctrl_c_leaves_what_is_done_and_every_job_has_one_thread(experiment):
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(experiment.rows()) < 3 and time.monotonic() < deadline and process.poll() is None:
@@ -143,6 +150,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_remedy(experiment, capsys):
     experiment.flag("deadly")
     assert experiment("--workers", "2") == 2
     assert "fewer --workers" in capsys.readouterr().err
-    assert 4 <= len(experiment.rows()) <= 8 and all(row["seed"] < 2 for row in experiment.rows())
+    # What another worker was about to hand over is lost with the pool.
+    assert 2 <= len(experiment.rows()) <= 8 and all(row["seed"] < 2 for row in experiment.rows())
     experiment.flag("deadly", there=False)
     assert experiment() == 0 and len(experiment.rows()) == 12

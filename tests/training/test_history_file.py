@@ -162,7 +162,7 @@ def test_writer(tmp_path):
     assert again.mark[0] == file.stat().st_size
     assert HistoryWriter(file, 2, mark=again.mark).attempt == 2
     assert HistoryWriter(file, 2, mark=(mark[0], mark[1] + 1)).path.name == "rksp_history_2.jsonl"
-    with pytest.raises(OutputError, match="output_dir=.*that you may write to"):
+    with pytest.raises(OutputError, match=r"output_dir=.*that you may write to"):
         HistoryWriter(file / "below" / "rksp_history.jsonl")
 
 
