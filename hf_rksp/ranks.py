@@ -43,6 +43,15 @@ def world_size() -> int:
     return current_ranks().world
 
 
+def from_main(value: Any) -> Any:
+    """``value`` of the main process, on every one. Every process has to call it."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """``tensor`` added up over all processes. Every process has to call it."""
     return sums_over_ranks([tensor])[0]

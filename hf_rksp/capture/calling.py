@@ -108,19 +108,18 @@ def _names_of(module: nn.Module) -> list[str]:
     return names if names or base is None else _names_of(base())
 
 
-def forward(model: nn.Module, batch: Mapping[str, Any]) -> None:
-    """One forward pass for its states alone; the inputs go to the device of the model's first weights."""
+def forward(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """One forward pass, most often for its states alone; the inputs go to the device of the model's first weights."""
     device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
     # Copies: a model may write into its inputs, and the batches are the caller's.
     inputs = {
         name: value.to(device, copy=True) if isinstance(value, Tensor) else value for name, value in batch.items()
     }
     if not hasattr(model, "config") and list(inputs) == ["input_ids"]:
-        model(inputs["input_ids"])  # a plain module calls its first argument what it likes
-        return
+        return model(inputs["input_ids"])  # a plain module calls its first argument what it likes
     if takes(model, "use_cache"):
         inputs.setdefault("use_cache", False)
-    model(**inputs)
+    return model(**inputs)
 
 
 def with_decoder_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ OK = 0
 FAILED = 1
 BAD_INPUT = 2
 DIFFERS = 3
+LIKELY_LOST = 4
 INTERRUPTED = 130
 
 EPILOG = """exit codes:
@@ -11,5 +12,6 @@ EPILOG = """exit codes:
   1    failed: internal error, or a result could not be written
   2    bad input: an option, a model, a text or a report cannot be used; nothing was done
   3    check: the statistics differ between runs; see the table
+  4    risk: the run is lost with a higher probability than --fail-above
   130  interrupted
 """

@@ -22,6 +22,7 @@ from hf_rksp.inputs.adapters import load_adapter
 from hf_rksp.inputs.checkpoints import as_transformers_wants, check_folder, check_gguf, is_adapter, local_folder
 from hf_rksp.inputs.configs import config_place, load_config
 from hf_rksp.inputs.fit import left_out, refuse_missing
+from hf_rksp.inputs.heads import auto_class, drawn
 from hf_rksp.inputs.hub import hint, hub_or_cache
 from hf_rksp.inputs.initialise import Initialiser, skeleton
 from hf_rksp.inputs.presets import PRESETS
@@ -84,7 +85,7 @@ def _initialise(source: ModelSource) -> LoadedModel:
     dtype = DTYPES.get(source.dtype, torch.float32)
     try:
         double = dtype == torch.float64
-        bare = skeleton(config, torch.float32 if double else dtype, source.trust_remote_code)
+        bare = skeleton(config, torch.float32 if double else dtype, source.trust_remote_code, source.head)
         initialiser = Initialiser(bare, source.seed, double)
         _check_memory(bare.model, dtype, source)
         if source.stream:
@@ -153,14 +154,17 @@ def _from_pretrained(source: ModelSource, folder: Path | None) -> LoadedModel:
         given,
         info | ({"commit": commit} if commit else {}) | ({"gguf": more["gguf_file"]} if more else {}),
         weights,
-        tuple(left_out(model, loading.get("unexpected_keys", ()), source.model)),
+        (
+            *left_out(model, loading.get("unexpected_keys", ()), source.model),
+            *(drawn(loading.get("missing_keys", ())) if source.head != "none" else ()),
+        ),
     )
 
 
 def _read(
     source: ModelSource, path: str, more: dict[str, Any], folder: Path | None, keep: contextlib.ExitStack
 ) -> tuple[Any, dict[str, Any], ReadFromDisk | None]:
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     asked = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     weights = None
@@ -174,7 +178,8 @@ def _read(
                 weights = ReadFromDisk(weight_files(path, more), keep)
                 options |= on_disk(AutoConfig.from_pretrained(path, **asked), source, offload)
             dtype = DTYPES.get(source.dtype, "auto")
-            model, loading = AutoModel.from_pretrained(path, dtype=dtype, output_loading_info=True, **asked, **options)
+            auto = auto_class(source.head)
+            model, loading = auto.from_pretrained(path, dtype=dtype, output_loading_info=True, **asked, **options)
     except RkspError:
         raise
     except Exception as error:  # every layer below has its own: OSError, ValueError, SafetensorError, huggingface_hub's

@@ -57,12 +57,14 @@ class Prepared:
     """A loaded model with its sequences of text or its images, and what the report says of both.
 
     ``notes`` are sentences that a reader of the profile has to know: a substitute for the tokenizer, weights left out.
+    ``mask_token`` is the id of the tokenizer's mask token, if it has one.
     """
 
     loaded: LoadedModel
     sequences: Sequences | Images
     setup: dict[str, Any]
     notes: tuple[str, ...] = ()
+    mask_token: int | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -125,7 +127,7 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
     if options.tokenizer is None and place is not None and name.startswith("package:"):
         origin = origin.replace(str(place), name)  # not where the package lies on this machine
     setup = {"text": sequences.info, "tokenizer": origin, "batch_size": options.batch_size, "seed": options.seed}
-    prepared = Prepared(loaded, sequences, setup, tuple(notes))
+    prepared = Prepared(loaded, sequences, setup, tuple(notes), getattr(tokenizer, "mask_token_id", None))
     first = Sequences(sequences.ids[:1], {})
     check_length(
         loaded.model,

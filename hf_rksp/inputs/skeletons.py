@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from hf_rksp.inputs.heads import auto_class
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -42,6 +44,7 @@ class Skeleton:
     dtype: torch.dtype
     trust_remote_code: bool
     births: dict[nn.Module, Birth]
+    head: str = "none"
 
     def fits(self) -> bool:
         """Whether there is memory for all of it."""
@@ -56,7 +59,7 @@ class Skeleton:
         places = {self.births[m]: "meta" for m in away if m in self.births}
         places |= {self.births[m]: "cpu" for m in here or ()}
         with torch.device("cpu" if here is None else "meta"), _placing(places), _unwritten_is_nan(), _undrawn():
-            return _from_config(copy.deepcopy(self.config), self.dtype, self.trust_remote_code)
+            return _from_config(copy.deepcopy(self.config), self.dtype, self.trust_remote_code, self.head)
 
 
 def available_memory() -> int | None:
@@ -68,27 +71,26 @@ def available_memory() -> int | None:
     return int(psutil.virtual_memory().available)
 
 
-def skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> Skeleton:
-    """The model of ``config`` without weights, on the meta device."""
+def skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = False, head: str = "none") -> Skeleton:
+    """The model of ``config`` without weights, on the meta device; ``head`` as in `hf_rksp.inputs.heads`."""
     again = copy.deepcopy(config)  # a constructor may write into its own
     try:
         with torch.device("meta"), drawing("skeleton"), _noting() as births:
-            model = _from_config(config, dtype, trust_remote_code)
+            model = _from_config(config, dtype, trust_remote_code, head)
     except (RuntimeError, TypeError, ValueError) as error:
         if "meta" not in str(error):
             raise
         with drawing("skeleton"), _noting() as births:  # a constructor that reads numbers, which need a real device
-            model = _from_config(copy.deepcopy(again), dtype, trust_remote_code)
+            model = _from_config(copy.deepcopy(again), dtype, trust_remote_code, head)
             model.to("meta")  # type: ignore[arg-type]  # transformers wraps it: mypy sees no bound method
     inside = set(model.modules())
     births = {module: birth for module, birth in births.items() if module in inside}
-    return Skeleton(model, again, dtype, trust_remote_code, births)
+    return Skeleton(model, again, dtype, trust_remote_code, births, head)
 
 
-def _from_config(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    from transformers import AutoModel
-
-    model: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+def _from_config(config: Any, dtype: torch.dtype, trust_remote_code: bool, head: str = "none") -> PreTrainedModel:
+    auto = auto_class(head)
+    model: PreTrainedModel = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     return model
 
 

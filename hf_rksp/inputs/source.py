@@ -29,6 +29,8 @@ class ModelSource:
         base_model: base model of a PEFT adapter, if the one named in the adapter is not available.
         trust_remote_code: run code from the repository. Off unless asked for.
         stream: keep one residual block in memory at a time, for a model larger than memory.
+        head: "none" for the residual stream alone, or the head of an objective: "causal", "masked", "classification". What a
+            checkpoint lacks of it is drawn at random.
     """
 
     model: str | None = None
@@ -41,6 +43,7 @@ class ModelSource:
     base_model: str | None = None
     trust_remote_code: bool = False
     stream: bool = False
+    head: str = "none"
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.init is None):

@@ -1,13 +1,19 @@
-"""What was measured before the first step, as plain numbers that do not depend on the planned learning rate."""
+"""What was measured before the first step, as plain numbers, and the features that the risk model makes of them.
+
+No feature depends on the planned learning rate: so the probability rises with it by construction.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hf_rksp.profile.model import ModelProfile
 from hf_rksp.profile.signals import ForwardSignals
 from hf_rksp.profile.step import StepMeasurement, Summary
+from hf_rksp.risk.plan import OPTIMIZERS, SCHEDULES, Plan
 
 #: A number that was measured, or ``None`` if it could not be.
 Numbers = dict[str, float | None]
@@ -77,3 +83,65 @@ def _plain(value: Any) -> float | None:
         return None
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input of the risk model.
+
+    Attributes:
+        key: its name in data.
+        title: for readers.
+        value: of the measured numbers and the plan; ``None`` if it was not measured.
+        dimensionless: whether it says the same of a network of any size.
+    """
+
+    key: str
+    title: str
+    value: Callable[[Mapping[str, float | None], Plan], float | None]
+    dimensionless: bool = True
+
+
+def _log2(name: str, least: float = 1e-12) -> Callable[[Mapping[str, float | None], Plan], float | None]:
+    def value(numbers: Mapping[str, float | None], plan: Plan) -> float | None:
+        number = numbers.get(name)
+        return None if number is None else math.log2(max(number, least))
+
+    return value
+
+
+def _plain_of(name: str) -> Callable[[Mapping[str, float | None], Plan], float | None]:
+    return lambda numbers, plan: numbers.get(name)
+
+
+#: Every feature that was tried, by key; the shipped model names those that it uses.
+FEATURES: dict[str, Feature] = {
+    one.key: one
+    for one in (
+        Feature("critical_lr", "critical learning rate of the first step", _log2("critical_lr")),
+        Feature("critical_lr_spread", "its spread over batches", _log2("critical_lr_spread")),
+        Feature("coordinate_lr", "learning rate that changes a block's output by 10%", _log2("coordinate_lr")),
+        Feature("near_unit_mass", "near-unit mass", _plain_of("near_unit_mass")),
+        Feature("near_unit_mass_late", "near-unit mass of the late layers", _plain_of("near_unit_mass_late")),
+        Feature("contractive_mass", "contractive mass", _plain_of("contractive_mass")),
+        Feature("spectral_radius", "spectral radius", _log2("spectral_radius")),
+        Feature("nonlinearity_ratio", "nonlinearity ratio", _plain_of("nonlinearity_ratio")),
+        Feature("eigenvector_condition", "eigenvector condition", _log2("eigenvector_condition_max")),
+        Feature("residual_growth", "growth of the residual stream", _log2("residual_growth")),
+        Feature("block_growth", "growth over one block", _log2("block_growth")),
+        Feature("attention_logit", "largest attention logit", _log2("largest_attention_logit", 1e-3)),
+        Feature("gradient_norm", "gradient norm", _log2("gradient_norm")),
+        Feature("without_descent", "share of batches whose loss the step of another does not lower", _plain_of("without_descent")),
+        Feature("depth", "number of layers", _log2("depth"), dimensionless=False),
+        Feature("width", "width", _log2("width"), dimensionless=False),
+        Feature("warmup", "steps of warm-up", lambda numbers, plan: math.log2(1 + plan.warmup)),
+        Feature("steps", "steps of the run", lambda numbers, plan: math.log2(plan.steps), dimensionless=False),
+        Feature("decays", "learning rate decays", lambda numbers, plan: float(SCHEDULES[plan.schedule] == "decays")),
+        Feature("clip", "gradients are clipped", lambda numbers, plan: float(plan.clip is not None)),
+        Feature("beta2", "memory of Adam's second moment", lambda numbers, plan: -math.log2(1 - min(plan.beta2, 0.9999))),
+        Feature("decay", "weight decay", lambda numbers, plan: math.log2(1e-3 + plan.weight_decay)),
+        Feature("muon", "Muon", lambda numbers, plan: float(OPTIMIZERS.get(plan.optimizer) == "muon")),
+        Feature("tokens", "tokens per step", lambda numbers, plan: math.log2(plan.tokens), dimensionless=False),
+        Feature("bfloat16", "bfloat16", lambda numbers, plan: float(plan.dtype == "bfloat16")),
+    )
+}  # fmt: skip

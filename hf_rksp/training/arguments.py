@@ -72,6 +72,8 @@ class ArgumentMethods(_Host):
     kss_schedule: Literal["balanced", "paper"]
     spectrum: bool
     run_report: bool
+    risk: Literal["off", "warn", "stop"]
+    risk_limit: float
     residual_blocks: str | None
 
     def __post_init__(self) -> None:
@@ -82,6 +84,10 @@ class ArgumentMethods(_Host):
                     f"{name}={getattr(self, name)!r}: pass true or false, without quotes. Settings have arguments of "
                     "their own (kss_rank, spectrum_every, ...) or go to RKSPTrainer(kss=..., monitor=...)"
                 )
+        if self.risk not in ("off", "warn", "stop"):
+            raise InputError(f"risk={self.risk!r}: pass 'off', 'warn' or 'stop'")
+        if not 0 <= self.risk_limit <= 1:
+            raise InputError(f"risk_limit={self.risk_limit!r}: pass a probability, from 0 to 1")
         # Checked here, before a model is loaded or a process group is made; also what is switched off.
         self._kss()
         self._made("spectrum_", MonitorConfig, _SPECTRUM)
@@ -138,6 +144,15 @@ RKSPArguments = make_dataclass(
             bool,
             _option(True, "Draw the run as a page, rksp_report.html, when it ends."),
         ),
+        (
+            "risk",
+            Literal["off", "warn", "stop"],
+            _option(
+                "off",
+                "Before the first step: the probability that this run is lost. 'warn' warns above risk_limit, 'stop' does not begin.",
+            ),
+        ),
+        ("risk_limit", float, _option(0.2, "Probability of being lost above which risk warns or stops.")),
         (
             "residual_blocks",
             str | None,

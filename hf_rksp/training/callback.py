@@ -20,6 +20,7 @@ from hf_rksp.json_data import plain
 from hf_rksp.machine import versions
 from hf_rksp.ranks import world_size
 from hf_rksp.training.aside import reason
+from hf_rksp.training.before import Said
 from hf_rksp.training.engine import Engine
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor
@@ -87,6 +88,8 @@ class RKSPCallback(TrainerCallback):
         #: Set by `RKSPTrainer`. It finds the blocks, by running the first batch if nothing else tells, and calls `found`; its logs
         #: have what is pending already; and it keeps the state in a file of its own.
         self.driven = False
+        #: Set by `RKSPTrainer`: what was said of the run before its first step, the first event of the history.
+        self.said: Said | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._recorder = Recorder()
         self._begun: tuple[TrainingArguments, TrainerState, nn.Module] | None = None
@@ -210,6 +213,8 @@ class RKSPCallback(TrainerCallback):
             state.is_world_process_zero,
             name,
         )
+        if self.said is not None:
+            self._recorder.event(state.global_step, "risk", "forecast", self.said.text, **self.said.values)
         self.path = self._recorder.path
         self._keep_in_state()
 

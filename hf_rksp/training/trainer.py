@@ -23,8 +23,10 @@ from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import CaptureError, InputError, first_line
 from hf_rksp.files import put_files
 from hf_rksp.ranks import world_size
+from hf_rksp.training import before
 from hf_rksp.training.arguments import ArgumentMethods
 from hf_rksp.training.aside import reason
+from hf_rksp.training.before import Mode
 from hf_rksp.training.callback import REMEDIES, RKSPCallback, several_devices
 from hf_rksp.training.extra_pass import extra_passes
 from hf_rksp.training.kss.shaper import SpectralShaper
@@ -56,6 +58,7 @@ class RKSPTrainerMixin(_Host):
             among the callbacks brings its own.
         probe: batches for the monitor, with ``spectrum_data="probe"``.
         blocks: path(s) of the list(s) of residual blocks.
+        risk: "off", "warn" or "stop", ``None`` for that of the arguments; see `hf_rksp.training.before`.
 
     Attributes:
         rksp: the callback that drives the parts; its ``path`` is that of the history. ``None`` if there is no part.
@@ -72,6 +75,7 @@ class RKSPTrainerMixin(_Host):
         monitor: MonitorConfig | bool | None = None,
         probe: Sequence[Mapping[str, Any]] | None = None,
         blocks: str | Sequence[str] | None = None,
+        risk: Mode | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -81,6 +85,8 @@ class RKSPTrainerMixin(_Host):
         self._blocks = blocks or (own.residual_blocks if own else None)
         self._report = own.run_report if own else True
         self._probe_batches = probe
+        self._risk: Mode = risk or (own.risk if own else "off")
+        self._risk_limit = own.risk_limit if own else 0.2
         #: Whether somebody has asked for a monitor, in more words than the defaults.
         self._asked = monitor is not None and monitor is not False
         self._microbatches: list[Any] = []
@@ -95,7 +101,7 @@ class RKSPTrainerMixin(_Host):
                 "launch. Or train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off"
             )
         self._adopt()
-        if self.rksp is None and (self._spectrum or self.kss):
+        if self.rksp is None and (self._spectrum or self.kss or self._risk != "off"):
             self._add(RKSPCallback(self._spectrum or False, probe, self._blocks, self._report))
 
     def _add(self, callback: RKSPCallback) -> None:
@@ -143,9 +149,14 @@ class RKSPTrainerMixin(_Host):
                 self._check_exact(kss)
             if self.rksp:
                 self.rksp.kss, self.rksp.driven = kss, True
+                self.rksp.said = None
+                if self._risk != "off" and not kwargs.get("resume_from_checkpoint"):
+                    # Now, and not on_train_begin: an engine wraps the model before.
+                    self.rksp.said = before.say(self, self._blocks)
+                    before.act(self.rksp.said, self._risk, self._risk_limit)
                 stack.callback(self._let_go)
                 self.rksp.resume(_read_state(kwargs.get("resume_from_checkpoint")))
-                self._waits = bool(kss or self.rksp.config)
+                self._waits = bool(kss or self.rksp.config or self.rksp.said)
             self._term_sum, self._logged_step = 0.0, 0
             if self._waits and (self._blocks or not needs_probe(self.model)):
                 self._waits = False

@@ -19,4 +19,6 @@ def test_two_processes_start(tmp_path, free_port, launcher):
     ranks = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
     assert [rank["world_size"] for rank in ranks] == [2, 2]
     assert [rank["wrapped"] for rank in ranks] == ["DistributedDataParallel"] * 2
+    # Of the main process, on all.
+    assert ranks[0]["forecast"] == ranks[1]["forecast"] and "P(lost) at learning rate 5e-05" in ranks[0]["forecast"]
     assert ranks[0]["weights"] == ranks[1]["weights"], "the processes train apart"

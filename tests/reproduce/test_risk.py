@@ -1,14 +1,18 @@
 """The runs that the risk model learns from: an ensemble is the single runs, the design is fixed, labels are as they are defined."""
 
+import hashlib
 import math
+import os
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from hf_rksp.profile.directions import muon
-from scripts.reproduce.risk import labels
+from hf_rksp.risk.calibrated import shipped
+from scripts.reproduce.risk import labels, tasks
 from scripts.reproduce.risk.design import draw
 from scripts.reproduce.risk.ensemble import Recipe, train
 from scripts.reproduce.risk.networks import FAMILIES, TWINS, make
@@ -109,3 +113,16 @@ def test_outcomes():
     learnt_nothing = [run(1, trivial), run(2, trivial + 1), run(4, None, 0)]
     assert labels.outcomes(learnt_nothing, "recall") == ["useful", "useful", "exploded"]
     assert labels.edge([run(1, None, 0), run(2, None, 0)], "recall") == 0.5
+
+
+@pytest.mark.skipif("HF_RKSP_DATA" not in os.environ, reason="needs WikiText-103 under HF_RKSP_DATA")
+def test_the_trivial_loss_of_text_is_the_entropy_of_its_bytes():
+    share = torch.bincount(tasks.wikitext().long(), minlength=256).double() / len(tasks.wikitext())
+    assert tasks.trivial_loss("text") == pytest.approx(float(torch.special.entr(share).sum()), abs=1e-4)
+
+
+def test_the_shipped_model_is_that_of_the_committed_rows():
+    raw = (Path(tasks.__file__).parent / "results.jsonl").read_bytes()
+    assert shipped().trained_on["rows_sha256"] == hashlib.sha256(raw).hexdigest(), (
+        "run: scripts/evaluate_risk.py --write"
+    )

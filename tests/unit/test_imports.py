@@ -28,6 +28,7 @@ ORDER = [
     "profile",
     "risk",
     "audit",
+    "forecast",
     "compare",
     "history",
     "report",

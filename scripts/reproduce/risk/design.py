@@ -21,8 +21,10 @@ COARSE = tuple(2.0**-power for power in range(13, -1, -1))
 FINE_SEEDS = (1, 2, 3)
 #: Learning rates of the second stage, relative to the highest that survives the first.
 FINE = tuple(2.0 ** (power / 2) for power in range(-1, 4))
-#: Seconds of one thread per step and run: a constant, and one per (parameter x token), fitted to runs of this code on an EPYC.
-_SECONDS = (1.6e-3, 1.35e-10)
+#: Seconds of one thread per step and run: a constant, and one per (parameter x token), of runs of this code on two busy cores.
+_SECONDS = (3e-3, 2.5e-10)
+#: A configuration that would take longer is drawn with fewer tokens per step, down to 256.
+_MOST_SECONDS = 260.0
 
 Configuration = dict[str, Any]
 
@@ -32,18 +34,18 @@ def draw(number: int) -> Configuration:
     dice = random.Random(f"{SEED}-{number}")
     family = list(FAMILIES)[number % len(FAMILIES)]
     task = dice.choices(("text", "recall"), (0.7, 0.3))[0]
-    width = dice.choices((32, 48, 64, 96, 128), (0.3, 0.2, 0.25, 0.15, 0.1))[0]
-    steps = dice.choice((200, 300, 400))
+    width = dice.choices((32, 48, 64, 96, 128), (0.35, 0.25, 0.2, 0.12, 0.08))[0]
+    steps = dice.choice((150, 200, 300))
     optimizer = dice.choices(("adamw", "muon"), (0.8, 0.2))[0]
-    return {
+    configuration = {
         "family": family,
         "width": width,
         "layers": dice.choice((2, 3, 4, 6, 8)),
         "heads": dice.choice((2, 4)),
         "std": float(f"{10 ** dice.uniform(-2, -1):.3g}"),
         "task": task,
-        "sequences": 32 if task == "recall" else dice.choice((8, 16)),
-        "length": TASKS[task].length or dice.choice((32, 32, 64)),
+        "sequences": 32 if task == "recall" else dice.choice((8, 16, 32)),
+        "length": TASKS[task].length or dice.choice((32, 64)),
         "steps": steps,
         "warmup": dice.choice((0, 20, 50, 100)),
         "schedule": dice.choice(("constant", "cosine")),
@@ -53,6 +55,11 @@ def draw(number: int) -> Configuration:
         "clip": dice.choice((None, 1.0)),
         "dtype": dice.choices(("float32", "bfloat16"), (0.9, 0.1))[0],
     }
+    while task == "text" and hours(configuration) * 3600 > _MOST_SECONDS and configuration["sequences"] > 8:
+        configuration["sequences"] //= 2
+    if task == "text" and hours(configuration) * 3600 > _MOST_SECONDS:
+        configuration["length"] = 32
+    return configuration
 
 
 def parameters(configuration: Configuration) -> float:

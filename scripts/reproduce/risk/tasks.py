@@ -27,8 +27,8 @@ class Task:
 
 
 TASKS = {"text": Task(256, None), "recall": Task(32, 9)}
-#: The loss of predicting the frequencies of the labels.
-_RECALL_TRIVIAL = math.log(16)
+#: The loss of predicting the frequencies of the labels, in nats. Rows are read without the text; a test computes it from the text.
+TRIVIAL = {"recall": math.log(16), "text": 3.1935}
 
 
 def batch(task: str, seed: int, step: int, size: int, length: int) -> tuple[Tensor, Tensor]:
@@ -80,10 +80,6 @@ def wikitext() -> Tensor:
     return torch.frombuffer(bytearray("".join(rows).encode()), dtype=torch.uint8)
 
 
-@functools.cache
 def trivial_loss(task: str) -> float:
     """The loss of a model that knows the frequencies of the labels and nothing else, in nats."""
-    if task == "recall":
-        return _RECALL_TRIVIAL
-    share = torch.bincount(wikitext().long(), minlength=256).double() / len(wikitext())
-    return float(-(share * share.clamp_min(1e-300).log()).sum())
+    return TRIVIAL[task]

@@ -16,7 +16,13 @@ folder = Path(sys.argv[1])
 torch.manual_seed(0)
 model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=2, n_head=2))
 arguments = RKSPTrainingArguments(
-    output_dir=str(folder / "run"), max_steps=2, use_cpu=True, kss_rank=4, report_to="none", save_strategy="no"
+    output_dir=str(folder / "run"),
+    max_steps=2,
+    use_cpu=True,
+    kss_rank=4,
+    report_to="none",
+    save_strategy="no",
+    risk="warn",
 )
 rows = [{"input_ids": row, "labels": row} for row in torch.randint(0, 32, (64, 16))]
 trainer = RKSPTrainer(model, arguments, train_dataset=rows)
@@ -25,6 +31,7 @@ trainer.train()
 seen = {
     "world_size": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
     "wrapped": type(trainer.model_wrapped).__name__,
+    "forecast": trainer.rksp.said.text,
     "weights": float(sum(parameter.double().abs().sum() for parameter in model.parameters())),
 }
 (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(seen))

@@ -1,0 +1,253 @@
+"""``rksp risk``: will this run be lost at this learning rate, and what is the highest safe one?"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_rksp.cli import exit_codes
+from hf_rksp.cli.options import add_model_options, add_output_options, model_source, new_parser
+from hf_rksp.cli.output import check_json_target, hush_libraries, progress, say_note, write_json
+
+if TYPE_CHECKING:
+    from hf_rksp.forecast import Forecast
+    from hf_rksp.risk.calibrated import Prediction
+
+#: Steps of the curve in the JSON.
+_POINTS = 60
+#: Contributions that the short answer names.
+_NAMED = 3
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = new_parser(
+        commands,
+        "risk",
+        "probability that a run is lost at a learning rate, before its first step",
+        "Measure a model, its data and its optimizer before the first step, and say with which probability a run at --lr is lost, "
+        "and which learning rate is safe. A run is lost if it explodes, or ends useless at a learning rate above the best one.",
+        "rksp risk --init gpt2 --lr 3e-4",
+    )
+    add_model_options(parser)
+    group = parser.add_argument_group("planned run")
+    group.add_argument("--lr", type=float, metavar="LR", help="planned peak learning rate")
+    group.add_argument(
+        "--find-lr", action="store_true", help="only find the highest safe learning rate; --lr is not needed"
+    )
+    group.add_argument(
+        "--optimizer", default="adamw_torch", metavar="NAME", help="optim of Trainer, or muon (default: adamw_torch)"
+    )
+    group.add_argument("--beta2", type=float, default=0.999, help="of Adam (default: 0.999)")
+    group.add_argument("--weight-decay", type=float, default=0.0, help="default: 0")
+    group.add_argument("--warmup", type=int, default=0, metavar="STEPS", help="steps of linear warm-up (default: 0)")
+    group.add_argument(
+        "--lr-schedule", default="linear", metavar="NAME", help="lr_scheduler_type of Trainer (default: linear)"
+    )
+    group.add_argument("--steps", type=int, default=1000, help="optimizer steps (default: 1000)")
+    group.add_argument("--clip", type=float, default=1.0, metavar="NORM", help="max_grad_norm; 0 for none (default: 1)")
+    group.add_argument("--batch-size", type=int, default=8, help="sequences per device and pass (default: 8)")
+    group.add_argument("--accumulation", type=int, default=1, help="passes per optimizer step (default: 1)")
+    group.add_argument("--devices", type=int, default=1, help="processes (default: 1)")
+    group.add_argument(
+        "--compute-dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="dtype of autocast"
+    )
+    group.add_argument(
+        "--objective",
+        choices=("causal", "masked", "classification"),
+        help="what is learnt (default: what the model's configuration suggests)",
+    )
+    _add_text(parser.add_argument_group("text"))
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--curvature",
+        choices=("step", "full"),
+        default="step",
+        help="full: also the largest eigenvalue of the preconditioned Hessian (some 40 Hessian products)",
+    )
+    group.add_argument("--out", metavar="FILE", help="also write the answer as a page, such as risk.html")
+    group.add_argument(
+        "--fail-above", type=float, metavar="P", help=f"exit code {exit_codes.LIKELY_LOST} if P(lost) is above P"
+    )
+    add_output_options(group)
+    parser.set_defaults(run=run)
+
+
+def _add_text(group: Any) -> None:
+    group.add_argument(
+        "--text",
+        default="builtin",
+        metavar="SOURCE",
+        help="text file, folder, .parquet/.jsonl/.csv, or a dataset on the Hub (default: the language reference of this Python)",
+    )
+    group.add_argument("--text-config", metavar="NAME", help="configuration of the dataset")
+    group.add_argument(
+        "--text-split", default="validation", metavar="SPLIT", help="split of the dataset (default: validation)"
+    )
+    group.add_argument(
+        "--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)"
+    )
+    group.add_argument(
+        "--tokenizer", metavar="MODEL", help="folder or Hub id of the tokenizer, if different from the model"
+    )
+    group.add_argument("--seq-len", type=int, default=128, help="tokens per sequence (default: 128)")
+    group.add_argument(
+        "--measured",
+        type=int,
+        default=4,
+        metavar="N",
+        help="sequences in each of the eight measured batches (default: 4)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, predict, print."""
+    from hf_rksp.errors import InputError
+    from hf_rksp.files import check_writable
+
+    if args.lr is None and not args.find_lr:
+        raise InputError("lr: pass the planned learning rate (--lr 3e-4), or --find-lr for the highest safe one")
+    if args.lr is not None and not 0 < args.lr < float("inf"):
+        raise InputError(f"lr={args.lr!r}: pass a finite learning rate above 0")
+    if args.fail_above is not None and (args.lr is None or not 0 <= args.fail_above < 1):
+        raise InputError(f"fail_above={args.fail_above!r}: pass a probability from 0 to below 1, together with --lr")
+    plan, source, data = _plan(args), _source(args), _data(args)
+    check_json_target(args.json)
+    if args.out:
+        check_writable(Path(args.out).absolute().parent)
+
+    from hf_rksp.forecast import forecast_source
+
+    hush_libraries()
+    found = forecast_source(
+        source,
+        data,
+        plan,
+        blocks=args.blocks,
+        curvature=args.curvature == "full",
+        step=progress(args.quiet),
+        note=say_note,
+        progress=not args.quiet,
+    )
+    data = as_json(found, args.lr)
+    if args.json:
+        write_json(data, args.json)
+    if args.json != "-":
+        print(answer(found, args.lr))
+    if args.out:
+        from hf_rksp.report.risk.page import write_risk
+
+        write_risk(data, args.out)
+        if args.json != "-":
+            print(f"wrote {args.out}")
+    p = found.prediction.p_lost(args.lr) if args.lr is not None else None
+    too_likely = args.fail_above is not None and (p is None or p > args.fail_above)
+    return exit_codes.LIKELY_LOST if too_likely else exit_codes.OK
+
+
+def _plan(args: argparse.Namespace) -> Any:
+    from hf_rksp.errors import InputError
+    from hf_rksp.risk.plan import Plan
+
+    for name in ("batch_size", "accumulation", "devices", "measured"):
+        if getattr(args, name) < 1:
+            raise InputError(f"{name}={getattr(args, name)}: pass a whole number of at least 1")
+    return Plan(
+        optimizer=args.optimizer,
+        beta2=args.beta2,
+        weight_decay=args.weight_decay,
+        warmup=args.warmup,
+        schedule=args.lr_schedule,
+        steps=args.steps,
+        clip=args.clip or None,
+        tokens=args.batch_size * args.accumulation * args.devices * args.seq_len,
+        dtype=args.compute_dtype,
+    )
+
+
+def _source(args: argparse.Namespace) -> Any:
+    return replace(model_source(args), head=args.objective or "none")
+
+
+def _data(args: argparse.Namespace) -> Any:
+    from hf_rksp.inputs import InputOptions, TextSource
+
+    return InputOptions(
+        source=TextSource(args.text, args.text_config, args.text_split, args.text_column),
+        seq_len=args.seq_len,
+        batch_size=args.measured,
+        seed=args.seed,
+        tokenizer=args.tokenizer,
+    )
+
+
+def as_json(found: Forecast, lr: float | None) -> dict[str, Any]:
+    """Plain JSON types: the answer, what decided it, what was measured."""
+    from hf_rksp.risk.calibrated import shipped
+
+    prediction = found.prediction
+    return {
+        "lr": lr,
+        "p_lost": None if lr is None else prediction.p_lost(lr),
+        "p_lost_interval": None if lr is None else prediction.interval(lr),
+        "lr_max": prediction.rate_at(),
+        "lr_half": prediction.threshold,
+        "curve": _curve(prediction),
+        "status": prediction.status,
+        "reasons": list(prediction.reasons),
+        "contributions": [
+            {"feature": one.key, "title": one.title, "value": one.value, "factor": one.factor}
+            for one in prediction.contributions
+        ],
+        "behind": list(shipped().description),
+        "features": dict(found.numbers),
+        "plan": found.plan.as_dict(),
+        "model": dict(found.model),
+        "notes": list(found.notes),
+        "seconds": found.start.seconds if found.start else 0.0,
+    }
+
+
+def _curve(prediction: Prediction) -> list[list[float]]:
+    """Learning rate, probability and the ends of its interval, where the probability goes from 1% to 99%."""
+    low, high = prediction.rate_at(0.01), prediction.rate_at(0.99)
+    if low is None or high is None:
+        return []
+    rates = [low * (high / low) ** (place / _POINTS) for place in range(_POINTS + 1)]
+    return [[rate, prediction.p_lost(rate) or 0.0, *(prediction.interval(rate) or (0.0, 1.0))] for rate in rates]
+
+
+def answer(found: Forecast, lr: float | None) -> str:
+    """The short answer."""
+    prediction, plan = found.prediction, found.plan
+    title = found.model.get("name") or found.model.get("class")
+    lines = [
+        f"{title}: {plan.objective}, {plan.start} weights, {plan.optimizer}, {plan.steps} steps, {plan.warmup} of warm-up"
+    ]
+    if prediction.threshold is None:
+        lines.append("P(lost): not assessable")
+        return "\n".join(lines + [f"  {reason[0].upper()}{reason[1:]}." for reason in prediction.reasons])
+    if lr is not None:
+        low, high = prediction.interval(lr) or (0.0, 1.0)
+        lines.append(
+            f"P(lost) at learning rate {lr:g}: {_percent(prediction.p_lost(lr))} (90% interval {_percent(low)} to {_percent(high)})"
+        )
+    lines.append(
+        f"highest learning rate with P(lost) below 5%: {prediction.rate_at():.2g}; with 50%: {prediction.threshold:.2g}"
+    )
+    lines.append("what decided it, compared with the runs behind the model:")
+    for one in prediction.contributions[:_NAMED]:
+        way = f"{one.factor:.2g} times higher" if one.factor > 1 else f"{1 / one.factor:.2g} times lower"
+        lines.append(f"  {one.title}: fails at a {way} learning rate")
+    if prediction.status == "extrapolated":
+        lines.append("extrapolated, outside the runs behind the model:")
+        lines += [f"  {reason}" for reason in prediction.reasons]
+    return "\n".join(lines)
+
+
+def _percent(p: float | None) -> str:
+    if p is None:
+        return "unknown"
+    return "below 1%" if p < 0.01 else "above 99%" if p > 0.99 else f"{p:.0%}"

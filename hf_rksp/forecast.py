@@ -1,0 +1,181 @@
+"""Model, data and plan -> the probability that the run is lost, and the highest safe learning rate, before the first step.
+
+source -> inputs.prepare -> measure_start (facts) -> RiskModel.predict (judgement)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.errors import InputError
+from hf_rksp.inputs.checkpoints import local_folder
+from hf_rksp.inputs.configs import load_config
+from hf_rksp.inputs.heads import head_of
+from hf_rksp.inputs.prepare import InputOptions, Prepared, prepare
+from hf_rksp.inputs.source import ModelSource
+from hf_rksp.profile.directions import OptimizerLike
+from hf_rksp.profile.gradients import Loss
+from hf_rksp.profile.start import StartMeasurement, measure_start
+from hf_rksp.risk.calibrated import Prediction, RiskModel, shipped
+from hf_rksp.risk.features import Numbers, numbers_of
+from hf_rksp.risk.plan import OPTIMIZERS, Plan
+
+#: Batches that a measurement takes: four pairs.
+BATCHES = 8
+#: Share of the tokens that masked language models are asked for (BERT).
+_MASKED = 0.15
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What will become of a run, as far as it can be told before the first step.
+
+    Attributes:
+        model: name, class and source of the model.
+        plan: see `Plan`.
+        start: what was measured; ``None`` if no measurement could lead to a prediction for this plan.
+        numbers: the same in one flat mapping.
+        prediction: see `Prediction`.
+        notes: sentences that a reader of the numbers needs.
+    """
+
+    model: Mapping[str, Any]
+    plan: Plan
+    start: StartMeasurement | None
+    numbers: Numbers
+    prediction: Prediction
+    notes: tuple[str, ...] = ()
+
+
+def forecast(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    plan: Plan,
+    *,
+    loss: Loss | None = None,
+    optimizer: OptimizerLike | None = None,
+    blocks: str | Sequence[str] | None = None,
+    risk_model: RiskModel | None = None,
+    curvature: bool = False,
+    progress: bool = True,
+) -> Forecast:
+    """Measure a model in memory and predict. The model is left unchanged, to the bit.
+
+    Args:
+        model: in float32, before an engine wraps it.
+        batches: what ``loss`` takes; eight are right. The numbers are those of batches of this size.
+        plan: how the run is planned.
+        loss: ``(model, batch) -> tensor`` with one number; ``None`` for the loss of the model's own output.
+        optimizer: the optimizer itself; ``None`` for a fresh one of the kind that the plan names.
+        blocks: path(s) of the list(s) of residual blocks.
+        risk_model: another one than the shipped one.
+        curvature: also measure the largest eigenvalue of the preconditioned Hessian.
+        progress: show progress bars on stderr.
+
+    Raises:
+        What `hf_rksp.profile.start.measure_start` raises.
+    """
+    predictor = risk_model or shipped()
+    if predictor.refusals(plan):  # known without the minutes that a measurement takes
+        return Forecast({"class": type(model).__name__}, plan, None, {}, predictor.predict({}, plan))
+    direction: OptimizerLike = optimizer or ("muon" if OPTIMIZERS.get(plan.optimizer) == "muon" else "adam")
+    pairs = max(min(4, len(batches) // 2), 1)
+    start = measure_start(
+        model, loss, batches, optimizer=direction, pairs=pairs, curvature=curvature, blocks=blocks, progress=progress
+    )
+    numbers = numbers_of(start.profile, start.signals, start.step)
+    prediction = predictor.predict(numbers, plan)
+    return Forecast(start.profile.model, plan, start, numbers, prediction, (*start.profile.notes, *start.step.notes))
+
+
+def forecast_source(
+    source: ModelSource,
+    data: InputOptions,
+    plan: Plan,
+    *,
+    blocks: str | Sequence[str] | None = None,
+    curvature: bool = False,
+    step: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
+    progress: bool = True,
+) -> Forecast:
+    """Load a model with the head of its objective, read text, measure and predict.
+
+    Args:
+        source: which model; ``head`` "none" chooses the objective that its configuration suggests, and then ``plan`` gets it.
+        data: which text; eight batches of ``data.batch_size`` sequences are read, whatever ``data.tokens`` says.
+        plan: how the run is planned; ``start`` and ``dtype`` of the weights are those of ``source``.
+        blocks, curvature, progress: as for `forecast`.
+        step: is called with a line before each part of the work.
+        note: is called with each sentence about the inputs, before the measurement begins.
+
+    Raises:
+        InputError, ModelLoadError: what cannot be loaded; and what `forecast` raises.
+    """
+    head = source.head if source.head != "none" else _suggested(source)
+    plan = replace(plan, objective=head, start="initialised" if source.init else "pretrained")
+    wanted = replace(data, tokens=BATCHES * data.batch_size * data.seq_len)
+    prepared = prepare(
+        replace(source, head=head, dtype="float32" if source.dtype == "auto" else source.dtype), wanted, step
+    )
+    for sentence in prepared.notes:
+        note(sentence)
+    step("measuring")
+    found = forecast(
+        prepared.model, _labelled(prepared, head, data), plan, blocks=blocks, curvature=curvature, progress=progress
+    )
+    return replace(found, model={**found.model, **prepared.loaded.info}, notes=(*prepared.notes, *found.notes))
+
+
+def _suggested(source: ModelSource) -> Any:
+    head = head_of(_config_of(source))
+    if head == "none":
+        raise InputError(
+            f"model={source.name!r} has no head for text (causal, masked or classification): pass the model and its batches to "
+            "hf_rksp.forecast.forecast"
+        )
+    return head
+
+
+def _config_of(source: ModelSource) -> Any:
+    if source.init is not None:
+        return load_config(source)
+    from transformers import AutoConfig
+
+    assert source.model is not None
+    folder = local_folder(source.model)
+    try:
+        return AutoConfig.from_pretrained(folder or source.model, revision=source.revision)
+    except Exception:  # what is wrong with it is said when it is loaded
+        return None
+
+
+def _labelled(prepared: Prepared, head: str, data: InputOptions) -> list[dict[str, Tensor]]:
+    """Eight batches with the labels of the objective."""
+    batches = prepared.batches(data.batch_size)[:BATCHES]
+    if head == "causal":
+        return [{**batch, "labels": batch["input_ids"]} for batch in batches]
+    if head == "masked":
+        return [_masked(batch, prepared.mask_token, number) for number, batch in enumerate(batches)]
+    generator = torch.Generator().manual_seed(data.seed)
+    classes = int(prepared.model.config.num_labels)
+    return [
+        {**batch, "labels": torch.randint(classes, (len(batch["input_ids"]),), generator=generator)}
+        for batch in batches
+    ]
+
+
+def _masked(batch: dict[str, Tensor], token: int | None, number: int) -> dict[str, Tensor]:
+    if token is None:
+        raise InputError(
+            "objective='masked': the tokenizer has no mask token; pass --objective causal or another --tokenizer"
+        )
+    ids = batch["input_ids"]
+    hidden = torch.rand(ids.shape, generator=torch.Generator().manual_seed(number)) < _MASKED
+    hidden[:, 0] |= ~hidden.any(1)  # each sequence is asked something
+    return {**batch, "input_ids": ids.masked_fill(hidden, token), "labels": ids.masked_fill(~hidden, -100)}

@@ -1,0 +1,1 @@
+"""The page of ``rksp risk``: probability of being lost against the learning rate."""

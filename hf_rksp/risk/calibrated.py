@@ -1,0 +1,225 @@
+"""The shipped risk model: from features to the probability that a run is lost at a learning rate.
+
+The model is a JSON file: names of features, their weights, ranges of the runs behind them, and the errors that were measured on
+configurations that the fit has not seen. ``python scripts/evaluate_risk.py --write`` makes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+from scipy.special import ndtr, ndtri
+
+from hf_rksp.errors import InputError
+from hf_rksp.risk.features import FEATURES
+from hf_rksp.risk.plan import OPTIMIZERS, Plan
+
+#: "in range": like the runs behind the model. "extrapolated": an input lies outside. "not assessable": no such run was made, or a
+#: feature could not be measured.
+Status = Literal["in range", "extrapolated", "not assessable"]
+#: Version of the file.
+VERSION = 1
+#: Probability of being lost at the highest recommended learning rate.
+SAFE = 0.05
+#: A feature may lie this share of its range outside of it before the prediction counts as extrapolated.
+_MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one feature does to the threshold.
+
+    Attributes:
+        key, title: see `hf_rksp.risk.features.Feature`.
+        value: of the feature, in its own scale (log2 of what is a size or a rate).
+        factor: by which the learning rate of failure is larger or smaller than for the mean of the runs behind the model.
+    """
+
+    key: str
+    title: str
+    value: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A feature outside the range of the runs behind the model."""
+
+    key: str
+    title: str
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.value:.3g}, the runs have {self.low:.3g} to {self.high:.3g}"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """At which learning rates a run is lost.
+
+    Attributes:
+        status: see `Status`.
+        reasons: why it is not "in range"; empty otherwise.
+        threshold: learning rate with ``P(lost) = 1/2``; ``None`` if not assessable.
+        spread: standard deviation of log2 of the learning rate at which the run is lost.
+        uncertainty: standard deviation of log2 of ``threshold``, from the choice of the runs behind the model and, outside
+            their range, the error measured on sizes that were left out.
+        contributions: of each feature, the largest first.
+    """
+
+    status: Status
+    reasons: tuple[str, ...]
+    threshold: float | None
+    spread: float
+    uncertainty: float
+    contributions: tuple[Contribution, ...]
+
+    def p_lost(self, lr: float) -> float | None:
+        """Probability that the run is lost at learning rate ``lr``."""
+        if self.threshold is None:
+            return None
+        return float(ndtr(math.log2(lr / self.threshold) / math.hypot(self.spread, self._widening)))
+
+    def interval(self, lr: float, level: float = 0.9) -> tuple[float, float] | None:
+        """Interval of `p_lost` for the uncertainty of the threshold."""
+        if self.threshold is None:
+            return None
+        reach, at = float(ndtri(0.5 + level / 2)) * self.uncertainty, math.log2(lr / self.threshold)
+        return float(ndtr((at - reach) / self.spread)), float(ndtr((at + reach) / self.spread))
+
+    def rate_at(self, p: float = SAFE) -> float | None:
+        """The highest learning rate at which the probability of being lost is at most ``p``."""
+        if self.threshold is None:
+            return None
+        return float(self.threshold * 2 ** (float(ndtri(p)) * math.hypot(self.spread, self._widening)))
+
+    @property
+    def _widening(self) -> float:
+        """Outside the range, the error of the threshold is part of the probability itself."""
+        return self.uncertainty if self.status == "extrapolated" else 0.0
+
+
+@dataclass(frozen=True)
+class RiskModel:
+    """The model of one file; see the module.
+
+    Attributes:
+        description: sentences on the runs behind it.
+        trained_on: counts and the hash of the rows.
+        features: keys, in the order of the numbers below.
+        mean, scale, weights: of the standardised features.
+        ranges: lowest and highest value per feature.
+        bias: log2 of a learning rate.
+        spread: see `Prediction`.
+        resampled: weights and bias of fits to resampled configurations, for the uncertainty.
+        per_doubling: error of log2 of the threshold per factor of 2 outside the range of sizes.
+        trained: which optimizers, objectives and starts the runs have.
+    """
+
+    description: tuple[str, ...]
+    trained_on: Mapping[str, Any]
+    features: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    ranges: tuple[tuple[float, float], ...]
+    bias: float
+    spread: float
+    resampled: tuple[tuple[float, ...], ...]
+    per_doubling: float
+    trained: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def from_json(cls, text: str) -> RiskModel:
+        """Read a model.
+
+        Raises:
+            InputError: the file is of another version, or needs a feature that this package does not know.
+        """
+        data = json.loads(text)
+        if data.get("version") != VERSION:
+            raise InputError(f"version={data.get('version')!r}: this package reads risk models of version {VERSION}")
+        if unknown := [key for key in data["features"] if key not in FEATURES]:
+            raise InputError(
+                f"features has {unknown[0]!r}, which this version of hf_rksp does not measure; install a newer one"
+            )
+        pairs = tuple((low, high) for low, high in data["ranges"])
+        tuples = {name: tuple(data[name]) for name in ("description", "features", "mean", "scale", "weights")}
+        return cls(
+            **tuples,
+            ranges=pairs,
+            resampled=tuple(tuple(row) for row in data["resampled"]),
+            **{name: data[name] for name in ("trained_on", "bias", "spread", "per_doubling", "trained")},
+        )
+
+    def predict(self, numbers: Mapping[str, float | None], plan: Plan) -> Prediction:
+        """The prediction for a run.
+
+        Args:
+            numbers: from `hf_rksp.risk.features.numbers_of`.
+            plan: see `Plan`.
+        """
+        refusals = self.refusals(plan)
+        if refusals:
+            return self._refused(refusals)
+        values = {key: FEATURES[key].value(numbers, plan) for key in self.features}
+        refusals = [f"{FEATURES[key].title} could not be measured" for key, value in values.items() if value is None]
+        if refusals:
+            return self._refused(refusals)
+        x = [float(values[key] or 0.0) for key in self.features]
+        standard = [(value - mean) / scale for value, mean, scale in zip(x, self.mean, self.scale, strict=True)]
+        effects = [weight * value for weight, value in zip(self.weights, standard, strict=True)]
+        outside = [
+            Outside(key, FEATURES[key].title, value, low, high)
+            for key, value, (low, high) in zip(self.features, x, self.ranges, strict=True)
+            if not low - _MARGIN * (high - low) - 1e-9 <= value <= high + _MARGIN * (high - low) + 1e-9
+        ]
+        others = [sum(w * v for w, v in zip(row[:-1], standard, strict=True)) + row[-1] for row in self.resampled]
+        middle = sum(others) / len(others)
+        variance = sum((other - middle) ** 2 for other in others) / max(len(others) - 1, 1)
+        beyond = sum(max(one.low - one.value, one.value - one.high) for one in outside if one.key in ("width", "depth"))
+        contributions = sorted(
+            (
+                Contribution(key, FEATURES[key].title, value, 2.0**effect)
+                for key, value, effect in zip(self.features, x, effects, strict=True)
+            ),
+            key=lambda one: -abs(math.log2(one.factor)),
+        )
+        return Prediction(
+            "extrapolated" if outside else "in range",
+            tuple(map(str, outside)),
+            2.0 ** (self.bias + sum(effects)),
+            self.spread,
+            math.sqrt(variance + (self.per_doubling * beyond) ** 2),
+            tuple(contributions),
+        )
+
+    def _refused(self, reasons: Sequence[str]) -> Prediction:
+        return Prediction("not assessable", tuple(reasons), None, self.spread, math.inf, ())
+
+    def refusals(self, plan: Plan) -> list[str]:
+        """Why no run behind the model tells of ``plan``, whatever is measured; empty if some do."""
+        checked = {
+            "optimizer": OPTIMIZERS.get(plan.optimizer, plan.optimizer),
+            "objective": plan.objective,
+            "start": plan.start,
+        }
+        return [
+            f"no run behind the model has {name} {value!r}; it has {', '.join(self.trained[name])}"
+            for name, value in checked.items()
+            if value not in self.trained[name]
+        ]
+
+
+@functools.cache
+def shipped() -> RiskModel:
+    """The model that comes with the package."""
+    return RiskModel.from_json(resources.files("hf_rksp.risk").joinpath("model.json").read_text())

@@ -1,0 +1,206 @@
+"""Score the risk model and its baselines on configurations that no fit has seen, from the committed rows.
+
+    python scripts/evaluate_risk.py              # the figures; the last line is a summary
+    python scripts/evaluate_risk.py --write      # fit to all rows and write hf_rksp/risk/model.json
+
+A family of networks is left out with its twins (Pre-LN with RMSNorm, Post-LN with DeepNorm, LLaMA with Mixtral), the model is fitted to
+the rest, and its predictions for the family are scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from hf_rksp.files import put_file  # noqa: E402
+from hf_rksp.risk.calibrated import VERSION  # noqa: E402
+from hf_rksp.risk.features import FEATURES  # noqa: E402
+from hf_rksp.risk.fit import Fit, fit  # noqa: E402
+from scripts.reproduce.risk.dataset import Case, outcomes_of, read, usable  # noqa: E402
+from scripts.reproduce.risk.scores import Predicted, bootstrap, score  # noqa: E402
+
+ROWS = ROOT / "scripts/reproduce/risk/results.jsonl"
+MODEL = ROOT / "hf_rksp/risk/model.json"
+#: What the owner of a run decides: every method knows it.
+PLAN = ("warmup", "decays", "clip", "beta2", "decay", "muon", "bfloat16", "steps", "tokens")
+SHAPE = ("depth", "width")
+#: Sets of features, the model last.
+METHODS: dict[str, tuple[str, ...]] = {
+    "nothing (the mean)": (),
+    "the plan alone": PLAN,
+    "plan + shape": PLAN + SHAPE,
+    "plan + gradient norm": (*PLAN, "gradient_norm"),
+    "plan + near-unit mass": (*PLAN, "near_unit_mass"),
+    "plan + spectral radius": (*PLAN, "spectral_radius"),
+    "plan + eigenvector condition": (*PLAN, "eigenvector_condition"),
+    "plan + critical lr": (*PLAN, "critical_lr"),
+    "plan + coordinate check": (*PLAN, "coordinate_lr"),
+    "plan + shape + critical lr + near-unit mass": (*PLAN, *SHAPE, "critical_lr", "near_unit_mass"),
+    "hf_rksp": (
+        *PLAN, *SHAPE, "critical_lr", "coordinate_lr", "near_unit_mass", "contractive_mass", "spectral_radius", "nonlinearity_ratio",
+        "residual_growth", "attention_logit", "gradient_norm",
+    ),
+}  # fmt: skip
+OURS = "hf_rksp"
+RIDGE = 3.0
+#: Fits to resampled configurations that the shipped model carries.
+_RESAMPLED = 40
+
+
+def left_out(cases: Sequence[Case], features: Sequence[str], key: Callable[[Case], object]) -> list[Predicted]:
+    """Predictions for each group of configurations by the fit to all others."""
+    found = []
+    for group in sorted({key(case) for case in cases}, key=str):
+        rest = [case for case in cases if key(case) != group]
+        mine = [case for case in cases if key(case) == group]
+        made = fit(outcomes_of(rest, features), RIDGE)
+        thresholds = made.log2_threshold(outcomes_of(mine, features).features)
+        found += [Predicted(case, float(at), made.spread) for case, at in zip(mine, thresholds, strict=True)]
+    return found
+
+
+def calibrated(predicted: Sequence[Predicted]) -> list[Predicted]:
+    """The same with the scatter that the left-out groups show: that of new families is wider than the fit's own.
+
+    The scatter for a group comes from the other groups.
+    """
+    found = []
+    for group in {one.case.group for one in predicted}:
+        others = [one for one in predicted if one.case.group != group]
+        spread = _spread(others)
+        found += [Predicted(one.case, one.log2_threshold, spread) for one in predicted if one.case.group == group]
+    return found
+
+
+def _spread(predicted: Sequence[Predicted]) -> float:
+    """The scatter with the least log loss."""
+    candidates = numpy.geomspace(0.25, 4, 41)
+    losses = [
+        score([Predicted(one.case, one.log2_threshold, float(s)) for one in predicted]).log_loss for s in candidates
+    ]
+    return float(candidates[int(numpy.argmin(losses))])
+
+
+def table(cases: Sequence[Case], key: Callable[[Case], object], intervals: bool = True) -> list[str]:
+    """A line per method."""
+    lines = [
+        f"{'':44s} {'AUROC':>18s} {'factor 2':>18s} {'factor 1.5':>10s} {'median':>7s} {'Brier':>6s} {'ECE':>6s} {'skill':>6s}"
+    ]
+    reference = None
+    for name, features in METHODS.items():
+        predicted = calibrated(left_out(cases, features, key))
+        found = score(predicted)
+        reference = reference if reference is not None else found.log_loss
+        auroc = _with(found.auroc, bootstrap(predicted, lambda s: s.auroc) if intervals else None)
+        within = _with(found.within_2, bootstrap(predicted, lambda s: s.within_2) if intervals else None)
+        skill = 1 - found.log_loss / reference
+        lines.append(
+            f"{name:44s} {auroc:>18s} {within:>18s} {found.within_1_5:10.2f} {'x%.2f' % found.median_factor:>7s} "
+            f"{found.brier:6.3f} {found.ece:6.3f} {skill:6.2f}"
+        )
+    return lines
+
+
+def _with(value: float, interval: tuple[float, float] | None) -> str:
+    return f"{value:.2f}" if interval is None else f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+
+
+def write(cases: Sequence[Case], path: Path) -> None:
+    """Fit to all configurations and write the model."""
+    features = METHODS[OURS]
+    data = outcomes_of(cases, features)
+    made = fit(data, RIDGE)
+    dice = numpy.random.default_rng(0)
+    resampled = []
+    for _ in range(_RESAMPLED):
+        other = fit(data.take(dice.integers(len(cases), size=len(cases))), RIDGE)
+        resampled.append(_in_units_of(other, made))
+    predicted = left_out(cases, features, lambda case: case.group)
+    raw = ROWS.read_bytes()
+    model = {
+        "version": VERSION,
+        "description": [
+            f"{len(cases)} configurations of small networks ({sum(len(case.lr) for case in cases)} runs): GPT-2 with six norms, both "
+            "forms of DeepNorm, LLaMA, Mixtral; width 32 to 128, 2 to 8 layers, 150 to 300 steps; text and recall.",
+            "A run is lost if it explodes, or ends useless at a learning rate above the best one.",
+        ],
+        "trained_on": {"configurations": len(cases), "rows_sha256": hashlib.sha256(raw).hexdigest()},
+        "features": list(features),
+        "mean": _rounded(made.mean),
+        "scale": _rounded(made.scale),
+        "weights": _rounded(made.weights),
+        "ranges": [_rounded(pair) for pair in zip(data.features.min(0), data.features.max(0), strict=True)],
+        "bias": round(made.bias, 5),
+        "spread": round(_spread(predicted), 4),
+        "resampled": [_rounded(row) for row in resampled],
+        "per_doubling": round(_per_doubling(cases, features), 3),
+        "trained": {"optimizer": ["adamw", "muon"], "objective": ["causal"], "start": ["initialised"]},
+    }
+    put_file(path, (json.dumps(model, indent=1) + "\n").encode())
+
+
+def _in_units_of(other: Fit, made: Fit) -> list[float]:
+    """Weights and bias of ``other`` for features that are standardised as those of ``made``."""
+    weights = other.weights / other.scale * made.scale
+    bias = other.bias + float(((made.mean - other.mean) / other.scale) @ other.weights)
+    return [*weights.tolist(), bias]
+
+
+def _per_doubling(cases: Sequence[Case], features: Sequence[str]) -> float:
+    """Root mean square error of log2 of the threshold on widths twice those that were fitted, beyond that within them."""
+    small = [case for case in cases if case.configuration["width"] <= 64]
+    large = [case for case in cases if case.configuration["width"] > 64 and case.edge is not None]
+    made = fit(outcomes_of(small, features), RIDGE)
+
+    def error(some: Sequence[Case]) -> float:
+        some = [case for case in some if case.edge is not None]
+        at = made.log2_threshold(outcomes_of(some, features).features)
+        return float(numpy.mean((at - numpy.log2([case.edge or 1 for case in some])) ** 2))
+
+    return math.sqrt(max(error(large) - error(small), 0.0))
+
+
+def _rounded(values: Sequence[float] | numpy.ndarray) -> list[float]:
+    return [float(f"{float(value):.6g}") for value in values]
+
+
+def main() -> None:
+    """Print the figures, or write the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="fit to all rows and write hf_rksp/risk/model.json")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="results file (default: the committed one)")
+    args = parser.parse_args()
+    every = sorted({key for features in METHODS.values() for key in features})
+    cases = read(args.rows)
+    chosen = usable(cases, every)
+    print(
+        f"{len(cases)} configurations, {sum(len(case.lr) for case in cases)} runs; {len(cases) - len(chosen)} lack a feature: "
+        f"{', '.join(sorted({FEATURES[key].title for case in cases for key in every if FEATURES[key].value(case.numbers, case.plan) is None})) or 'none'}"
+    )
+    if args.write:
+        write(chosen, MODEL)
+        print(f"wrote {MODEL.relative_to(ROOT)}")
+        return
+    print("\na family left out, with its twins")
+    print("\n".join(table(chosen, lambda case: case.group)))
+    print("\na width left out")
+    print("\n".join(table(chosen, lambda case: case.configuration["width"], intervals=False)))
+    predicted = calibrated(left_out(chosen, METHODS[OURS], lambda case: case.group))
+    found = score(predicted)
+    print(
+        f"\nsummary: AUROC {found.auroc:.2f}, within a factor 2 {found.within_2:.0%}, ECE {found.ece:.3f} on families left out"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""How good predicted probabilities and learning rates are; every configuration weighs the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy
+from sklearn.metrics import roc_auc_score
+
+from scripts.reproduce.risk.dataset import Case
+
+#: Bins of the calibration error.
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a method says of one configuration: log2 of the threshold, and the scatter of the runs around it."""
+
+    case: Case
+    log2_threshold: float
+    spread: float
+
+    def p(self) -> numpy.ndarray:
+        """P(lost) of the runs that are scored."""
+        from scipy.special import ndtr
+
+        return numpy.asarray(ndtr((numpy.log2(self.case.lr[self.case.near]) - self.log2_threshold) / self.spread))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a method.
+
+    Attributes:
+        auroc: within a family, the mean over the families.
+        brier, log_loss, ece: over the runs near the edge.
+        within_2, within_1_5: shares of the configurations whose lr* is predicted within that factor.
+        median_factor: median of the factor between predicted and true lr*.
+    """
+
+    auroc: float
+    brier: float
+    log_loss: float
+    ece: float
+    within_2: float
+    within_1_5: float
+    median_factor: float
+
+
+def score(predicted: Sequence[Predicted]) -> Scores:
+    """Score predictions for configurations that have an edge."""
+    scored = [one for one in predicted if one.case.edge is not None]
+    p = numpy.concatenate([one.p() for one in scored])
+    lost = numpy.concatenate([one.case.lost[one.case.near] for one in scored])
+    weight = numpy.concatenate([numpy.full(n, 1 / n) for one in scored if (n := int(one.case.near.sum()))])
+    weight = weight / weight.sum()
+    family = numpy.concatenate([numpy.full(int(one.case.near.sum()), one.case.family) for one in scored])
+    clipped = p.clip(1e-6, 1 - 1e-6)
+    factor = numpy.array([abs(one.log2_threshold - math.log2(one.case.edge or 1)) for one in scored])
+    return Scores(
+        auroc=_auroc(p, lost, weight, family),
+        brier=float((weight * (p - lost) ** 2).sum()),
+        log_loss=float(-(weight * numpy.where(lost, numpy.log(clipped), numpy.log(1 - clipped))).sum()),
+        ece=calibration_error(p, lost, weight),
+        within_2=float((factor <= 1).mean()),
+        within_1_5=float((factor <= math.log2(1.5)).mean()),
+        median_factor=float(2 ** numpy.median(factor)),
+    )
+
+
+def _auroc(p: numpy.ndarray, lost: numpy.ndarray, weight: numpy.ndarray, family: numpy.ndarray) -> float:
+    values = []
+    for name in numpy.unique(family):
+        mine = family == name
+        if lost[mine].any() and not lost[mine].all():
+            values.append(roc_auc_score(lost[mine], p[mine], sample_weight=weight[mine]))
+    return float(numpy.mean(values))
+
+
+def calibration_error(p: numpy.ndarray, lost: numpy.ndarray, weight: numpy.ndarray) -> float:
+    """Expected calibration error over ten bins of equal width."""
+    bins = numpy.minimum((p * _BINS).astype(int), _BINS - 1)
+    total = 0.0
+    for place in range(_BINS):
+        mine = bins == place
+        mass = weight[mine].sum()
+        if mass:
+            total += abs((weight[mine] * (p[mine] - lost[mine])).sum())
+    return float(total / weight.sum())
+
+
+def bootstrap(
+    predicted: Sequence[Predicted], quantity: Callable[[Scores], float], draws: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """95% interval of a score: groups of families are drawn with replacement, and configurations within each."""
+    dice = numpy.random.default_rng(seed)
+    groups: dict[int, list[Predicted]] = {}
+    for one in predicted:
+        groups.setdefault(one.case.group, []).append(one)
+    names = list(groups)
+    values = []
+    for _ in range(draws):
+        drawn: list[Predicted] = []
+        for name in dice.choice(names, len(names)):
+            mine = groups[int(name)]
+            drawn += [mine[int(place)] for place in dice.integers(len(mine), size=len(mine))]
+        values.append(quantity(score(drawn)))
+    low, high = numpy.nanquantile(values, (0.025, 0.975))
+    return float(low), float(high)
