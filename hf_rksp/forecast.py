@@ -117,7 +117,7 @@ def forecast_source(
     Raises:
         InputError, ModelLoadError: what cannot be loaded; and what `forecast` raises.
     """
-    head = source.head if source.head != "none" else _suggested(source)
+    head: Any = source.head if source.head != "none" else _suggested(source)
     plan = replace(plan, objective=head, start="initialised" if source.init else "pretrained")
     wanted = replace(data, tokens=BATCHES * data.batch_size * data.seq_len)
     prepared = prepare(
@@ -163,7 +163,8 @@ def _labelled(prepared: Prepared, head: str, data: InputOptions) -> list[dict[st
     if head == "masked":
         return [_masked(batch, prepared.mask_token, number) for number, batch in enumerate(batches)]
     generator = torch.Generator().manual_seed(data.seed)
-    classes = int(prepared.model.config.num_labels)
+    config: Any = prepared.model.config
+    classes = int(config.num_labels)
     return [
         {**batch, "labels": torch.randint(classes, (len(batch["input_ids"]),), generator=generator)}
         for batch in batches

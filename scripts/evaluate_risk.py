@@ -3,8 +3,8 @@
     python scripts/evaluate_risk.py              # the figures; the last line is a summary
     python scripts/evaluate_risk.py --write      # fit to all rows and write hf_rksp/risk/model.json
 
-A family of networks is left out with its twins (Pre-LN with RMSNorm, Post-LN with DeepNorm, LLaMA with Mixtral), the model is fitted to
-the rest, and its predictions for the family are scored.
+A family of networks is left out with its twins (Pre-LN with RMSNorm, Post-LN with DeepNorm, LLaMA with Mixtral). The model is
+fitted to the rest, and its predictions for the family are scored.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "plan + coordinate check": (*PLAN, "coordinate_lr"),
     "plan + shape + critical lr + near-unit mass": (*PLAN, *SHAPE, "critical_lr", "near_unit_mass"),
     "hf_rksp": (
-        *PLAN, *SHAPE, "critical_lr", "coordinate_lr", "near_unit_mass", "contractive_mass", "spectral_radius", "nonlinearity_ratio",
-        "residual_growth", "attention_logit", "gradient_norm",
+        *PLAN, *SHAPE, "critical_lr", "coordinate_lr", "near_unit_mass", "contractive_mass", "spectral_radius",
+        "nonlinearity_ratio", "residual_growth", "attention_logit", "gradient_norm",
     ),
 }  # fmt: skip
 OURS = "hf_rksp"
@@ -105,7 +105,7 @@ def table(cases: Sequence[Case], key: Callable[[Case], object], intervals: bool 
         within = _with(found.within_2, bootstrap(predicted, lambda s: s.within_2) if intervals else None)
         skill = 1 - found.log_loss / reference
         lines.append(
-            f"{name:44s} {auroc:>18s} {within:>18s} {found.within_1_5:10.2f} {'x%.2f' % found.median_factor:>7s} "
+            f"{name:44s} {auroc:>18s} {within:>18s} {found.within_1_5:10.2f} {f'x{found.median_factor:.2f}':>7s} "
             f"{found.brier:6.3f} {found.ece:6.3f} {skill:6.2f}"
         )
     return lines
@@ -130,8 +130,8 @@ def write(cases: Sequence[Case], path: Path) -> None:
     model = {
         "version": VERSION,
         "description": [
-            f"{len(cases)} configurations of small networks ({sum(len(case.lr) for case in cases)} runs): GPT-2 with six norms, both "
-            "forms of DeepNorm, LLaMA, Mixtral; width 32 to 128, 2 to 8 layers, 150 to 300 steps; text and recall.",
+            f"{len(cases)} configurations of small networks ({sum(len(case.lr) for case in cases)} runs): GPT-2 with six norms, "
+            "both forms of DeepNorm, LLaMA, Mixtral; width 32 to 128, 2 to 8 layers, 150 to 300 steps; text and recall.",
             "A run is lost if it explodes, or ends useless at a learning rate above the best one.",
         ],
         "trained_on": {"configurations": len(cases), "rows_sha256": hashlib.sha256(raw).hexdigest()},
@@ -183,9 +183,12 @@ def main() -> None:
     every = sorted({key for features in METHODS.values() for key in features})
     cases = read(args.rows)
     chosen = usable(cases, every)
+    missing = {
+        FEATURES[key].title for case in cases for key in every if FEATURES[key].value(case.numbers, case.plan) is None
+    }
     print(
         f"{len(cases)} configurations, {sum(len(case.lr) for case in cases)} runs; {len(cases) - len(chosen)} lack a feature: "
-        f"{', '.join(sorted({FEATURES[key].title for case in cases for key in every if FEATURES[key].value(case.numbers, case.plan) is None})) or 'none'}"
+        f"{', '.join(sorted(missing)) or 'none'}"
     )
     if args.write:
         write(chosen, MODEL)

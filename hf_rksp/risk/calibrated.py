@@ -152,7 +152,9 @@ class RiskModel:
                 f"features has {unknown[0]!r}, which this version of hf_rksp does not measure; install a newer one"
             )
         pairs = tuple((low, high) for low, high in data["ranges"])
-        tuples = {name: tuple(data[name]) for name in ("description", "features", "mean", "scale", "weights")}
+        tuples: dict[str, Any] = {
+            name: tuple(data[name]) for name in ("description", "features", "mean", "scale", "weights")
+        }
         return cls(
             **tuples,
             ranges=pairs,

@@ -61,7 +61,6 @@ def numbers_of(profile: ModelProfile, signals: ForwardSignals, step: StepMeasure
         "parameters": float(step.parameters),
         "depth": float(len(profile.layers)),
         "width": float(max((layer.dim for layer in profile.layers), default=0)),
-        "tokens": float(profile.cost["tokens"]) if "tokens" in profile.cost else None,
     }
     return {name: _plain(value) for name, value in numbers.items()}
 

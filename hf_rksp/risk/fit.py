@@ -1,8 +1,8 @@
 """Fit the learning rate at which runs are lost, with its scatter.
 
-One configuration ``c`` has the threshold ``t_c = w . x_c + b + u_c`` in log2 of the learning rate, with a random effect ``u_c ~ N(0,
-between^2)``. A run of it at learning rate ``lr`` is lost with probability ``Phi((log2 lr - t_c) / within)``. So the probability rises with
-the learning rate by construction, features do not depend on the planned one, and for a new configuration
+One configuration ``c`` has the threshold ``t_c = w . x_c + b + u_c`` in log2 of the learning rate, with a random effect
+``u_c ~ N(0, between^2)``. A run of it at learning rate ``lr`` is lost with probability ``Phi((log2 lr - t_c) / within)``. So the
+probability rises with the learning rate by construction, features do not depend on the planned one, and for a new configuration
 
     P(lost) = Phi((log2 lr - w . x - b) / sqrt(within^2 + between^2))
 
@@ -76,7 +76,7 @@ class Fit:
 
     def log2_threshold(self, features: numpy.ndarray) -> numpy.ndarray:
         """log2 of the learning rate with P(lost) = 1/2, shape ``(configurations,)``."""
-        return ((features - self.mean) / self.scale) @ self.weights + self.bias
+        return numpy.asarray(((features - self.mean) / self.scale) @ self.weights + self.bias)
 
     @property
     def spread(self) -> float:

@@ -149,7 +149,7 @@ RKSPArguments = make_dataclass(
             Literal["off", "warn", "stop"],
             _option(
                 "off",
-                "Before the first step: the probability that this run is lost. 'warn' warns above risk_limit, 'stop' does not begin.",
+                "Before the first step: probability that this run is lost. 'warn': warn above risk_limit. 'stop': do not begin.",
             ),
         ),
         ("risk_limit", float, _option(0.2, "Probability of being lost above which risk warns or stops.")),

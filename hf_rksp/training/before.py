@@ -100,7 +100,7 @@ def sentence(found: Forecast, lr: float) -> Said:
 
 
 def _forecast(trainer: Trainer, blocks: str | Sequence[str] | None) -> Forecast:
-    model: nn.Module = trainer.model
+    model: Any = trainer.model
     if any(hasattr(weight, "ds_id") for weight in model.parameters()):
         raise InputError(
             "the weights are spread over the processes before training begins (zero.Init); use ZeRO-2, or rksp risk"
@@ -120,7 +120,9 @@ def _forecast(trainer: Trainer, blocks: str | Sequence[str] | None) -> Forecast:
 
 
 def first_batches(trainer: Trainer) -> tuple[list[dict[str, Any]], int]:
-    """The first batches of the run, and its number of steps. The random state, and so the order of the run's own batches, is as before.
+    """The first batches of the run, and its number of steps.
+
+    The random state is as before, and so is the order of the run's own batches.
 
     Raises:
         InputError: the data can be read only once, or makes no mapping.
@@ -132,7 +134,8 @@ def first_batches(trainer: Trainer) -> tuple[list[dict[str, Any]], int]:
         )
     kept = list(trainer.accelerator._dataloaders)
     try:
-        with restored(trainer.model):
+        model: Any = trainer.model
+        with restored(model):
             loader = trainer.get_train_dataloader()
             max_steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
             batches = list(itertools.islice(iter(loader), BATCHES))
@@ -148,7 +151,8 @@ def first_batches(trainer: Trainer) -> tuple[list[dict[str, Any]], int]:
 def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> Plan:
     """The plan that the arguments of a Trainer make."""
     args = trainer.args
-    name = type(trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model).__name__
+    model: Any = trainer.model
+    name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
     objective = next((objective for part, objective in _OBJECTIVES if part in name), None)
     if objective is None:
         raise InputError(f"the objective of {name} is none of causal, masked or classification")
@@ -169,7 +173,7 @@ def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> Plan:
         tokens=_tokens(batch) * world_size() * args.gradient_accumulation_steps,
         dtype="bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
         objective=objective,
-        start="pretrained" if getattr(trainer.model, "name_or_path", "") else "initialised",
+        start="pretrained" if getattr(model, "name_or_path", "") else "initialised",
     )
 
 

@@ -72,7 +72,8 @@ def test_a_prediction_is_its_definition():
     assert found.p_lost(found.rate_at()) == pytest.approx(SAFE)
     low, high = found.interval(2.0**-8)
     assert low < 0.5 < high and found.interval(2.0**-8, level=0.5)[0] > low
-    assert [(one.key, one.factor) for one in found.contributions][0] == ("near_unit_mass", pytest.approx(0.5))
+    first = found.contributions[0]
+    assert (first.key, first.factor) == ("near_unit_mass", pytest.approx(0.5))
     rates = numpy.geomspace(1e-6, 1, 50)
     assert (numpy.diff([found.p_lost(rate) for rate in rates]) > 0).all()
 
