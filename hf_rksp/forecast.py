@@ -119,6 +119,9 @@ def forecast_source(
     """
     head: Any = source.head if source.head != "none" else _suggested(source)
     plan = replace(plan, objective=head, start="initialised" if source.init else "pretrained")
+    if shipped().refusals(plan):  # known without the minutes that loading and measuring take
+        info = {"name": source.name, "source": plan.start}
+        return Forecast(info, plan, None, {}, shipped().predict({}, plan))
     wanted = replace(data, tokens=BATCHES * data.batch_size * data.seq_len)
     prepared = prepare(
         replace(source, head=head, dtype="float32" if source.dtype == "auto" else source.dtype), wanted, step

@@ -8,7 +8,7 @@ from hf_rksp.cli.main import build_parser
 
 from .conftest import FAST, TINY
 
-COMMANDS = ("audit", "check", "compare", "report", "timeline", "env")
+COMMANDS = ("risk", "audit", "check", "compare", "report", "timeline", "env")
 
 
 @pytest.fixture

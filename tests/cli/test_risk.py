@@ -1,0 +1,93 @@
+"""rksp risk: the answer on the terminal, as JSON and as a page; exit codes; what is refused before any work."""
+
+import json
+
+import pytest
+import torch
+
+from hf_rksp.cli import exit_codes, main
+from hf_rksp.forecast import _masked
+
+from .conftest import TINY
+
+SMALL = ["--init", "gpt2", "--config-overrides", TINY, "--measured", "2", "--seq-len", "16", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory):
+    """What one measurement gives: the JSON and the page."""
+    folder = tmp_path_factory.mktemp("risk")
+    code = main.main(
+        ["risk", *SMALL, "--lr", "3e-3", "--json", str(folder / "risk.json"), "--out", str(folder / "risk.html")]
+    )
+    assert code == exit_codes.OK
+    return json.loads((folder / "risk.json").read_text()), (folder / "risk.html").read_text()
+
+
+def test_the_json_has_the_answer_and_what_it_rests_on(answer):
+    data, _ = answer
+    assert data["status"] in ("in range", "extrapolated") and data["lr"] == 3e-3
+    low, high = data["p_lost_interval"]
+    assert 0 <= low <= data["p_lost"] <= high <= 1 or data["status"] == "extrapolated"
+    assert 0 < data["lr_max"] < data["lr_half"]
+    assert data["features"]["depth"] == 2 and data["features"]["critical_lr"] is not None
+    assert data["plan"]["objective"] == "causal" and data["plan"]["start"] == "initialised"
+    probabilities = [point[1] for point in data["curve"]]
+    assert probabilities == sorted(probabilities) and probabilities[0] < 0.02 < 0.98 < probabilities[-1]
+    assert {one["feature"] for one in data["contributions"]} >= {"near_unit_mass", "critical_lr"}
+
+
+def test_the_page_shows_the_same(answer):
+    data, page = answer
+    assert f"learning rate 0.003 is lost with probability {data['p_lost']:.0%}" in page
+    assert "planned 0.003" in page and "one step raises the loss" in page and "<script src" not in page
+
+
+def test_find_lr_and_the_exit_code_for_ci(rksp):
+    code, out, _ = rksp("risk", *SMALL, "--find-lr")
+    assert code == 0 and "highest learning rate with P(lost) below 5%" in out and "P(lost) at" not in out
+    code, out, _ = rksp("risk", *SMALL, "--lr", "50", "--fail-above", "0.2")
+    assert code == exit_codes.LIKELY_LOST == 4 and "above 99%" in out
+
+
+def test_what_no_run_tells_is_said_before_anything_is_measured(rksp, monkeypatch):
+    monkeypatch.setattr("hf_rksp.forecast.prepare", None)
+    code, out, _ = rksp("risk", *SMALL, "--lr", "1e-3", "--optimizer", "adafactor")
+    assert code == 0 and "not assessable" in out and "optimizer 'adafactor'" in out
+    code, out, _ = rksp("risk", *SMALL, "--lr", "1e-3", "--optimizer", "adafactor", "--fail-above", "0.9")
+    assert code == exit_codes.LIKELY_LOST, "what cannot be assessed passes no gate"
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ([], "lr: pass"),
+        (["--lr", "0"], "lr=0.0"),
+        (["--lr", "nan"], "lr=nan"),
+        (["--find-lr", "--fail-above", "0.1"], "fail_above=0.1"),
+        (["--lr", "1", "--steps", "0"], "steps=0"),
+        (["--lr", "1", "--warmup", "2000"], "warmup=2000"),
+        (["--lr", "1", "--lr-schedule", "staircase"], "schedule='staircase'"),
+        (["--lr", "1", "--measured", "0"], "measured=0"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(rksp, monkeypatch, more, name):
+    monkeypatch.setattr("hf_rksp.forecast.prepare", None)
+    code, out, err = rksp("risk", *SMALL, *more)
+    assert code == exit_codes.BAD_INPUT and name in err and not out
+
+
+def test_a_masked_objective_needs_a_mask_token(rksp, monkeypatch):
+    bert = "num_hidden_layers=2,hidden_size=32,num_attention_heads=2,intermediate_size=64,vocab_size=300,max_position_embeddings=64"
+    monkeypatch.setattr("hf_rksp.risk.calibrated.RiskModel.refusals", lambda self, plan: [])
+    code, _, err = rksp("risk", "--init", "bert-base", "--config-overrides", bert, *SMALL[4:], "--lr", "1e-3")
+    assert code == exit_codes.BAD_INPUT and "no mask token" in err and "--objective causal" in err
+
+
+def test_masked_batches_ask_for_what_they_hide():
+    ids = torch.arange(4, 404).reshape(4, 100)
+    batch = _masked({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 3, 0)
+    hidden = batch["input_ids"] == 3
+    assert 0.08 < hidden.float().mean() < 0.22 and hidden.any(1).all()
+    assert torch.equal(batch["labels"][hidden], ids[hidden]) and (batch["labels"][~hidden] == -100).all()
+    assert torch.equal(batch["input_ids"][~hidden], ids[~hidden])
