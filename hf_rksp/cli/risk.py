@@ -69,7 +69,10 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument("--out", metavar="FILE", help="also write the answer as a page, such as risk.html")
     group.add_argument(
-        "--fail-above", type=float, metavar="P", help=f"exit code {exit_codes.LIKELY_LOST} if P(lost) is above P"
+        "--fail-above",
+        type=float,
+        metavar="P",
+        help=f"exit code {exit_codes.LIKELY_LOST} if P(lost) is above P, or cannot be assessed",
     )
     add_output_options(group)
     parser.set_defaults(run=run)

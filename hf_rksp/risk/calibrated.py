@@ -49,7 +49,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Outside:
-    """A feature outside the range of the runs behind the model."""
+    """A feature outside the range of the runs behind the model; numbers are in the feature's own scale."""
 
     key: str
     title: str
@@ -58,7 +58,8 @@ class Outside:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.title}: {self.value:.3g}, the runs have {self.low:.3g} to {self.high:.3g}"
+        value, low, high = map(FEATURES[self.key].shown, (self.value, self.low, self.high))
+        return f"{self.title}: {value:.3g}, and the runs behind the model have {low:.3g} to {high:.3g}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Prediction:
         threshold: learning rate with ``P(lost) = 1/2``; ``None`` if not assessable.
         spread: standard deviation of log2 of the learning rate at which the run is lost.
         uncertainty: standard deviation of log2 of ``threshold``, from the choice of the runs behind the model and, outside
-            their range, the error measured on sizes that were left out.
+            their range of widths and depths, the error measured on sizes that were left out.
         contributions: of each feature, the largest first.
     """
 
@@ -83,7 +84,7 @@ class Prediction:
     contributions: tuple[Contribution, ...]
 
     def p_lost(self, lr: float) -> float | None:
-        """Probability that the run is lost at learning rate ``lr``."""
+        """Probability that the run is lost at learning rate ``lr``, above 0."""
         if self.threshold is None:
             return None
         return float(ndtr(math.log2(lr / self.threshold) / math.hypot(self.spread, self._widening)))
@@ -120,8 +121,8 @@ class RiskModel:
         bias: log2 of a learning rate.
         spread: see `Prediction`.
         resampled: weights and bias of fits to resampled configurations, for the uncertainty.
-        per_doubling: error of log2 of the threshold per factor of 2 outside the range of sizes.
-        trained: which optimizers, objectives and starts the runs have.
+        per_doubling: error of log2 of the threshold per factor of 2 outside the range of widths and depths.
+        trained: which optimizers, objectives, starts and dtypes the runs have.
     """
 
     description: tuple[str, ...]
@@ -213,6 +214,7 @@ class RiskModel:
             "optimizer": OPTIMIZERS.get(plan.optimizer, plan.optimizer),
             "objective": plan.objective,
             "start": plan.start,
+            "dtype": plan.dtype,
         }
         return [
             f"no run behind the model has {name} {value!r}; it has {', '.join(self.trained[name])}"

@@ -61,6 +61,10 @@ class Plan:
         _whole("warmup", self.warmup, 0)
         if self.warmup > self.steps:
             raise InputError(f"warmup={self.warmup}: the run has {self.steps} steps; pass a whole number up to that")
+        if self.schedule == "constant" and self.warmup:
+            raise InputError(
+                f"warmup={self.warmup}: Trainer's schedule 'constant' has no warm-up; pass schedule='constant_with_warmup'"
+            )
         if not 0 <= self.beta2 < 1:
             raise InputError(f"beta2={self.beta2!r}: pass a number from 0 to below 1")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):

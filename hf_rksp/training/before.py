@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,20 +15,27 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from hf_rksp.capture.calling import uncompiled
 from hf_rksp.capture.virtual_step import restored
-from hf_rksp.errors import InputError, RkspError, first_line
+from hf_rksp.errors import InputError, NonFiniteError, first_line
 from hf_rksp.forecast import BATCHES, Forecast, forecast
-from hf_rksp.ranks import from_main, world_size
+from hf_rksp.ranks import current_ranks, from_main, world_size
 from hf_rksp.risk.calibrated import SAFE
 from hf_rksp.risk.plan import SCHEDULES, Objective, Plan
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["off", "warn", "stop"]
+MODES = ("off", "warn", "stop")
+#: Probability above which a run is warned of or stopped, unless another one is set.
+LIMIT = 0.2
 _OBJECTIVES: tuple[tuple[str, Objective], ...] = (
     ("SequenceClassification", "classification"), ("MaskedLM", "masked"), ("CausalLM", "causal"), ("LMHead", "causal"),
 )  # fmt: skip
-_OFF = "risk='off' leaves it out"
+#: A run with a loss or a gradient norm above these is lost by definition.
+_MOST_LOSS, _MOST_NORM = 50.0, 500.0
+#: A first loss below this share of the loss of guessing means trained weights.
+_GUESSING = 0.8
 
 
 @dataclass(frozen=True)
@@ -43,14 +53,29 @@ class Said:
     values: Mapping[str, Any]
 
 
-def say(trainer: Trainer, blocks: str | Sequence[str] | None) -> Said:
-    """Measure on the main process, before any engine wraps the model, and tell the others.
+def say(trainer: Trainer, blocks: str | Sequence[str] | None, kss: bool = False) -> Said:
+    """Measure before any engine wraps the model; the main process says what was found.
 
-    What cannot be measured does not stop a run: the answer then says why.
+    What cannot be measured does not stop a run: the answer then says why. Every process measures the batches of the main process,
+    so that a collective in the loss finds the others.
+
+    Args:
+        trainer: before its first step.
+        blocks: path(s) of the list(s) of residual blocks.
+        kss: whether KSS acts in the run: no run behind the model had it.
     """
-    said = _say(trainer, blocks) if trainer.is_world_process_zero() else None
-    found: Said = from_main(said)
-    return found
+    rate = float(trainer.args.learning_rate)
+    try:
+        with _as_before(trainer):
+            rate, found = _measured(trainer, blocks)
+            said = sentence(found, rate, kss)
+    except NonFiniteError as error:
+        text = f"P(lost) is 100%: before the first step, {first_line(error)}."
+        said = Said(1.0, text, {"status": "lost", "lr": rate, "p_lost": 1.0, "reasons": [first_line(error)]})
+    except Exception as error:  # the run would have gone on without this answer
+        said = _unknown(rate, [first_line(error)])
+    answer: Said = from_main(said)
+    return answer
 
 
 def act(said: Said, mode: Mode, limit: float) -> None:
@@ -59,28 +84,22 @@ def act(said: Said, mode: Mode, limit: float) -> None:
     Raises:
         InputError: ``mode`` is "stop" and the run is lost with a probability above ``limit``.
     """
-    if said.p_lost is not None and said.p_lost > limit:
-        if mode == "stop":
-            raise InputError(f"learning_rate: {said.text} risk='stop' ends a run above {limit:g} (risk_limit)")
-        logger.warning("%s", said.text)
-    else:
-        logger.info("%s", said.text)
+    if said.p_lost is not None and said.p_lost > limit and mode == "stop":
+        raise InputError(f"learning_rate: {said.text} risk='stop' ends a run above {limit:g} (risk_limit)")
+    quiet = said.p_lost is not None and said.p_lost <= limit
+    logger.log(logging.INFO if quiet else logging.WARNING, "%s", said.text)
 
 
-def _say(trainer: Trainer, blocks: str | Sequence[str] | None) -> Said:
-    lr = float(trainer.args.learning_rate)
-    try:
-        found = _forecast(trainer, blocks)
-    except (RkspError, RuntimeError, TypeError, ValueError, KeyError) as error:
-        text = f"P(lost) at learning rate {lr:g} cannot be assessed: {first_line(error)}."
-        return Said(None, text, {"status": "not assessable", "lr": lr, "reasons": [first_line(error)]})
-    return sentence(found, lr)
+def _unknown(lr: float, reasons: Sequence[str], values: Mapping[str, Any] | None = None) -> Said:
+    text = f"P(lost) at learning rate {lr:g} cannot be assessed: {reasons[0].rstrip('.')}."
+    return Said(None, text, {**(values or {}), "status": "not assessable", "lr": lr, "reasons": list(reasons)})
 
 
-def sentence(found: Forecast, lr: float) -> Said:
+def sentence(found: Forecast, lr: float, kss: bool = False) -> Said:
     """The forecast as one sentence and plain values."""
     prediction = found.prediction
-    p, interval, safe = prediction.p_lost(lr), prediction.interval(lr), prediction.rate_at()
+    p, safe = prediction.p_lost(lr), prediction.rate_at()
+    interval = prediction.interval(lr)
     values = {
         "status": prediction.status,
         "lr": lr,
@@ -90,91 +109,182 @@ def sentence(found: Forecast, lr: float) -> Said:
         "reasons": list(prediction.reasons),
         "features": dict(found.numbers),
         "plan": found.plan.as_dict(),
+        "kss": kss,
         "seconds": round(found.start.seconds, 2) if found.start else 0.0,
     }
+    loss, norm = found.numbers.get("loss") or 0.0, found.numbers.get("gradient_norm") or 0.0
+    if loss > _MOST_LOSS or norm > _MOST_NORM:
+        what = f"the loss is {loss:.3g}" if loss > _MOST_LOSS else f"the gradient norm is {norm:.3g}"
+        text = f"P(lost) is 100%: before the first step {what}, and a run above 50 (loss) or 500 (norm) counts as lost."
+        return Said(1.0, text, values | {"p_lost": 1.0, "status": "lost"})
     if p is None or safe is None:
-        return Said(None, f"P(lost) at learning rate {lr:g} cannot be assessed: {prediction.reasons[0]}.", values)
+        return _unknown(lr, prediction.reasons, values)
     more = " (extrapolated)" if prediction.status == "extrapolated" else ""
-    text = f"P(lost) at learning rate {lr:g} is {p:.0%}{more}; it is below {SAFE:.0%} up to {safe:.2g}."
+    without = " Both are for a run without KSS." if kss else ""
+    text = f"P(lost) at learning rate {lr:g} is {p:.0%}{more}; it is below {SAFE:.0%} up to {safe:.2g}.{without}"
     return Said(p, text, values)
 
 
-def _forecast(trainer: Trainer, blocks: str | Sequence[str] | None) -> Forecast:
+def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[float, Forecast]:
+    """The planned peak learning rate, and what was measured."""
     model: Any = trainer.model
     if any(hasattr(weight, "ds_id") for weight in model.parameters()):
         raise InputError(
             "the weights are spread over the processes before training begins (zero.Init); use ZeRO-2, or rksp risk"
         )
     batches, max_steps = first_batches(trainer)
-    plan = plan_of(trainer, max_steps, batches[0])
-    own = trainer.optimizer if isinstance(trainer.optimizer, torch.optim.Optimizer) else None
+    trainer.state.max_steps = max_steps  # what a loss of one's own may divide by
+    rate, plan = plan_of(trainer, max_steps, batches[0])
+    own = _optimizer_of(trainer)
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         value = trainer.compute_loss(model, trainer._prepare_inputs(dict(batch)))
-        assert isinstance(value, Tensor)
+        if not isinstance(value, Tensor):
+            raise InputError(f"compute_loss returns a {type(value).__name__}, and a tensor with one number is needed")
         return value
 
-    return forecast(
+    return rate, forecast(
         model, batches, plan, loss=loss, optimizer=own, blocks=blocks, progress=not trainer.args.disable_tqdm
     )
 
 
-def first_batches(trainer: Trainer) -> tuple[list[dict[str, Any]], int]:
-    """The first batches of the run, and its number of steps.
+@contextlib.contextmanager
+def _as_before(trainer: Trainer) -> Iterator[None]:
+    """Random state, buffers, and every attribute of the trainer that holds plain data are put back afterwards."""
+    model: Any = trainer.model
+    kept = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if _is_plain(value)}
+    steps, loaders, collator = trainer.state.max_steps, list(trainer.accelerator._dataloaders), trainer.data_collator
+    with contextlib.suppress(Exception):  # a collator may hold a generator of its own
+        trainer.data_collator = copy.deepcopy(collator)
+    try:
+        with restored(model):
+            yield
+    finally:
+        trainer.data_collator = collator
+        trainer.accelerator._dataloaders[:] = loaders
+        trainer.state.max_steps = steps
+        vars(trainer).update(kept)
 
-    The random state is as before, and so is the order of the run's own batches.
+
+def _is_plain(value: object) -> bool:
+    """Whether it is numbers and texts, or containers of such: what a subclass counts and logs."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(key) and _is_plain(one) for key, one in value.items())
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def first_batches(trainer: Trainer) -> tuple[list[dict[str, Any]], int]:
+    """The first batches of the main process, and the number of steps of the run.
 
     Raises:
-        InputError: the data can be read only once, or makes no mapping.
+        InputError: the data can be read only once, or makes no mapping; on every process if it is so on one.
     """
-    dataset = trainer.train_dataset
-    if hasattr(dataset, "__next__"):
-        raise InputError(
-            "train_dataset is an iterator that can be read only once; pass a dataset that can be read again"
-        )
-    kept = list(trainer.accelerator._dataloaders)
-    try:
-        model: Any = trainer.model
-        with restored(model):
+    batches: list[dict[str, Any]] = []
+    problem, max_steps = "", 0
+    dataset: Any = trainer.train_dataset
+    once = isinstance(dataset, torch.utils.data.IterableDataset) and iter(dataset) is iter(dataset)
+    if hasattr(dataset, "__next__") or once:
+        problem = "train_dataset can be read only once; pass a dataset that can be read again"
+    else:
+        try:
             loader = trainer.get_train_dataloader()
             max_steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
             batches = list(itertools.islice(iter(loader), BATCHES))
-    finally:
-        trainer.accelerator._dataloaders[:] = kept
-    if len(batches) < 2:
-        raise InputError(f"the data makes {len(batches)} batches, and two are needed")
-    if not all(isinstance(batch, Mapping) for batch in batches):
-        raise InputError(f"a batch is a {type(batches[0]).__name__}, and mappings are needed")
-    return [dict(batch) for batch in batches], max_steps
+        except Exception as error:
+            problem = first_line(error)
+        if not problem and len(batches) < 2:
+            problem = f"the data makes {len(batches)} batches, and two are needed"
+        elif not problem and not all(isinstance(batch, Mapping) for batch in batches):
+            problem = f"a batch is a {type(batches[0]).__name__}, and mappings are needed"
+    if problems := list(filter(None, current_ranks().gather(problem))):
+        raise InputError(problems[0])
+    return [_on_cpu(batch) for batch in from_main([_on_cpu(batch) for batch in batches])], max_steps
 
 
-def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> Plan:
-    """The plan that the arguments of a Trainer make."""
-    args = trainer.args
-    model: Any = trainer.model
-    name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+def _on_cpu(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+def _optimizer_of(trainer: Trainer) -> torch.optim.Optimizer | None:
+    """The optimizer that was passed, or that an earlier training has left; ``None`` if Trainer will make one."""
+    optimizer: Any = trainer.optimizer
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+
+
+def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> tuple[float, Plan]:
+    """The peak learning rate, and the plan that the arguments of a Trainer and the optimizer that was passed make.
+
+    Raises:
+        InputError: something decides the learning rate that cannot be read.
+    """
+    args, model = trainer.args, uncompiled(trainer.model)  # type: ignore[arg-type]  # never None here
+    base_of = getattr(model, "get_base_model", None)
+    base: Any = base_of() if base_of else model
+    name = type(base).__name__
     objective = next((objective for part, objective in _OBJECTIVES if part in name), None)
     if objective is None:
         raise InputError(f"the objective of {name} is none of causal, masked or classification")
-    optimizer = (
-        type(trainer.optimizer).__name__.lower()
-        if trainer.optimizer is not None
-        else str(getattr(args.optim, "value", args.optim))
-    )
-    schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-    return Plan(
+    own, rate = _optimizer_of(trainer), float(args.learning_rate)
+    optimizer, beta2, decay = str(getattr(args.optim, "value", args.optim)), args.adam_beta2, args.weight_decay
+    if own is not None:
+        group = own.param_groups[0]
+        optimizer, rate = type(own).__name__.lower(), float(group.get("initial_lr", group["lr"]))
+        beta2, decay = float(group.get("betas", (0.9, beta2))[1]), float(group.get("weight_decay", 0.0))
+    elif type(trainer).create_optimizer is not Trainer.create_optimizer or trainer.optimizer_cls_and_kwargs is not None:
+        raise InputError("the trainer makes an optimizer of its own; pass it as optimizers=(optimizer, None)")
+    if not rate > 0:
+        raise InputError(f"the learning rate is {rate:g}")
+    warmup, schedule = _schedule_of(trainer, max_steps)
+    plan = Plan(
         optimizer=optimizer,
-        beta2=args.adam_beta2,
-        weight_decay=args.weight_decay,
-        warmup=min(int(args.get_warmup_steps(max_steps)), max_steps),
-        schedule=schedule if schedule in SCHEDULES else "linear",
+        beta2=beta2,
+        weight_decay=decay,
+        warmup=warmup,
+        schedule=schedule,
         steps=max_steps,
         clip=args.max_grad_norm or None,
         tokens=_tokens(batch) * world_size() * args.gradient_accumulation_steps,
         dtype="bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
         objective=objective,
-        start="pretrained" if getattr(model, "name_or_path", "") else "initialised",
+        start="pretrained" if _is_trained(trainer, base, objective, batch) else "initialised",
     )
+    return rate, plan
+
+
+def _schedule_of(trainer: Trainer, max_steps: int) -> tuple[int, str]:
+    """Steps of warm-up, and the schedule after it."""
+    args, passed = trainer.args, trainer.lr_scheduler
+    if passed is not None:
+        lambdas = getattr(getattr(passed, "scheduler", passed), "lr_lambdas", None)
+        if not lambdas:
+            raise InputError(f"the warm-up of a {type(passed).__name__} cannot be read; set lr_scheduler_type instead")
+        shares = [float(lambdas[0](step)) for step in range(max_steps)]
+        top = max(shares)
+        warmup = next(step for step, share in enumerate(shares) if share >= top)
+        return warmup, "linear" if shares[-1] < 0.5 * top else "constant_with_warmup"
+    schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    if schedule not in SCHEDULES:
+        raise InputError(f"lr_scheduler_type={schedule!r} is none of {', '.join(SCHEDULES)}")
+    return (0 if schedule == "constant" else min(int(args.get_warmup_steps(max_steps)), max_steps)), schedule
+
+
+def _is_trained(trainer: Trainer, base: Any, objective: Objective, batch: Mapping[str, Any]) -> bool:
+    """Whether the weights are trained.
+
+    A language model that guesses has a loss near log(vocabulary). The name of a model does not tell: a configuration that was
+    loaded has one too.
+    """
+    vocabulary = getattr(getattr(base, "config", None), "vocab_size", None)
+    if objective == "classification" or not isinstance(vocabulary, int) or vocabulary < 2:
+        return bool(getattr(base, "name_or_path", ""))
+    model: Any = trainer.model
+    with restored(model), torch.no_grad():
+        loss: Any = trainer.compute_loss(model, trainer._prepare_inputs(dict(batch)))
+    return float(loss) < _GUESSING * math.log(vocabulary)
 
 
 def _tokens(batch: Mapping[str, Any]) -> int:

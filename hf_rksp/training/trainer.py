@@ -86,7 +86,9 @@ class RKSPTrainerMixin(_Host):
         self._report = own.run_report if own else True
         self._probe_batches = probe
         self._risk: Mode = risk or (own.risk if own else "off")
-        self._risk_limit = own.risk_limit if own else 0.2
+        if self._risk not in before.MODES:
+            raise InputError(f"risk={self._risk!r}: pass {', '.join(map(repr, before.MODES))}")
+        self._risk_limit = own.risk_limit if own else before.LIMIT
         #: Whether somebody has asked for a monitor, in more words than the defaults.
         self._asked = monitor is not None and monitor is not False
         self._microbatches: list[Any] = []
@@ -148,13 +150,13 @@ class RKSPTrainerMixin(_Host):
             if kss:
                 self._check_exact(kss)
             if self.rksp:
+                stack.callback(self._let_go)
                 self.rksp.kss, self.rksp.driven = kss, True
                 self.rksp.said = None
                 if self._risk != "off" and not kwargs.get("resume_from_checkpoint"):
                     # Now, and not on_train_begin: an engine wraps the model before.
-                    self.rksp.said = before.say(self, self._blocks)
-                    before.act(self.rksp.said, self._risk, self._risk_limit)
-                stack.callback(self._let_go)
+                    self.rksp.said = before.say(self, self._blocks, kss is not None)
+                    self._act_on(self.rksp.said, kwargs.get("trial"))
                 self.rksp.resume(_read_state(kwargs.get("resume_from_checkpoint")))
                 self._waits = bool(kss or self.rksp.config or self.rksp.said)
             self._term_sum, self._logged_step = 0.0, 0
@@ -165,6 +167,17 @@ class RKSPTrainerMixin(_Host):
                 self.rksp.attach(self.model, self.find_blocks())
                 self._wrap_loss()
             return super()._inner_training_loop(*args, **kwargs)
+
+    def _act_on(self, said: before.Said, trial: Any) -> None:
+        """Warn, or do not begin; in a search over hyperparameters of Optuna, the trial ends and the search goes on."""
+        try:
+            before.act(said, self._risk, self._risk_limit)
+        except InputError as error:
+            if type(trial).__module__.partition(".")[0] == "optuna":
+                import optuna
+
+                raise optuna.TrialPruned(str(error)) from None
+            raise
 
     def _let_go(self) -> None:
         self._waits = False

@@ -27,7 +27,9 @@ SAMPLES = {
     "plain": answer(),
     "meeting": answer(lr=8e-4, features={"critical_lr": 6e-5, "coordinate_lr": 5.9e-5}),
     "no rate": answer(lr=None, p_lost=None, p_lost_interval=None),
-    "refused": answer(curve=[], lr_max=None, lr_half=None, p_lost=None, contributions=[], features={}, status="not assessable"),
+    "refused": answer(
+        curve=[], lr_max=None, lr_half=None, p_lost=None, contributions=[], features={}, status="not assessable"
+    ),
     "hostile": answer(model={"name": HOSTILE, "class": HOSTILE}, reasons=[HOSTILE], notes=[HOSTILE]),
 }
 

@@ -9,7 +9,8 @@ from transformers import GPT2ForSequenceClassification, Trainer
 from hf_rksp import RKSPTrainer
 from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
-from tests.training.common import arguments, assert_same_weights, gpt2, hooks, trained, trainer
+from hf_rksp.training import before
+from tests.training.common import arguments, assert_same_weights, gpt2, hooks, token_rows, trained, trainer
 
 
 def forecast_of(run):
@@ -85,3 +86,104 @@ def test_a_trainer_without_our_arguments_takes_the_mode_itself(tmp_path):
 def test_settings_that_cannot_be_are_refused(tmp_path, values, name):
     with pytest.raises(InputError, match=name):
         arguments(tmp_path, **values)
+
+
+def test_the_rate_and_the_schedule_are_those_of_what_was_passed(tmp_path):
+    model = gpt2()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=30.0, betas=(0.9, 0.95), weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 3))
+    run = trainer(tmp_path, model, risk="stop", optimizers=(optimizer, schedule))
+    with pytest.raises(InputError, match="learning rate 30 "):
+        run.train()
+    plan = run.rksp.said.values["plan"]
+    assert (plan["beta2"], plan["weight_decay"], plan["warmup"], plan["optimizer"]) == (0.95, 0.1, 2, "adamw")
+    assert plan["schedule"] == "constant_with_warmup"
+
+
+def test_a_run_that_is_lost_already_is_said_to_be(tmp_path):
+    model = gpt2()
+    model.transformer.wte.weight.data[3, 0] = float("nan")
+    with pytest.raises(InputError, match=r"P\(lost\) is 100%: before the first step"):
+        trained(tmp_path / "nan", model, risk="stop")
+    model = gpt2()
+    model.transformer.wte.weight.data *= 1000
+    with pytest.raises(InputError, match=r"P\(lost\) is 100%: before the first step the"):
+        trained(tmp_path / "large", model, risk="stop", learning_rate=1e-9)
+
+
+class Odd(RKSPTrainer):
+    """Counts in its loss, and divides by the number of steps, as trainers of one's own do."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.counted = {"train": [], "eval": []}
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        self.counted["train" if model.training else "eval"].append(1)
+        return super().compute_loss(model, inputs, *args, **kwargs) * (
+            1 + self.state.global_step / self.state.max_steps
+        )
+
+
+class Collator:
+    """Hides tokens with a generator of its own."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(7)
+
+    def __call__(self, rows):
+        ids = torch.stack([row["input_ids"] for row in rows])
+        hidden = torch.rand(ids.shape, generator=self.generator) < 0.2
+        return {"input_ids": ids.masked_fill(hidden, 1), "labels": ids}
+
+
+def test_what_a_trainer_and_a_collator_of_ones_own_hold_is_as_before(tmp_path):
+    runs = [trained(tmp_path / mode, gpt2(), kind=Odd, data_collator=Collator(), risk=mode) for mode in ("off", "warn")]
+    assert_same_weights(runs[0].model, runs[1].model)
+    assert runs[0].counted == runs[1].counted and not runs[1].counted["eval"]
+    assert forecast_of(runs[1])["p_lost"] is not None
+
+
+class Once(torch.utils.data.IterableDataset):
+    """Goes on where it was left."""
+
+    def __init__(self, rows):
+        self.rows = iter(rows)
+
+    def __iter__(self):
+        return self.rows
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate": 0.0}, {"lr_scheduler_type": "cosine_with_restarts"}])
+def test_a_run_that_cannot_be_told_goes_on(tmp_path, changes, caplog):
+    run = trainer(tmp_path, gpt2(), risk="stop", **changes)
+    said = before.say(run, None)
+    assert said.p_lost is None and "cannot be assessed" in said.text
+    before.act(said, "stop", 0.2)
+    assert "cannot be assessed" in caplog.text
+
+
+def test_data_that_can_be_read_once_is_left_alone(tmp_path):
+    rows = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in token_rows(64).rows]
+    run = trained(tmp_path, gpt2(), Once(rows), risk="warn")
+    assert "can be read only once" in forecast_of(run)["text"]
+    assert len(list(run.train_dataset.rows)) >= 64 - 5 * 4  # four steps and what was fetched ahead
+
+
+def test_a_configuration_with_a_name_does_not_make_weights_trained(tmp_path):
+    model = gpt2()
+    model.config.name_or_path = model.name_or_path = "somewhere"
+    assert forecast_of(trained(tmp_path, model, risk="warn"))["plan"]["start"] == "initialised"
+
+
+def test_a_second_training_can_be_told_too(tmp_path):
+    run = trained(tmp_path, gpt2(), risk="warn")
+    run.train()
+    assert run.rksp.said.p_lost is not None, run.rksp.said.text
+
+
+def test_a_mode_that_there_is_not_is_refused(tmp_path):
+    from transformers import TrainingArguments
+
+    with pytest.raises(InputError, match="risk='STOP'"):
+        trainer(tmp_path, gpt2(), None, RKSPTrainer, TrainingArguments, risk="STOP")

@@ -55,7 +55,7 @@ def model(**changes):
         "version": VERSION, "description": ["made up"], "trained_on": {}, "features": ["near_unit_mass", "width"],
         "mean": [0.5, 6.0], "scale": [0.1, 1.0], "weights": [-1.0, -0.5], "ranges": [[0.2, 0.8], [5.0, 7.0]], "bias": -7.0,
         "spread": 1.0, "resampled": [[-1.0, -0.5, -6.7], [-1.0, -0.5, -7.3]], "per_doubling": 0.5,
-        "trained": {"optimizer": ["adamw"], "objective": ["causal"], "start": ["initialised"]},
+        "trained": {"optimizer": ["adamw"], "objective": ["causal"], "start": ["initialised"], "dtype": ["float32"]},
     }  # fmt: skip
     return RiskModel.from_json(json.dumps(data | changes))
 
@@ -81,7 +81,7 @@ def test_a_prediction_is_its_definition():
 def test_outside_the_range_the_prediction_says_so_and_widens():
     near, far = (model().predict(NUMBERS | {"width": width}, Plan()) for width in (128.0, 1024.0))
     assert near.status == "in range" and far.status == "extrapolated"
-    assert "width: 10, the runs have 5 to 7" in far.reasons[0]
+    assert far.reasons[0] == "width: 1.02e+03, and the runs behind the model have 32 to 128"
     assert far.uncertainty > near.uncertainty + 1
     assert far.rate_at() / far.threshold < near.rate_at() / near.threshold
 
@@ -92,6 +92,7 @@ def test_outside_the_range_the_prediction_says_so_and_widens():
         (NUMBERS, Plan(optimizer="sgd"), "optimizer 'sgd'"),
         (NUMBERS, Plan(objective="masked"), "objective 'masked'"),
         (NUMBERS, Plan(start="pretrained"), "start 'pretrained'"),
+        (NUMBERS, Plan(dtype="float16"), "dtype 'float16'"),
         ({"width": 64.0}, Plan(), "near-unit mass could not be measured"),
     ],
 )
@@ -111,7 +112,8 @@ def test_files_of_other_versions_are_refused():
 @pytest.mark.parametrize(
     ("values", "name"),
     [({"steps": 0}, "steps"), ({"warmup": 2000}, "warmup"), ({"beta2": 1.0}, "beta2"), ({"clip": 0.0}, "clip"),
-     ({"schedule": "staircase"}, "schedule"), ({"weight_decay": -1.0}, "weight_decay"), ({"dtype": "int8"}, "dtype")],
+     ({"schedule": "staircase"}, "schedule"), ({"schedule": "constant", "warmup": 5}, "warmup"),
+     ({"weight_decay": -1.0}, "weight_decay"), ({"dtype": "int8"}, "dtype")],
 )  # fmt: skip
 def test_plans_that_no_run_can_have_are_refused(values, name):
     with pytest.raises(InputError, match=f"{name}="):

@@ -31,7 +31,7 @@ class Case:
         configuration: see `design.draw`.
         numbers: measured before step 0, the median over the seeds.
         plan: as `hf_rksp.risk` describes it.
-        lr, lost: of each run. cause: "exploded" or "useless" or another outcome.
+        lr, lost: of each run. coarse: whether it is of the first stage. cause: "exploded" or "useless" or another outcome.
         edge: lr*, ``None`` if no run is lost at any learning rate.
     """
 
@@ -42,6 +42,7 @@ class Case:
     plan: Plan
     lr: numpy.ndarray
     lost: numpy.ndarray
+    coarse: numpy.ndarray
     cause: tuple[str, ...]
     edge: float | None
 
@@ -72,7 +73,7 @@ def case_of(row: dict[str, Any]) -> Case:
         beta2=configuration["beta2"],
         weight_decay=configuration["decay"],
         warmup=configuration["warmup"],
-        schedule=configuration["schedule"],
+        schedule="constant_with_warmup" if configuration["schedule"] == "constant" else configuration["schedule"],
         steps=configuration["steps"],
         clip=configuration["clip"],
         tokens=tokens,
@@ -86,6 +87,7 @@ def case_of(row: dict[str, Any]) -> Case:
         plan,
         numpy.array([run["lr"] for run in runs]),
         numpy.array([outcome in LOST for outcome in found]),
+        numpy.array([run["seed"] == 0 for run in runs]),
         tuple(found),
         edge_of(runs, found),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy
+from scipy.special import log_ndtr, ndtr
 from sklearn.metrics import roc_auc_score
 
 from scripts.reproduce.risk.dataset import Case
@@ -25,9 +26,14 @@ class Predicted:
 
     def p(self) -> numpy.ndarray:
         """P(lost) of the runs that are scored."""
-        from scipy.special import ndtr
-
         return numpy.asarray(ndtr((numpy.log2(self.case.lr[self.case.near]) - self.log2_threshold) / self.spread))
+
+
+def first_stage_loss(predicted: Predicted) -> float:
+    """Mean log loss over the runs of the first stage of one configuration."""
+    case = predicted.case
+    z = (numpy.log2(case.lr[case.coarse]) - predicted.log2_threshold) / predicted.spread
+    return -float(numpy.where(case.lost[case.coarse], log_ndtr(z), log_ndtr(-z)).mean())
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,9 @@ class Scores:
 
     Attributes:
         auroc: within a family, the mean over the families.
-        brier, log_loss, ece: over the runs near the edge.
+        brier, log_loss, ece: over the runs near the edge. Half of those are lost by choice, so the ECE of a calibrated model is
+            not 0.
+        coarse_ece: over the runs of the first stage, whose learning rates do not depend on what came out.
         within_2, within_1_5: shares of the configurations whose lr* is predicted within that factor.
         median_factor: median of the factor between predicted and true lr*.
     """
@@ -45,6 +53,7 @@ class Scores:
     brier: float
     log_loss: float
     ece: float
+    coarse_ece: float
     within_2: float
     within_1_5: float
     median_factor: float
@@ -65,6 +74,7 @@ def score(predicted: Sequence[Predicted]) -> Scores:
         brier=float((weight * (p - lost) ** 2).sum()),
         log_loss=float(-(weight * numpy.where(lost, numpy.log(clipped), numpy.log(1 - clipped))).sum()),
         ece=calibration_error(p, lost, weight),
+        coarse_ece=_coarse_error(scored),
         within_2=float((factor <= 1).mean()),
         within_1_5=float((factor <= math.log2(1.5)).mean()),
         median_factor=float(2 ** numpy.median(factor)),
@@ -78,6 +88,13 @@ def _auroc(p: numpy.ndarray, lost: numpy.ndarray, weight: numpy.ndarray, family:
         if lost[mine].any() and not lost[mine].all():
             values.append(roc_auc_score(lost[mine], p[mine], sample_weight=weight[mine]))
     return float(numpy.mean(values))
+
+
+def _coarse_error(scored: Sequence[Predicted]) -> float:
+    p = [ndtr((numpy.log2(one.case.lr[one.case.coarse]) - one.log2_threshold) / one.spread) for one in scored]
+    lost = [one.case.lost[one.case.coarse] for one in scored]
+    weight = [numpy.full(len(each), 1 / len(each)) for each in p]
+    return calibration_error(numpy.concatenate(p), numpy.concatenate(lost), numpy.concatenate(weight))
 
 
 def calibration_error(p: numpy.ndarray, lost: numpy.ndarray, weight: numpy.ndarray) -> float:
