@@ -27,6 +27,7 @@ ORDER = [
     "inputs",
     "profile",
     "risk",
+    "metrics",
     "audit",
     "forecast",
     "compare",
