@@ -7,8 +7,8 @@ import evaluate
 from sklearn.metrics import brier_score_loss
 
 _DESCRIPTION = """
-Mean squared difference of the probability and the outcome (Brier 1950). The skill is 1 - score / score of always predicting the share
-of lost runs.
+Mean squared difference of the probability and the outcome (Brier 1950). The skill is 1 - score / score of always predicting the
+share of lost runs.
 """
 _INPUTS = """
 Args:

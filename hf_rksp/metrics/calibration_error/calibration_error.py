@@ -7,8 +7,8 @@ import evaluate
 import numpy
 
 _DESCRIPTION = """
-Mean over all runs of |share of lost runs - mean probability| of their bin (Naeini et al., AAAI 2015). Bins are of equal width, or hold
-equally many runs.
+Mean over all runs of |share of lost runs - mean probability| of their bin (Naeini et al., AAAI 2015). Bins are of equal width, or
+hold equally many runs.
 """
 _INPUTS = """
 Args:

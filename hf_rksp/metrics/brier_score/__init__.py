@@ -1,0 +1,1 @@
+"""A metric that evaluate loads by its path."""
