@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/divergence"))
     args = parser.parse_args()
     torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
-    data, ends = Recall(32 * args.steps, 10_000 + args.seed), []
+    data, ends, forecast = Recall(32 * args.steps, 10_000 + args.seed), [], ""
     for name, kss in (("without KSS", False), ("with KSS", True)):
         print(f"{name}: {args.steps} steps at learning rate {args.learning_rate:g}", flush=True)
         settings = RKSPTrainingArguments(
@@ -83,6 +83,7 @@ def main() -> None:
             run_name=name,
             use_cpu=True,
             kss=kss,
+            risk="off" if kss else "warn",
             learning_rate=args.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=50,
@@ -103,6 +104,7 @@ def main() -> None:
             trainer.remove_callback(callback)
         trainer.add_callback(Bar())
         trainer.train()
+        forecast = forecast or trainer.rksp.said.text
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         norms = [row["grad_norm"] for row in trainer.state.log_history if "loss" in row]
         finite = [loss for loss in losses if math.isfinite(loss)]
@@ -111,6 +113,7 @@ def main() -> None:
     histories = [read_history(args.out / name / "rksp_history.jsonl") for name in ("without_KSS", "with_KSS")]
     write_timeline(histories, args.out / "divergence.html")
     print("\n".join(ends))
+    print(f"Before the first step of the run without KSS: {forecast}")
     print(f"both runs on one page: {(args.out / 'divergence.html').resolve()}")
 
 

@@ -85,6 +85,7 @@ def test_plain_pytorch(tmp_path, schedule):
 
 def test_train_twice(tmp_path):
     out = run(tmp_path, "train_twice.py", "--steps", 8, "--out", "both")
+    assert "Before the first step of the run without KSS: P(lost) at learning rate 0.005 is" in out
     assert out.count("largest loss") == 2
     page = (tmp_path / "both/divergence.html").read_text()
     assert "without KSS" in page and "with KSS" in page
