@@ -19,6 +19,9 @@ from hf_rksp.profile.model import ModelProfile, profile_model
 from hf_rksp.profile.signals import ForwardSignals, measure_signals
 from hf_rksp.profile.step import StepMeasurement, measure_step
 
+#: Learning rate of the virtual step that gives the matrices A of a fresh LoRA a gradient.
+_LORA_STEP = 1e-3
+
 
 @dataclass(frozen=True)
 class StartMeasurement:
@@ -59,7 +62,9 @@ def measure_start(
         model: see `hf_rksp.profile.measure_step`.
         loss: ``(model, batch) -> tensor`` with one number, or ``None`` for the loss of the model's own output.
         batches: mappings of the arguments of the model, labels among them. Eight are right: they serve four pairs of batches.
-        optimizer, pairs, first_step, training, method: see `hf_rksp.profile.measure_step`.
+        optimizer, pairs, training, method: see `hf_rksp.profile.measure_step`.
+        first_step: see `hf_rksp.profile.measure_step`. ``None`` is 1e-3 for a fresh LoRA, whose matrices A have no gradient while B
+            is zero, and no step for any other model.
         curvature: also the largest eigenvalue of the preconditioned Hessian, by some 20 Hessian products.
         blocks: path(s) of the list(s) of residual blocks.
         progress: show progress bars on stderr.
@@ -68,6 +73,8 @@ def measure_start(
         What `hf_rksp.profile.profile_model` and `hf_rksp.profile.measure_step` raise.
     """
     started = time.perf_counter()
+    if first_step is None and has_fresh_lora(model):
+        first_step = _LORA_STEP
     step = measure_step(
         model,
         loss,
@@ -89,6 +96,12 @@ def measure_start(
     if curvature:
         found = measure_curvature(model, loss, batches, training=training, method=method)
     return StartMeasurement(profile, signals, step, found, time.perf_counter() - started)
+
+
+def has_fresh_lora(model: nn.Module) -> bool:
+    """Whether the model trains LoRA matrices of PEFT and all of their B are zero, as before the first step."""
+    second = [weight for name, weight in model.named_parameters() if "lora_B" in name and weight.requires_grad]
+    return bool(second) and not any(bool(weight.any()) for weight in second)
 
 
 def _unlabelled(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

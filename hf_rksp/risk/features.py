@@ -131,7 +131,6 @@ FEATURES: dict[str, Feature] = {
         Feature("critical_lr_spread", "its spread over batches", _log2("critical_lr_spread"), shown=_power),
         Feature("coordinate_lr", "learning rate that changes a block's output by 10%", _log2("coordinate_lr"), shown=_power),
         Feature("near_unit_mass", "near-unit mass", _plain_of("near_unit_mass")),
-        Feature("near_unit_mass_late", "near-unit mass of the late layers", _plain_of("near_unit_mass_late")),
         Feature("contractive_mass", "contractive mass", _plain_of("contractive_mass")),
         Feature("spectral_radius", "spectral radius", _log2("spectral_radius"), shown=_power),
         Feature("nonlinearity_ratio", "nonlinearity ratio", _plain_of("nonlinearity_ratio")),

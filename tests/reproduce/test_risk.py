@@ -12,7 +12,7 @@ import torch
 
 from hf_rksp.profile.directions import muon
 from hf_rksp.risk.calibrated import shipped
-from scripts.reproduce.risk import labels, tasks
+from scripts.reproduce.risk import finetune, labels, tasks
 from scripts.reproduce.risk.design import draw
 from scripts.reproduce.risk.ensemble import Recipe, train
 from scripts.reproduce.risk.networks import FAMILIES, TWINS, make
@@ -20,6 +20,7 @@ from scripts.reproduce.risk.tasks import recall
 
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "std": 0.05, "vocabulary": 32, "length": 9}
 RATES = (1e-3, 3e-2)
+RECALL = {"task": "recall"}
 
 
 def batches(step):
@@ -108,11 +109,43 @@ def test_outcomes():
 
     trivial = math.log(16)
     runs = [run(1, trivial - 0.2), run(2, trivial - 1), run(4, trivial - 0.8), run(8, trivial - 0.7), run(16, 0.0, 3)]
-    assert labels.outcomes(runs, "recall") == ["slow", "useful", "useful", "useless", "exploded"]
-    assert labels.edge(runs, "recall") == 4
+    assert labels.outcomes(runs, RECALL) == ["slow", "useful", "useful", "useless", "exploded"]
+    assert labels.edge(runs, RECALL) == 4
     learnt_nothing = [run(1, trivial), run(2, trivial + 1), run(4, None, 0)]
-    assert labels.outcomes(learnt_nothing, "recall") == ["useful", "useful", "exploded"]
-    assert labels.edge([run(1, None, 0), run(2, None, 0)], "recall") == 0.5
+    assert labels.outcomes(learnt_nothing, RECALL) == ["useful", "useful", "exploded"]
+    assert labels.edge([run(1, None, 0), run(2, None, 0)], RECALL) == 0.5
+
+
+def test_trained_weights_are_damaged_above_the_loss_that_they_began_with():
+    runs = [{"lr": lr, "first": 1.0, "final": final, "exploded": None} for lr, final in ((1, 0.5), (2, 0.95), (4, 1.2))]
+    assert labels.outcomes(runs, {"start": "pretrained"}) == ["useful", "useless", "damaged"]
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_run_of_fine_tuning_is_the_run_alone(number, monkeypatch):
+    text = torch.randint(0, 256, (4000,), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    monkeypatch.setattr(finetune, "wikitext", lambda: text)
+    monkeypatch.setattr(finetune, "_BEFORE", replace(finetune._BEFORE, steps=2))
+    small = {"width": 16, "layers": 2, "heads": 2, "sequences": 4, "length": 16}
+    configuration = finetune.draw(number) | small | {"adaptation": "lora" if number >= 4 else "full"}
+    model = finetune.models(configuration, (0,))[0]
+    first = next(iter(model.parameters())).clone()
+    recipe = Recipe(steps=3, warmup=0, decay=0.0)
+    ids, asked = finetune.batch(configuration, 0, 0)
+    found = train([model] * 2, (1e-3, 1e-2), lambda step: (ids.expand(2, *ids.shape), asked.expand(2, *asked.shape)), recipe,
+                  configuration["objective"])  # fmt: skip
+    optimizer, losses = (
+        torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0),
+        [],
+    )
+    for _ in range(3):
+        loss = model(ids, labels=asked).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert torch.stack(found.losses)[:, 1].tolist() == pytest.approx(losses, rel=1e-3)
+    assert torch.equal(first, next(iter(model.parameters()))) == (configuration["adaptation"] == "lora")
 
 
 @pytest.mark.skipif("HF_RKSP_DATA" not in os.environ, reason="needs WikiText-103 under HF_RKSP_DATA")

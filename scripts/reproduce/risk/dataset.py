@@ -63,7 +63,7 @@ def read(path: Path) -> list[Case]:
 def case_of(row: dict[str, Any]) -> Case:
     """One row."""
     configuration, runs = row["configuration"], row["runs"]
-    found = outcomes(runs, configuration["task"])
+    found = outcomes(runs, configuration)
     measured = list(row["measured"].values())
     names = [name for name in measured[0] if name != "seconds"]
     numbers = {name: _median(one[name] for one in measured) for name in names}
@@ -78,10 +78,12 @@ def case_of(row: dict[str, Any]) -> Case:
         clip=configuration["clip"],
         tokens=tokens,
         dtype=configuration["dtype"],
+        objective=configuration.get("objective", "causal"),
+        start=configuration.get("start", "initialised"),
     )
     return Case(
         configuration["family"],
-        next(place for place, group in enumerate(TWINS) if configuration["family"] in group),
+        next((place for place, group in enumerate(TWINS) if configuration["family"] in group), len(TWINS)),
         configuration,
         numbers,
         plan,

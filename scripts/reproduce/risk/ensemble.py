@@ -59,10 +59,14 @@ class Recipe:
 
 @dataclass
 class Runs:
-    """What is kept of each run: the loss and the gradient norm (before clipping) of every step, shape ``(steps, runs)``."""
+    """What is kept of each run: the loss and the gradient norm (before clipping) of every step, shape ``(steps, runs)``.
+
+    ``weights`` are the trainable weights at the end, by name, with the runs in front.
+    """
 
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
     def rows(self, points: int = 25) -> list[dict[str, Any]]:
         """Plain numbers per run; what is not finite is ``None``."""
@@ -77,6 +81,7 @@ class Runs:
             curve = losses[: steps // every * every, run].reshape(-1, every).mean(1)
             rows.append(
                 {
+                    "first": _number(losses[0, run]),
                     "final": _number(losses[-tail:, run].mean()),
                     "exploded": int(lost[0]) if len(lost) else None,
                     "max_loss": _number(losses[:, run].max()),
@@ -97,32 +102,38 @@ def train(
     rates: Sequence[float],
     batches: Callable[[int], tuple[Tensor, Tensor]],
     recipe: Recipe,
+    objective: str = "causal",
 ) -> Runs:
     """Train ``len(models)`` runs of one architecture side by side.
 
     Args:
-        models: one per run; they are not changed, and runs may share one.
+        models: one per run; they are not changed, and runs may share one. Weights that need no gradient are those of the first.
         rates: peak learning rate per run.
         batches: step -> token ids and labels, shape ``(runs, sequences, length)`` each.
         recipe: see `Recipe`.
+        objective: "causal": labels are the ids, and each predicts the next. "masked": labels stand where they are asked for.
+            "classification": labels of shape ``(runs, sequences)``.
     """
     first = models[0]
-    names = [name for name, _ in first.named_parameters()]
-    flat = torch.stack([torch.cat([p.detach().float().reshape(-1) for p in model.parameters()]) for model in models])
-    shapes = [p.shape for p in first.parameters()]
+    names = [name for name, p in first.named_parameters() if p.requires_grad]
+    flat = torch.stack([torch.cat([p.detach().float().reshape(-1) for p in _trainable(model)]) for model in models])
+    shapes = [p.shape for p in _trainable(first)]
     sizes = [shape.numel() for shape in shapes]
-    buffers = dict(first.named_buffers())
-    loss = _loss(first, buffers, batches(0)[0].shape[-1], recipe.dtype)
+    fixed = {name: p.detach() for name, p in first.named_parameters() if not p.requires_grad} | dict(
+        first.named_buffers()
+    )
+    loss = _loss(first, fixed, batches(0)[0].shape[-1], recipe.dtype, objective)
     lr = torch.tensor(rates)[:, None]
     decayed = torch.cat([torch.full((shape.numel(),), float(len(shape) > 1)) for shape in shapes])
     adam = _Adam(flat, recipe)
     muon = _Muon(first, names, shapes, len(models)) if recipe.optimizer == "muon" else None
     runs = Runs()
+    # Views of the one matrix that is updated in place.
+    weights = {
+        name: part.view(len(models), *shape)
+        for name, part, shape in zip(names, flat.split(sizes, 1), shapes, strict=True)
+    }
     for step in range(recipe.steps):
-        weights = {
-            name: part.view(len(models), *shape)
-            for name, part, shape in zip(names, flat.split(sizes, 1), shapes, strict=True)
-        }
         ids, labels = batches(step)
         gradients, values = loss(weights, ids, labels)
         gradient = torch.cat([gradients[name].reshape(len(models), -1) for name in names], 1)
@@ -138,13 +149,19 @@ def train(
         if recipe.decay:
             flat -= now * recipe.decay * decayed * flat
         flat -= now * update
+    runs.weights = weights
     return runs
 
 
-def _loss(model: nn.Module, buffers: dict[str, Tensor], length: int, dtype: str) -> Callable[..., Any]:
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _loss(model: nn.Module, fixed: dict[str, Tensor], length: int, dtype: str, objective: str) -> Callable[..., Any]:
     """Gradients and losses of all runs: mappings of weights with a leading axis, ids and labels with one."""
     # Masks that are made inside the model look at the values of a batch, which vmap cannot do.
-    mask = torch.full((length, length), -1e9).triu(1)[None, None]
+    forbidden = torch.full((length, length), -1e9).triu(1)
+    mask = torch.zeros_like(forbidden)[None, None] if both_ways(model) else forbidden[None, None]
     positions = torch.arange(length)[None]
     low = torch.autocast("cpu", dtype=torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
 
@@ -152,14 +169,22 @@ def _loss(model: nn.Module, buffers: dict[str, Tensor], length: int, dtype: str)
         given = {
             "attention_mask": mask.expand(len(ids), 1, length, length),
             "position_ids": positions,
-            "use_cache": False,
-        }
+        } | ({} if both_ways(model) else {"use_cache": False})
         with low:
-            logits = functional_call(model, (weights, buffers), (ids,), given).logits
+            logits = functional_call(model, {**fixed, **weights}, (ids,), given).logits.float()
+        if objective == "classification":
+            return cross_entropy(logits, labels)
+        if objective == "masked":
+            return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
         # A mean over what is asked: each run asks equally often.
-        return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+        return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
     return vmap(grad_and_value(one))
+
+
+def both_ways(model: nn.Module) -> bool:
+    """Whether attention sees later tokens too, as in an encoder."""
+    return "Bert" in str(getattr(model.config, "architectures", None) or type(model).__name__)
 
 
 class _Adam:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture import find_stacks
-from hf_rksp.profile import measure_step, profile_model
-from hf_rksp.profile.signals import measure_signals
+from hf_rksp.profile import measure_step
+from hf_rksp.profile.start import measure_start
 from hf_rksp.risk.features import numbers_of
 from scripts.reproduce.harness.markdown import table
+from scripts.reproduce.risk import finetune
 from scripts.reproduce.risk.design import COARSE, FINE, FINE_SEEDS, Configuration, draw
 from scripts.reproduce.risk.ensemble import Recipe, train
 from scripts.reproduce.risk.labels import edge, outcomes
@@ -34,14 +34,17 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Measure and train one configuration: all learning rates at once, then those near the edge on three further seeds."""
-    configuration = draw(job["seed"])
-    shape = shape_of(configuration)
     seeds = (0, *FINE_SEEDS)
-    models = {seed: make(configuration["family"], shape, seed) for seed in seeds}
+    if job["part"] == "finetune":
+        configuration, coarse = finetune.draw(job["seed"]), finetune.COARSE
+        models = finetune.models(configuration, seeds)
+    else:
+        configuration, coarse = draw(job["seed"]), COARSE
+        models = {seed: make(configuration["family"], shape_of(configuration), seed) for seed in seeds}
     measured = {str(seed): measure(models[seed], configuration, seed) for seed in seeds}
     start = time.perf_counter()
-    runs = trained(models, configuration, [(0, rate) for rate in COARSE])
-    survived = edge(runs, configuration["task"])
+    runs = trained(models, configuration, [(0, rate) for rate in coarse])
+    survived = edge(runs, configuration)
     runs += trained(models, configuration, [(seed, survived * factor) for seed in FINE_SEEDS for factor in FINE])
     seconds = round(time.perf_counter() - start, 1)
     return {"configuration": configuration, "measured": measured, "runs": runs, "training_seconds": seconds}
@@ -59,19 +62,23 @@ def recipe_of(configuration: Configuration) -> Recipe:
     return Recipe(**{name: configuration[name] for name in names})
 
 
+def batch_of(configuration: Configuration, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Ids and labels of one batch."""
+    if configuration.get("start") == "pretrained":
+        return finetune.batch(configuration, seed, step)
+    return batch(configuration["task"], seed, step, configuration["sequences"], configuration["length"])
+
+
 def measure(model: nn.Module, configuration: Configuration, seed: int) -> dict[str, Any]:
     """What `rksp risk` measures before step 0, for the optimizer's own first direction and for Adam's after warm-up."""
-    task, size, length = (configuration[name] for name in ("task", "sequences", "length"))
-    drawn = [batch(task, _UNSEEN + seed, step, size, length) for step in range(BATCHES)]
+    drawn = [batch_of(configuration, _UNSEEN + seed, step) for step in range(BATCHES)]
     batches = [{"input_ids": ids, "labels": labels} for ids, labels in drawn]
     direction = "muon" if configuration["optimizer"] == "muon" else "adam"
-    start = time.perf_counter()
-    profile = profile_model(model, [{"input_ids": ids} for ids, _ in drawn], groups=0, progress=False)
-    step = measure_step(model, None, batches, optimizer=direction, progress=False)
-    signals = measure_signals(model, find_stacks(model), lambda: model(drawn[0][0]))
-    numbers: dict[str, Any] = dict(numbers_of(profile, signals, step))
-    seconds = time.perf_counter() - start
-    averaged = measure_step(model, None, batches, optimizer="adam_averaged", progress=False)
+    start = measure_start(model, None, batches, optimizer=direction, progress=False)
+    numbers: dict[str, Any] = dict(numbers_of(start.profile, start.signals, start.step))
+    averaged = measure_step(
+        model, None, batches, optimizer="adam_averaged", first_step=start.step.first_step, progress=False
+    )
     check = averaged.coordinate_check
     numbers |= {
         "averaged_critical_lr": averaged.critical_lr.median if averaged.critical_lr else None,
@@ -80,7 +87,7 @@ def measure(model: nn.Module, configuration: Configuration, seed: int) -> dict[s
         else None,
         "averaged_coordinate_lr": check.lr if check else None,
     }
-    return {name: rounded(value) for name, value in numbers.items()} | {"seconds": round(seconds, 2)}
+    return {name: rounded(value) for name, value in numbers.items()} | {"seconds": round(start.seconds, 2)}
 
 
 def rounded(value: float | None) -> float | None:
@@ -92,15 +99,20 @@ def trained(
     models: dict[int, nn.Module], configuration: Configuration, runs: Sequence[tuple[int, float]]
 ) -> list[dict[str, Any]]:
     """Train runs of (seed, learning rate) side by side."""
-    task, size, length = (configuration[name] for name in ("task", "sequences", "length"))
     places = sorted({seed for seed, _ in runs})
     index = torch.tensor([places.index(seed) for seed, _ in runs])
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        each = [batch(task, seed, step, size, length) for seed in places]
+        each = [batch_of(configuration, seed, step) for seed in places]
         return torch.stack([ids for ids, _ in each])[index], torch.stack([labels for _, labels in each])[index]
 
-    found = train([models[seed] for seed, _ in runs], [rate for _, rate in runs], batches, recipe_of(configuration))
+    found = train(
+        [models[seed] for seed, _ in runs],
+        [rate for _, rate in runs],
+        batches,
+        recipe_of(configuration),
+        configuration.get("objective", "causal"),
+    )
     return [
         {"seed": seed, "lr": float(f"{rate:.6g}")} | row for (seed, rate), row in zip(runs, found.rows(), strict=True)
     ]
@@ -111,13 +123,22 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     lines = []
     for family in dict.fromkeys(row["configuration"]["family"] for row in rows):
         mine = [row for row in rows if row["configuration"]["family"] == family]
-        found = [one for row in mine for one in outcomes(row["runs"], row["configuration"]["task"])]
-        edges = [edge(row["runs"], row["configuration"]["task"]) for row in mine]
+        found = [one for row in mine for one in outcomes(row["runs"], row["configuration"])]
+        edges = [edge(row["runs"], row["configuration"]) for row in mine]
         lines.append(
             [
-                family, str(len(mine)), str(len(found)), str(found.count("exploded")), str(found.count("useless")),
+                family, str(len(mine)), str(len(found)), str(found.count("exploded")),
+                str(found.count("useless") + found.count("damaged")),
                 f"{statistics.median(edges):.3g}", f"{min(edges):.3g} to {max(edges):.3g}",
             ]
         )  # fmt: skip
-    header = ["family", "configurations", "runs", "exploded", "useless", "median highest surviving rate", "range"]
+    header = [
+        "family",
+        "configurations",
+        "runs",
+        "exploded",
+        "useless or damaged",
+        "median highest surviving rate",
+        "range",
+    ]
     return "\n".join(table(header, lines)) + "\n"
