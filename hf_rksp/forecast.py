@@ -118,6 +118,11 @@ def forecast_source(
         InputError, ModelLoadError: what cannot be loaded; and what `forecast` raises.
     """
     head: Any = source.head if source.head != "none" else _suggested(source)
+    if head == "classification":
+        raise InputError(
+            "objective='classification' needs labelled data, which rksp risk does not read yet: pass the model and its batches to "
+            "hf_rksp.forecast.forecast, or RKSPTrainingArguments(risk='warn')"
+        )
     plan = replace(plan, objective=head, start="initialised" if source.init else "pretrained")
     if shipped().refusals(plan):  # known without the minutes that loading and measuring take
         info = {"name": source.name, "source": plan.start}
@@ -163,15 +168,7 @@ def _labelled(prepared: Prepared, head: str, data: InputOptions) -> list[dict[st
     batches = prepared.batches(data.batch_size)[:BATCHES]
     if head == "causal":
         return [{**batch, "labels": batch["input_ids"]} for batch in batches]
-    if head == "masked":
-        return [_masked(batch, prepared.mask_token, number) for number, batch in enumerate(batches)]
-    generator = torch.Generator().manual_seed(data.seed)
-    config: Any = prepared.model.config
-    classes = int(config.num_labels)
-    return [
-        {**batch, "labels": torch.randint(classes, (len(batch["input_ids"]),), generator=generator)}
-        for batch in batches
-    ]
+    return [_masked(batch, prepared.mask_token, number) for number, batch in enumerate(batches)]
 
 
 def _masked(batch: dict[str, Tensor], token: int | None, number: int) -> dict[str, Tensor]:

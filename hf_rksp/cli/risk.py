@@ -56,7 +56,7 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument(
         "--objective",
-        choices=("causal", "masked", "classification"),
+        choices=("causal", "masked"),
         help="what is learnt (default: what the model's configuration suggests)",
     )
     _add_text(parser.add_argument_group("text"))

@@ -84,6 +84,19 @@ def test_a_masked_objective_needs_a_mask_token(rksp, monkeypatch):
     assert code == exit_codes.BAD_INPUT and "no mask token" in err and "--objective causal" in err
 
 
+def test_a_classifier_needs_labels(rksp, tmp_path):
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2ForSequenceClassification"],
+        "n_layer": 2,
+        "n_embd": 32,
+        "n_head": 2,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, _, err = rksp("risk", "--init", tmp_path / "config.json", "--lr", "1e-3")
+    assert code == exit_codes.BAD_INPUT and "needs labelled data" in err and "RKSPTrainingArguments" in err
+
+
 def test_masked_batches_ask_for_what_they_hide():
     ids = torch.arange(4, 404).reshape(4, 100)
     batch = _masked({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 3, 0)
