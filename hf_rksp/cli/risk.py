@@ -224,6 +224,8 @@ def _curve(prediction: Prediction) -> list[list[float]]:
 
 def answer(found: Forecast, lr: float | None) -> str:
     """The short answer."""
+    from hf_rksp.risk.calibrated import shipped
+
     prediction, plan = found.prediction, found.plan
     title = found.model.get("name") or found.model.get("class")
     lines = [
@@ -244,6 +246,7 @@ def answer(found: Forecast, lr: float | None) -> str:
     for one in prediction.contributions[:_NAMED]:
         way = f"{one.factor:.2g} times higher" if one.factor > 1 else f"{1 / one.factor:.2g} times lower"
         lines.append(f"  {one.title}: fails at a {way} learning rate")
+    lines.append(f"how good that is: {shipped().description[-1]}")
     if prediction.status == "extrapolated":
         lines.append("extrapolated, outside the runs behind the model:")
         lines += [f"  {reason}" for reason in prediction.reasons]
