@@ -58,8 +58,12 @@ class Outside:
     high: float
 
     def __str__(self) -> str:
-        value, low, high = map(FEATURES[self.key].shown, (self.value, self.low, self.high))
-        return f"{self.title}: {value:.3g}, and the runs behind the model have {low:.3g} to {high:.3g}"
+        value, low, high = (_short(FEATURES[self.key].shown(one)) for one in (self.value, self.low, self.high))
+        return f"{self.title}: {value}, and the runs behind the model have {low} to {high}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

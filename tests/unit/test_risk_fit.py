@@ -81,7 +81,7 @@ def test_a_prediction_is_its_definition():
 def test_outside_the_range_the_prediction_says_so_and_widens():
     near, far = (model().predict(NUMBERS | {"width": width}, Plan()) for width in (128.0, 1024.0))
     assert near.status == "in range" and far.status == "extrapolated"
-    assert far.reasons[0] == "width: 1.02e+03, and the runs behind the model have 32 to 128"
+    assert far.reasons[0] == "width: 1,024, and the runs behind the model have 32 to 128"
     assert far.uncertainty > near.uncertainty + 1
     assert far.rate_at() / far.threshold < near.rate_at() / near.threshold
 
