@@ -8,6 +8,9 @@ from typing import Any
 
 from hf_rksp.cli import exit_codes
 
+#: Tokens that are read, unless an option says otherwise.
+_TOKENS = 2048
+
 
 def new_parser(commands: Any, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
     """Add a subcommand; its --help ends with an example and the exit codes."""
@@ -75,6 +78,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_text_options(parser: argparse.ArgumentParser) -> None:
     """Which text, and how it is divided into sequences."""
     group = parser.add_argument_group("text")
+    add_text_source(group)
+    group.add_argument(
+        "--tokens", type=int, default=_TOKENS, help="tokens to profile on (default: 2048, as in the paper)"
+    )
+    group.add_argument("--batch-size", type=int, default=8, help="sequences per batch (default: 8)")
+
+
+def add_text_source(group: argparse._ActionsContainer) -> None:
+    """Which text, its tokenizer, and the length of a sequence."""
     group.add_argument(
         "--text",
         default="builtin",
@@ -93,9 +105,7 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tokenizer", metavar="MODEL", help="folder or Hub id of the tokenizer, if different from the model"
     )
-    group.add_argument("--tokens", type=int, default=2048, help="tokens to profile on (default: 2048, as in the paper)")
     group.add_argument("--seq-len", type=int, default=128, help="tokens per sequence (default: 128)")
-    group.add_argument("--batch-size", type=int, default=8, help="sequences per batch (default: 8)")
 
 
 def add_output_options(parser: argparse._ActionsContainer) -> None:
@@ -128,15 +138,15 @@ def model_source(args: argparse.Namespace) -> Any:
     )
 
 
-def text_options(args: argparse.Namespace) -> Any:
-    """The `InputOptions` for these options."""
+def text_options(args: argparse.Namespace, batch_size: int | None = None) -> Any:
+    """The `InputOptions` for these options; ``batch_size`` if the option of that name means another batch."""
     from hf_rksp.inputs import InputOptions, TextSource
 
     return InputOptions(
         source=TextSource(args.text, args.text_config, args.text_split, args.text_column),
-        tokens=args.tokens,
+        tokens=getattr(args, "tokens", _TOKENS),
+        batch_size=args.batch_size if batch_size is None else batch_size,
         seq_len=args.seq_len,
-        batch_size=args.batch_size,
         seed=args.seed,
         tokenizer=args.tokenizer,
     )

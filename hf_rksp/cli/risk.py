@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rksp.cli import exit_codes
-from hf_rksp.cli.options import add_model_options, add_output_options, model_source, new_parser
+from hf_rksp.cli.options import (
+    add_model_options,
+    add_output_options,
+    add_text_source,
+    model_source,
+    new_parser,
+    text_options,
+)
 from hf_rksp.cli.output import check_json_target, hush_libraries, progress, say_note, write_json
 
 if TYPE_CHECKING:
@@ -59,7 +66,15 @@ def add_parser(commands: Any) -> None:
         choices=("causal", "masked"),
         help="what is learnt (default: what the model's configuration suggests)",
     )
-    _add_text(parser.add_argument_group("text"))
+    group = parser.add_argument_group("text")
+    add_text_source(group)
+    group.add_argument(
+        "--measured",
+        type=int,
+        default=4,
+        metavar="N",
+        help="sequences in each of the eight measured batches (default: 4)",
+    )
     group = parser.add_argument_group("output")
     group.add_argument(
         "--curvature",
@@ -78,33 +93,6 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_text(group: Any) -> None:
-    group.add_argument(
-        "--text",
-        default="builtin",
-        metavar="SOURCE",
-        help="text file, folder, .parquet/.jsonl/.csv, or a dataset on the Hub (default: the language reference of this Python)",
-    )
-    group.add_argument("--text-config", metavar="NAME", help="configuration of the dataset")
-    group.add_argument(
-        "--text-split", default="validation", metavar="SPLIT", help="split of the dataset (default: validation)"
-    )
-    group.add_argument(
-        "--text-column", default="text", metavar="NAME", help="column that holds the text (default: text)"
-    )
-    group.add_argument(
-        "--tokenizer", metavar="MODEL", help="folder or Hub id of the tokenizer, if different from the model"
-    )
-    group.add_argument("--seq-len", type=int, default=128, help="tokens per sequence (default: 128)")
-    group.add_argument(
-        "--measured",
-        type=int,
-        default=4,
-        metavar="N",
-        help="sequences in each of the eight measured batches (default: 4)",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Measure, predict, print."""
     from hf_rksp.errors import InputError
@@ -116,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"lr={args.lr!r}: pass a finite learning rate above 0")
     if args.fail_above is not None and (args.lr is None or not 0 <= args.fail_above < 1):
         raise InputError(f"fail_above={args.fail_above!r}: pass a probability from 0 to below 1, together with --lr")
-    plan, source, data = _plan(args), _source(args), _data(args)
+    plan = _plan(args)
+    source = replace(model_source(args), head=args.objective or "none")
+    options = text_options(args, batch_size=args.measured)
     check_json_target(args.json)
     if args.out:
         check_writable(Path(args.out).absolute().parent)
@@ -126,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     hush_libraries()
     found = forecast_source(
         source,
-        data,
+        options,
         plan,
         blocks=args.blocks,
         curvature=args.curvature == "full",
@@ -170,22 +160,6 @@ def _plan(args: argparse.Namespace) -> Any:
     )
 
 
-def _source(args: argparse.Namespace) -> Any:
-    return replace(model_source(args), head=args.objective or "none")
-
-
-def _data(args: argparse.Namespace) -> Any:
-    from hf_rksp.inputs import InputOptions, TextSource
-
-    return InputOptions(
-        source=TextSource(args.text, args.text_config, args.text_split, args.text_column),
-        seq_len=args.seq_len,
-        batch_size=args.measured,
-        seed=args.seed,
-        tokenizer=args.tokenizer,
-    )
-
-
 def as_json(found: Forecast, lr: float | None) -> dict[str, Any]:
     """Plain JSON types: the answer, what decided it, what was measured."""
     from hf_rksp.risk.calibrated import shipped
@@ -206,6 +180,7 @@ def as_json(found: Forecast, lr: float | None) -> dict[str, Any]:
         ],
         "behind": list(shipped().description),
         "features": dict(found.numbers),
+        "curvature": asdict(found.start.curvature) if found.start and found.start.curvature else None,
         "plan": found.plan.as_dict(),
         "model": dict(found.model),
         "notes": list(found.notes),
@@ -224,7 +199,7 @@ def _curve(prediction: Prediction) -> list[list[float]]:
 
 def answer(found: Forecast, lr: float | None) -> str:
     """The short answer."""
-    from hf_rksp.risk.calibrated import shipped
+    from hf_rksp.risk.calibrated import effect, percent, shipped
 
     prediction, plan = found.prediction, found.plan
     title = found.model.get("name") or found.model.get("class")
@@ -235,25 +210,15 @@ def answer(found: Forecast, lr: float | None) -> str:
         lines.append("P(lost): not assessable")
         return "\n".join(lines + [f"  {reason[0].upper()}{reason[1:]}." for reason in prediction.reasons])
     if lr is not None:
-        low, high = prediction.interval(lr) or (0.0, 1.0)
-        lines.append(
-            f"P(lost) at learning rate {lr:g}: {_percent(prediction.p_lost(lr))} (90% interval {_percent(low)} to {_percent(high)})"
-        )
+        p, (low, high) = prediction.p_lost(lr) or 0.0, prediction.interval(lr) or (0.0, 1.0)
+        lines.append(f"P(lost) at learning rate {lr:g}: {percent(p)} (90% interval {percent(low)} to {percent(high)})")
     lines.append(
         f"highest learning rate with P(lost) below 5%: {prediction.rate_at():.2g}; with 50%: {prediction.threshold:.2g}"
     )
     lines.append("what decided it, compared with the runs behind the model:")
-    for one in prediction.contributions[:_NAMED]:
-        way = f"{one.factor:.2g} times higher" if one.factor > 1 else f"{1 / one.factor:.2g} times lower"
-        lines.append(f"  {one.title}: fails at a {way} learning rate")
+    lines += [f"  {one.title}: {effect(one.factor)}" for one in prediction.contributions[:_NAMED]]
     lines.append(f"how good that is: {shipped().description[-1]}")
     if prediction.status == "extrapolated":
         lines.append("extrapolated, outside the runs behind the model:")
         lines += [f"  {reason}" for reason in prediction.reasons]
     return "\n".join(lines)
-
-
-def _percent(p: float | None) -> str:
-    if p is None:
-        return "unknown"
-    return "below 1%" if p < 0.01 else "above 99%" if p > 0.99 else f"{p:.0%}"

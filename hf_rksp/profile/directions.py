@@ -77,7 +77,7 @@ def direction_of(model: nn.Module, optimizer: OptimizerLike, eps: float | None =
     if callable(optimizer) and not isinstance(optimizer, torch.optim.Optimizer):
         return Direction(getattr(optimizer, "__name__", type(optimizer).__name__), optimizer, (), used)
     optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-    return _from_optimizers(model, [_unwrapped(one) for one in optimizers], eps)
+    return _from_optimizers(model, [unwrapped(one) for one in optimizers], eps)
 
 
 def averaged_adam(second_moment: Mapping[str, Tensor], eps: float) -> Rule:
@@ -183,7 +183,12 @@ def _planned_lr(group: Mapping[str, Any]) -> float:
     return float(group.get("initial_lr", group["lr"]))
 
 
-def _unwrapped(optimizer: object) -> torch.optim.Optimizer:
+def unwrapped(optimizer: object) -> torch.optim.Optimizer:
+    """The torch optimizer inside what an engine or accelerate wraps around it.
+
+    Raises:
+        InputError: there is none.
+    """
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):

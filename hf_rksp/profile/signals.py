@@ -13,9 +13,6 @@ from hf_rksp.capture import Block, Stack, capture_transitions
 from hf_rksp.capture.attention import AttentionLogits
 from hf_rksp.capture.virtual_step import restored
 
-#: More classes than this, and the last axis of an output is no list of classes but a state.
-_FEWEST_CLASSES = 2
-
 
 @dataclass(frozen=True)
 class ForwardSignals:
@@ -74,6 +71,6 @@ def _ratio(after: float, before: float) -> float:
 
 
 def _log_z(logits: object) -> float | None:
-    if not isinstance(logits, Tensor) or logits.ndim < 2 or logits.size(-1) < _FEWEST_CLASSES:
+    if not isinstance(logits, Tensor) or logits.ndim < 2 or logits.size(-1) < 2:  # one number is no distribution
         return None
     return float(torch.logsumexp(logits.float(), -1).mean(dtype=torch.float64))

@@ -62,6 +62,17 @@ class Outside:
         return f"{self.title}: {value}, and the runs behind the model have {low} to {high}"
 
 
+def percent(p: float) -> str:
+    """A probability for readers."""
+    return "below 1%" if p < 0.01 else "above 99%" if p > 0.99 else f"{p:.0%}"
+
+
+def effect(factor: float) -> str:
+    """What the factor of a `Contribution` does, in words."""
+    way = f"{factor:.2g} times higher" if factor > 1 else f"{1 / factor:.2g} times lower"
+    return f"fails at a {way} learning rate"
+
+
 def _short(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 

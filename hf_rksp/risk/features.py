@@ -92,14 +92,12 @@ class Feature:
         key: its name in data.
         title: for readers.
         value: of the measured numbers and the plan; ``None`` if it was not measured.
-        dimensionless: whether it says the same of a network of any size.
         shown: from the value back to the number that a reader knows.
     """
 
     key: str
     title: str
     value: Callable[[Mapping[str, float | None], Plan], float | None]
-    dimensionless: bool = True
     shown: Callable[[float], float] = float
 
 
@@ -121,14 +119,11 @@ def _plain_of(name: str) -> Callable[[Mapping[str, float | None], Plan], float |
 
 #: A larger limit of the gradient norm clips next to nothing.
 _CLIPS = 5.0
-
-
-#: Every feature that was tried, by key; the shipped model names those that it uses.
+#: Every feature by key; the shipped model names those that it uses, and scripts/evaluate_risk.py compares sets of them.
 FEATURES: dict[str, Feature] = {
     one.key: one
     for one in (
         Feature("critical_lr", "critical learning rate of the first step", _log2("critical_lr"), shown=_power),
-        Feature("critical_lr_spread", "its spread over batches", _log2("critical_lr_spread"), shown=_power),
         Feature("coordinate_lr", "learning rate that changes a block's output by 10%", _log2("coordinate_lr"), shown=_power),
         Feature("near_unit_mass", "near-unit mass", _plain_of("near_unit_mass")),
         Feature("contractive_mass", "contractive mass", _plain_of("contractive_mass")),
@@ -136,14 +131,12 @@ FEATURES: dict[str, Feature] = {
         Feature("nonlinearity_ratio", "nonlinearity ratio", _plain_of("nonlinearity_ratio")),
         Feature("eigenvector_condition", "eigenvector condition", _log2("eigenvector_condition_max"), shown=_power),
         Feature("residual_growth", "growth of the residual stream", _log2("residual_growth"), shown=_power),
-        Feature("block_growth", "growth over one block", _log2("block_growth"), shown=_power),
         Feature("attention_logit", "largest attention logit", _log2("largest_attention_logit", 1e-3), shown=_power),
         Feature("gradient_norm", "gradient norm", _log2("gradient_norm"), shown=_power),
-        Feature("without_descent", "share of batches whose loss the step of another does not lower", _plain_of("without_descent")),
-        Feature("depth", "number of layers", _log2("depth"), dimensionless=False, shown=_power),
-        Feature("width", "width", _log2("width"), dimensionless=False, shown=_power),
+        Feature("depth", "number of layers", _log2("depth"), shown=_power),
+        Feature("width", "width", _log2("width"), shown=_power),
         Feature("warmup", "steps of warm-up", lambda numbers, plan: math.log2(1 + plan.warmup), shown=lambda v: 2**v - 1),
-        Feature("steps", "steps of the run", lambda numbers, plan: math.log2(plan.steps), dimensionless=False, shown=_power),
+        Feature("steps", "steps of the run", lambda numbers, plan: math.log2(plan.steps), shown=_power),
         Feature("decays", "learning rate decays", lambda numbers, plan: float(SCHEDULES[plan.schedule] == "decays")),
         Feature("clip", "gradients are clipped", lambda numbers, plan: float(plan.clip is not None and plan.clip <= _CLIPS)),
         Feature(
@@ -154,7 +147,7 @@ FEATURES: dict[str, Feature] = {
         ),
         Feature("decay", "weight decay", lambda numbers, plan: math.log2(1e-3 + plan.weight_decay), shown=lambda v: 2**v - 1e-3),
         Feature("muon", "Muon", lambda numbers, plan: float(OPTIMIZERS.get(plan.optimizer) == "muon")),
-        Feature("tokens", "tokens per step", lambda numbers, plan: math.log2(plan.tokens), dimensionless=False, shown=_power),
+        Feature("tokens", "tokens per step", lambda numbers, plan: math.log2(plan.tokens), shown=_power),
         Feature("bfloat16", "bfloat16", lambda numbers, plan: float(plan.dtype == "bfloat16")),
     )
 }  # fmt: skip

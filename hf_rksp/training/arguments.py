@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from hf_rksp.config import KSS_SCHEDULES, KSSConfig, MonitorConfig
 from hf_rksp.errors import InputError
+from hf_rksp.training.before import LIMIT, MODES, Mode
 
 
 def _option(default: object, text: str) -> Any:
@@ -72,7 +73,7 @@ class ArgumentMethods(_Host):
     kss_schedule: Literal["balanced", "paper"]
     spectrum: bool
     run_report: bool
-    risk: Literal["off", "warn", "stop"]
+    risk: Mode
     risk_limit: float
     residual_blocks: str | None
 
@@ -84,7 +85,7 @@ class ArgumentMethods(_Host):
                     f"{name}={getattr(self, name)!r}: pass true or false, without quotes. Settings have arguments of "
                     "their own (kss_rank, spectrum_every, ...) or go to RKSPTrainer(kss=..., monitor=...)"
                 )
-        if self.risk not in ("off", "warn", "stop"):
+        if self.risk not in MODES:
             raise InputError(f"risk={self.risk!r}: pass 'off', 'warn' or 'stop'")
         if not 0 <= self.risk_limit <= 1:
             raise InputError(f"risk_limit={self.risk_limit!r}: pass a probability, from 0 to 1")
@@ -146,13 +147,13 @@ RKSPArguments = make_dataclass(
         ),
         (
             "risk",
-            Literal["off", "warn", "stop"],
+            Mode,
             _option(
                 "off",
                 "Before the first step: probability that this run is lost. 'warn': warn above risk_limit. 'stop': do not begin.",
             ),
         ),
-        ("risk_limit", float, _option(0.2, "Probability of being lost above which risk warns or stops.")),
+        ("risk_limit", float, _option(LIMIT, "Probability of being lost above which risk warns or stops.")),
         (
             "residual_blocks",
             str | None,

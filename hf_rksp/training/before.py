@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,13 @@ from transformers import Trainer
 from hf_rksp.capture.calling import uncompiled
 from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError, first_line
-from hf_rksp.forecast import BATCHES, Forecast, forecast
+from hf_rksp.profile.directions import unwrapped
 from hf_rksp.ranks import current_ranks, from_main, world_size
 from hf_rksp.risk.calibrated import SAFE
 from hf_rksp.risk.plan import SCHEDULES, Objective, Plan
+
+if TYPE_CHECKING:
+    from hf_rksp.forecast import Forecast
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +81,19 @@ def say(trainer: Trainer, blocks: str | Sequence[str] | None, kss: bool = False)
     return answer
 
 
-def act(said: Said, mode: Mode, limit: float) -> None:
-    """Warn, or refuse to begin.
+def act(said: Said, mode: Mode, limit: float, trial: object = None) -> None:
+    """Warn, or refuse to begin; a ``trial`` of Optuna ends, and its search goes on.
 
     Raises:
         InputError: ``mode`` is "stop" and the run is lost with a probability above ``limit``.
     """
     if said.p_lost is not None and said.p_lost > limit and mode == "stop":
-        raise InputError(f"learning_rate: {said.text} risk='stop' ends a run above {limit:g} (risk_limit)")
+        text = f"learning_rate: {said.text} risk='stop' ends a run above {limit:g} (risk_limit)"
+        if type(trial).__module__.partition(".")[0] == "optuna":
+            import optuna
+
+            raise optuna.TrialPruned(text)
+        raise InputError(text)
     quiet = said.p_lost is not None and said.p_lost <= limit
     logger.log(logging.INFO if quiet else logging.WARNING, "%s", said.text)
 
@@ -127,12 +135,14 @@ def sentence(found: Forecast, lr: float, kss: bool = False) -> Said:
 
 def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[float, Forecast]:
     """The planned peak learning rate, and what was measured."""
+    from hf_rksp.forecast import BATCHES, forecast  # loads models too, which most runs do not need
+
     model: Any = trainer.model
     if any(hasattr(weight, "ds_id") for weight in model.parameters()):
         raise InputError(
             "the weights are spread over the processes before training begins (zero.Init); use ZeRO-2, or rksp risk"
         )
-    batches, max_steps = first_batches(trainer)
+    batches, max_steps = first_batches(trainer, BATCHES)
     trainer.state.max_steps = max_steps  # what a loss of one's own may divide by
     rate, plan = plan_of(trainer, max_steps, batches[0])
     own = _optimizer_of(trainer)
@@ -175,8 +185,8 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def first_batches(trainer: Trainer) -> tuple[list[dict[str, Any]], int]:
-    """The first batches of the main process, and the number of steps of the run.
+def first_batches(trainer: Trainer, count: int) -> tuple[list[dict[str, Any]], int]:
+    """The first ``count`` batches of the main process, and the number of steps of the run.
 
     Raises:
         InputError: the data can be read only once, or makes no mapping; on every process if it is so on one.
@@ -191,7 +201,7 @@ def first_batches(trainer: Trainer) -> tuple[list[dict[str, Any]], int]:
         try:
             loader = trainer.get_train_dataloader()
             max_steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
-            batches = list(itertools.islice(iter(loader), BATCHES))
+            batches = list(itertools.islice(iter(loader), count))
         except Exception as error:
             problem = first_line(error)
         if not problem and len(batches) < 2:
@@ -209,10 +219,7 @@ def _on_cpu(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _optimizer_of(trainer: Trainer) -> torch.optim.Optimizer | None:
     """The optimizer that was passed, or that an earlier training has left; ``None`` if Trainer will make one."""
-    optimizer: Any = trainer.optimizer
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    return optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+    return None if trainer.optimizer is None else unwrapped(trainer.optimizer)
 
 
 def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> tuple[float, Plan]:

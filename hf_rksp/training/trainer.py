@@ -156,7 +156,7 @@ class RKSPTrainerMixin(_Host):
                 if self._risk != "off" and not kwargs.get("resume_from_checkpoint"):
                     # Now, and not on_train_begin: an engine wraps the model before.
                     self.rksp.said = before.say(self, self._blocks, kss is not None)
-                    self._act_on(self.rksp.said, kwargs.get("trial"))
+                    before.act(self.rksp.said, self._risk, self._risk_limit, kwargs.get("trial"))
                 self.rksp.resume(_read_state(kwargs.get("resume_from_checkpoint")))
                 self._waits = bool(kss or self.rksp.config or self.rksp.said)
             self._term_sum, self._logged_step = 0.0, 0
@@ -167,17 +167,6 @@ class RKSPTrainerMixin(_Host):
                 self.rksp.attach(self.model, self.find_blocks())
                 self._wrap_loss()
             return super()._inner_training_loop(*args, **kwargs)
-
-    def _act_on(self, said: before.Said, trial: Any) -> None:
-        """Warn, or do not begin; in a search over hyperparameters of Optuna, the trial ends and the search goes on."""
-        try:
-            before.act(said, self._risk, self._risk_limit)
-        except InputError as error:
-            if type(trial).__module__.partition(".")[0] == "optuna":
-                import optuna
-
-                raise optuna.TrialPruned(str(error)) from None
-            raise
 
     def _let_go(self) -> None:
         self._waits = False

@@ -12,11 +12,11 @@ import torch
 
 from hf_rksp.profile.directions import muon
 from hf_rksp.risk.calibrated import shipped
+from scripts.reproduce.data import recall, wikitext
 from scripts.reproduce.risk import finetune, labels, tasks
 from scripts.reproduce.risk.design import draw
 from scripts.reproduce.risk.ensemble import Recipe, train
 from scripts.reproduce.risk.networks import FAMILIES, TWINS, make
-from scripts.reproduce.risk.tasks import recall
 
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "std": 0.05, "vocabulary": 32, "length": 9}
 RATES = (1e-3, 3e-2)
@@ -124,7 +124,7 @@ def test_trained_weights_are_damaged_above_the_loss_that_they_began_with():
 @pytest.mark.parametrize("number", range(8))
 def test_a_run_of_fine_tuning_is_the_run_alone(number, monkeypatch):
     text = torch.randint(0, 256, (4000,), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    monkeypatch.setattr(finetune, "wikitext", lambda: text)
+    monkeypatch.setattr(finetune, "wikitext", lambda split: text)
     monkeypatch.setattr(finetune, "_BEFORE", replace(finetune._BEFORE, steps=2))
     small = {"width": 16, "layers": 2, "heads": 2, "sequences": 4, "length": 16}
     configuration = finetune.draw(number) | small | {"adaptation": "lora" if number >= 4 else "full"}
@@ -150,8 +150,8 @@ def test_a_run_of_fine_tuning_is_the_run_alone(number, monkeypatch):
 
 @pytest.mark.skipif("HF_RKSP_DATA" not in os.environ, reason="needs WikiText-103 under HF_RKSP_DATA")
 def test_the_trivial_loss_of_text_is_the_entropy_of_its_bytes():
-    share = torch.bincount(tasks.wikitext().long(), minlength=256).double() / len(tasks.wikitext())
-    assert tasks.trivial_loss("text") == pytest.approx(float(torch.special.entr(share).sum()), abs=1e-4)
+    share = torch.bincount(wikitext("validation").long(), minlength=256).double() / len(wikitext("validation"))
+    assert tasks.TASKS["text"].trivial == pytest.approx(float(torch.special.entr(share).sum()), abs=1e-4)
 
 
 def test_the_shipped_model_is_that_of_the_committed_rows():

@@ -6,6 +6,8 @@ import datasets
 import evaluate
 import numpy
 
+from hf_rksp.metrics.bins import calibration_error
+
 _DESCRIPTION = """
 Mean over all runs of |share of lost runs - mean probability| of their bin (Naeini et al., AAAI 2015). Bins are of equal width, or
 hold equally many runs.
@@ -36,11 +38,4 @@ class CalibrationError(evaluate.Metric):
             raise ValueError("predictions: pass probabilities from 0 to 1")
         if bins < 1:
             raise ValueError(f"bins={bins!r}: pass a whole number of at least 1")
-        if equal_mass:
-            order = numpy.argsort(p, kind="stable")
-            parts = [part for part in numpy.array_split(order, bins) if len(part)]
-        else:
-            place = numpy.minimum((p * bins).astype(int), bins - 1)
-            parts = [numpy.flatnonzero(place == each) for each in numpy.unique(place)]
-        error = sum(abs(float((lost[part] - p[part]).sum())) for part in parts) / len(p)
-        return {"calibration_error": error}
+        return {"calibration_error": calibration_error(p, lost, numpy.ones(len(p)), bins, equal_mass)}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hf_rksp.errors import OutputError
+from hf_rksp.files import check_writable, put_file, reason_of
 from hf_rksp.report.kit import svg
 from hf_rksp.report.kit.svg import Figure
 
@@ -103,3 +107,24 @@ def template_text(package: str, name: str) -> str:
 def drawn(figures: Sequence[Figure]) -> list[tuple[Figure, Markup]]:
     """Figures with their drawings, ready for a template."""
     return [(figure, Markup(figure.inline())) for figure in figures]
+
+
+def write_page(text: str, path: str | os.PathLike[str]) -> Path:
+    """Write a page to ``path``; it is made aside and moved into place.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = Path(path)
+    if target.is_dir() or not target.name:
+        raise OutputError(f"path={str(path)!r}: is a folder; pass the name of a file, such as page.html")
+    if not target.exists() or target.is_file():
+        check_writable(target.parent)
+    try:
+        put_file(target, text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise OutputError(
+            f"path={str(path)!r}: cannot be written ({reason_of(error)}); pass a file in a folder that you may "
+            "write to, on a disk with room"
+        ) from None
+    return target

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_rksp.errors import OutputError
-from hf_rksp.files import check_writable, put_file
 from hf_rksp.report.kit import html
 from hf_rksp.report.kit.html import Panel
 from hf_rksp.report.kit.text import line
 from hf_rksp.report.risk import curve
+from hf_rksp.risk.calibrated import effect, percent
 
 
 def render_risk(data: Mapping[str, Any]) -> str:
@@ -43,7 +42,7 @@ def render_risk(data: Mapping[str, Any]) -> str:
         status=str(data.get("status")),
         reasons=[line(str(reason), 200) for reason in data.get("reasons") or ()],
         behind=[line(str(text), 400) for text in data.get("behind") or ()],
-        decided=[(line(str(one["title"]), 80), _factor(one["factor"])) for one in data.get("contributions") or ()],
+        decided=[(line(str(one["title"]), 80), effect(one["factor"])) for one in data.get("contributions") or ()],
         numbers=[(key.replace("_", " "), _number(value)) for key, value in (data.get("features") or {}).items()],
         planned=[(key.replace("_", " "), line(str(value), 40)) for key, value in plan.items()],
         notes=[line(str(note), 300) for note in data.get("notes") or ()],
@@ -58,8 +57,8 @@ def sentences(data: Mapping[str, Any]) -> list[str]:
     p, interval = data.get("p_lost"), data.get("p_lost_interval")
     if p is not None and interval:
         found.append(
-            f"A run at learning rate {data['lr']:g} is lost with probability {p:.0%} (90% interval {interval[0]:.0%} to "
-            f"{interval[1]:.0%})."
+            f"A run at learning rate {data['lr']:g} is lost with probability {percent(p)} (90% interval {percent(interval[0])} "
+            f"to {percent(interval[1])})."
         )
     found.append(
         f"The probability is below 5% up to a learning rate of {data['lr_max']:.2g}. It is 50% at {data['lr_half']:.2g}."
@@ -73,23 +72,7 @@ def write_risk(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    target = Path(path)
-    if target.is_dir() or not target.name:
-        raise OutputError(f"path={str(path)!r}: is a folder; pass the name of a file, such as risk.html")
-    check_writable(target.parent)
-    try:
-        put_file(target, render_risk(data).encode("utf-8", "replace"))
-    except OSError as error:
-        raise OutputError(
-            f"path={str(path)!r}: cannot be written ({error.strerror}); pass a file in a writable folder"
-        ) from None
-    return target
-
-
-def _factor(factor: float) -> str:
-    return (
-        f"fails at a {factor:.2g} times higher rate" if factor >= 1 else f"fails at a {1 / factor:.2g} times lower rate"
-    )
+    return html.write_page(render_risk(data), path)
 
 
 def _number(value: float | None) -> str:

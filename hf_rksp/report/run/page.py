@@ -11,8 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hf_rksp.errors import InputError, OutputError
-from hf_rksp.files import check_writable, put_file, reason_of
+from hf_rksp.errors import InputError
 from hf_rksp.history.read import History
 from hf_rksp.json_data import section
 from hf_rksp.report.kit import html
@@ -138,19 +137,7 @@ def write_timeline(histories: Sequence[History], path: str | os.PathLike[str]) -
     Raises:
         InputError: no history, or more than the page can show. OutputError: the file cannot be written.
     """
-    page, target = render_timeline(histories).encode("utf-8", "replace"), Path(path)
-    if target.is_dir() or not target.name:
-        raise OutputError(f"path={str(path)!r}: is a folder; pass the name of a file, such as page.html")
-    if not target.exists() or target.is_file():
-        check_writable(target.parent)
-    try:
-        put_file(target, page)
-    except OSError as error:
-        raise OutputError(
-            f"path={str(path)!r}: cannot be written ({reason_of(error)}); pass a file in a folder that you may "
-            "write to, on a disk with room"
-        ) from None
-    return target
+    return html.write_page(render_timeline(histories), path)
 
 
 def _named(histories: Sequence[History]) -> list[History]:

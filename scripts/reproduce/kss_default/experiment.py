@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from scripts.reproduce.data import wikitext_file
+
 from .tables import tables
-from .tasks import TASKS, wikitext_file
+from .tasks import TASKS
 from .train import train
 
 __all__ = ["check", "run", "tables"]
@@ -20,7 +22,7 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
         if job["arm"] not in settings["arms"]:
             raise ValueError(f"arm {job['arm']!r}: not under settings, arms in config.yaml")
     if any(job["task"].startswith("text") for job in jobs):
-        wikitext_file()
+        wikitext_file("test")
 
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

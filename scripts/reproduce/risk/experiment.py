@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from hf_rksp.profile import measure_step
 from hf_rksp.profile.start import measure_start
 from hf_rksp.risk.features import numbers_of
+from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.risk import finetune
 from scripts.reproduce.risk.design import COARSE, FINE, FINE_SEEDS, Configuration, draw
 from scripts.reproduce.risk.ensemble import Recipe, train
 from scripts.reproduce.risk.labels import edge, outcomes
 from scripts.reproduce.risk.networks import make
-from scripts.reproduce.risk.tasks import TASKS, batch, wikitext_file
+from scripts.reproduce.risk.tasks import TASKS, batch
 
 #: Batches that the measurement before step 0 takes.
 BATCHES = 8
@@ -29,7 +30,7 @@ _UNSEEN = 1000
 
 def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     """The text is there."""
-    wikitext_file()
+    wikitext_file("validation")
 
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
+from scripts.reproduce.data import passages, wikitext
 from scripts.reproduce.risk.design import SEED, Configuration
 from scripts.reproduce.risk.ensemble import Recipe, train
 from scripts.reproduce.risk.networks import FAMILIES
-from scripts.reproduce.risk.tasks import wikitext
+from scripts.reproduce.risk.tasks import generator_of
 
 #: Id of the mask token; bytes have those below it.
 MASK = 256
@@ -93,7 +94,7 @@ def models(configuration: Configuration, seeds: tuple[int, ...]) -> dict[int, nn
     objective = "masked" if configuration["family"] == "bert" else "causal"
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        ids, labels = passages("wikitext", 10_000, step, 16, configuration["length"], objective)
+        ids, labels = reading(wikitext("validation"), 10_000, step, 16, configuration["length"], objective)
         return ids[None], labels[None]
 
     learnt = train([before], [_BEFORE_RATE], batches, _BEFORE, objective).weights
@@ -117,12 +118,10 @@ def _adapted(model: Any, configuration: Configuration, seed: int) -> nn.Module:
     return Classifier(body.base_model, configuration["width"], model.config)
 
 
-def passages(source: str, seed: int, step: int, size: int, length: int, objective: str) -> tuple[Tensor, Tensor]:
-    """Ids and labels of a text."""
-    generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
-    data = wikitext() if source == "wikitext" else topics()
-    starts = torch.randint(0, len(data) - length, (size, 1), generator=generator)
-    ids = data[starts + torch.arange(length)].long()
+def reading(data: Tensor, seed: int, step: int, size: int, length: int, objective: str) -> tuple[Tensor, Tensor]:
+    """Ids and labels of a text in bytes."""
+    generator = generator_of(seed, step)
+    ids = passages(data, generator, size, length)
     if objective != "masked":
         return ids, ids
     hidden = torch.rand(ids.shape, generator=generator) < MASKED
@@ -132,13 +131,12 @@ def passages(source: str, seed: int, step: int, size: int, length: int, objectiv
 
 def kinds(seed: int, step: int, size: int, length: int) -> tuple[Tensor, Tensor]:
     """Which of four a passage is: WikiText, the same backwards, the language reference of Python, the same backwards."""
-    generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
+    generator = generator_of(seed, step)
     labels = torch.randint(0, CLASSES, (size,), generator=generator)
     rows = []
     for label in labels.tolist():
-        data = wikitext() if label < 2 else topics()
-        start = int(torch.randint(0, len(data) - length, (), generator=generator))
-        row = data[start : start + length].long()
+        data = wikitext("validation") if label < 2 else topics()
+        (row,) = passages(data, generator, 1, length)
         rows.append(row.flip(0) if label % 2 else row)
     return torch.stack(rows), labels
 
@@ -148,7 +146,7 @@ def batch(configuration: Configuration, seed: int, step: int) -> tuple[Tensor, T
     size, length, objective = (configuration[name] for name in ("sequences", "length", "objective"))
     if objective == "classification":
         return kinds(seed, step, size, length)
-    return passages("topics", seed, step, size, length, objective)
+    return reading(topics(), seed, step, size, length, objective)
 
 
 @cache

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from scripts.reproduce.risk.tasks import trivial_loss
+from scripts.reproduce.risk.tasks import TASKS
 
 #: Share of what can be learnt (trivial loss minus the best final loss of the configuration) that a useful run may miss.
 MISSED = 0.25
@@ -25,7 +25,7 @@ def outcomes(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> l
     whole = [run for run in runs if run["exploded"] is None and run["final"] is not None]
     if not whole:
         return ["exploded"] * len(runs)
-    trivial = statistics.fmean(run["first"] for run in runs) if trained else trivial_loss(configuration["task"])
+    trivial = statistics.fmean(run["first"] for run in runs) if trained else TASKS[configuration["task"]].trivial
     best = min(whole, key=lambda run: run["final"])
     learnt = trivial - best["final"]
     limit = best["final"] + MISSED * learnt if learnt >= LEAST else float("inf")

@@ -10,10 +10,8 @@ import numpy
 from scipy.special import log_ndtr, ndtr
 from sklearn.metrics import roc_auc_score
 
+from hf_rksp.metrics.bins import calibration_error
 from scripts.reproduce.risk.dataset import Case
-
-#: Bins of the calibration error.
-_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -95,18 +93,6 @@ def _coarse_error(scored: Sequence[Predicted]) -> float:
     lost = [one.case.lost[one.case.coarse] for one in scored]
     weight = [numpy.full(len(each), 1 / len(each)) for each in p]
     return calibration_error(numpy.concatenate(p), numpy.concatenate(lost), numpy.concatenate(weight))
-
-
-def calibration_error(p: numpy.ndarray, lost: numpy.ndarray, weight: numpy.ndarray) -> float:
-    """Expected calibration error over ten bins of equal width."""
-    bins = numpy.minimum((p * _BINS).astype(int), _BINS - 1)
-    total = 0.0
-    for place in range(_BINS):
-        mine = bins == place
-        mass = weight[mine].sum()
-        if mass:
-            total += abs((weight[mine] * (p[mine] - lost[mine])).sum())
-    return float(total / weight.sum())
 
 
 def bootstrap(
