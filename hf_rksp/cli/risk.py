@@ -212,12 +212,11 @@ def answer(found: Forecast, lr: float | None) -> str:
     if lr is not None:
         p, (low, high) = prediction.p_lost(lr) or 0.0, prediction.interval(lr) or (0.0, 1.0)
         lines.append(f"P(lost) at learning rate {lr:g}: {percent(p)} (90% interval {percent(low)} to {percent(high)})")
-    lines.append(
-        f"highest learning rate with P(lost) below 5%: {prediction.rate_at():.2g}; with 50%: {prediction.threshold:.2g}"
-    )
-    lines.append("what decided it, compared with the runs behind the model:")
+    lines.append(f"highest learning rate with P(lost) below 5%: {prediction.rate_at():.2g}")
+    lines.append(f"learning rate with P(lost) = 50%: {prediction.threshold:.2g}")
+    lines.append("what decided it, compared with the mean of the runs behind the model:")
     lines += [f"  {one.title}: {effect(one.factor)}" for one in prediction.contributions[:_NAMED]]
-    lines.append(f"how good that is: {shipped().description[-1]}")
+    lines.append(f"how far to trust it: {shipped().description[-1]}")
     if prediction.status == "extrapolated":
         lines.append("extrapolated, outside the runs behind the model:")
         lines += [f"  {reason}" for reason in prediction.reasons]

@@ -232,7 +232,7 @@ class RiskModel:
             "dtype": plan.dtype,
         }
         return [
-            f"no run behind the model has {name} {value!r}; it has {', '.join(self.trained[name])}"
+            f"no run behind the model has {name} {value!r}; the runs have {', '.join(self.trained[name])}"
             for name, value in checked.items()
             if value not in self.trained[name]
         ]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +16,10 @@ from hf_rksp.capture.calling import uncompiled
 from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError, first_line
 from hf_rksp.profile.directions import unwrapped
-from hf_rksp.ranks import current_ranks, from_main, world_size
+from hf_rksp.ranks import from_main, world_size
 from hf_rksp.risk.calibrated import SAFE
 from hf_rksp.risk.plan import SCHEDULES, Objective, Plan
+from hf_rksp.training.first_batches import as_before, first_batches
 
 if TYPE_CHECKING:
     from hf_rksp.forecast import Forecast
@@ -69,7 +67,7 @@ def say(trainer: Trainer, blocks: str | Sequence[str] | None, kss: bool = False)
     """
     rate = float(trainer.args.learning_rate)
     try:
-        with _as_before(trainer):
+        with as_before(trainer):
             rate, found = _measured(trainer, blocks)
             said = sentence(found, rate, kss)
     except NonFiniteError as error:
@@ -156,65 +154,6 @@ def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[flo
     return rate, forecast(
         model, batches, plan, loss=loss, optimizer=own, blocks=blocks, progress=not trainer.args.disable_tqdm
     )
-
-
-@contextlib.contextmanager
-def _as_before(trainer: Trainer) -> Iterator[None]:
-    """Random state, buffers, and every attribute of the trainer that holds plain data are put back afterwards."""
-    model: Any = trainer.model
-    kept = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if _is_plain(value)}
-    steps, loaders, collator = trainer.state.max_steps, list(trainer.accelerator._dataloaders), trainer.data_collator
-    with contextlib.suppress(Exception):  # a collator may hold a generator of its own
-        trainer.data_collator = copy.deepcopy(collator)
-    try:
-        with restored(model):
-            yield
-    finally:
-        trainer.data_collator = collator
-        trainer.accelerator._dataloaders[:] = loaders
-        trainer.state.max_steps = steps
-        vars(trainer).update(kept)
-
-
-def _is_plain(value: object) -> bool:
-    """Whether it is numbers and texts, or containers of such: what a subclass counts and logs."""
-    if isinstance(value, Mapping):
-        return all(_is_plain(key) and _is_plain(one) for key, one in value.items())
-    if isinstance(value, (list, tuple, set)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def first_batches(trainer: Trainer, count: int) -> tuple[list[dict[str, Any]], int]:
-    """The first ``count`` batches of the main process, and the number of steps of the run.
-
-    Raises:
-        InputError: the data can be read only once, or makes no mapping; on every process if it is so on one.
-    """
-    batches: list[dict[str, Any]] = []
-    problem, max_steps = "", 0
-    dataset: Any = trainer.train_dataset
-    once = isinstance(dataset, torch.utils.data.IterableDataset) and iter(dataset) is iter(dataset)
-    if hasattr(dataset, "__next__") or once:
-        problem = "train_dataset can be read only once; pass a dataset that can be read again"
-    else:
-        try:
-            loader = trainer.get_train_dataloader()
-            max_steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
-            batches = list(itertools.islice(iter(loader), count))
-        except Exception as error:
-            problem = first_line(error)
-        if not problem and len(batches) < 2:
-            problem = f"the data makes {len(batches)} batches, and two are needed"
-        elif not problem and not all(isinstance(batch, Mapping) for batch in batches):
-            problem = f"a batch is a {type(batches[0]).__name__}, and mappings are needed"
-    if problems := list(filter(None, current_ranks().gather(problem))):
-        raise InputError(problems[0])
-    return [_on_cpu(batch) for batch in from_main([_on_cpu(batch) for batch in batches])], max_steps
-
-
-def _on_cpu(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def _optimizer_of(trainer: Trainer) -> torch.optim.Optimizer | None:

@@ -1,7 +1,9 @@
 """The forecast before the first step of a Trainer: it changes nothing, it is the first event, and it can refuse to begin."""
 
 import logging
+import random
 
+import numpy
 import pytest
 import torch
 from transformers import GPT2ForSequenceClassification, Trainer
@@ -141,6 +143,37 @@ def test_what_a_trainer_and_a_collator_of_ones_own_hold_is_as_before(tmp_path):
     runs = [trained(tmp_path / mode, gpt2(), kind=Odd, data_collator=Collator(), risk=mode) for mode in ("off", "warn")]
     assert_same_weights(runs[0].model, runs[1].model)
     assert runs[0].counted == runs[1].counted and not runs[1].counted["eval"]
+    assert forecast_of(runs[1])["p_lost"] is not None
+
+
+class Drawing(torch.utils.data.Dataset):
+    """Hides a token of each row with a generator of its own."""
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, place):
+        kind = type(self.generator)
+        if kind is torch.Generator:
+            drawn = int(torch.randint(0, 9, (), generator=self.generator))
+        else:
+            drawn = int(
+                (self.generator.integers if hasattr(self.generator, "integers") else self.generator.randrange)(0, 9)
+            )
+        ids = (torch.arange(9) * 5 + place) % 40
+        ids[drawn] = 1
+        return {"input_ids": ids, "labels": ids}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: torch.Generator().manual_seed(7), lambda: numpy.random.default_rng(7), lambda: random.Random(7)]
+)
+def test_the_generator_of_a_dataset_is_where_it_was(tmp_path, make):
+    runs = [trained(tmp_path / mode, gpt2(), Drawing(make()), risk=mode) for mode in ("off", "warn")]
+    assert_same_weights(runs[0].model, runs[1].model)
     assert forecast_of(runs[1])["p_lost"] is not None
 
 

@@ -1,0 +1,98 @@
+"""The first batches of a run, read before it begins, and a trainer that is as it was afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from hf_rksp.capture.virtual_step import restored
+from hf_rksp.errors import InputError, first_line
+from hf_rksp.ranks import current_ranks, from_main
+
+
+@contextlib.contextmanager
+def as_before(trainer: Trainer) -> Iterator[None]:
+    """What reading batches and computing losses changes is put back afterwards.
+
+    That is the random state, buffers, every attribute of the trainer that holds plain data, and the generators that the collator
+    and the dataset hold. What they count elsewhere stays counted.
+    """
+    model: Any = trainer.model
+    kept = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if _is_plain(value)}
+    steps, loaders, collator = trainer.state.max_steps, list(trainer.accelerator._dataloaders), trainer.data_collator
+    with contextlib.suppress(Exception):  # a collator may hold a generator of its own
+        trainer.data_collator = copy.deepcopy(collator)
+    rewind = [back for value in getattr(trainer.train_dataset, "__dict__", {}).values() for back in _rewinding(value)]
+    try:
+        with restored(model):
+            yield
+    finally:
+        trainer.data_collator = collator
+        for back in rewind:
+            back()
+        trainer.accelerator._dataloaders[:] = loaders
+        trainer.state.max_steps = steps
+        vars(trainer).update(kept)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is numbers and texts, or containers of such: what a subclass counts and logs."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(key) and _is_plain(one) for key, one in value.items())
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _rewinding(value: object) -> Iterator[Callable[[], object]]:
+    """How a generator of random numbers is put back, if ``value`` is one."""
+    if isinstance(value, torch.Generator):
+        state = value.get_state()
+        yield lambda: value.set_state(state)
+    elif isinstance(value, numpy.random.Generator):
+        bits, before = value.bit_generator, copy.deepcopy(value.bit_generator.state)
+        yield lambda: setattr(bits, "state", before)
+    elif isinstance(value, random.Random):
+        own = value.getstate()
+        yield lambda: value.setstate(own)
+
+
+def first_batches(trainer: Trainer, count: int) -> tuple[list[dict[str, Any]], int]:
+    """The first ``count`` batches of the main process, and the number of steps of the run.
+
+    Raises:
+        InputError: the data can be read only once, or makes no mapping; on every process if it is so on one.
+    """
+    batches: list[dict[str, Any]] = []
+    problem, max_steps = "", 0
+    dataset: Any = trainer.train_dataset
+    once = isinstance(dataset, torch.utils.data.IterableDataset) and iter(dataset) is iter(dataset)
+    if hasattr(dataset, "__next__") or once:
+        problem = "train_dataset can be read only once; pass a dataset that can be read again"
+    else:
+        try:
+            loader = trainer.get_train_dataloader()
+            max_steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
+            batches = list(itertools.islice(iter(loader), count))
+        except Exception as error:
+            problem = first_line(error)
+        if not problem and len(batches) < 2:
+            problem = f"the data makes {len(batches)} batches, and two are needed"
+        elif not problem and not all(isinstance(batch, Mapping) for batch in batches):
+            problem = f"a batch is a {type(batches[0]).__name__}, and mappings are needed"
+    if problems := list(filter(None, current_ranks().gather(problem))):
+        raise InputError(problems[0])
+    return [_on_cpu(batch) for batch in from_main([_on_cpu(batch) for batch in batches])], max_steps
+
+
+def _on_cpu(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in batch.items()}
