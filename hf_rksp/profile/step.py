@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hf_rksp.capture import Stack, find_stacks
-from hf_rksp.capture.hvp import Method, inner
+from hf_rksp.capture.hvp import Method, inner, trainable
 from hf_rksp.capture.virtual_step import virtual_step
 from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.profile.directions import Direction, OptimizerLike, Rule, averaged_adam, direction_of
@@ -86,6 +86,8 @@ class StepMeasurement:
             decay * weights``.
         eps: limit of ``share_below_eps``; that of the optimizer where it has one.
         parameters: trainable entries.
+        weight_rms: root mean square of the entries of a trainable matrix, the median over those that are not zero throughout;
+            ``None`` if there is none.
         training: whether modules kept their own mode, dropout included; else all were in evaluation mode.
         first_step: learning rate of the virtual step before the measurement; ``None`` if there was none.
         losses: of each batch, in the unit of the loss.
@@ -109,6 +111,7 @@ class StepMeasurement:
     weight_decay: tuple[float, ...]
     eps: float
     parameters: int
+    weight_rms: float | None
     training: bool
     first_step: float | None
     losses: tuple[float, ...]
@@ -211,6 +214,7 @@ def measure_step(
         weight_decay=direction.weight_decay,
         eps=direction.eps,
         parameters=sum(probe.sizes.values()),
+        weight_rms=weight_rms(model),
         training=training,
         first_step=first_step,
         losses=tuple(probe.losses[index] for index in range(count)),
@@ -229,6 +233,13 @@ def measure_step(
         notes=tuple(notes),
         cost=StepCost(probe.forwards, probe.backwards, probe.products, time.perf_counter() - started),
     )
+
+
+def weight_rms(model: nn.Module) -> float | None:
+    """See `StepMeasurement`; stacks of matrices (fused experts) count as one."""
+    matrices = [weight for weight in trainable(model).values() if weight.ndim > 1]
+    found = [norm / math.sqrt(weight.numel()) for weight in matrices if (norm := float(weight.detach().norm()))]
+    return statistics.median(found) if found else None
 
 
 def summarise(values: Iterable[float | None]) -> Summary | None:

@@ -49,6 +49,7 @@ def numbers_of(profile: ModelProfile, signals: ForwardSignals, step: StepMeasure
             sum(math.log(max(norm, 1e-30)) for norm in step.gradient_norms) / len(step.gradient_norms)
         ),
         "noise_scale": step.noise_scale,
+        "weight_rms": step.weight_rms,
         "share_below_eps": step.share_below_eps,
         "share_without_gradient": step.share_without_gradient,
         "critical_lr": _median(step.critical_lr),

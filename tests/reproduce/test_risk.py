@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import MixtralForCausalLM
 
 from hf_rksp.profile.directions import muon
 from hf_rksp.risk.calibrated import shipped
@@ -29,6 +30,11 @@ def batches(step):
 
 
 def optimizers(model, recipe, rate):
+    if recipe.optimizer == "sgd":
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        rest = [p for p in model.parameters() if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": rest, "weight_decay": 0.0}]
+        return [torch.optim.SGD(groups, lr=rate, momentum=0.9)]
     if recipe.optimizer == "muon":
         found = muon(model)
         for optimizer in found:
@@ -42,7 +48,7 @@ def optimizers(model, recipe, rate):
 
 def plain(family, recipe, rate):
     """The same run by a loop as everybody writes it."""
-    model, losses = make(family, SHAPE, 0), []
+    model, losses = make(FAMILIES[family], SHAPE, 0), []
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
@@ -66,14 +72,14 @@ def plain(family, recipe, rate):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_of_an_ensemble_is_the_run_alone(family):
     recipe = Recipe(steps=4, warmup=2, schedule="cosine", beta2=0.95, decay=0.1, clip=1.0)
-    together = torch.stack(train([make(family, SHAPE, 0)] * 2, RATES, batches, recipe).losses)
+    together = train([make(FAMILIES[family], SHAPE, 0)] * 2, RATES, batches, recipe).losses
     for run, rate in enumerate(RATES):
         assert together[:, run].tolist() == pytest.approx(plain(family, recipe, rate), rel=2e-4)
 
 
 def test_muon_in_an_ensemble_is_that_of_torch():
     recipe = Recipe(steps=3, warmup=0, optimizer="muon", decay=0.0)
-    together = torch.stack(train([make("preln", SHAPE, 0)] * 2, RATES, batches, recipe).losses)
+    together = train([make(FAMILIES["preln"], SHAPE, 0)] * 2, RATES, batches, recipe).losses
     for run, rate in enumerate(RATES):
         assert together[:, run].tolist() == pytest.approx(plain("preln", recipe, rate), rel=2e-3)
 
@@ -82,7 +88,7 @@ def test_muon_in_an_ensemble_is_that_of_torch():
 def test_autocast_rounds_and_changes_nothing_else(family):
     recipe = Recipe(steps=2, warmup=0)
     low, full = (
-        torch.stack(train([make(family, SHAPE, 0)] * 2, RATES, batches, replace(recipe, dtype=dtype)).losses)
+        train([make(FAMILIES[family], SHAPE, 0)] * 2, RATES, batches, replace(recipe, dtype=dtype)).losses
         for dtype in ("bfloat16", "float32")
     )
     assert not torch.equal(low, full)
@@ -91,10 +97,46 @@ def test_autocast_rounds_and_changes_nothing_else(family):
 
 def test_a_run_that_explodes_leaves_the_others_alone():
     recipe = Recipe(steps=6, warmup=0)
-    rows = train([make("none", SHAPE, 0)] * 2, (1e-3, 1e30), batches, recipe).rows(points=3)
-    alone = train([make("none", SHAPE, 0)] * 2, (1e-3, 1e-3), batches, recipe).rows(points=3)
+    rows = train([make(FAMILIES["none"], SHAPE, 0)] * 2, (1e-3, 1e30), batches, recipe).rows(points=3)
+    alone = train([make(FAMILIES["none"], SHAPE, 0)] * 2, (1e-3, 1e-3), batches, recipe).rows(points=3)
     assert rows[0] == alone[0] and rows[0]["exploded"] is None and len(rows[0]["curve"]) == 3
     assert rows[1]["exploded"] == 1 and rows[1]["final"] is None and rows[1]["curve"][-1] is None
+
+
+def test_dense_experts_are_those_of_transformers():
+    ours = make(FAMILIES["mixtral"], SHAPE, 0)
+    theirs = MixtralForCausalLM(ours.config).eval()
+    theirs.load_state_dict(ours.state_dict())
+    ids, asked = recall(torch.Generator().manual_seed(0), 8)
+    for model in (ours, theirs):
+        model(ids, labels=asked).loss.backward()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_sgd_in_an_ensemble_is_that_of_torch():
+    recipe = Recipe(steps=4, warmup=0, optimizer="sgd", decay=0.1)
+    together = train([make(FAMILIES["preln"], SHAPE, 0)] * 2, (0.1, 0.5), batches, recipe).losses
+    for run, rate in enumerate((0.1, 0.5)):
+        assert together[:, run].tolist() == pytest.approx(plain("preln", recipe, rate), rel=2e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_captured_steps_are_those_of_the_host(family, optimizer):
+    recipe = Recipe(steps=8, warmup=2, schedule="cosine", optimizer=optimizer, clip=1.0)
+    here, there = (
+        train([make(FAMILIES[family], SHAPE, 0)] * 2, RATES, batches, recipe, device=device).losses
+        for device in ("cpu", "cuda")
+    )
+    torch.testing.assert_close(there, here, rtol=2e-3 if optimizer == "adamw" else 2e-2, atol=0)
+
+
+def test_a_range_test_rises_by_one_factor():
+    recipe = Recipe(steps=14, warmup=0, schedule="range")
+    assert [recipe.rate(step) for step in range(14)] == pytest.approx([2.0 ** (step - 13) for step in range(14)])
 
 
 def test_the_design_is_fixed_and_its_families_take_turns():
@@ -117,8 +159,11 @@ def test_outcomes():
 
 
 def test_trained_weights_are_damaged_above_the_loss_that_they_began_with():
-    runs = [{"lr": lr, "first": 1.0, "final": final, "exploded": None} for lr, final in ((1, 0.5), (2, 0.95), (4, 1.2))]
-    assert labels.outcomes(runs, {"start": "pretrained"}) == ["useful", "useless", "damaged"]
+    finals = ((0.25, 1.02), (1, 0.5), (2, 0.95), (4, 1.2))
+    runs = [{"lr": lr, "before": 1.0, "after": final, "final": final, "exploded": None} for lr, final in finals]
+    assert labels.outcomes(runs, {"start": "pretrained"}) == ["slow", "useful", "useless", "damaged"]
+    little = [run | {"final": 1 - (1 - run["final"]) / 10} for run in runs]  # less to be learnt than counts
+    assert labels.outcomes(little, {"start": "pretrained"}) == ["useful", "useful", "useful", "damaged"]
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -133,7 +178,7 @@ def test_a_run_of_fine_tuning_is_the_run_alone(number, monkeypatch):
     recipe = Recipe(steps=3, warmup=0, decay=0.0)
     ids, asked = finetune.batch(configuration, 0, 0)
     found = train([model] * 2, (1e-3, 1e-2), lambda step: (ids.expand(2, *ids.shape), asked.expand(2, *asked.shape)), recipe,
-                  configuration["objective"])  # fmt: skip
+                  configuration["objective"], held_out=[(ids.expand(2, *ids.shape), asked.expand(2, *asked.shape))])  # fmt: skip
     optimizer, losses = (
         torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0),
         [],
@@ -144,7 +189,10 @@ def test_a_run_of_fine_tuning_is_the_run_alone(number, monkeypatch):
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    assert torch.stack(found.losses)[:, 1].tolist() == pytest.approx(losses, rel=1e-3)
+    assert found.losses[:, 1].tolist() == pytest.approx(losses, rel=1e-3)
+    with torch.no_grad():
+        assert float(found.after[1]) == pytest.approx(float(model(ids, labels=asked).loss), rel=1e-3)
+    assert found.before[1] == found.losses[0, 1]
     assert torch.equal(first, next(iter(model.parameters()))) == (configuration["adaptation"] == "lora")
 
 

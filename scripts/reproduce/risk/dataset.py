@@ -65,8 +65,8 @@ def case_of(row: dict[str, Any]) -> Case:
     configuration, runs = row["configuration"], row["runs"]
     found = outcomes(runs, configuration)
     measured = list(row["measured"].values())
-    names = [name for name in measured[0] if name != "seconds"]
-    numbers = {name: _median(one[name] for one in measured) for name in names}
+    names = [name for name in measured[0] if not name.endswith("seconds")]
+    numbers = {name: _median(one.get(name) for one in measured) for name in names}
     tokens = configuration["sequences"] * configuration["length"]
     plan = Plan(
         optimizer=configuration["optimizer"],

@@ -15,6 +15,8 @@ from scripts.reproduce.risk.tasks import TASKS
 
 #: First seed of the generator of the design.
 SEED = 13
+#: Number of the first configuration that is drawn for long runs; the random design ends before.
+FIRST_LONG = 300
 #: Learning rates of the first stage: powers of two.
 COARSE = tuple(2.0**-power for power in range(13, -1, -1))
 #: Seeds of the second stage; the first stage has seed 0.
@@ -62,6 +64,12 @@ def draw(number: int) -> Configuration:
     return configuration
 
 
+def draw_long(number: int) -> Configuration:
+    """Configuration ``number`` of the long runs: 1200 steps, with four times the warm-up. None is in the random design."""
+    configuration = draw(FIRST_LONG + number)
+    return configuration | {"steps": 1200, "warmup": 4 * configuration["warmup"]}
+
+
 def parameters(configuration: Configuration) -> float:
     """About how many weights the network has."""
     width, layers = configuration["width"], configuration["layers"]
@@ -79,7 +87,7 @@ def hours(configuration: Configuration) -> float:
 def main() -> None:
     """Print the design."""
     total = 0.0
-    for number in range(300):
+    for number in range(FIRST_LONG):
         configuration = draw(number)
         total += hours(configuration)
         print(number, f"{hours(configuration):.3f}", *configuration.values())

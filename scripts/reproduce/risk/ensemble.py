@@ -2,6 +2,8 @@
 
 The weights of all runs are the rows of one matrix, so that the optimizer is a few operations on that matrix. Runs do not touch
 each other: a run that is not finite leaves the others as they are. tests/reproduce holds a run to torch.optim and a plain loop.
+
+A step reads nothing from the host but its batch. On a CUDA device it is therefore captured once, as a graph, and replayed.
 """
 
 from __future__ import annotations
@@ -25,6 +27,12 @@ TAIL = 0.1
 #: torch.optim.Muon's own.
 _MUON = {"ns_coefficients": (3.4445, -4.775, 2.0315), "ns_steps": 5, "eps": 1e-7}
 _MUON_MOMENTUM = 0.95
+_SGD_MOMENTUM = 0.9
+_BETA1, _EPS = 0.9, 1e-8
+#: Steps that run before the step is captured: libraries allocate in the first ones.
+_EAGER = 3
+
+Batches = Callable[[int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,13 @@ class Recipe:
     """How a network is trained, but for the learning rate and the seed.
 
     Attributes:
-        steps, warmup, schedule: linear warm-up, then "constant", or "cosine" to zero.
-        optimizer: "adamw", or "muon" (on the matrices of the blocks, AdamW on the rest, as `hf_rksp.profile.directions.muon`).
-        beta2, decay: of AdamW. Decay leaves out vectors, as Trainer does.
+        steps, warmup, schedule: linear warm-up, then "constant", or "cosine" to zero; "range" rises from 2^-13 of the peak to the
+            peak, by the same factor at each step, and has no warm-up.
+        optimizer: "adamw", "muon" (on the matrices of the blocks, AdamW on the rest, as `hf_rksp.profile.directions.muon`), or
+            "sgd" with momentum .9.
+        beta2: of AdamW.
+        decay: decoupled weight decay of AdamW, which leaves out vectors as Trainer does; with "sgd" that of torch.optim.SGD, which
+            adds it to the gradient.
         clip: largest gradient norm; ``None`` for none.
         dtype: "float32", or "bfloat16" for autocast.
     """
@@ -43,13 +55,15 @@ class Recipe:
     warmup: int
     schedule: str = "constant"
     optimizer: str = "adamw"
-    beta2: float = 0.999
+    beta2: float | None = 0.999
     decay: float = 0.01
     clip: float | None = None
     dtype: str = "float32"
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at ``step``, from 0."""
+        if self.schedule == "range":
+            return float(2.0 ** (-13 * (1 - step / (self.steps - 1))))
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.schedule == "constant":
@@ -59,18 +73,23 @@ class Recipe:
 
 @dataclass
 class Runs:
-    """What is kept of each run: the loss and the gradient norm (before clipping) of every step, shape ``(steps, runs)``.
+    """What is kept of each run.
 
-    ``weights`` are the trainable weights at the end, by name, with the runs in front.
+    Attributes:
+        losses, norms: loss and gradient norm (before clipping) of every step, shape ``(steps, runs)``.
+        before, after: mean loss on the held-out batches, shape ``(runs,)``; ``None`` if there are none.
+        weights: the trainable weights at the end, by name, with the runs in front.
     """
 
-    losses: list[Tensor] = field(default_factory=list)
-    norms: list[Tensor] = field(default_factory=list)
+    losses: Tensor
+    norms: Tensor
+    before: Tensor | None = None
+    after: Tensor | None = None
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def rows(self, points: int = 25) -> list[dict[str, Any]]:
         """Plain numbers per run; what is not finite is ``None``."""
-        losses, norms = torch.stack(self.losses), torch.stack(self.norms)
+        losses, norms = self.losses, self.norms
         steps = len(losses)
         tail = max(round(TAIL * steps), 1)
         beyond = ~((losses <= MOST_LOSS) & (norms <= MOST_NORM))
@@ -79,16 +98,17 @@ class Runs:
         for run in range(losses.shape[1]):
             lost = beyond[:, run].nonzero()
             curve = losses[: steps // every * every, run].reshape(-1, every).mean(1)
-            rows.append(
-                {
-                    "first": _number(losses[0, run]),
-                    "final": _number(losses[-tail:, run].mean()),
-                    "exploded": int(lost[0]) if len(lost) else None,
-                    "max_loss": _number(losses[:, run].max()),
-                    "max_norm": _number(norms[:, run].max()),
-                    "curve": [_number(value) for value in curve],
-                }
-            )
+            row = {
+                "first": _number(losses[0, run]),
+                "final": _number(losses[-tail:, run].mean()),
+                "exploded": int(lost[0]) if len(lost) else None,
+                "max_loss": _number(losses[:, run].max()),
+                "max_norm": _number(norms[:, run].max()),
+                "curve": [_number(value) for value in curve],
+            }
+            if self.before is not None and self.after is not None:
+                row |= {"before": _number(self.before[run]), "after": _number(self.after[run])}
+            rows.append(row)
         return rows
 
 
@@ -100,78 +120,136 @@ def _number(value: Tensor) -> float | None:
 def train(
     models: Sequence[nn.Module],
     rates: Sequence[float],
-    batches: Callable[[int], tuple[Tensor, Tensor]],
+    batches: Batches,
     recipe: Recipe,
     objective: str = "causal",
+    device: torch.device | str = "cpu",
+    held_out: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> Runs:
     """Train ``len(models)`` runs of one architecture side by side.
 
     Args:
         models: one per run; they are not changed, and runs may share one. Weights that need no gradient are those of the first.
         rates: peak learning rate per run.
-        batches: step -> token ids and labels, shape ``(runs, sequences, length)`` each.
+        batches: step -> inputs and labels, shape ``(runs, sequences, length)`` each, on the CPU. Inputs are token ids, or images
+            of shape ``(runs, images, channels, height, width)``.
         recipe: see `Recipe`.
         objective: "causal": labels are the ids, and each predicts the next. "masked": labels stand where they are asked for.
             "classification": labels of shape ``(runs, sequences)``.
+        device: where the runs are trained.
+        held_out: batches, as those of ``batches``, on which the runs are compared with themselves before and after.
     """
-    first = models[0]
-    names = [name for name, p in first.named_parameters() if p.requires_grad]
-    flat = torch.stack([torch.cat([p.detach().float().reshape(-1) for p in _trainable(model)]) for model in models])
-    shapes = [p.shape for p in _trainable(first)]
-    sizes = [shape.numel() for shape in shapes]
-    fixed = {name: p.detach() for name, p in first.named_parameters() if not p.requires_grad} | dict(
-        first.named_buffers()
-    )
-    loss = _loss(first, fixed, batches(0)[0].shape[-1], recipe.dtype, objective)
-    lr = torch.tensor(rates)[:, None]
-    decayed = torch.cat([torch.full((shape.numel(),), float(len(shape) > 1)) for shape in shapes])
-    adam = _Adam(flat, recipe)
-    muon = _Muon(first, names, shapes, len(models)) if recipe.optimizer == "muon" else None
-    runs = Runs()
-    # Views of the one matrix that is updated in place.
-    weights = {
-        name: part.view(len(models), *shape)
-        for name, part, shape in zip(names, flat.split(sizes, 1), shapes, strict=True)
-    }
-    for step in range(recipe.steps):
-        ids, labels = batches(step)
-        gradients, values = loss(weights, ids, labels)
-        gradient = torch.cat([gradients[name].reshape(len(models), -1) for name in names], 1)
+    where, batch = torch.device(device), batches(0)
+    with where:
+        step = _Step(models, rates, batch, recipe, objective)
+        before = step.mean_loss(held_out)
+    advance = step
+    if where.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream())  # a capture refuses the default stream
+    for number in range(recipe.steps):
+        for here, there in zip((step.inputs, step.labels), batches(number), strict=True):
+            here.copy_(there)
+        if where.type == "cuda" and number == _EAGER:
+            graph = torch.cuda.CUDAGraph()
+            with where, torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                step()
+            advance = graph.replay
+        with where:
+            advance()
+    with where:
+        after = step.mean_loss(held_out)
+    return Runs(step.losses.cpu(), step.norms.cpu(), before, after, step.weights)
+
+
+class _Step:
+    """One optimizer step of all runs, in place."""
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        rates: Sequence[float],
+        batch: tuple[Tensor, Tensor],
+        recipe: Recipe,
+        objective: str,
+    ) -> None:
+        first, self.recipe = models[0], recipe
+        self.names = [name for name, p in first.named_parameters() if p.requires_grad]
+        shapes = [p.shape for p in _trainable(first)]
+        self.sizes = [shape.numel() for shape in shapes]
+        self.inputs, self.labels = (torch.empty_like(part, device=_device()) for part in batch)
+        self.flat = torch.stack(
+            [torch.cat([p.detach().float().reshape(-1) for p in _trainable(one)]) for one in models]
+        )
+        self.flat = self.flat.to(_device())
+        # Views of the one matrix that is updated in place.
+        self.weights = {
+            name: part.view(len(models), *shape)
+            for name, part, shape in zip(self.names, self.flat.split(self.sizes, 1), shapes, strict=True)
+        }
+        self.loss = _loss(first, recipe.dtype, objective, batch[0].shape[-1])
+        self.lr = torch.tensor(rates)[:, None]
+        self.number = torch.zeros(1, dtype=torch.long)
+        self.schedule = torch.tensor([recipe.rate(step) for step in range(recipe.steps)])
+        self.losses, self.norms = torch.zeros(recipe.steps, len(models)), torch.zeros(recipe.steps, len(models))
+        decayed = torch.cat([torch.full((shape.numel(),), float(len(shape) > 1)) for shape in shapes])
+        self.decay = recipe.decay * decayed if recipe.decay else None
+        self.optimizer = _Sgd(self.flat) if recipe.optimizer == "sgd" else _Adam(self.flat, recipe)
+        self.muon = _Muon(first, self.names, shapes, len(models)) if recipe.optimizer == "muon" else None
+
+    def __call__(self) -> None:
+        """Take one step."""
+        gradients, values = self.loss(self.weights, self.inputs, self.labels)
+        gradient = torch.cat([gradients[name].reshape(len(self.flat), -1) for name in self.names], 1)
         norms = gradient.norm(dim=1)
-        runs.losses.append(values.detach())
-        runs.norms.append(norms)
-        if recipe.clip is not None:
-            gradient *= (recipe.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
-        update = adam.update(gradient)
-        if muon is not None:
-            muon.replace(update, gradient, sizes)
-        now = lr * recipe.rate(step)
-        if recipe.decay:
-            flat -= now * recipe.decay * decayed * flat
-        flat -= now * update
-    runs.weights = weights
-    return runs
+        self.losses.index_copy_(0, self.number, values.detach()[None])
+        self.norms.index_copy_(0, self.number, norms[None])
+        if self.recipe.clip is not None:
+            gradient *= (self.recipe.clip / (norms + 1e-6)).clamp(max=1.0)[:, None]
+        if self.decay is not None and self.recipe.optimizer == "sgd":
+            gradient += self.decay * self.flat
+        update = self.optimizer.update(gradient, self.number)
+        if self.muon is not None:
+            self.muon.replace(update, gradient, self.sizes)
+        now = self.lr * self.schedule[self.number]
+        if self.decay is not None and self.recipe.optimizer != "sgd":
+            self.flat -= now * self.decay * self.flat
+        self.flat -= now * update
+        self.number += 1
+
+    def mean_loss(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
+        """Of each run at its present weights."""
+        losses = [
+            self.loss(self.weights, *(part.to(_device()) for part in batch))[1].detach().cpu() for batch in batches
+        ]
+        return torch.stack(losses).mean(0) if losses else None
+
+
+def _device() -> torch.device:
+    """Where new tensors are made."""
+    return torch.get_default_device()
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _loss(model: nn.Module, fixed: dict[str, Tensor], length: int, dtype: str, objective: str) -> Callable[..., Any]:
-    """Gradients and losses of all runs: mappings of weights with a leading axis, ids and labels with one."""
-    # Masks that are made inside the model look at the values of a batch, which vmap cannot do.
-    forbidden = torch.full((length, length), -1e9).triu(1)
-    mask = torch.zeros_like(forbidden)[None, None] if both_ways(model) else forbidden[None, None]
-    positions = torch.arange(length)[None]
-    low = torch.autocast("cpu", dtype=torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+def _loss(model: nn.Module, dtype: str, objective: str, length: int) -> Callable[..., Any]:
+    """Gradients and losses of all runs: mappings of weights with a leading axis, inputs and labels with one."""
+    fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad} | dict(
+        model.named_buffers()
+    )
+    fixed = {name: value.to(_device()) for name, value in fixed.items()}
+    given = _given(model, length)
+    low: Callable[[], Any] = contextlib.nullcontext
+    if dtype == "bfloat16":
 
-    def one(weights: dict[str, Tensor], ids: Tensor, labels: Tensor) -> Tensor:
-        given = {
-            "attention_mask": mask.expand(len(ids), 1, length, length),
-            "position_ids": positions,
-        } | ({} if both_ways(model) else {"use_cache": False})
-        with low:
-            logits = functional_call(model, {**fixed, **weights}, (ids,), given).logits.float()
+        def low() -> Any:
+            # The cache of casts would outlive a captured step.
+            return torch.autocast(_device().type, dtype=torch.bfloat16, cache_enabled=False)
+
+    def one(weights: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        with low():
+            logits = functional_call(model, {**fixed, **weights}, (inputs,), given(len(inputs))).logits.float()
         if objective == "classification":
             return cross_entropy(logits, labels)
         if objective == "masked":
@@ -182,24 +260,58 @@ def _loss(model: nn.Module, fixed: dict[str, Tensor], length: int, dtype: str, o
     return vmap(grad_and_value(one))
 
 
-def both_ways(model: nn.Module) -> bool:
-    """Whether attention sees later tokens too, as in an encoder."""
-    return "Bert" in str(getattr(model.config, "architectures", None) or type(model).__name__)
+def _given(model: nn.Module, length: int) -> Callable[[int], dict[str, Any]]:
+    """Number of sequences -> what a model is called with beside its inputs.
+
+    Masks that are made inside a model look at the values of a batch, which vmap cannot do: attention gets them ready-made.
+    """
+    kind = kind_of(model)
+    if kind == "image":
+        return lambda sequences: {}
+    if kind == "recurrent":
+        return lambda sequences: {"use_cache": False}
+    forbidden = torch.full((length, length), -1e9).triu(1)
+    mask = torch.zeros_like(forbidden)[None, None] if kind == "encoder" else forbidden[None, None]
+    positions = torch.arange(length)[None]
+    cache = {} if kind == "encoder" else {"use_cache": False}
+    return lambda sequences: {
+        "attention_mask": mask.expand(sequences, 1, length, length),
+        "position_ids": positions,
+        **cache,
+    }
+
+
+def kind_of(model: nn.Module) -> str:
+    """How a model is called: "causal", "encoder" (attention sees later tokens too), "recurrent" or "image"."""
+    kinds = {"bert": "encoder", "mamba": "recurrent", "vit": "image"}
+    return kinds.get(model.config.model_type, "causal")  # type: ignore[union-attr]
 
 
 class _Adam:
     """AdamW's update without its learning rate and decay, as torch.optim.AdamW makes it."""
 
     def __init__(self, flat: Tensor, recipe: Recipe) -> None:
-        self.beta1, self.beta2, self.eps, self.step = 0.9, recipe.beta2, 1e-8, 0
+        self.beta2 = recipe.beta2 or 0.999
         self.m, self.v = torch.zeros_like(flat), torch.zeros_like(flat)
+        counts = range(1, recipe.steps + 1)
+        self.first = torch.tensor([1 - _BETA1**count for count in counts])
+        self.second = torch.tensor([math.sqrt(1 - self.beta2**count) for count in counts])
 
-    def update(self, gradient: Tensor) -> Tensor:
-        self.step += 1
-        self.m.lerp_(gradient, 1 - self.beta1)
+    def update(self, gradient: Tensor, number: Tensor) -> Tensor:
+        self.m.lerp_(gradient, 1 - _BETA1)
         self.v.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        root = self.v.sqrt().div_(math.sqrt(1 - self.beta2**self.step)).add_(self.eps)
-        return self.m / root / (1 - self.beta1**self.step)
+        root = self.v.sqrt().div_(self.second[number]).add_(_EPS)
+        return self.m / root / self.first[number]
+
+
+class _Sgd:
+    """The update of torch.optim.SGD with momentum."""
+
+    def __init__(self, flat: Tensor) -> None:
+        self.momentum = torch.zeros_like(flat)
+
+    def update(self, gradient: Tensor, number: Tensor) -> Tensor:
+        return self.momentum.mul_(_SGD_MOMENTUM).add_(gradient)
 
 
 class _Muon:

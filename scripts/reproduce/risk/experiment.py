@@ -11,21 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.profile import measure_step
+from hf_rksp.profile.curvature import measure_curvature
 from hf_rksp.profile.start import measure_start
 from hf_rksp.risk.features import numbers_of
 from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.harness.markdown import table
-from scripts.reproduce.risk import finetune
-from scripts.reproduce.risk.design import COARSE, FINE, FINE_SEEDS, Configuration, draw
+from scripts.reproduce.risk import finetune, unseen
+from scripts.reproduce.risk.design import COARSE, FINE, FINE_SEEDS, Configuration, draw, draw_long, parameters
 from scripts.reproduce.risk.ensemble import Recipe, train
 from scripts.reproduce.risk.labels import edge, outcomes
-from scripts.reproduce.risk.networks import make
+from scripts.reproduce.risk.networks import FAMILIES, make
 from scripts.reproduce.risk.tasks import TASKS, batch
 
 #: Batches that the measurement before step 0 takes.
 BATCHES = 8
 #: Seeds of batches that are measured on, so that no run is trained on them.
 _UNSEEN = 1000
+#: Steps of the learning-rate range test.
+_RANGE = 100
+#: What `rksp risk` costs, in training steps of the same model (docs/risk.md).
+_MEASUREMENT = 27
 
 
 def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
@@ -35,20 +40,76 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Measure and train one configuration: all learning rates at once, then those near the edge on three further seeds."""
-    seeds = (0, *FINE_SEEDS)
-    if job["part"] == "finetune":
-        configuration, coarse = finetune.draw(job["seed"]), finetune.COARSE
-        models = finetune.models(configuration, seeds)
-    else:
-        configuration, coarse = draw(job["seed"]), COARSE
-        models = {seed: make(configuration["family"], shape_of(configuration), seed) for seed in seeds}
-    measured = {str(seed): measure(models[seed], configuration, seed) for seed in seeds}
+    configuration, coarse = configuration_of(job["part"], job["seed"])
+    models = models_of(configuration, (0, *FINE_SEEDS))
+    measured = {str(seed): measure(models[seed], configuration, seed) for seed in models}
     start = time.perf_counter()
     runs = trained(models, configuration, [(0, rate) for rate in coarse])
     survived = edge(runs, configuration)
     runs += trained(models, configuration, [(seed, survived * factor) for seed in FINE_SEEDS for factor in FINE])
     seconds = round(time.perf_counter() - start, 1)
-    return {"configuration": configuration, "measured": measured, "runs": runs, "training_seconds": seconds}
+    return {
+        "configuration": configuration,
+        "measured": measured,
+        "runs": runs,
+        "training_seconds": seconds,
+        "rivals": rivals(models[0], configuration, coarse),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def configuration_of(part: str, number: int) -> tuple[Configuration, Sequence[float]]:
+    """A configuration, and the learning rates of its first stage."""
+    if part == "finetune":
+        return finetune.draw(number), finetune.COARSE
+    if part == "sealed":
+        configuration = unseen.draw(number)
+        return configuration, unseen.coarse_of(configuration)
+    return (draw_long if part == "long" else draw)(number), COARSE
+
+
+def models_of(configuration: Configuration, seeds: tuple[int, ...]) -> dict[int, nn.Module]:
+    """The model of each seed, as it is before step 0."""
+    if configuration["family"] == "minilm":
+        return unseen.minilm(configuration, seeds)
+    if configuration.get("start") == "pretrained":
+        return finetune.models(configuration, seeds, device())
+    family = (FAMILIES | unseen.FAMILIES)[configuration["family"]]
+    return {seed: make(family, shape_of(configuration), seed) for seed in seeds}
+
+
+def device() -> torch.device:
+    """Where runs are trained; what is measured before step 0 is measured on the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def rivals(model: nn.Module, configuration: Configuration, coarse: Sequence[float]) -> dict[str, list[dict[str, Any]]]:
+    """What others do to find the highest learning rate, on seed 0.
+
+    Returns:
+        "range": a learning-rate range test, one run of `_RANGE` steps with a rising rate. "short": every learning rate of the first
+        stage for a tenth of the steps and of the warm-up. "proxy": a network of a quarter of the width and of the layers at those
+        learning rates, for as many steps as cost what `rksp risk` costs; trained weights have none.
+    """
+    steps, warmup = configuration["steps"], configuration["warmup"]
+    swept = {"steps": _RANGE, "warmup": 0, "schedule": "range"}
+    tenth = {"steps": max(steps // 10, 15), "warmup": warmup // 10}
+    first = [(0, rate) for rate in coarse]
+    found = {
+        "range": trained({0: model}, configuration | swept, [(0, max(coarse))], points=_RANGE),
+        "short": trained({0: model}, configuration | tenth, first),
+    }
+    if configuration.get("start") == "pretrained":
+        return found
+    small = configuration | {
+        "width": max(configuration["width"] // 4, 16),
+        "layers": max(configuration["layers"] // 4, 2),
+        "heads": 2,
+    }
+    ratio = parameters(configuration) / parameters(small)
+    length = min(max(round(_MEASUREMENT * ratio / len(coarse)), 5), steps)
+    small |= {"steps": length, "warmup": round(warmup * length / steps)}
+    return found | {"proxy": trained(models_of(small, (0,)), small, first)}
 
 
 def shape_of(configuration: Configuration) -> dict[str, Any]:
@@ -65,6 +126,8 @@ def recipe_of(configuration: Configuration) -> Recipe:
 
 def batch_of(configuration: Configuration, seed: int, step: int) -> tuple[Tensor, Tensor]:
     """Ids and labels of one batch."""
+    if configuration["family"] in ("minilm", "vit"):
+        return unseen.batch(configuration, seed, step)
     if configuration.get("start") == "pretrained":
         return finetune.batch(configuration, seed, step)
     return batch(configuration["task"], seed, step, configuration["sequences"], configuration["length"])
@@ -73,8 +136,9 @@ def batch_of(configuration: Configuration, seed: int, step: int) -> tuple[Tensor
 def measure(model: nn.Module, configuration: Configuration, seed: int) -> dict[str, Any]:
     """What `rksp risk` measures before step 0, for the optimizer's own first direction and for Adam's after warm-up."""
     drawn = [batch_of(configuration, _UNSEEN + seed, step) for step in range(BATCHES)]
-    batches = [{"input_ids": ids, "labels": labels} for ids, labels in drawn]
-    direction = "muon" if configuration["optimizer"] == "muon" else "adam"
+    inputs = "pixel_values" if configuration["task"] == "cifar10" else "input_ids"
+    batches = [{inputs: ids, "labels": labels} for ids, labels in drawn]
+    direction = {"adamw": "adam"}.get(configuration["optimizer"], configuration["optimizer"])
     start = measure_start(model, None, batches, optimizer=direction, progress=False)
     numbers: dict[str, Any] = dict(numbers_of(start.profile, start.signals, start.step))
     averaged = measure_step(
@@ -88,7 +152,12 @@ def measure(model: nn.Module, configuration: Configuration, seed: int) -> dict[s
         else None,
         "averaged_coordinate_lr": check.lr if check else None,
     }
-    return {name: rounded(value) for name, value in numbers.items()} | {"seconds": round(start.seconds, 2)}
+    seconds = {"seconds": round(start.seconds, 2)}
+    if seed == 0:  # for the comparison alone, and it takes longer than all the rest
+        curvature = measure_curvature(model, None, batches, floors=(10.0,))
+        numbers["lambda_max_after_warmup"] = curvature.at_floors[0].lambda_max_after_warmup
+        seconds["curvature_seconds"] = round(curvature.seconds, 2)
+    return {name: rounded(value) for name, value in numbers.items()} | seconds
 
 
 def rounded(value: float | None) -> float | None:
@@ -97,25 +166,29 @@ def rounded(value: float | None) -> float | None:
 
 
 def trained(
-    models: dict[int, nn.Module], configuration: Configuration, runs: Sequence[tuple[int, float]]
+    models: dict[int, nn.Module], configuration: Configuration, runs: Sequence[tuple[int, float]], points: int = 25
 ) -> list[dict[str, Any]]:
     """Train runs of (seed, learning rate) side by side."""
     places = sorted({seed for seed, _ in runs})
     index = torch.tensor([places.index(seed) for seed, _ in runs])
 
-    def batches(step: int) -> tuple[Tensor, Tensor]:
-        each = [batch_of(configuration, seed, step) for seed in places]
+    def batches(step: int, first: int = 0) -> tuple[Tensor, Tensor]:
+        each = [batch_of(configuration, first + seed, step) for seed in places]
         return torch.stack([ids for ids, _ in each])[index], torch.stack([labels for _, labels in each])[index]
 
+    trained_before = configuration.get("start") == "pretrained"
     found = train(
         [models[seed] for seed, _ in runs],
         [rate for _, rate in runs],
         batches,
         recipe_of(configuration),
-        configuration.get("objective", "causal"),
+        configuration.get("objective", "classification" if configuration["task"] == "cifar10" else "causal"),
+        device(),
+        [batches(step, _UNSEEN) for step in range(BATCHES)] if trained_before else (),
     )
     return [
-        {"seed": seed, "lr": float(f"{rate:.6g}")} | row for (seed, rate), row in zip(runs, found.rows(), strict=True)
+        {"seed": seed, "lr": float(f"{rate:.6g}")} | row
+        for (seed, rate), row in zip(runs, found.rows(points), strict=True)
     ]
 
 

@@ -86,7 +86,9 @@ class Classifier(nn.Module):
         return SimpleNamespace(logits=logits, loss=None if labels is None else cross_entropy(logits, labels))
 
 
-def models(configuration: Configuration, seeds: tuple[int, ...]) -> dict[int, nn.Module]:
+def models(
+    configuration: Configuration, seeds: tuple[int, ...], device: torch.device | str = "cpu"
+) -> dict[int, nn.Module]:
     """The same trained weights for every seed, with the fresh parts (head, LoRA) of the seed."""
     shape = {name: configuration[name] for name in ("width", "layers", "heads", "std", "length")} | {"vocabulary": 256}
     torch.manual_seed(0)
@@ -97,7 +99,7 @@ def models(configuration: Configuration, seeds: tuple[int, ...]) -> dict[int, nn
         ids, labels = reading(wikitext("validation"), 10_000, step, 16, configuration["length"], objective)
         return ids[None], labels[None]
 
-    learnt = train([before], [_BEFORE_RATE], batches, _BEFORE, objective).weights
+    learnt = train([before], [_BEFORE_RATE], batches, _BEFORE, objective, device).weights
     with torch.no_grad():
         for name, weight in before.named_parameters():
             weight.copy_(learnt[name][0])
@@ -118,25 +120,26 @@ def _adapted(model: Any, configuration: Configuration, seed: int) -> nn.Module:
     return Classifier(body.base_model, configuration["width"], model.config)
 
 
-def reading(data: Tensor, seed: int, step: int, size: int, length: int, objective: str) -> tuple[Tensor, Tensor]:
-    """Ids and labels of a text in bytes."""
+def reading(
+    data: Tensor, seed: int, step: int, size: int, length: int, objective: str, mask: int = MASK
+) -> tuple[Tensor, Tensor]:
+    """Ids and labels of a text."""
     generator = generator_of(seed, step)
     ids = passages(data, generator, size, length)
     if objective != "masked":
         return ids, ids
     hidden = torch.rand(ids.shape, generator=generator) < MASKED
     hidden[:, 0] = True  # each batch asks something
-    return ids.masked_fill(hidden, MASK), ids.masked_fill(~hidden, -100)
+    return ids.masked_fill(hidden, mask), ids.masked_fill(~hidden, -100)
 
 
-def kinds(seed: int, step: int, size: int, length: int) -> tuple[Tensor, Tensor]:
-    """Which of four a passage is: WikiText, the same backwards, the language reference of Python, the same backwards."""
+def kinds(seed: int, step: int, size: int, length: int, *texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of four a passage is: of the first text, the same backwards, of the second text, the same backwards."""
     generator = generator_of(seed, step)
     labels = torch.randint(0, CLASSES, (size,), generator=generator)
     rows = []
     for label in labels.tolist():
-        data = wikitext("validation") if label < 2 else topics()
-        (row,) = passages(data, generator, 1, length)
+        (row,) = passages(texts[label // 2], generator, 1, length)
         rows.append(row.flip(0) if label % 2 else row)
     return torch.stack(rows), labels
 
@@ -145,7 +148,7 @@ def batch(configuration: Configuration, seed: int, step: int) -> tuple[Tensor, T
     """The batch of a run."""
     size, length, objective = (configuration[name] for name in ("sequences", "length", "objective"))
     if objective == "classification":
-        return kinds(seed, step, size, length)
+        return kinds(seed, step, size, length, wikitext("validation"), topics())
     return reading(topics(), seed, step, size, length, objective)
 
 

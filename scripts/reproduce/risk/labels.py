@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,8 +14,8 @@ MISSED = 0.25
 #: With less to be learnt than this, in nats, nothing was learnt at any learning rate and only explosions and damage count.
 LEAST = 0.1
 
-#: "slow" is a useless run at a learning rate below the best one: too few steps, no failure. "damaged": trained weights that end
-#: with a higher loss than they began with.
+#: "slow" is a useless run at a learning rate below the best one: too few steps, no failure. "damaged": trained weights that a
+#: learning rate above the best one leaves with a higher loss on held-out batches than they began with.
 Outcome = Literal["useful", "slow", "useless", "damaged", "exploded"]
 LOST = ("useless", "damaged", "exploded")
 
@@ -25,7 +26,7 @@ def outcomes(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> l
     whole = [run for run in runs if run["exploded"] is None and run["final"] is not None]
     if not whole:
         return ["exploded"] * len(runs)
-    trivial = statistics.fmean(run["first"] for run in runs) if trained else TASKS[configuration["task"]].trivial
+    trivial = statistics.fmean(run["before"] for run in runs) if trained else TASKS[configuration["task"]].trivial
     best = min(whole, key=lambda run: run["final"])
     learnt = trivial - best["final"]
     limit = best["final"] + MISSED * learnt if learnt >= LEAST else float("inf")
@@ -33,7 +34,7 @@ def outcomes(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> l
     def outcome(run: dict[str, Any]) -> Outcome:
         if run["exploded"] is not None or run["final"] is None:
             return "exploded"
-        if trained and run["final"] > trivial + LEAST:
+        if trained and run["lr"] > best["lr"] and not (run["after"] or math.inf) <= run["before"]:
             return "damaged"
         if run["final"] <= limit:
             return "useful"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 #: What a network is made from: width, layers, heads, std (of the initial weights), vocabulary, length.
 Shape = Mapping[str, Any]
@@ -42,6 +43,18 @@ class Float(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         return states.float()
+
+
+class DenseExperts(MixtralExperts):
+    """Every expert sees every token, with weight 0 where the router sends it elsewhere: the same function, which vmap can batch."""
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """``(tokens, width)`` to the same."""
+        chosen = top_k_index[..., None] == torch.arange(self.num_experts, device=top_k_index.device)
+        share = (chosen * top_k_weights[..., None]).sum(1)
+        gate, up = (hidden_states @ self.gate_up_proj.mT).chunk(2, dim=-1)
+        each = (self.act_fn(gate) * up) @ self.down_proj.mT
+        return (each * share.T[..., None]).sum(0).to(hidden_states.dtype)
 
 
 def gpt2(shape: Shape) -> GPT2LMHeadModel:
@@ -107,19 +120,21 @@ def deepnorm_pre(shape: Shape) -> GPT2LMHeadModel:
 
 def llama(shape: Shape) -> LlamaForCausalLM:
     """LLaMA: RMSNorm, rotary positions, SwiGLU."""
-    return LlamaForCausalLM(LlamaConfig(intermediate_size=_gated(shape), **_modern(shape)))
+    return LlamaForCausalLM(LlamaConfig(intermediate_size=gated(shape), **modern(shape)))
 
 
 def mixtral(shape: Shape) -> MixtralForCausalLM:
     """Mixtral: as LLaMA, with four experts, of which each token takes two."""
-    return MixtralForCausalLM(
-        MixtralConfig(
-            intermediate_size=_gated(shape) // 2, num_local_experts=4, num_experts_per_tok=2, **_modern(shape)
-        )
+    model = MixtralForCausalLM(
+        MixtralConfig(intermediate_size=gated(shape) // 2, num_local_experts=4, num_experts_per_tok=2, **modern(shape))
     )
+    for layer in model.model.layers:
+        layer.mlp.experts.__class__ = DenseExperts
+    return model
 
 
-def _modern(shape: Shape) -> dict[str, Any]:
+def modern(shape: Shape) -> dict[str, Any]:
+    """Arguments that the configurations of LLaMA and its kin share."""
     return {
         "num_hidden_layers": shape["layers"], "hidden_size": shape["width"], "num_attention_heads": shape["heads"],
         "num_key_value_heads": shape["heads"], "vocab_size": shape["vocabulary"], "use_cache": False,
@@ -128,7 +143,8 @@ def _modern(shape: Shape) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _gated(shape: Shape) -> int:
+def gated(shape: Shape) -> int:
+    """Inner width of a gated feed-forward layer with the size of a plain one."""
     return int(8 * shape["width"] // 3 // 8 * 8)
 
 
@@ -169,7 +185,7 @@ TWINS = (
 )  # fmt: skip
 
 
-def make(family: str, shape: Shape, seed: int) -> nn.Module:
+def make(family: Callable[[Shape], nn.Module], shape: Shape, seed: int) -> nn.Module:
     """The network in evaluation mode, with the weights of ``seed``."""
     torch.manual_seed(seed)
-    return FAMILIES[family](shape).eval()
+    return family(shape).eval()
