@@ -170,7 +170,8 @@ def test_trained_weights_are_damaged_above_the_loss_that_they_began_with():
 def test_a_run_of_fine_tuning_is_the_run_alone(number, monkeypatch):
     text = torch.randint(0, 256, (4000,), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     monkeypatch.setattr(finetune, "wikitext", lambda split: text)
-    monkeypatch.setattr(finetune, "_BEFORE", replace(finetune._BEFORE, steps=2))
+    for name in ("_BEFORE", "_BEFORE_MASKED"):
+        monkeypatch.setattr(finetune, name, replace(getattr(finetune, name), steps=2))
     small = {"width": 16, "layers": 2, "heads": 2, "sequences": 4, "length": 16}
     configuration = finetune.draw(number) | small | {"adaptation": "lora" if number >= 4 else "full"}
     model = finetune.models(configuration, (0,))[0]

