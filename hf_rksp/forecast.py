@@ -20,7 +20,7 @@ from hf_rksp.inputs.prepare import InputOptions, Prepared, prepare
 from hf_rksp.inputs.source import ModelSource
 from hf_rksp.profile.directions import OptimizerLike
 from hf_rksp.profile.gradients import Loss
-from hf_rksp.profile.start import StartMeasurement, measure_start
+from hf_rksp.profile.start import StartMeasurement, has_lora, measure_start
 from hf_rksp.risk.calibrated import Prediction, RiskModel, shipped
 from hf_rksp.risk.features import Numbers, numbers_of
 from hf_rksp.risk.plan import OPTIMIZERS, Plan
@@ -29,6 +29,8 @@ from hf_rksp.risk.plan import OPTIMIZERS, Plan
 BATCHES = 8
 #: Share of the tokens that masked language models are asked for (BERT).
 _MASKED = 0.15
+#: Label that no loss of transformers counts.
+_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def forecast(
     Raises:
         What `hf_rksp.profile.start.measure_start` raises.
     """
-    predictor = risk_model or shipped()
+    predictor = risk_model or shipped(plan.start)
     if predictor.refusals(plan):  # known without the minutes that a measurement takes
         return Forecast({"class": type(model).__name__}, plan, None, {}, predictor.predict({}, plan))
     direction: OptimizerLike = optimizer or ("muon" if OPTIMIZERS.get(plan.optimizer) == "muon" else "adam")
@@ -89,8 +91,21 @@ def forecast(
         model, loss, batches, optimizer=direction, pairs=pairs, curvature=curvature, blocks=blocks, progress=progress
     )
     numbers = numbers_of(start.profile, start.signals, start.step)
+    numbers |= {"lora": float(has_lora(model)), "label_share": label_share(batches, plan.objective)}
     prediction = predictor.predict(numbers, plan)
     return Forecast(start.profile.model, plan, start, numbers, prediction, (*start.profile.notes, *start.step.notes))
+
+
+def label_share(batches: Sequence[Mapping[str, Any]], objective: str) -> float | None:
+    """Labels that are asked for per token, ``None`` if the batches do not have both under the names of transformers."""
+    asked = tokens = 0
+    for batch in batches:
+        labels, ids = batch.get("labels"), batch.get("input_ids")
+        if not isinstance(labels, Tensor) or not isinstance(ids, Tensor):
+            return None
+        asked += int(((labels[:, 1:] if objective == "causal" and labels.ndim > 1 else labels) != _IGNORED).sum())
+        tokens += ids.numel()
+    return asked / tokens
 
 
 def forecast_source(
@@ -124,9 +139,9 @@ def forecast_source(
             "hf_rksp.forecast.forecast, or RKSPTrainingArguments(risk='warn')"
         )
     plan = replace(plan, objective=head, start="initialised" if source.init else "pretrained")
-    if shipped().refusals(plan):  # known without the minutes that loading and measuring take
+    if shipped(plan.start).refusals(plan):  # known without the minutes that loading and measuring take
         info = {"name": source.name, "source": plan.start}
-        return Forecast(info, plan, None, {}, shipped().predict({}, plan))
+        return Forecast(info, plan, None, {}, shipped(plan.start).predict({}, plan))
     wanted = replace(data, tokens=BATCHES * data.batch_size * data.seq_len)
     prepared = prepare(
         replace(source, head=head, dtype="float32" if source.dtype == "auto" else source.dtype), wanted, step
@@ -179,4 +194,4 @@ def _masked(batch: dict[str, Tensor], token: int | None, number: int) -> dict[st
     ids = batch["input_ids"]
     hidden = torch.rand(ids.shape, generator=torch.Generator().manual_seed(number)) < _MASKED
     hidden[:, 0] |= ~hidden.any(1)  # each sequence is asked something
-    return {**batch, "input_ids": ids.masked_fill(hidden, token), "labels": ids.masked_fill(~hidden, -100)}
+    return {**batch, "input_ids": ids.masked_fill(hidden, token), "labels": ids.masked_fill(~hidden, _IGNORED)}

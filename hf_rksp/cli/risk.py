@@ -178,7 +178,7 @@ def as_json(found: Forecast, lr: float | None) -> dict[str, Any]:
             {"feature": one.key, "title": one.title, "value": one.value, "factor": one.factor}
             for one in prediction.contributions
         ],
-        "behind": list(shipped().description),
+        "behind": list(shipped(found.plan.start).description),
         "features": dict(found.numbers),
         "curvature": asdict(found.start.curvature) if found.start and found.start.curvature else None,
         "plan": found.plan.as_dict(),
@@ -216,7 +216,7 @@ def answer(found: Forecast, lr: float | None) -> str:
     lines.append(f"learning rate with P(lost) = 50%: {prediction.threshold:.2g}")
     lines.append("what decided it, compared with the mean of the runs behind the model:")
     lines += [f"  {one.title}: {effect(one.factor)}" for one in prediction.contributions[:_NAMED]]
-    lines.append(f"how far to trust it: {shipped().description[-1]}")
+    lines.append(f"how far to trust it: {shipped(plan.start).description[-1]}")
     if prediction.status == "extrapolated":
         lines.append("extrapolated, outside the runs behind the model:")
         lines += [f"  {reason}" for reason in prediction.reasons]

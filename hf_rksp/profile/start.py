@@ -104,6 +104,11 @@ def has_fresh_lora(model: nn.Module) -> bool:
     return bool(second) and not any(bool(weight.any()) for weight in second)
 
 
+def has_lora(model: nn.Module) -> bool:
+    """Whether the model trains LoRA matrices of PEFT, fresh or not."""
+    return any("lora_B" in name and weight.requires_grad for name, weight in model.named_parameters())
+
+
 def _unlabelled(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch without labels, which a profile needs only where the model makes the inputs of its decoder from them."""
     keep = "decoder_input_ids" not in batch and takes(model, "decoder_input_ids")

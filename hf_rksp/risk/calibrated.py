@@ -1,6 +1,6 @@
-"""The shipped risk model: from features to the probability that a run is lost at a learning rate.
+"""The shipped risk models: from features to the probability that a run is lost at a learning rate.
 
-The model is a JSON file: names of features, their weights, ranges of the runs behind them, and the errors that were measured on
+There is one for random weights and one for trained weights, in one JSON file: names of features, their weights, ranges of the runs behind them, and the errors that were measured on
 configurations that the fit has not seen. ``python scripts/evaluate_risk.py --write`` makes it.
 """
 
@@ -18,13 +18,13 @@ from scipy.special import ndtr, ndtri
 
 from hf_rksp.errors import InputError
 from hf_rksp.risk.features import FEATURES
-from hf_rksp.risk.plan import OPTIMIZERS, Plan
+from hf_rksp.risk.plan import OPTIMIZERS, Plan, Start
 
 #: "in range": like the runs behind the model. "extrapolated": an input lies outside. "not assessable": no such run was made, or a
 #: feature could not be measured.
 Status = Literal["in range", "extrapolated", "not assessable"]
 #: Version of the file.
-VERSION = 1
+VERSION = 2
 #: Probability of being lost at the highest recommended learning rate.
 SAFE = 0.05
 #: A feature may lie this share of its range outside of it before the prediction counts as extrapolated.
@@ -87,7 +87,7 @@ class Prediction:
         threshold: learning rate with ``P(lost) = 1/2``; ``None`` if not assessable.
         spread: standard deviation of log2 of the learning rate at which the run is lost.
         uncertainty: standard deviation of log2 of ``threshold``, from the choice of the runs behind the model and, outside
-            their range of widths and depths, the error measured on sizes that were left out.
+            their range of widths, depths and steps, the error measured on those that were left out.
         contributions: of each feature, the largest first.
     """
 
@@ -125,7 +125,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RiskModel:
-    """The model of one file; see the module.
+    """The model for one kind of start; see the module.
 
     Attributes:
         description: sentences on the runs behind it.
@@ -136,7 +136,7 @@ class RiskModel:
         bias: log2 of a learning rate.
         spread: see `Prediction`.
         resampled: weights and bias of fits to resampled configurations, for the uncertainty.
-        per_doubling: error of log2 of the threshold per factor of 2 outside the range of widths and depths.
+        per_doubling: by feature, the error of log2 of the threshold per factor of 2 outside the range of that feature.
         trained: which optimizers, objectives, starts and dtypes the runs have.
     """
 
@@ -150,19 +150,16 @@ class RiskModel:
     bias: float
     spread: float
     resampled: tuple[tuple[float, ...], ...]
-    per_doubling: float
+    per_doubling: Mapping[str, float]
     trained: Mapping[str, Sequence[str]]
 
     @classmethod
-    def from_json(cls, text: str) -> RiskModel:
-        """Read a model.
+    def from_data(cls, data: Mapping[str, Any]) -> RiskModel:
+        """Read a model from its part of the file.
 
         Raises:
-            InputError: the file is of another version, or needs a feature that this package does not know.
+            InputError: it needs a feature that this package does not know.
         """
-        data = json.loads(text)
-        if data.get("version") != VERSION:
-            raise InputError(f"version={data.get('version')!r}: this package reads risk models of version {VERSION}")
         if unknown := [key for key in data["features"] if key not in FEATURES]:
             raise InputError(
                 f"features has {unknown[0]!r}, which this version of hf_rksp does not measure; install a newer one"
@@ -186,8 +183,10 @@ class RiskModel:
             plan: see `Plan`.
         """
         refusals = self.refusals(plan)
-        if refusals:
-            return self._refused(refusals)
+        return self._refused(refusals) if refusals else self.unchecked(numbers, plan)
+
+    def unchecked(self, numbers: Mapping[str, float | None], plan: Plan) -> Prediction:
+        """What `predict` would say if runs like the planned one were behind the model: to be checked on runs, not to be relied on."""
         values = {key: FEATURES[key].value(numbers, plan) for key in self.features}
         refusals = [f"{FEATURES[key].title} could not be measured" for key, value in values.items() if value is None]
         if refusals:
@@ -203,7 +202,9 @@ class RiskModel:
         others = [sum(w * v for w, v in zip(row[:-1], standard, strict=True)) + row[-1] for row in self.resampled]
         middle = sum(others) / len(others)
         variance = sum((other - middle) ** 2 for other in others) / max(len(others) - 1, 1)
-        beyond = sum(max(one.low - one.value, one.value - one.high) for one in outside if one.key in ("width", "depth"))
+        beyond = sum(
+            (self.per_doubling.get(one.key, 0.0) * max(one.low - one.value, one.value - one.high)) ** 2 for one in outside
+        )
         contributions = sorted(
             (
                 Contribution(key, FEATURES[key].title, value, 2.0**effect)
@@ -216,7 +217,7 @@ class RiskModel:
             tuple(map(str, outside)),
             2.0 ** (self.bias + sum(effects)),
             self.spread,
-            math.sqrt(variance + (self.per_doubling * beyond) ** 2),
+            math.sqrt(variance + beyond),
             tuple(contributions),
         )
 
@@ -238,7 +239,19 @@ class RiskModel:
         ]
 
 
+def read_models(text: str) -> dict[str, RiskModel]:
+    """The models of a file, by start.
+
+    Raises:
+        InputError: the file is of another version, or needs a feature that this package does not know.
+    """
+    data = json.loads(text)
+    if data.get("version") != VERSION:
+        raise InputError(f"version={data.get('version')!r}: this package reads risk models of version {VERSION}")
+    return {start: RiskModel.from_data(part) for start, part in data["models"].items()}
+
+
 @functools.cache
-def shipped() -> RiskModel:
-    """The model that comes with the package."""
-    return RiskModel.from_json(resources.files("hf_rksp.risk").joinpath("model.json").read_text())
+def shipped(start: Start) -> RiskModel:
+    """The model that comes with the package for random ("initialised") or trained ("pretrained") weights."""
+    return read_models(resources.files("hf_rksp.risk").joinpath("model.json").read_text())[start]

@@ -118,6 +118,11 @@ def _plain_of(name: str) -> Callable[[Mapping[str, float | None], Plan], float |
     return lambda numbers, plan: numbers.get(name)
 
 
+def _labels(numbers: Mapping[str, float | None], plan: Plan) -> float | None:
+    share = numbers.get("label_share")
+    return None if not share else math.log2(share * plan.tokens)
+
+
 #: A larger limit of the gradient norm clips next to nothing.
 _CLIPS = 5.0
 #: Every feature by key; the shipped model names those that it uses, and scripts/evaluate_risk.py compares sets of them.
@@ -127,6 +132,11 @@ FEATURES: dict[str, Feature] = {
         Feature("critical_lr", "critical learning rate of the first step", _log2("critical_lr"), shown=_power),
         Feature("coordinate_lr", "learning rate that changes a block's output by 10%", _log2("coordinate_lr"), shown=_power),
         Feature("near_unit_mass", "near-unit mass", _plain_of("near_unit_mass")),
+        Feature("near_unit_mass_max", "near-unit mass of the layer that has most", _plain_of("near_unit_mass_max")),
+        Feature("without_curvature", "share of the steps without positive curvature", _plain_of("without_curvature")),
+        Feature("without_descent", "share of the steps that do not lower the loss on other data", _plain_of("without_descent")),
+        Feature("block_growth", "largest growth of the residual stream in one block", _log2("block_growth"), shown=_power),
+        Feature("weight_rms", "root mean square of the weights", _log2("weight_rms"), shown=_power),
         Feature("contractive_mass", "contractive mass", _plain_of("contractive_mass")),
         Feature("spectral_radius", "spectral radius", _log2("spectral_radius"), shown=_power),
         Feature("nonlinearity_ratio", "nonlinearity ratio", _plain_of("nonlinearity_ratio")),
@@ -136,7 +146,7 @@ FEATURES: dict[str, Feature] = {
         Feature("gradient_norm", "gradient norm", _log2("gradient_norm"), shown=_power),
         Feature("depth", "number of layers", _log2("depth"), shown=_power),
         Feature("width", "width", _log2("width"), shown=_power),
-        Feature("warmup", "steps of warm-up", lambda numbers, plan: math.log2(1 + plan.warmup), shown=lambda v: 2**v - 1),
+        Feature("warmup_share", "share of the steps that are warm-up", lambda numbers, plan: plan.warmup / plan.steps),
         Feature("steps", "steps of the run", lambda numbers, plan: math.log2(plan.steps), shown=_power),
         Feature("decays", "learning rate decays", lambda numbers, plan: float(SCHEDULES[plan.schedule] == "decays")),
         Feature("clip", "gradients are clipped", lambda numbers, plan: float(plan.clip is not None and plan.clip <= _CLIPS)),
@@ -149,6 +159,8 @@ FEATURES: dict[str, Feature] = {
         Feature("decay", "weight decay", lambda numbers, plan: math.log2(1e-3 + plan.weight_decay), shown=lambda v: 2**v - 1e-3),
         Feature("muon", "Muon", lambda numbers, plan: float(OPTIMIZERS.get(plan.optimizer) == "muon")),
         Feature("tokens", "tokens per step", lambda numbers, plan: math.log2(plan.tokens), shown=_power),
+        Feature("labels", "labels that a step is asked for", _labels, shown=_power),
+        Feature("lora", "LoRA", _plain_of("lora")),
         Feature("bfloat16", "bfloat16", lambda numbers, plan: float(plan.dtype == "bfloat16")),
     )
 }  # fmt: skip

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy
 
-from hf_rksp.risk.features import FEATURES
-from hf_rksp.risk.fit import Outcomes
 from hf_rksp.risk.plan import Plan
-from scripts.reproduce.risk.labels import LOST, outcomes
+from scripts.reproduce.risk import finetune
+from scripts.reproduce.risk.labels import LEAST, LOST, learnt, outcomes
 from scripts.reproduce.risk.networks import TWINS
 
 #: Runs are scored within this factor of their configuration's own lr*.
@@ -32,7 +31,9 @@ class Case:
         numbers: measured before step 0, the median over the seeds.
         plan: as `hf_rksp.risk` describes it.
         lr, lost: of each run. coarse: whether it is of the first stage. cause: "exploded" or "useless" or another outcome.
-        edge: lr*, ``None`` if no run is lost at any learning rate.
+        edge: lr*, see `edge_of`; ``None`` if no run is lost, or every one is.
+        learnt: what the best run learns, in nats.
+        row: the row itself.
     """
 
     family: str
@@ -45,6 +46,13 @@ class Case:
     coarse: numpy.ndarray
     cause: tuple[str, ...]
     edge: float | None
+    learnt: float
+    row: dict[str, Any]
+
+    @property
+    def judged(self) -> bool:
+        """Whether a run of it can be useful at all: else the configuration says nothing of learning rates that are too high."""
+        return self.plan.start == "pretrained" or self.learnt >= LEAST
 
     @property
     def near(self) -> numpy.ndarray:
@@ -54,9 +62,9 @@ class Case:
         return numpy.abs(numpy.log2(self.lr / self.edge)) <= math.log2(NEAR)
 
 
-def read(path: Path) -> list[Case]:
-    """The configurations of a results file that ran to their end."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+def read(*paths: Path) -> list[Case]:
+    """The configurations of results files that ran to their end."""
+    rows = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
     return [case_of(row) for row in rows if row["status"] == "ok"]
 
 
@@ -67,10 +75,14 @@ def case_of(row: dict[str, Any]) -> Case:
     measured = list(row["measured"].values())
     names = [name for name in measured[0] if not name.endswith("seconds")]
     numbers = {name: _median(one.get(name) for one in measured) for name in names}
-    tokens = configuration["sequences"] * configuration["length"]
+    length, tokens = configuration["length"], configuration["sequences"] * configuration["length"]
+    objective = configuration.get("objective", "classification" if configuration["task"] == "cifar10" else "causal")
+    shares = {"causal": 1 - 1 / length, "masked": finetune.MASKED, "classification": 1 / length}
+    numbers["label_share"] = 1 / length if configuration["task"] == "recall" else shares[objective]
+    numbers["lora"] = float(configuration.get("adaptation") == "lora")
     plan = Plan(
         optimizer=configuration["optimizer"],
-        beta2=configuration["beta2"],
+        beta2=configuration["beta2"] or 0.999,
         weight_decay=configuration["decay"],
         warmup=configuration["warmup"],
         schedule="constant_with_warmup" if configuration["schedule"] == "constant" else configuration["schedule"],
@@ -78,7 +90,7 @@ def case_of(row: dict[str, Any]) -> Case:
         clip=configuration["clip"],
         tokens=tokens,
         dtype=configuration["dtype"],
-        objective=configuration.get("objective", "causal"),
+        objective=objective,
         start=configuration.get("start", "initialised"),
     )
     return Case(
@@ -87,42 +99,33 @@ def case_of(row: dict[str, Any]) -> Case:
         configuration,
         numbers,
         plan,
-        numpy.array([run["lr"] for run in runs]),
-        numpy.array([outcome in LOST for outcome in found]),
+        lr := numpy.array([run["lr"] for run in runs]),
+        lost := numpy.array([outcome in LOST for outcome in found]),
         numpy.array([run["seed"] == 0 for run in runs]),
         tuple(found),
-        edge_of(runs, found),
+        edge_of(lr, lost),
+        learnt(runs, configuration),
+        row,
     )
 
 
-def edge_of(runs: Sequence[dict[str, Any]], found: Sequence[str]) -> float | None:
-    """lr*: the median over the seeds of the geometric mean of the first lost rate and the one below it."""
-    edges = []
-    for seed in {run["seed"] for run in runs}:
-        mine = sorted(
-            (run["lr"], outcome in LOST) for run, outcome in zip(runs, found, strict=True) if run["seed"] == seed
-        )
-        first = next((place for place, (_, lost) in enumerate(mine) if lost), None)
-        if first:  # something survives below it
-            edges.append(math.sqrt(mine[first - 1][0] * mine[first][0]))
-    return statistics.median(edges) if edges else None
+def edge_of(lr: numpy.ndarray, lost: numpy.ndarray) -> float | None:
+    """lr*: the learning rate with the fewest lost runs below and surviving runs above it, over all seeds.
+
+    If the outcomes are in order, it is the geometric mean of the last surviving and the first lost rate. If several places are equally
+    good, it is the one in the middle.
+    """
+    order = numpy.argsort(lr, kind="stable")
+    rates, failed = numpy.log2(lr[order]), lost[order]
+    cuts = numpy.flatnonzero(numpy.diff(rates) > 0) + 1  # runs of one learning rate stay together
+    if not failed.any() or failed.all() or not len(cuts):
+        return None
+    wrong = numpy.array([failed[:cut].sum() + (~failed[cut:]).sum() for cut in cuts])
+    best = cuts[wrong == wrong.min()]
+    cut = best[len(best) // 2]
+    return float(2 ** ((rates[cut - 1] + rates[cut]) / 2))
 
 
 def _median(values: Iterable[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return statistics.median(present) if present else None
-
-
-def usable(cases: Sequence[Case], features: Sequence[str]) -> list[Case]:
-    """The configurations in which every feature was measured."""
-    return [case for case in cases if all(FEATURES[key].value(case.numbers, case.plan) is not None for key in features)]
-
-
-def outcomes_of(cases: Sequence[Case], features: Sequence[str]) -> Outcomes:
-    """What `hf_rksp.risk.fit.fit` takes."""
-    x = numpy.array(
-        [[float(FEATURES[key].value(case.numbers, case.plan) or 0.0) for key in features] for case in cases]
-    )
-    return Outcomes(
-        x.reshape(len(cases), len(features)), [numpy.log2(case.lr) for case in cases], [case.lost for case in cases]
-    )

@@ -11,13 +11,27 @@ from scripts.reproduce.risk.tasks import TASKS
 
 #: Share of what can be learnt (trivial loss minus the best final loss of the configuration) that a useful run may miss.
 MISSED = 0.25
-#: With less to be learnt than this, in nats, nothing was learnt at any learning rate and only explosions and damage count.
-LEAST = 0.1
+#: With less learnt than this at every learning rate, in nats, a quarter of it is within the noise of a final loss: then "useless" says
+#: nothing, and only explosions and damage count.
+LEAST = 0.3
 
 #: "slow" is a useless run at a learning rate below the best one: too few steps, no failure. "damaged": trained weights that a
 #: learning rate above the best one leaves with a higher loss on held-out batches than they began with.
 Outcome = Literal["useful", "slow", "useless", "damaged", "exploded"]
 LOST = ("useless", "damaged", "exploded")
+
+
+def learnt(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> float:
+    """What the best run of a configuration has learnt, in nats; 0 if every run exploded."""
+    whole = [run["final"] for run in runs if run["exploded"] is None and run["final"] is not None]
+    return trivial_loss(runs, configuration) - min(whole) if whole else 0.0
+
+
+def trivial_loss(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> float:
+    """The loss of who learns nothing: that of the trained weights before step 0, or of predicting the frequencies of the labels."""
+    if configuration.get("start") == "pretrained":
+        return statistics.fmean(run["before"] for run in runs)
+    return TASKS[configuration["task"]].trivial
 
 
 def outcomes(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> list[Outcome]:
@@ -26,10 +40,9 @@ def outcomes(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> l
     whole = [run for run in runs if run["exploded"] is None and run["final"] is not None]
     if not whole:
         return ["exploded"] * len(runs)
-    trivial = statistics.fmean(run["before"] for run in runs) if trained else TASKS[configuration["task"]].trivial
     best = min(whole, key=lambda run: run["final"])
-    learnt = trivial - best["final"]
-    limit = best["final"] + MISSED * learnt if learnt >= LEAST else float("inf")
+    can_be_learnt = learnt(runs, configuration)
+    limit = best["final"] + MISSED * can_be_learnt if can_be_learnt >= LEAST else math.inf
 
     def outcome(run: dict[str, Any]) -> Outcome:
         if run["exploded"] is not None or run["final"] is None:

@@ -95,14 +95,28 @@ def _coarse_error(scored: Sequence[Predicted]) -> float:
     return calibration_error(numpy.concatenate(p), numpy.concatenate(lost), numpy.concatenate(weight))
 
 
+def within(predicted: Sequence[Predicted], factor: float = 2.0) -> float:
+    """Share of the configurations whose lr* is predicted within ``factor``."""
+    errors = [abs(one.log2_threshold - math.log2(one.case.edge)) for one in predicted if one.case.edge]
+    return float(numpy.mean(numpy.array(errors) <= math.log2(factor)))
+
+
 def bootstrap(
-    predicted: Sequence[Predicted], quantity: Callable[[Scores], float], draws: int = 200, seed: int = 0
+    predicted: Sequence[Predicted],
+    quantity: Callable[[Sequence[Predicted]], float],
+    draws: int = 400,
+    by_family: bool = True,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """95% interval of a score: groups of families are drawn with replacement, and configurations within each."""
+    """95% interval: groups of families are drawn with replacement, and configurations within each.
+
+    Args:
+        by_family: ``False`` draws configurations alone, where families are not what is left out.
+    """
     dice = numpy.random.default_rng(seed)
     groups: dict[int, list[Predicted]] = {}
     for one in predicted:
-        groups.setdefault(one.case.group, []).append(one)
+        groups.setdefault(one.case.group if by_family else 0, []).append(one)
     names = list(groups)
     values = []
     for _ in range(draws):
@@ -110,6 +124,6 @@ def bootstrap(
         for name in dice.choice(names, len(names)):
             mine = groups[int(name)]
             drawn += [mine[int(place)] for place in dice.integers(len(mine), size=len(mine))]
-        values.append(quantity(score(drawn)))
+        values.append(quantity(drawn))
     low, high = numpy.nanquantile(values, (0.025, 0.975))
     return float(low), float(high)
