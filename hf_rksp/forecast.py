@@ -132,12 +132,9 @@ def forecast_source(
     Raises:
         InputError, ModelLoadError: what cannot be loaded; and what `forecast` raises.
     """
-    head: Any = source.head if source.head != "none" else _suggested(source)
-    if head == "classification":
-        raise InputError(
-            "objective='classification' needs labelled data, which rksp risk does not read yet: pass the model and its batches to "
-            "hf_rksp.forecast.forecast, or RKSPTrainingArguments(risk='warn')"
-        )
+    head: Any = "classification" if data.labels else source.head if source.head != "none" else _suggested(source)
+    if head == "classification" and not data.labels:
+        raise InputError("objective='classification' needs labelled data: pass --text TABLE --labels COLUMN")
     plan = replace(plan, objective=head, start="initialised" if source.init else "pretrained")
     if shipped(plan.start).refusals(plan):  # known without the minutes that loading and measuring take
         info = {"name": source.name, "source": plan.start}
@@ -149,6 +146,9 @@ def forecast_source(
     for sentence in prepared.notes:
         note(sentence)
     step("measuring")
+    if data.labels:  # sequences are as long as the longest text
+        length = prepared.sequences.info["sequence_length"]
+        plan = replace(plan, tokens=max(round(plan.tokens * length / data.seq_len), 1))
     found = forecast(
         prepared.model, _labelled(prepared, head, data), plan, blocks=blocks, curvature=curvature, progress=progress
     )
@@ -181,6 +181,8 @@ def _config_of(source: ModelSource) -> Any:
 def _labelled(prepared: Prepared, head: str, data: InputOptions) -> list[dict[str, Tensor]]:
     """Eight batches with the labels of the objective."""
     batches = prepared.batches(data.batch_size)[:BATCHES]
+    if head == "classification":
+        return batches
     if head == "causal":
         return [{**batch, "labels": batch["input_ids"]} for batch in batches]
     return [_masked(batch, prepared.mask_token, number) for number, batch in enumerate(batches)]

@@ -63,11 +63,14 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument(
         "--objective",
-        choices=("causal", "masked"),
+        choices=("causal", "masked", "classification"),
         help="what is learnt (default: what the model's configuration suggests)",
     )
     group = parser.add_argument_group("text")
     add_text_source(group)
+    group.add_argument(
+        "--labels", metavar="COLUMN", help="column with the classes of the texts; the objective is then classification"
+    )
     group.add_argument(
         "--measured",
         type=int,
@@ -106,7 +109,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"fail_above={args.fail_above!r}: pass a probability from 0 to below 1, together with --lr")
     plan = _plan(args)
     source = replace(model_source(args), head=args.objective or "none")
-    options = text_options(args, batch_size=args.measured)
+    if args.labels and args.objective not in (None, "classification"):
+        raise InputError(f"labels={args.labels!r}: they are for --objective classification, and not {args.objective}")
+    options = replace(text_options(args, batch_size=args.measured), labels=args.labels)
     check_json_target(args.json)
     if args.out:
         check_writable(Path(args.out).absolute().parent)
@@ -216,7 +221,7 @@ def answer(found: Forecast, lr: float | None) -> str:
     lines.append(f"learning rate with P(lost) = 50%: {prediction.threshold:.2g}")
     lines.append("what decided it, compared with the mean of the runs behind the model:")
     lines += [f"  {one.title}: {effect(one.factor)}" for one in prediction.contributions[:_NAMED]]
-    lines.append(f"how far to trust it: {shipped(plan.start).description[-1]}")
+    lines.append(f"how far to trust it: {' '.join(shipped(plan.start).description[-2:])}")
     if prediction.status == "extrapolated":
         lines.append("extrapolated, outside the runs behind the model:")
         lines += [f"  {reason}" for reason in prediction.reasons]

@@ -82,6 +82,8 @@ def load_model(source: ModelSource) -> LoadedModel:
 def _initialise(source: ModelSource) -> LoadedModel:
     assert source.init is not None
     config = load_config(source)
+    if source.classes is not None:
+        config.num_labels = source.classes
     dtype = DTYPES.get(source.dtype, torch.float32)
     try:
         double = dtype == torch.float64
@@ -171,6 +173,11 @@ def _read(
     try:
         with hub_or_cache(needed=folder is None):
             options = dict(more)
+            if source.classes is not None:
+                options |= {
+                    "num_labels": source.classes,
+                    "ignore_mismatched_sizes": True,
+                }  # a head of other classes is drawn
             if source.device == "auto":
                 options["device_map"] = "auto"
             if source.stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from hf_rksp.capture.calling import with_decoder_inputs
 from hf_rksp.errors import InputError, ModelLoadError
 from hf_rksp.inputs.images import Images, ImageSource, load_image_processor, read_images
+from hf_rksp.inputs.labelled import LabelledSequences, cut_labelled, read_labelled
 from hf_rksp.inputs.models import LoadedModel, load_model
 from hf_rksp.inputs.places import given_tokenizer, own_tokenizer
 from hf_rksp.inputs.source import ModelSource
@@ -32,6 +33,7 @@ class InputOptions:
         batch_size: sequences per batch.
         seed: for choosing the text passages.
         tokenizer: folder or Hub id, if different from the model.
+        labels: column with the classes of the texts, for a classification; each row of the text is then a sequence of its own.
         images: for a vision model; text is then not read.
         substitute: the weights of ``model`` are random, so a tokenizer made here may stand in for one that cannot be read. Those
             of ``init`` are random anyway.
@@ -43,6 +45,7 @@ class InputOptions:
     batch_size: int = 8
     seed: int = 42
     tokenizer: str | None = None
+    labels: str | None = None
     images: ImageSource | None = None
     substitute: bool = False
 
@@ -61,7 +64,7 @@ class Prepared:
     """
 
     loaded: LoadedModel
-    sequences: Sequences | Images
+    sequences: Sequences | LabelledSequences | Images
     setup: dict[str, Any]
     notes: tuple[str, ...] = ()
     mask_token: int | None = None
@@ -85,7 +88,11 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
     if options.images is not None:
         return _with_images(model, options, options.images, step)
     step("reading the text")
-    text = read_text(options.source, options.tokens)  # before the model: it is quick, and can be wrong
+    labelled = None if options.labels is None else read_labelled(options.source, options.labels)
+    # Before the model: it is quick, and can be wrong.
+    text = "\n".join(labelled.texts) if labelled else read_text(options.source, options.tokens)
+    if labelled:
+        model = replace(model, classes=labelled.classes)
     substitute = (options.substitute or model.init is not None) and options.tokenizer is None
     place = given_tokenizer(options.tokenizer) if options.tokenizer is not None else own_tokenizer(model)
     load = functools.partial(
@@ -117,7 +124,15 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
     if "trained on this text" in origin or "of the text" in origin:
         notes.append(f"Tokenizer: {origin}.")
     step("cutting the text into sequences")
-    sequences = cut_sequences(text, tokenizer, options.seq_len, options.tokens, options.seed, options.source)
+    sequences: Sequences | LabelledSequences
+    if labelled:
+        count = options.tokens // options.seq_len
+        sequences = cut_labelled(labelled, tokenizer, options.seq_len, count, options.seed, options.source)
+        config: Any = loaded.model.config
+        if config.pad_token_id is None:
+            config.pad_token_id = tokenizer.pad_token_id  # where a causal model looks for the last token
+    else:
+        sequences = cut_sequences(text, tokenizer, options.seq_len, options.tokens, options.seed, options.source)
     largest = int(sequences.ids.max())
     if vocabulary is not None and largest >= vocabulary:
         raise InputError(

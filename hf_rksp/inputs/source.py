@@ -31,6 +31,7 @@ class ModelSource:
         stream: keep one residual block in memory at a time, for a model larger than memory.
         head: "none" for the residual stream alone, or the head of an objective: "causal", "masked", "classification". What a
             checkpoint lacks of it is drawn at random.
+        classes: of a classification head; ``None`` for those of the configuration.
     """
 
     model: str | None = None
@@ -44,6 +45,7 @@ class ModelSource:
     trust_remote_code: bool = False
     stream: bool = False
     head: str = "none"
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.init is None):

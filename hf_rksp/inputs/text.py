@@ -7,6 +7,7 @@ here is distinct. The default text is the Python installation's own language ref
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,20 +92,9 @@ def _file(path: Path, source: TextSource, limit: int) -> str:
 
 
 def _folder(path: Path, source: TextSource, limit: int) -> str:
-    files = sorted(
-        p
-        for p in path.rglob("*")
-        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
-    )
-    tables = [p for p in files if p.suffix == ".parquet"]
-    split = [p for p in tables if source.split in p.name]
-    if tables and not split:
-        raise InputError(
-            f"split={source.split!r} is in the name of no parquet file of text={str(path)!r}: pass --text-split, or one of "
-            f"{', '.join(p.name for p in tables[:5])}"
-        )
-    if split:
-        return _dataset("parquet", source, limit, data_files=[str(p) for p in split])
+    files = _files_in(path)
+    if any(file.suffix == ".parquet" for file in files):
+        return _dataset("parquet", source, limit, data_files=_tables_of(path, source))
     parts, length = [], 0
     for file in files:
         if file.suffix in (".txt", ".md", ".rst", ".text", "") and length < limit:
@@ -115,24 +105,61 @@ def _folder(path: Path, source: TextSource, limit: int) -> str:
     return "\n\n".join(parts)
 
 
-def _dataset(name: str, source: TextSource, limit: int, **kwargs: Any) -> str:
+def _files_in(path: Path) -> list[Path]:
+    return sorted(
+        p
+        for p in path.rglob("*")
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )
+
+
+def _tables_of(path: Path, source: TextSource) -> list[str]:
+    """The parquet files of a folder that belong to the split."""
+    tables = [p for p in _files_in(path) if p.suffix == ".parquet"]
+    split = [str(p) for p in tables if source.split in p.name]
+    if not split:
+        raise InputError(
+            f"split={source.split!r} is in the name of no parquet file of text={str(path)!r}: pass --text-split, or one of "
+            f"{', '.join(p.name for p in tables[:5])}"
+        )
+    return split
+
+
+def rows_of(source: TextSource, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a table or a dataset, one by one.
+
+    Raises:
+        InputError: it is no table and no dataset, cannot be loaded, or lacks one of the columns.
+    """
+    path = source.path
+    if is_there(path) and path.is_dir():
+        yield from _rows("parquet", source, columns, data_files=_tables_of(path, source))
+    elif is_there(path):
+        if path.suffix not in _TABLES:
+            raise InputError(f"text={source.name!r} has no columns: pass {', '.join(_TABLES)} or a dataset")
+        yield from _rows(_TABLES[path.suffix], source, columns, data_files=str(path))
+    elif written_like_a_path(source.name) or len(source.name) > 200 or _is_link(path):
+        raise InputError(
+            f"text={source.name!r} does not exist: pass a table, a folder with .parquet or a dataset on the Hub"
+        )
+    else:
+        yield from _rows(source.name, source, columns, streaming=True)
+
+
+def _rows(name: str, source: TextSource, columns: Sequence[str], **kwargs: Any) -> Iterator[Mapping[str, Any]]:
     import datasets
 
     on_hub = "data_files" not in kwargs
     split = source.split if on_hub else "train"
     try:
         with hub_or_cache(needed=on_hub):
-            rows = datasets.load_dataset(name, source.config if on_hub else None, split=split, **kwargs)
-            parts, length = [], 0
-            for row in rows:
-                if source.column not in row:
-                    raise InputError(
-                        f"column={source.column!r} is not in text={source.name!r}: choose among {', '.join(map(str, row))}"
-                    )
-                parts.append(str(row[source.column]))
-                length += len(parts[-1])
-                if length >= limit:
-                    break
+            for row in datasets.load_dataset(name, source.config if on_hub else None, split=split, **kwargs):
+                for column in columns:
+                    if column not in row:
+                        raise InputError(
+                            f"column={column!r} is not in text={source.name!r}: choose among {', '.join(map(str, row))}"
+                        )
+                yield row
     except InputError:
         raise
     except Exception as error:  # datasets raises its own, huggingface_hub's, pyarrow's and requests' errors
@@ -141,6 +168,15 @@ def _dataset(name: str, source: TextSource, limit: int, **kwargs: Any) -> str:
             f"{cause_of(error)}{hint() if on_hub else ''}; pass a file, a folder, a dataset on the Hub (which needs a network) or "
             "'builtin'"
         ) from None
+
+
+def _dataset(name: str, source: TextSource, limit: int, **kwargs: Any) -> str:
+    parts, length = [], 0
+    for row in _rows(name, source, (source.column,), **kwargs):
+        parts.append(str(row[source.column]))
+        length += len(parts[-1])
+        if length >= limit:
+            break
     return "".join(part if part.endswith("\n") else part + "\n" for part in parts)
 
 

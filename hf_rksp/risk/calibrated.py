@@ -1,7 +1,8 @@
 """The shipped risk models: from features to the probability that a run is lost at a learning rate.
 
-There is one for random weights and one for trained weights, in one JSON file: names of features, their weights, ranges of the runs behind them, and the errors that were measured on
-configurations that the fit has not seen. ``python scripts/evaluate_risk.py --write`` makes it.
+One JSON file holds a model for random weights and a model for trained weights: names of features, their weights, ranges of the runs
+behind them, and the errors that were measured on configurations that the fit has not seen.
+``python scripts/evaluate_risk.py --write`` makes it.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ class RiskModel:
         return self._refused(refusals) if refusals else self.unchecked(numbers, plan)
 
     def unchecked(self, numbers: Mapping[str, float | None], plan: Plan) -> Prediction:
-        """What `predict` would say if runs like the planned one were behind the model: to be checked on runs, not to be relied on."""
+        """What `predict` would say if runs like the planned one were behind the model: for checks on runs."""
         values = {key: FEATURES[key].value(numbers, plan) for key in self.features}
         refusals = [f"{FEATURES[key].title} could not be measured" for key, value in values.items() if value is None]
         if refusals:
@@ -203,7 +204,8 @@ class RiskModel:
         middle = sum(others) / len(others)
         variance = sum((other - middle) ** 2 for other in others) / max(len(others) - 1, 1)
         beyond = sum(
-            (self.per_doubling.get(one.key, 0.0) * max(one.low - one.value, one.value - one.high)) ** 2 for one in outside
+            (self.per_doubling.get(one.key, 0.0) * max(one.low - one.value, one.value - one.high)) ** 2
+            for one in outside
         )
         contributions = sorted(
             (

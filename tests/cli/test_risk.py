@@ -34,7 +34,7 @@ def test_the_json_has_the_answer_and_what_it_rests_on(answer):
     assert data["plan"]["objective"] == "causal" and data["plan"]["start"] == "initialised"
     probabilities = [point[1] for point in data["curve"]]
     assert probabilities == sorted(probabilities) and probabilities[0] < 0.02 < 0.98 < probabilities[-1]
-    assert {one["feature"] for one in data["contributions"]} >= {"near_unit_mass", "critical_lr"}
+    assert {one["feature"] for one in data["contributions"]} >= {"near_unit_mass_max", "coordinate_lr"}
 
 
 def test_the_page_shows_the_same(answer):
@@ -94,7 +94,7 @@ def test_a_classifier_needs_labels(rksp, tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     code, _, err = rksp("risk", "--init", tmp_path / "config.json", "--lr", "1e-3")
-    assert code == exit_codes.BAD_INPUT and "needs labelled data" in err and "RKSPTrainingArguments" in err
+    assert code == exit_codes.BAD_INPUT and "needs labelled data" in err and "--labels COLUMN" in err
 
 
 def test_masked_batches_ask_for_what_they_hide():

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from transformers import MixtralForCausalLM
@@ -14,7 +15,8 @@ from transformers import MixtralForCausalLM
 from hf_rksp.profile.directions import muon
 from hf_rksp.risk.calibrated import shipped
 from scripts.reproduce.data import recall, wikitext
-from scripts.reproduce.risk import finetune, labels, tasks
+from scripts.reproduce.risk import experiment, finetune, labels, tasks, unseen
+from scripts.reproduce.risk.dataset import edge_of
 from scripts.reproduce.risk.design import draw
 from scripts.reproduce.risk.ensemble import Recipe, train
 from scripts.reproduce.risk.networks import FAMILIES, TWINS, make
@@ -203,8 +205,37 @@ def test_the_trivial_loss_of_text_is_the_entropy_of_its_bytes():
     assert tasks.TASKS["text"].trivial == pytest.approx(float(torch.special.entr(share).sum()), abs=1e-4)
 
 
-def test_the_shipped_model_is_that_of_the_committed_rows():
-    raw = (Path(tasks.__file__).parent / "results.jsonl").read_bytes()
-    assert shipped().trained_on["rows_sha256"] == hashlib.sha256(raw).hexdigest(), (
+@pytest.mark.parametrize(("start", "rows"), [("initialised", "results"), ("pretrained", "finetune")])
+def test_the_shipped_model_is_that_of_the_committed_rows(start, rows):
+    raw = (Path(tasks.__file__).parent / f"{rows}.jsonl").read_bytes()
+    assert shipped(start).trained_on["rows_sha256"] == hashlib.sha256(raw).hexdigest(), (
         "run: scripts/evaluate_risk.py --write"
     )
+
+
+def test_lr_star_splits_survivors_from_lost_runs():
+    rates = 2.0 ** numpy.arange(-4, 4)
+    in_order = rates > 1
+    assert edge_of(rates, in_order) == pytest.approx(2**0.5)
+    one_spike = in_order.copy()
+    one_spike[0] = True
+    assert edge_of(rates, one_spike) == pytest.approx(2**0.5)
+    assert edge_of(rates, rates > 99) is None and edge_of(rates, rates < 99) is None
+    many_seeds = numpy.repeat(rates, 3)
+    assert edge_of(many_seeds, many_seeds > 1) == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize("number", range(17))
+def test_what_is_sealed_can_run(number, monkeypatch):
+    """Two steps of each kind; what they lead to is not looked at."""
+    text = torch.randint(0, 256, (4000,), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
+    monkeypatch.setattr(tasks, "wikitext", lambda split: text)
+    monkeypatch.setattr(unseen, "cifar10", lambda: images)
+    configuration, coarse = experiment.configuration_of("sealed", number)
+    small = {"width": 16, "layers": 2, "heads": 2, "sequences": 2, "steps": 2, "warmup": 0}
+    configuration |= small | ({} if configuration["task"] == "cifar10" else {"length": 8})
+    models = experiment.models_of(configuration, (0,))
+    (run,) = experiment.trained(models, configuration, [(0, 1e-4)])
+    assert run["final"] == pytest.approx(math.log(10 if configuration["task"] == "cifar10" else 256), rel=0.1)
+    assert len(coarse) == 14

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from hf_rksp.errors import InputError
-from hf_rksp.risk.calibrated import SAFE, VERSION, RiskModel
+from hf_rksp.risk.calibrated import SAFE, RiskModel, read_models
 from hf_rksp.risk.fit import Outcomes, fit
 from hf_rksp.risk.plan import Plan
 
@@ -52,12 +52,12 @@ def test_rows_that_cannot_be_fitted_are_refused():
 
 def model(**changes):
     data = {
-        "version": VERSION, "description": ["made up"], "trained_on": {}, "features": ["near_unit_mass", "width"],
+        "description": ["made up"], "trained_on": {}, "features": ["near_unit_mass", "width"],
         "mean": [0.5, 6.0], "scale": [0.1, 1.0], "weights": [-1.0, -0.5], "ranges": [[0.2, 0.8], [5.0, 7.0]], "bias": -7.0,
-        "spread": 1.0, "resampled": [[-1.0, -0.5, -6.7], [-1.0, -0.5, -7.3]], "per_doubling": 0.5,
+        "spread": 1.0, "resampled": [[-1.0, -0.5, -6.7], [-1.0, -0.5, -7.3]], "per_doubling": {"width": 1.0},
         "trained": {"optimizer": ["adamw"], "objective": ["causal"], "start": ["initialised"], "dtype": ["float32"]},
     }  # fmt: skip
-    return RiskModel.from_json(json.dumps(data | changes))
+    return RiskModel.from_data(data | changes)
 
 
 NUMBERS = {"near_unit_mass": 0.6, "width": 64.0}
@@ -104,7 +104,7 @@ def test_what_no_run_tells_is_not_assessable(numbers, plan, reason):
 
 def test_files_of_other_versions_are_refused():
     with pytest.raises(InputError, match="version=99"):
-        model(version=99)
+        read_models(json.dumps({"version": 99}))
     with pytest.raises(InputError, match="'phase_of_the_moon'"):
         model(features=["phase_of_the_moon", "width"])
 

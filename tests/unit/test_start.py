@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from hf_rksp.profile.start import has_fresh_lora, measure_start
+from hf_rksp.profile.start import has_fresh_lora, has_lora, measure_start
 from hf_rksp.risk.features import FEATURES, numbers_of
 from hf_rksp.risk.plan import Plan
 
@@ -34,7 +34,8 @@ def test_every_feature_is_measured_and_the_model_is_as_before(lora):
     assert all(p.grad is None for p in made.parameters())
     assert start.step.first_step == (1e-3 if lora else None) and start.step.share_without_gradient == 0
     assert (start.curvature is None) == lora and start.seconds > 0
-    numbers = numbers_of(start.profile, start.signals, start.step)
+    numbers = numbers_of(start.profile, start.signals, start.step) | {"lora": float(lora), "label_share": 1.0}
+    assert has_lora(made) == lora
     assert [key for key, feature in FEATURES.items() if feature.value(numbers, Plan()) is None] == []
     assert numbers["depth"] == 2 and numbers["width"] == 16
 

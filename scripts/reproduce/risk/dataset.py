@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,8 @@ def case_of(row: dict[str, Any]) -> Case:
 def edge_of(lr: numpy.ndarray, lost: numpy.ndarray) -> float | None:
     """lr*: the learning rate with the fewest lost runs below and surviving runs above it, over all seeds.
 
-    If the outcomes are in order, it is the geometric mean of the last surviving and the first lost rate. If several places are equally
-    good, it is the one in the middle.
+    If the outcomes are in order, it is the geometric mean of the last surviving and the first lost rate. If several places are
+    equally good, it is the one in the middle.
     """
     order = numpy.argsort(lr, kind="stable")
     rates, failed = numpy.log2(lr[order]), lost[order]

@@ -17,9 +17,11 @@ from hf_rksp.risk.features import numbers_of
 from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.risk import finetune, unseen
+from scripts.reproduce.risk.dataset import case_of
 from scripts.reproduce.risk.design import COARSE, FINE, FINE_SEEDS, Configuration, draw, draw_long, parameters
 from scripts.reproduce.risk.ensemble import Recipe, train
-from scripts.reproduce.risk.labels import edge, outcomes
+from scripts.reproduce.risk.figures import paper
+from scripts.reproduce.risk.labels import edge
 from scripts.reproduce.risk.networks import FAMILIES, make
 from scripts.reproduce.risk.tasks import TASKS, batch
 
@@ -31,6 +33,8 @@ _UNSEEN = 1000
 _RANGE = 100
 #: What `rksp risk` costs, in training steps of the same model (docs/risk.md).
 _MEASUREMENT = 27
+#: Configurations that the tables of the paper need at least.
+_ENOUGH = 90
 
 
 def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
@@ -193,26 +197,22 @@ def trained(
 
 
 def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """How many configurations fail where, by family."""
+    """Where configurations fail, by family; of the random design also the tables of the paper."""
+    cases = [case_of(row) for row in rows]
     lines = []
-    for family in dict.fromkeys(row["configuration"]["family"] for row in rows):
-        mine = [row for row in rows if row["configuration"]["family"] == family]
-        found = [one for row in mine for one in outcomes(row["runs"], row["configuration"])]
-        edges = [edge(row["runs"], row["configuration"]) for row in mine]
+    for family in dict.fromkeys(case.family for case in cases):
+        mine = [case for case in cases if case.family == family]
+        found = [cause for case in mine for cause in case.cause]
+        edges = [case.edge for case in mine if case.judged and case.edge]
+        ends = f"{min(edges):.2g} to {max(edges):.2g}" if edges else "-"
         lines.append(
             [
-                family, str(len(mine)), str(len(found)), str(found.count("exploded")),
-                str(found.count("useless") + found.count("damaged")),
-                f"{statistics.median(edges):.3g}", f"{min(edges):.3g} to {max(edges):.3g}",
+                family, str(len(mine)), str(sum(case.judged for case in mine)), str(len(found)), str(found.count("exploded")),
+                str(found.count("useless")), str(found.count("damaged")),
+                f"{statistics.median(edges):.2g}" if edges else "-", ends,
             ]
         )  # fmt: skip
-    header = [
-        "family",
-        "configurations",
-        "runs",
-        "exploded",
-        "useless or damaged",
-        "median highest surviving rate",
-        "range",
-    ]
-    return "\n".join(table(header, lines)) + "\n"
+    header = ("family", "configurations", "that learn", "runs", "exploded", "useless", "damaged", "median lr*", "range")
+    text = "\n".join(table(header, lines)) + "\n"
+    whole = len(cases) >= _ENOUGH and rows[0].get("part") == "random"
+    return text + ("\n" + paper(cases) + "\n" if whole else "")

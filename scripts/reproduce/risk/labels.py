@@ -11,8 +11,8 @@ from scripts.reproduce.risk.tasks import TASKS
 
 #: Share of what can be learnt (trivial loss minus the best final loss of the configuration) that a useful run may miss.
 MISSED = 0.25
-#: With less learnt than this at every learning rate, in nats, a quarter of it is within the noise of a final loss: then "useless" says
-#: nothing, and only explosions and damage count.
+#: With less learnt than this at every learning rate, in nats, a quarter of it is within the noise of a final loss: then "useless"
+#: says nothing, and only explosions and damage count.
 LEAST = 0.3
 
 #: "slow" is a useless run at a learning rate below the best one: too few steps, no failure. "damaged": trained weights that a

@@ -92,11 +92,18 @@ def _family(case: Case) -> Sequence[float]:
     return [float(case.family == family) for family in FAMILIES]
 
 
-_CHOSEN = ("coordinate_lr", "without_curvature", "near_unit_mass_max", "nonlinearity_ratio", "residual_growth", "block_growth")
+_CHOSEN = (
+    "coordinate_lr",
+    "without_curvature",
+    "near_unit_mass_max",
+    "nonlinearity_ratio",
+    "residual_growth",
+    "block_growth",
+)
 NOTHING = Method("nothing (the mean)", ())
 OURS = Method("hf_rksp", (*PLAN, *SHAPE, *_CHOSEN), cost=measurement)
-#: For random weights. The features of ours were chosen on the first half of the design, by the sum of the log losses with a family and
-#: with an eighth of the configurations left out; the second half is what is reported.
+#: For random weights. The features of ours were chosen on the first half of the design, by the sum of the log losses with a family
+#: and with an eighth of the configurations left out; the second half is what is reported.
 METHODS = (
     NOTHING,
     Method("the plan", PLAN),
@@ -126,7 +133,9 @@ TRAINED_METHODS = (
     Method("the plan + shape", (*TRAINED_PLAN, *SHAPE)),
     Method("the plan + critical lr", (*TRAINED_PLAN, "critical_lr"), cost=measurement),
     Method("the plan + coordinate check", (*TRAINED_PLAN, "coordinate_lr"), cost=lambda case: 4.0),
-    Method("the plan + shape + range test", (*TRAINED_PLAN, *SHAPE), lambda case: (range_lr(case),), lambda case: 100.0),
+    Method(
+        "the plan + shape + range test", (*TRAINED_PLAN, *SHAPE), lambda case: (range_lr(case),), lambda case: 100.0
+    ),
     Method("the plan + shape + short probes", (*TRAINED_PLAN, *SHAPE), lambda case: (best_lr(case, "short"),), _probes),
     TRAINED_OURS,
 )
