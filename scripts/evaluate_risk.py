@@ -190,6 +190,8 @@ def main() -> None:
     print("\n".join(figures.compared(METHODS, cases, group, FIRST_REPORTED, True)))
     print(f"\nA tenth of the configurations left out: every family is known; configurations {FIRST_REPORTED} to 299")
     print("\n".join(figures.compared((*METHODS, FAMILY_MEAN), cases, tenth, FIRST_REPORTED, False)))
+    print("\nlr* of seed 0 against lr* of three other seeds")
+    print(figures.agreement(cases))
     print("\nLearning rates as others read them off, without a fit")
     print("\n".join(figures.raw(cases)))
     print("\nError against the ratio of widths: fits to width 32")
