@@ -29,6 +29,8 @@ from scripts.reproduce.risk.tasks import TASKS, batch
 BATCHES = 8
 #: Seeds of batches that are measured on, so that no run is trained on them.
 _UNSEEN = 1000
+#: Weights of all runs that are trained side by side, at most; training takes some ten times their memory.
+_MOST_WEIGHTS = 100_000_000
 #: Steps of the learning-rate range test.
 _RANGE = 100
 #: What `rksp risk` costs, in training steps of the same model (docs/risk.md).
@@ -172,7 +174,16 @@ def rounded(value: float | None) -> float | None:
 def trained(
     models: dict[int, nn.Module], configuration: Configuration, runs: Sequence[tuple[int, float]], points: int = 25
 ) -> list[dict[str, Any]]:
-    """Train runs of (seed, learning rate) side by side."""
+    """Train runs of (seed, learning rate) side by side, as many at a time as fit into memory."""
+    weights = sum(p.numel() for p in next(iter(models.values())).parameters() if p.requires_grad)
+    size = max(_MOST_WEIGHTS // weights, 1)
+    parts = [runs[first : first + size] for first in range(0, len(runs), size)]
+    return [row for part in parts for row in _trained(models, configuration, part, points)]
+
+
+def _trained(
+    models: dict[int, nn.Module], configuration: Configuration, runs: Sequence[tuple[int, float]], points: int
+) -> list[dict[str, Any]]:
     places = sorted({seed for seed, _ in runs})
     index = torch.tensor([places.index(seed) for seed, _ in runs])
 
