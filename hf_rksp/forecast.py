@@ -97,15 +97,19 @@ def forecast(
 
 
 def label_share(batches: Sequence[Mapping[str, Any]], objective: str) -> float | None:
-    """Labels that are asked for per token, ``None`` if the batches do not have both under the names of transformers."""
+    """Labels that are asked for per token that is no padding.
+
+    ``None`` if the batches do not have ``labels`` and ``input_ids``.
+    """
     asked = tokens = 0
     for batch in batches:
         labels, ids = batch.get("labels"), batch.get("input_ids")
         if not isinstance(labels, Tensor) or not isinstance(ids, Tensor):
             return None
         asked += int(((labels[:, 1:] if objective == "causal" and labels.ndim > 1 else labels) != _IGNORED).sum())
-        tokens += ids.numel()
-    return asked / tokens
+        mask = batch.get("attention_mask")
+        tokens += int(mask.sum()) if isinstance(mask, Tensor) and mask.ndim == 2 else ids.numel()
+    return asked / max(tokens, 1)
 
 
 def forecast_source(
@@ -146,9 +150,9 @@ def forecast_source(
     for sentence in prepared.notes:
         note(sentence)
     step("measuring")
-    if data.labels:  # sequences are as long as the longest text
-        length = prepared.sequences.info["sequence_length"]
-        plan = replace(plan, tokens=max(round(plan.tokens * length / data.seq_len), 1))
+    if data.labels:  # texts are shorter than sequences that are cut
+        info: dict[str, Any] = prepared.sequences.info
+        plan = replace(plan, tokens=max(round(plan.tokens / data.seq_len * info["tokens"] / info["sequences"]), 1))
     found = forecast(
         prepared.model, _labelled(prepared, head, data), plan, blocks=blocks, curvature=curvature, progress=progress
     )

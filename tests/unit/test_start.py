@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from hf_rksp.forecast import label_share
 from hf_rksp.profile.start import has_fresh_lora, has_lora, measure_start
 from hf_rksp.risk.features import FEATURES, numbers_of
 from hf_rksp.risk.plan import Plan
@@ -45,3 +46,14 @@ def test_a_lora_that_has_learnt_is_not_fresh():
     assert has_fresh_lora(made)
     next(weight for name, weight in made.named_parameters() if "lora_B" in name).data.fill_(1e-3)
     assert not has_fresh_lora(made) and not has_fresh_lora(model(False))
+
+
+def test_labels_are_counted_per_token_that_is_no_padding():
+    ids, mask = torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long)
+    mask[1, 4:] = 0
+    labels = ids.masked_fill(mask == 0, -100)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    assert label_share([batch], "causal") == pytest.approx((7 + 3) / 12)
+    assert label_share([batch], "masked") == pytest.approx(1)
+    assert label_share([batch | {"labels": torch.zeros(2)}], "classification") == pytest.approx(2 / 12)
+    assert label_share([{"input_ids": ids}], "causal") is None
