@@ -151,8 +151,8 @@ def forecast_source(
         note(sentence)
     step("measuring")
     if data.labels:  # texts are shorter than sequences that are cut
-        info: dict[str, Any] = prepared.sequences.info
-        plan = replace(plan, tokens=max(round(plan.tokens / data.seq_len * info["tokens"] / info["sequences"]), 1))
+        cut: dict[str, Any] = prepared.sequences.info
+        plan = replace(plan, tokens=max(round(plan.tokens / data.seq_len * cut["tokens"] / cut["sequences"]), 1))
     found = forecast(
         prepared.model, _labelled(prepared, head, data), plan, blocks=blocks, curvature=curvature, progress=progress
     )
