@@ -92,7 +92,8 @@ def forecast(
     )
     numbers = numbers_of(start.profile, start.signals, start.step)
     numbers |= {"lora": float(has_lora(model)), "label_share": label_share(batches, plan.objective)}
-    prediction = predictor.predict(numbers, plan)
+    architecture = getattr(getattr(model, "config", None), "model_type", None)
+    prediction = predictor.predict(numbers, plan, architecture)
     return Forecast(start.profile.model, plan, start, numbers, prediction, (*start.profile.notes, *start.step.notes))
 
 

@@ -77,6 +77,7 @@ def fitted(method: Method, cases: Sequence[Case], long: Sequence[Case], source: 
             "objective": sorted({plan.objective for plan in plans}),
             "start": sorted({plan.start for plan in plans}),
             "dtype": sorted({plan.dtype for plan in plans}, reverse=True),
+            "architecture": sorted({case.architecture for case in cases}),
         },
     }
 

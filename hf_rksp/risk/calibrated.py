@@ -11,7 +11,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, Literal
 
@@ -21,8 +21,8 @@ from hf_rksp.errors import InputError
 from hf_rksp.risk.features import FEATURES
 from hf_rksp.risk.plan import OPTIMIZERS, Plan, Start
 
-#: "in range": like the runs behind the model. "extrapolated": an input lies outside. "not assessable": no such run was made, or a
-#: feature could not be measured.
+#: "in range": like the runs behind the model. "extrapolated": an input lies outside, or no run had this architecture. "not
+#: assessable": no run had this optimizer, objective, start or kind of block, or a feature could not be measured.
 Status = Literal["in range", "extrapolated", "not assessable"]
 #: Version of the file.
 VERSION = 2
@@ -138,7 +138,7 @@ class RiskModel:
         spread: see `Prediction`.
         resampled: weights and bias of fits to resampled configurations, for the uncertainty.
         per_doubling: by feature, the error of log2 of the threshold per factor of 2 outside the range of that feature.
-        trained: which optimizers, objectives, starts and dtypes the runs have.
+        trained: which optimizers, objectives, starts, dtypes and architectures the runs have.
     """
 
     description: tuple[str, ...]
@@ -176,15 +176,25 @@ class RiskModel:
             **{name: data[name] for name in ("trained_on", "bias", "spread", "per_doubling", "trained")},
         )
 
-    def predict(self, numbers: Mapping[str, float | None], plan: Plan) -> Prediction:
+    def predict(self, numbers: Mapping[str, float | None], plan: Plan, architecture: str | None = None) -> Prediction:
         """The prediction for a run.
 
         Args:
             numbers: from `hf_rksp.risk.features.numbers_of`.
             plan: see `Plan`.
+            architecture: ``model_type`` of transformers, if the model has one.
         """
         refusals = self.refusals(plan)
-        return self._refused(refusals) if refusals else self.unchecked(numbers, plan)
+        if not refusals and numbers.get("largest_attention_logit") is None:
+            refusals = ["no attention was seen in the blocks of the model, and every run behind the model has it"]
+        if refusals:
+            return self._refused(refusals)
+        found = self.unchecked(numbers, plan)
+        known = self.trained["architecture"]
+        if found.threshold is None or architecture is None or architecture in known:
+            return found
+        reason = f"architecture: {architecture}, and the runs behind the model have {', '.join(known)}"
+        return replace(found, status="extrapolated", reasons=(reason, *found.reasons))
 
     def unchecked(self, numbers: Mapping[str, float | None], plan: Plan) -> Prediction:
         """What `predict` would say if runs like the planned one were behind the model: for checks on runs."""

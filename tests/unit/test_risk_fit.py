@@ -55,12 +55,13 @@ def model(**changes):
         "description": ["made up"], "trained_on": {}, "features": ["near_unit_mass", "width"],
         "mean": [0.5, 6.0], "scale": [0.1, 1.0], "weights": [-1.0, -0.5], "ranges": [[0.2, 0.8], [5.0, 7.0]], "bias": -7.0,
         "spread": 1.0, "resampled": [[-1.0, -0.5, -6.7], [-1.0, -0.5, -7.3]], "per_doubling": {"width": 1.0},
-        "trained": {"optimizer": ["adamw"], "objective": ["causal"], "start": ["initialised"], "dtype": ["float32"]},
+        "trained": {"optimizer": ["adamw"], "objective": ["causal"], "start": ["initialised"], "dtype": ["float32"],
+                    "architecture": ["gpt2", "llama"]},
     }  # fmt: skip
     return RiskModel.from_data(data | changes)
 
 
-NUMBERS = {"near_unit_mass": 0.6, "width": 64.0}
+NUMBERS = {"near_unit_mass": 0.6, "width": 64.0, "largest_attention_logit": 1.0}
 
 
 def test_a_prediction_is_its_definition():
@@ -93,13 +94,20 @@ def test_outside_the_range_the_prediction_says_so_and_widens():
         (NUMBERS, Plan(objective="masked"), "objective 'masked'"),
         (NUMBERS, Plan(start="pretrained"), "start 'pretrained'"),
         (NUMBERS, Plan(dtype="float16"), "dtype 'float16'"),
-        ({"width": 64.0}, Plan(), "near-unit mass could not be measured"),
+        (NUMBERS | {"near_unit_mass": None}, Plan(), "near-unit mass could not be measured"),
+        (NUMBERS | {"largest_attention_logit": None}, Plan(), "no attention was seen"),
     ],
 )
 def test_what_no_run_tells_is_not_assessable(numbers, plan, reason):
     found = model().predict(numbers, plan)
     assert found.status == "not assessable" and any(reason in text for text in found.reasons)
     assert found.threshold is found.p_lost(1e-3) is found.rate_at() is found.interval(1e-3) is None
+
+
+def test_another_architecture_is_extrapolated():
+    known, other = (model().predict(NUMBERS, Plan(), name) for name in ("llama", "gpt_neox"))
+    assert known.status == "in range" and other.status == "extrapolated" and other.threshold == known.threshold
+    assert other.reasons[0] == "architecture: gpt_neox, and the runs behind the model have gpt2, llama"
 
 
 def test_files_of_other_versions_are_refused():

@@ -19,6 +19,8 @@ from scripts.reproduce.risk.networks import TWINS
 
 #: Runs are scored within this factor of their configuration's own lr*.
 NEAR = 4.0
+#: Families that are GPT-2 of transformers with another norm.
+_GPT2 = ("preln", "rmsnorm", "subln", "postln", "deepnorm", "deepnorm-pre", "none")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Case:
     edge: float | None
     learnt: float
     row: dict[str, Any]
+
+    @property
+    def architecture(self) -> str:
+        """``model_type`` of transformers."""
+        return "bert" if self.family == "minilm" else "gpt2" if self.family in _GPT2 else self.family
 
     @property
     def judged(self) -> bool:

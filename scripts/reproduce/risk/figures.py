@@ -129,11 +129,14 @@ def prototype(cases: Sequence[Case], predicted: Sequence[Predicted]) -> str:
 
 
 def sealed(cases: Sequence[Case], models: dict[str, RiskModel]) -> tuple[list[str], numpy.ndarray]:
-    """Shipped models on what they have never seen: a line per configuration, and log2 errors of the assessable."""
+    """Shipped models on what they have never seen: a line per configuration, and log2 errors where the plan is assessable.
+
+    The errors are those of the model as it was frozen: the rule that refuses networks without attention is younger.
+    """
     lines, errors = [], []
     for case in sorted(cases, key=lambda case: int(case.row["seed"])):
         model = models[case.plan.start]
-        status = model.predict(case.numbers, case.plan).status
+        status = model.predict(case.numbers, case.plan, case.architecture).status
         threshold = model.unchecked(case.numbers, case.plan).threshold
         line = f"{case.configuration['name']:28s} {status:15s} "
         if not case.judged or case.edge is None or threshold is None:
@@ -142,12 +145,12 @@ def sealed(cases: Sequence[Case], models: dict[str, RiskModel]) -> tuple[list[st
             )
             continue
         error = math.log2(threshold / case.edge)
-        errors.append((status, error))
+        errors.append(("plan refused" if model.refusals(case.plan) else "frozen model", error))
         way = "high" if error > 0 else "low"
         lines.append(f"{line}lr* {case.edge:8.2g}, predicted {threshold:8.2g}: {2 ** abs(error):.1f} times too {way}")
-    for status in dict.fromkeys(status for status, _ in errors):
-        lines.append(f"{status}: {_errors(numpy.array([abs(error) for kind, error in errors if kind == status]))}")
-    return lines, numpy.array([error for status, error in errors if status != "not assessable"])
+    for kind in dict.fromkeys(kind for kind, _ in errors):
+        lines.append(f"{kind}: {_errors(numpy.array([abs(error) for other, error in errors if other == kind]))}")
+    return lines, numpy.array([error for kind, error in errors if kind == "frozen model"])
 
 
 def paper(cases: Sequence[Case]) -> str:
