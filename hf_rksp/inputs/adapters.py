@@ -10,6 +10,7 @@ from torch import nn
 from hf_rksp.errors import ModelLoadError, cause_of
 from hf_rksp.inputs.checkpoints import as_transformers_wants, check_folder, local_folder, tensor_names
 from hf_rksp.inputs.fit import left_out, refuse_missing
+from hf_rksp.inputs.heads import auto_class
 from hf_rksp.inputs.hub import hint, hub_or_cache
 from hf_rksp.inputs.source import DTYPES, ModelSource
 
@@ -57,11 +58,18 @@ def load_adapter(source: ModelSource, folder: Path) -> tuple[nn.Module, dict[str
     config, base, base_folder = adapter_config(source, folder)
     found = check_folder(base_folder) if base_folder is not None else None
     auto = getattr(transformers, _PEFT_CLASSES.get(str(config.task_type).removeprefix("TaskType."), "AutoModel"))
-    options = {
+    if source.head != "none" and auto is not auto_class(source.head):
+        raise ModelLoadError(
+            f"adapter {source.model!r} is for task_type={config.task_type!r}, and the objective is {source.head}: pass --objective "
+            "and --labels as the adapter was trained, or the base model"
+        )
+    options: dict[str, Any] = {
         "dtype": DTYPES.get(source.dtype, "auto"),
         "trust_remote_code": source.trust_remote_code,
         "output_loading_info": True,
     }
+    if source.classes is not None:
+        options |= {"num_labels": source.classes, "problem_type": "single_label_classification"}
     try:
         with hub_or_cache(needed=base_folder is None):
             if base_folder is not None and found is not None:
@@ -79,7 +87,7 @@ def load_adapter(source: ModelSource, folder: Path) -> tuple[nn.Module, dict[str
     refuse_missing(model, loading, base)
     notes = left_out(model, loading.get("unexpected_keys", ()), base)
     try:
-        model = PeftModel.from_pretrained(model, str(folder))
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=source.head != "none")
     except Exception as error:
         raise ModelLoadError(
             f"adapter {source.model!r} does not fit its base model {base!r}: {cause_of(error)}"

@@ -29,8 +29,11 @@ _TABLES = (
 _EMBEDDINGS = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared)\.", re.IGNORECASE)
 
 
-def refuse_missing(model: nn.Module, loading: Mapping[str, Any], name: str | None) -> None:
+def refuse_missing(model: nn.Module, loading: Mapping[str, Any], name: str | None, drawn: bool = False) -> None:
     """Refuse weights that would be random: in blocks, in embeddings. A missing head or pooler is off the residual stream.
+
+    Args:
+        drawn: weights of another shape may be drawn too, if they are neither in blocks nor in embeddings: those of a head.
 
     Raises:
         ModelLoadError: names the first of them.
@@ -41,6 +44,8 @@ def refuse_missing(model: nn.Module, loading: Mapping[str, Any], name: str | Non
     blocks = [key for key in keys if key.startswith(paths)]
     embeddings = [key for key in keys if key not in blocks and _EMBEDDINGS.search(key)]
     mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in loading.get("mismatched_keys", ()))
+    if drawn:
+        mismatched = [key for key in mismatched if key.startswith(paths) or _EMBEDDINGS.search(key)]
     for what, found in (
         ("lacks {} weights of the residual blocks", blocks),
         ("lacks {} weights of the embeddings", embeddings),

@@ -13,8 +13,10 @@ from torch import Tensor
 from hf_rksp.errors import InputError
 from hf_rksp.inputs.text import BUILTIN, TextSource, rows_of
 
-#: Rows that are read: the classes are those among them, unless the dataset names its own.
-_ROWS = 10_000
+#: Most rows that are read; the classes are those among them.
+_ROWS = 1_000_000
+#: More different labels are an index or a number, and no classes.
+_MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -27,36 +29,41 @@ class Labelled:
 
 
 def read_labelled(source: TextSource, column: str) -> Labelled:
-    """The first rows of a table or a dataset.
+    """The rows of a table or a dataset.
 
     Args:
         source: .parquet, .jsonl, .csv, a folder with .parquet, or a dataset on the Hub.
-        column: with the labels: whole numbers from 0, or any other values, which are numbered in their order.
+        column: with the labels. Numbers and names are numbered in their order: 1 to 5 are the classes 0 to 4.
 
     Raises:
-        InputError: there is no such column, no second class, or a label that is no class.
+        InputError: there is no such column, no text, no second class, or a label that is no class.
     """
     if source.name == BUILTIN:
         raise InputError(
             f"labels={column!r}: the built-in text has no labels; pass --text with a table (.parquet, .jsonl, .csv) or a dataset"
         )
+    if column == source.column:
+        raise InputError(f"labels={column!r} is the column of the texts; pass another one, or --text-column")
+    # All of them, up to a limit: a table may be sorted by its classes.
     rows = list(islice(rows_of(source, (source.column, column)), _ROWS))
     values = [row[column] for row in rows]
-    wrong = [value for value in values if value is None or isinstance(value, (float, list, dict))]
-    if wrong:
+    if wrong := [value for value in values if value is None or isinstance(value, (float, list, dict))]:
         raise InputError(
             f"labels={column!r}: {wrong[0]!r} is no class ({len(wrong)} of {len(rows)} rows have such a label); pass a column of "
             "whole numbers or names"
         )
+    if empty := sum(row[source.column] is None for row in rows):
+        raise InputError(f"column={source.column!r}: {empty} of {len(rows)} rows have no text; leave them out")
     numbers = all(isinstance(value, int) for value in values)
     if numbers and min(values, default=0) < 0:
         raise InputError(f"labels={column!r}: {min(values)} is no class; pass a split that is labelled (--text-split)")
-    names = sorted(set(values), key=str)
-    labels = [int(value) for value in values] if numbers else [names.index(value) for value in values]
-    classes = max(labels, default=0) + 1
-    if len(names) < 2:
-        raise InputError(f"labels={column!r}: {len(names)} class among {len(rows)} rows; pass data with at least two")
-    return Labelled(tuple(str(row[source.column]) for row in rows), tuple(labels), classes)
+    names = sorted(set(values), key=None if numbers else str)
+    if not 2 <= len(names) <= _MOST_CLASSES:
+        limit = "at least two" if len(names) < 2 else f"at most {_MOST_CLASSES}"
+        some = "the first " if len(rows) == _ROWS else ""
+        raise InputError(f"labels={column!r}: {len(names)} class(es) in {some}{len(rows)} rows; pass data with {limit}")
+    places = {value: place for place, value in enumerate(names)}
+    return Labelled(tuple(str(row[source.column]) for row in rows), tuple(places[v] for v in values), len(names))
 
 
 @dataclass(frozen=True)

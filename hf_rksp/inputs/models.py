@@ -83,7 +83,7 @@ def _initialise(source: ModelSource) -> LoadedModel:
     assert source.init is not None
     config = load_config(source)
     if source.classes is not None:
-        config.num_labels = source.classes
+        config.num_labels, config.problem_type = source.classes, "single_label_classification"
     dtype = DTYPES.get(source.dtype, torch.float32)
     try:
         double = dtype == torch.float64
@@ -147,7 +147,7 @@ def _from_pretrained(source: ModelSource, folder: Path | None) -> LoadedModel:
             weights.keep = keep.pop_all()  # until all blocks have been read
     given = str(folder.parent if more else folder) if folder else path
     model.config.name_or_path = model.name_or_path = given
-    refuse_missing(model, loading, source.model)
+    refuse_missing(model, loading, source.model, drawn=source.classes is not None)
     model = _place(model, source)
     info = {"name": source.name, "source": "pretrained", "path": source.model, "revision": source.revision}
     commit = getattr(model.config, "_commit_hash", None)
@@ -158,9 +158,15 @@ def _from_pretrained(source: ModelSource, folder: Path | None) -> LoadedModel:
         weights,
         (
             *left_out(model, loading.get("unexpected_keys", ()), source.model),
-            *(drawn(loading.get("missing_keys", ())) if source.head != "none" else ()),
+            *(drawn(_random_keys(loading)) if source.head != "none" else ()),
         ),
     )
+
+
+def _random_keys(loading: dict[str, Any]) -> list[str]:
+    """Weights that the checkpoint lacks, or has in another shape."""
+    other = [key[0] if isinstance(key, tuple) else key for key in loading.get("mismatched_keys", ())]
+    return [*map(str, loading.get("missing_keys", ())), *map(str, other)]
 
 
 def _read(
@@ -174,10 +180,9 @@ def _read(
         with hub_or_cache(needed=folder is None):
             options = dict(more)
             if source.classes is not None:
-                options |= {
-                    "num_labels": source.classes,
-                    "ignore_mismatched_sizes": True,
-                }  # a head of other classes is drawn
+                # A head of other classes is drawn.
+                options |= {"num_labels": source.classes, "ignore_mismatched_sizes": True}
+                options["problem_type"] = "single_label_classification"
             if source.device == "auto":
                 options["device_map"] = "auto"
             if source.stream:

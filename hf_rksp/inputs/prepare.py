@@ -129,7 +129,7 @@ def prepare(model: ModelSource, options: InputOptions, step: Callable[[str], Non
         count = options.tokens // options.seq_len
         sequences = cut_labelled(labelled, tokenizer, options.seq_len, count, options.seed, options.source)
         config: Any = loaded.model.config
-        if config.pad_token_id is None:
+        if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = tokenizer.pad_token_id  # where a causal model looks for the last token
     else:
         sequences = cut_sequences(text, tokenizer, options.seq_len, options.tokens, options.seed, options.source)

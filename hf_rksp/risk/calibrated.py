@@ -137,6 +137,8 @@ class RiskModel:
         bias: log2 of a learning rate.
         spread: see `Prediction`.
         resampled: weights and bias of fits to resampled configurations, for the uncertainty.
+        also_ranges: the same for features that the model does not use, but whose runs lie in a range too: shape and plan.
+        other_architecture: error of log2 of the threshold that families which a fit has not seen have beyond those that it has.
         per_doubling: by feature, the error of log2 of the threshold per factor of 2 outside the range of that feature.
         trained: which optimizers, objectives, starts, dtypes and architectures the runs have.
     """
@@ -151,6 +153,8 @@ class RiskModel:
     bias: float
     spread: float
     resampled: tuple[tuple[float, ...], ...]
+    also_ranges: Mapping[str, Sequence[float]]
+    other_architecture: float
     per_doubling: Mapping[str, float]
     trained: Mapping[str, Sequence[str]]
 
@@ -173,7 +177,18 @@ class RiskModel:
             **tuples,
             ranges=pairs,
             resampled=tuple(tuple(row) for row in data["resampled"]),
-            **{name: data[name] for name in ("trained_on", "bias", "spread", "per_doubling", "trained")},
+            **{
+                name: data[name]
+                for name in (
+                    "trained_on",
+                    "bias",
+                    "spread",
+                    "also_ranges",
+                    "other_architecture",
+                    "per_doubling",
+                    "trained",
+                )
+            },
         )
 
     def predict(self, numbers: Mapping[str, float | None], plan: Plan, architecture: str | None = None) -> Prediction:
@@ -194,7 +209,8 @@ class RiskModel:
         if found.threshold is None or architecture is None or architecture in known:
             return found
         reason = f"architecture: {architecture}, and the runs behind the model have {', '.join(known)}"
-        return replace(found, status="extrapolated", reasons=(reason, *found.reasons))
+        uncertainty = math.hypot(found.uncertainty, self.other_architecture)
+        return replace(found, status="extrapolated", reasons=(reason, *found.reasons), uncertainty=uncertainty)
 
     def unchecked(self, numbers: Mapping[str, float | None], plan: Plan) -> Prediction:
         """What `predict` would say if runs like the planned one were behind the model: for checks on runs."""
@@ -205,10 +221,13 @@ class RiskModel:
         x = [float(values[key] or 0.0) for key in self.features]
         standard = [(value - mean) / scale for value, mean, scale in zip(x, self.mean, self.scale, strict=True)]
         effects = [weight * value for weight, value in zip(self.weights, standard, strict=True)]
+        limits = dict(zip(self.features, self.ranges, strict=True)) | dict(self.also_ranges)
+        seen = {key: FEATURES[key].value(numbers, plan) for key in limits}
         outside = [
             Outside(key, FEATURES[key].title, value, low, high)
-            for key, value, (low, high) in zip(self.features, x, self.ranges, strict=True)
-            if not low - _MARGIN * (high - low) - 1e-9 <= value <= high + _MARGIN * (high - low) + 1e-9
+            for key, (low, high) in limits.items()
+            if (value := seen[key]) is not None
+            and not low - _MARGIN * (high - low) - 1e-9 <= value <= high + _MARGIN * (high - low) + 1e-9
         ]
         others = [sum(w * v for w, v in zip(row[:-1], standard, strict=True)) + row[-1] for row in self.resampled]
         middle = sum(others) / len(others)

@@ -174,6 +174,15 @@ def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> tuple
     objective = next((objective for part, objective in _OBJECTIVES if part in name), None)
     if objective is None:
         raise InputError(f"the objective of {name} is none of causal, masked or classification")
+    labels = batch.get("labels")
+    if (
+        objective == "classification"
+        and isinstance(labels, Tensor)
+        and (labels.is_floating_point() or labels.ndim != 1)
+    ):
+        raise InputError(
+            "the labels are numbers, or several for each text, and the runs behind the model have one class for each"
+        )
     own, rate = _optimizer_of(trainer), float(args.learning_rate)
     optimizer, beta2, decay = str(getattr(args.optim, "value", args.optim)), args.adam_beta2, args.weight_decay
     if own is not None:
@@ -226,7 +235,8 @@ def _is_trained(trainer: Trainer, base: Any, objective: Objective, batch: Mappin
     """
     vocabulary = getattr(getattr(base, "config", None), "vocab_size", None)
     if objective == "classification" or not isinstance(vocabulary, int) or vocabulary < 2:
-        return bool(getattr(base, "name_or_path", ""))
+        # The vectors of a model (scales of its norms, biases) begin as constants.
+        return any(p.ndim == 1 and bool((p.detach() != p.detach()[0]).any()) for p in base.parameters())
     model: Any = trainer.model
     with restored(model), torch.no_grad():
         loss: Any = trainer.compute_loss(model, trainer._prepare_inputs(dict(batch)))

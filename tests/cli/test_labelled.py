@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_rksp.errors import InputError
 from hf_rksp.inputs.labelled import cut_labelled, read_labelled
@@ -20,16 +20,18 @@ def table(folder, labels, name="rows.jsonl"):
     return TextSource(str(path))
 
 
-def test_names_are_numbered_in_their_order_and_numbers_are_kept(tmp_path):
+def test_labels_are_numbered_in_their_order(tmp_path):
     named = read_labelled(table(tmp_path, ["yes", "no"] * 20), "kind")
     assert named.classes == 2 and named.labels[:2] == (1, 0) and named.texts == tuple(TEXTS)
-    numbered = read_labelled(table(tmp_path, [0, 3] * 20), "kind")
-    assert numbered.classes == 4 and numbered.labels[:2] == (0, 3)
+    stars = read_labelled(table(tmp_path, [1, 5, 2, 2] * 10), "kind")
+    assert stars.classes == 3 and stars.labels[:4] == (0, 2, 1, 1)
+    switched = read_labelled(table(tmp_path, [True, False] * 20), "kind")
+    assert switched.classes == 2 and switched.labels[:2] == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([0] * 40, "1 class among 40 rows"), ([0, -1] * 20, "-1 is no class"), ([0.5, 1.5] * 20, "0.5 is no class"),
+    [([0] * 40, r"1 class\(es\) in 40 rows"), ([0, -1] * 20, "-1 is no class"), ([0.5, 1.5] * 20, "0.5 is no class"),
      ([0, None] * 20, "is no class")],
 )  # fmt: skip
 def test_labels_that_are_no_classes_are_refused(tmp_path, labels, message):
@@ -42,6 +44,8 @@ def test_what_has_no_labels_is_refused(tmp_path):
         read_labelled(TextSource(), "kind")
     with pytest.raises(InputError, match="column='mood'"):
         read_labelled(table(tmp_path, [0, 1] * 20), "mood")
+    with pytest.raises(InputError, match="is the column of the texts"):
+        read_labelled(table(tmp_path, [0, 1] * 20), "text")
     (tmp_path / "plain.txt").write_text("some text")
     with pytest.raises(InputError, match="has no columns"):
         read_labelled(TextSource(str(tmp_path / "plain.txt")), "kind")
@@ -88,5 +92,11 @@ def test_a_classifier_is_answered_for(tmp_path, llama, rksp):
     tokens = found["plan"]["tokens"] / 8  # of a text; the plan has eight in a batch
     assert 4 < tokens <= 16 and found["features"]["label_share"] * tokens == pytest.approx(1, rel=0.05)
     assert any("drawn at random" in note for note in found["notes"])
+    config = AutoConfig.from_pretrained(folder)
+    config.num_labels, config.problem_type = 5, "multi_label_classification"
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    code, out, err = rksp("risk", folder, "--lr", "1e-3", "--steps", "150", *data)
+    assert code == 0, err
+    assert any("score.weight" in note for note in json.loads(out)["notes"])  # five classes were, and two are
     code, _, err = rksp("risk", folder, "--lr", "1e-3", "--objective", "causal", *data)
     assert code == 2 and "labels='kind'" in err

@@ -104,3 +104,14 @@ def test_masked_batches_ask_for_what_they_hide():
     assert 0.08 < hidden.float().mean() < 0.22 and hidden.any(1).all()
     assert torch.equal(batch["labels"][hidden], ids[hidden]) and (batch["labels"][~hidden] == -100).all()
     assert torch.equal(batch["input_ids"][~hidden], ids[~hidden])
+
+
+def test_an_adapter_is_measured_as_it_would_be_trained(rksp, adapter):
+    fast = ["--measured", "2", "--seq-len", "16", "--steps", "150", "--quiet", "--json", "-"]
+    code, out, err = rksp("risk", adapter, "--lr", "1e-3", *fast)
+    assert code == 0, err
+    data = json.loads(out)
+    assert data["reasons"] == [] or data["status"] == "extrapolated", data["reasons"]
+    assert data["plan"]["start"] == "pretrained" and data["features"]["lora"] == 1 and data["p_lost"] is not None
+    code, _, err = rksp("risk", adapter, "--lr", "1e-3", "--objective", "masked", *fast)
+    assert code != 0 and "task_type='CAUSAL_LM'" in err

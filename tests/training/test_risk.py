@@ -67,13 +67,29 @@ def test_what_cannot_be_assessed_says_why_and_goes_on(tmp_path):
     assert event["status"] == "not assessable" and "optimizer 'sgd'" in event["text"] and run.state.global_step == 4
 
 
-def test_an_objective_without_runs_is_not_assessable(tmp_path):
+def classifier(classes=2):
     torch.manual_seed(0)
     config = gpt2().config
-    config.pad_token_id, config.num_labels = 0, 2
-    rows = [{"input_ids": list(range(1, 9)), "labels": place % 2} for place in range(32)]
-    run = trained(tmp_path, GPT2ForSequenceClassification(config), rows, risk="warn")
-    assert "objective 'classification'" in forecast_of(run)["text"]
+    config.pad_token_id, config.num_labels = 0, classes
+    return GPT2ForSequenceClassification(config)
+
+
+def labelled(*labels):
+    return [{"input_ids": list(range(1, 9)), "labels": labels[place % len(labels)]} for place in range(32)]
+
+
+def test_a_classification_is_answered_for_trained_weights_alone(tmp_path):
+    model = classifier()
+    assert "objective 'classification'" in forecast_of(trained(tmp_path, model, labelled(0, 1), risk="warn"))["text"]
+    with torch.no_grad():
+        model.transformer.h[0].ln_1.weight[0] = 1.5  # as no initialiser leaves it
+    event = forecast_of(trained(tmp_path / "again", model, labelled(0, 1), risk="warn"))
+    assert event["plan"]["start"] == "pretrained" and 0 < event["p_lost"] < 1
+
+
+def test_a_regression_is_not_assessable(tmp_path):
+    text = forecast_of(trained(tmp_path, classifier(1), labelled(0.5, 1.5), risk="warn"))["text"]
+    assert "cannot be assessed" in text and "one class for each" in text
 
 
 def test_a_trainer_without_our_arguments_takes_the_mode_itself(tmp_path):

@@ -55,6 +55,7 @@ def model(**changes):
         "description": ["made up"], "trained_on": {}, "features": ["near_unit_mass", "width"],
         "mean": [0.5, 6.0], "scale": [0.1, 1.0], "weights": [-1.0, -0.5], "ranges": [[0.2, 0.8], [5.0, 7.0]], "bias": -7.0,
         "spread": 1.0, "resampled": [[-1.0, -0.5, -6.7], [-1.0, -0.5, -7.3]], "per_doubling": {"width": 1.0},
+        "also_ranges": {"depth": [1.0, 3.0]}, "other_architecture": 0.5,
         "trained": {"optimizer": ["adamw"], "objective": ["causal"], "start": ["initialised"], "dtype": ["float32"],
                     "architecture": ["gpt2", "llama"]},
     }  # fmt: skip
@@ -104,9 +105,17 @@ def test_what_no_run_tells_is_not_assessable(numbers, plan, reason):
     assert found.threshold is found.p_lost(1e-3) is found.rate_at() is found.interval(1e-3) is None
 
 
+def test_a_range_counts_where_the_model_has_no_weight():
+    deep = model().predict(NUMBERS | {"depth": 96.0}, Plan())
+    assert deep.status == "extrapolated" and deep.reasons == (
+        "number of layers: 96, and the runs behind the model have 2 to 8",
+    )
+
+
 def test_another_architecture_is_extrapolated():
     known, other = (model().predict(NUMBERS, Plan(), name) for name in ("llama", "gpt_neox"))
     assert known.status == "in range" and other.status == "extrapolated" and other.threshold == known.threshold
+    assert other.uncertainty == pytest.approx(math.hypot(known.uncertainty, 0.5))
     assert other.reasons[0] == "architecture: gpt_neox, and the runs behind the model have gpt2, llama"
 
 

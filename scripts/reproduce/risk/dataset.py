@@ -84,7 +84,11 @@ def case_of(row: dict[str, Any]) -> Case:
     numbers = {name: _median(one.get(name) for one in measured) for name in names}
     length, tokens = configuration["length"], configuration["sequences"] * configuration["length"]
     objective = configuration.get("objective", "classification" if configuration["task"] == "cifar10" else "causal")
-    shares = {"causal": 1 - 1 / length, "masked": finetune.MASKED, "classification": 1 / length}
+    shares = {
+        "causal": 1 - 1 / length,
+        "masked": (1 + finetune.MASKED * (length - 1)) / length,
+        "classification": 1 / length,
+    }
     numbers["label_share"] = 1 / length if configuration["task"] == "recall" else shares[objective]
     numbers["lora"] = float(configuration.get("adaptation") == "lora")
     plan = Plan(

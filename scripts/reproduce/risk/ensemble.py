@@ -143,10 +143,22 @@ def train(
     with where:
         step = _Step(models, rates, batch, recipe, objective)
         before = step.mean_loss(held_out)
-    advance = step
-    if where.type == "cuda":
-        torch.cuda.set_stream(torch.cuda.Stream())  # a capture refuses the default stream
-    for number in range(recipe.steps):
+    side = torch.cuda.Stream() if where.type == "cuda" else None  # a capture refuses the default stream
+    if side is not None:
+        side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        _run(step, batches, recipe.steps, where)
+    if side is not None:
+        torch.cuda.current_stream().wait_stream(side)
+    with where:
+        after = step.mean_loss(held_out)
+    return Runs(step.losses.cpu(), step.norms.cpu(), before, after, step.weights)
+
+
+def _run(step: _Step, batches: Batches, steps: int, where: torch.device) -> None:
+    """Take all steps; on a CUDA device, all but the first ones are replays of one that is captured."""
+    advance: Callable[[], None] = step
+    for number in range(steps):
         for here, there in zip((step.inputs, step.labels), batches(number), strict=True):
             here.copy_(there)
         if where.type == "cuda" and number == _EAGER:
@@ -156,9 +168,6 @@ def train(
             advance = graph.replay
         with where:
             advance()
-    with where:
-        after = step.mean_loss(held_out)
-    return Runs(step.losses.cpu(), step.norms.cpu(), before, after, step.weights)
 
 
 class _Step:

@@ -33,7 +33,7 @@ _UNSEEN = 1000
 _MOST_WEIGHTS = 100_000_000
 #: Steps of the learning-rate range test.
 _RANGE = 100
-#: What `rksp risk` costs, in training steps of the same model (docs/risk.md).
+#: What a proxy may cost, in training steps of the model: three quarters of what `rksp risk` costs (scripts/bench/risk.txt).
 _MEASUREMENT = 27
 #: Configurations that the tables of the paper need at least.
 _ENOUGH = 90

@@ -73,16 +73,6 @@ def _errors(errors: numpy.ndarray) -> str:
     return f"within factor 2 {(errors <= 1).mean():.2f}, median x{2 ** numpy.median(errors):.2f} ({len(errors)} configurations)"
 
 
-def agreement(cases: Sequence[Case]) -> str:
-    """How well lr* of seed 0 predicts lr* of the three other seeds: what no prediction can be expected to beat by much."""
-    errors = []
-    for case in cases:
-        halves = [edge_of(case.lr[mine], case.lost[mine]) for mine in (case.coarse, ~case.coarse)]
-        # The other seeds were trained near the edge alone: without one there, they are counted as far apart.
-        errors.append(abs(math.log2(halves[0] / halves[1])) if halves[0] and halves[1] else math.inf)
-    return _errors(numpy.array(errors))
-
-
 def sizes(cases: Sequence[Case]) -> list[str]:
     """Error against the ratio of sizes: fits to width 32."""
     small = [case for case in cases if case.configuration["width"] == 32]

@@ -134,7 +134,7 @@ def reading(
     if objective != "masked":
         return ids, ids
     hidden = torch.rand(ids.shape, generator=generator) < MASKED
-    hidden[:, 0] = True  # each batch asks something
+    hidden[:, 0] = True  # each sequence is asked something
     return ids.masked_fill(hidden, mask), ids.masked_fill(~hidden, -100)
 
 
