@@ -127,7 +127,7 @@ METHODS = (
 )
 #: Only where the family is known.
 FAMILY_MEAN = Method("the plan + shape + mean of the family", (*PLAN, *SHAPE), _family)
-TRAINED_OURS = Method("hf_rksp", (*TRAINED_PLAN, "width", "coordinate_lr", "critical_lr"), cost=measurement)
+TRAINED_OURS = Method("hf_rksp", (*TRAINED_PLAN, "width", "coordinate_lr"), cost=measurement)
 #: For trained weights; with 60 configurations the features of ours were chosen on all of them.
 TRAINED_METHODS = (
     NOTHING,
