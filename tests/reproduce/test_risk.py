@@ -14,11 +14,14 @@ from transformers import MixtralForCausalLM
 
 from hf_rksp.profile.directions import muon
 from hf_rksp.risk.calibrated import shipped
+from hf_rksp.risk.fit import fit
 from scripts.reproduce.data import recall, wikitext
 from scripts.reproduce.risk import experiment, finetune, labels, tasks, unseen
-from scripts.reproduce.risk.dataset import edge_of
+from scripts.reproduce.risk.crossval import RIDGE
+from scripts.reproduce.risk.dataset import edge_of, read
 from scripts.reproduce.risk.design import draw
 from scripts.reproduce.risk.ensemble import Recipe, train
+from scripts.reproduce.risk.methods import METHODS, TRAINED_METHODS
 from scripts.reproduce.risk.networks import FAMILIES, TWINS, make
 
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "std": 0.05, "vocabulary": 32, "length": 9}
@@ -205,12 +208,20 @@ def test_the_trivial_loss_of_text_is_the_entropy_of_its_bytes():
     assert tasks.TASKS["text"].trivial == pytest.approx(float(torch.special.entr(share).sum()), abs=1e-4)
 
 
-@pytest.mark.parametrize(("start", "rows"), [("initialised", "results"), ("pretrained", "finetune")])
-def test_the_shipped_model_is_that_of_the_committed_rows(start, rows):
-    raw = (Path(tasks.__file__).parent / f"{rows}.jsonl").read_bytes()
-    assert shipped(start).trained_on["rows_sha256"] == hashlib.sha256(raw).hexdigest(), (
-        "run: scripts/evaluate_risk.py --write"
-    )
+@pytest.mark.parametrize(
+    ("start", "rows", "method"),
+    [("initialised", "results", METHODS[-1]), ("pretrained", "finetune", TRAINED_METHODS[-1])],
+)
+def test_the_shipped_model_is_that_of_the_committed_rows(start, rows, method):
+    path, model = Path(tasks.__file__).parent / f"{rows}.jsonl", shipped(start)
+    remedy = "run: scripts/evaluate_risk.py --write"
+    assert model.trained_on["rows_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest(), remedy
+    assert model.features == method.features, remedy
+    every = METHODS if start == "initialised" else TRAINED_METHODS
+    cases = [case for case in read(path) if case.judged and all(one.has(case) for one in every)]
+    made = fit(method.outcomes(cases), RIDGE)
+    assert model.bias == pytest.approx(made.bias, abs=0.05), remedy
+    assert model.weights == pytest.approx(list(made.weights), abs=0.05), remedy
 
 
 def test_lr_star_splits_survivors_from_lost_runs():
