@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_rksp.capture.contents import IGNORED
 from hf_rksp.errors import InputError
 from hf_rksp.inputs.checkpoints import local_folder
 from hf_rksp.inputs.configs import load_config
@@ -29,8 +30,6 @@ from hf_rksp.risk.plan import OPTIMIZERS, Plan
 BATCHES = 8
 #: Share of the tokens that masked language models are asked for (BERT).
 _MASKED = 0.15
-#: Label that no loss of transformers counts.
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def label_share(batches: Sequence[Mapping[str, Any]], objective: str) -> float |
         labels, ids = batch.get("labels"), batch.get("input_ids")
         if not isinstance(labels, Tensor) or not isinstance(ids, Tensor):
             return None
-        asked += int(((labels[:, 1:] if objective == "causal" and labels.ndim > 1 else labels) != _IGNORED).sum())
+        asked += int(((labels[:, 1:] if objective == "causal" and labels.ndim > 1 else labels) != IGNORED).sum())
         mask = batch.get("attention_mask")
         tokens += int(mask.sum()) if isinstance(mask, Tensor) and mask.ndim == 2 else ids.numel()
     return asked / max(tokens, 1)
@@ -201,4 +200,4 @@ def _masked(batch: dict[str, Tensor], token: int | None, number: int) -> dict[st
     ids = batch["input_ids"]
     hidden = torch.rand(ids.shape, generator=torch.Generator().manual_seed(number)) < _MASKED
     hidden[:, 0] |= ~hidden.any(1)  # each sequence is asked something
-    return {**batch, "input_ids": ids.masked_fill(hidden, token), "labels": ids.masked_fill(~hidden, _IGNORED)}
+    return {**batch, "input_ids": ids.masked_fill(hidden, token), "labels": ids.masked_fill(~hidden, IGNORED)}

@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_rksp.errors import CaptureError
 
 #: The label of a token without a loss, in every loss of transformers.
-_IGNORED = -100
+IGNORED = -100
 #: Entries that describe the contents, by a word in their name: a state does not stand for one of their numbers.
 _DESCRIBES = re.compile(
     "mask|label|position|token_type|segment|grid|size|length|indices|index|langs|cache|bbox|head|start|end|num_|shape|"
@@ -107,7 +107,7 @@ def _padding_by_labels(labels: Tensor, ids: Tensor) -> Tensor:
 
     In front of the first there may be a prompt; it is padding if its ids are one and the same.
     """
-    lost = labels == _IGNORED
+    lost = labels == IGNORED
     behind = lost.flip(-1).cumprod(-1).flip(-1).bool()
     front = lost.cumprod(-1).bool() & ~behind
     return behind | (front if bool(front.any()) and len(ids[front].unique()) == 1 else torch.zeros_like(front))
@@ -122,7 +122,7 @@ def _made_by_the_model(named: Mapping[str, Tensor], made: list[Content]) -> list
     labels = named.get("labels")
     if labels is not None and labels.ndim == 2 and not labels.is_floating_point():
         real = named.get("decoder_attention_mask")
-        real = labels != _IGNORED if real is None or real.shape != labels.shape else real.bool()
+        real = labels != IGNORED if real is None or real.shape != labels.shape else real.bool()
         return [Content("labels", labels, real, torch.arange(len(labels)), len(labels), True)]
     return [
         Content(text.name, text.value, text.real, text.sequence, text.sequences, True)

@@ -67,9 +67,8 @@ def load_adapter(source: ModelSource, folder: Path) -> tuple[nn.Module, dict[str
         "dtype": DTYPES.get(source.dtype, "auto"),
         "trust_remote_code": source.trust_remote_code,
         "output_loading_info": True,
+        **source.head_options,
     }
-    if source.classes is not None:
-        options |= {"num_labels": source.classes, "problem_type": "single_label_classification"}
     try:
         with hub_or_cache(needed=base_folder is None):
             if base_folder is not None and found is not None:

@@ -29,6 +29,11 @@ _TABLES = (
 _EMBEDDINGS = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared)\.", re.IGNORECASE)
 
 
+def mismatched_keys(loading: Mapping[str, Any]) -> list[str]:
+    """Weights that the checkpoint has in another shape than the model."""
+    return sorted(str(key[0] if isinstance(key, tuple) else key) for key in loading.get("mismatched_keys", ()))
+
+
 def refuse_missing(model: nn.Module, loading: Mapping[str, Any], name: str | None, drawn: bool = False) -> None:
     """Refuse weights that would be random: in blocks, in embeddings. A missing head or pooler is off the residual stream.
 
@@ -43,7 +48,7 @@ def refuse_missing(model: nn.Module, loading: Mapping[str, Any], name: str | Non
     keys = sorted(map(str, loading.get("missing_keys", ())))
     blocks = [key for key in keys if key.startswith(paths)]
     embeddings = [key for key in keys if key not in blocks and _EMBEDDINGS.search(key)]
-    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in loading.get("mismatched_keys", ()))
+    mismatched = mismatched_keys(loading)
     if drawn:
         mismatched = [key for key in mismatched if key.startswith(paths) or _EMBEDDINGS.search(key)]
     for what, found in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hf_rksp.errors import InputError
-from hf_rksp.inputs.text import BUILTIN, TextSource, rows_of
+from hf_rksp.inputs.text import BUILTIN, TextSource, describe, rows_of
 
 #: Most rows that are read; the classes are those among them.
-_ROWS = 1_000_000
+_ROWS = 100_000
 #: More different labels are an index or a number, and no classes.
 _MOST_CLASSES = 1000
 
@@ -100,15 +99,5 @@ def cut_labelled(
     order = torch.randperm(len(data.texts), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     cut = tokenizer([data.texts[place] for place in order], truncation=True, max_length=length, padding=True)
     ids, mask = torch.tensor(cut["input_ids"]), torch.tensor(cut["attention_mask"])
-    info = {
-        "source": source.name,
-        "config": source.config,
-        "split": None if source.path.is_file() else source.split,
-        "sequences": len(ids),
-        "sequence_length": ids.shape[1],
-        "tokens": int(mask.sum()),
-        "distinct_tokens": int(ids.unique().numel()),
-        "classes": data.classes,
-        "sha256": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
-    }
+    info = describe(source, ids, int(mask.sum())) | {"classes": data.classes}
     return LabelledSequences(ids, mask, torch.tensor([data.labels[place] for place in order]), info)

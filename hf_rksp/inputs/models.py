@@ -21,7 +21,7 @@ from hf_rksp.errors import InputError, ModelLoadError, RkspError, cause_of
 from hf_rksp.inputs.adapters import load_adapter
 from hf_rksp.inputs.checkpoints import as_transformers_wants, check_folder, check_gguf, is_adapter, local_folder
 from hf_rksp.inputs.configs import config_place, load_config
-from hf_rksp.inputs.fit import left_out, refuse_missing
+from hf_rksp.inputs.fit import left_out, mismatched_keys, refuse_missing
 from hf_rksp.inputs.heads import auto_class, drawn
 from hf_rksp.inputs.hub import hint, hub_or_cache
 from hf_rksp.inputs.initialise import Initialiser, skeleton
@@ -82,8 +82,7 @@ def load_model(source: ModelSource) -> LoadedModel:
 def _initialise(source: ModelSource) -> LoadedModel:
     assert source.init is not None
     config = load_config(source)
-    if source.classes is not None:
-        config.num_labels, config.problem_type = source.classes, "single_label_classification"
+    config.update(source.head_options)
     dtype = DTYPES.get(source.dtype, torch.float32)
     try:
         double = dtype == torch.float64
@@ -158,15 +157,9 @@ def _from_pretrained(source: ModelSource, folder: Path | None) -> LoadedModel:
         weights,
         (
             *left_out(model, loading.get("unexpected_keys", ()), source.model),
-            *(drawn(_random_keys(loading)) if source.head != "none" else ()),
+            *(drawn([*loading.get("missing_keys", ()), *mismatched_keys(loading)]) if source.head != "none" else ()),
         ),
     )
-
-
-def _random_keys(loading: dict[str, Any]) -> list[str]:
-    """Weights that the checkpoint lacks, or has in another shape."""
-    other = [key[0] if isinstance(key, tuple) else key for key in loading.get("mismatched_keys", ())]
-    return [*map(str, loading.get("missing_keys", ())), *map(str, other)]
 
 
 def _read(
@@ -178,11 +171,9 @@ def _read(
     weights = None
     try:
         with hub_or_cache(needed=folder is None):
-            options = dict(more)
+            options = more | source.head_options
             if source.classes is not None:
-                # A head of other classes is drawn.
-                options |= {"num_labels": source.classes, "ignore_mismatched_sizes": True}
-                options["problem_type"] = "single_label_classification"
+                options["ignore_mismatched_sizes"] = True  # a head of other classes is drawn
             if source.device == "auto":
                 options["device_map"] = "auto"
             if source.stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -64,6 +65,13 @@ class ModelSource:
             raise InputError(f"stream (--stream) keeps the blocks off a device: leave device={self.device!r} out")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed={self.seed}: pass a whole number from 0 to 2^63 - 1")
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """What a configuration gets for a head with ``classes``; nothing without them."""
+        if self.classes is None:
+            return {}
+        return {"num_labels": self.classes, "problem_type": "single_label_classification"}
 
     @property
     def name(self) -> str:

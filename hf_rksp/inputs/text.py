@@ -225,17 +225,21 @@ def cut_sequences(text: str, tokenizer: Any, length: int, tokens: int, seed: int
         )
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))[:needed]
     rows = torch.tensor([[*before, *distinct[i], *after] for i in order.tolist()])
-    info = {
+    return Sequences(rows, describe(source, rows, rows.numel()))
+
+
+def describe(source: TextSource, rows: torch.Tensor, tokens: int) -> dict[str, Any]:
+    """What a report says of sequences, shape ``(n, length)``; ``tokens`` counts those that are no padding."""
+    return {
         "source": "pydoc_data.topics, the language reference of this Python" if source.name == BUILTIN else source.name,
         "config": source.config,
         "split": None if source.path.is_file() or source.name == BUILTIN else source.split,
         "sequences": len(rows),
-        "sequence_length": length,
-        "tokens": rows.numel(),
+        "sequence_length": rows.shape[1],
+        "tokens": tokens,
         "distinct_tokens": int(rows.unique().numel()),
         "sha256": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
     }
-    return Sequences(rows, info)
 
 
 def _around(full: list[int], bare: list[int]) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any, Literal
 
@@ -169,27 +169,12 @@ class RiskModel:
             raise InputError(
                 f"features has {unknown[0]!r}, which this version of hf_rksp does not measure; install a newer one"
             )
-        pairs = tuple((low, high) for low, high in data["ranges"])
         tuples: dict[str, Any] = {
             name: tuple(data[name]) for name in ("description", "features", "mean", "scale", "weights")
         }
-        return cls(
-            **tuples,
-            ranges=pairs,
-            resampled=tuple(tuple(row) for row in data["resampled"]),
-            **{
-                name: data[name]
-                for name in (
-                    "trained_on",
-                    "bias",
-                    "spread",
-                    "also_ranges",
-                    "other_architecture",
-                    "per_doubling",
-                    "trained",
-                )
-            },
-        )
+        nested: dict[str, Any] = {name: tuple(map(tuple, data[name])) for name in ("ranges", "resampled")}
+        rest = {one.name: data[one.name] for one in fields(cls) if one.name not in tuples | nested}
+        return cls(**tuples, **nested, **rest)
 
     def predict(self, numbers: Mapping[str, float | None], plan: Plan, architecture: str | None = None) -> Prediction:
         """The prediction for a run.
@@ -214,19 +199,18 @@ class RiskModel:
 
     def unchecked(self, numbers: Mapping[str, float | None], plan: Plan) -> Prediction:
         """What `predict` would say if runs like the planned one were behind the model: for checks on runs."""
-        values = {key: FEATURES[key].value(numbers, plan) for key in self.features}
-        refusals = [f"{FEATURES[key].title} could not be measured" for key, value in values.items() if value is None]
+        limits = dict(zip(self.features, self.ranges, strict=True)) | dict(self.also_ranges)
+        values = {key: FEATURES[key].value(numbers, plan) for key in limits}
+        refusals = [f"{FEATURES[key].title} could not be measured" for key in self.features if values[key] is None]
         if refusals:
             return self._refused(refusals)
         x = [float(values[key] or 0.0) for key in self.features]
         standard = [(value - mean) / scale for value, mean, scale in zip(x, self.mean, self.scale, strict=True)]
         effects = [weight * value for weight, value in zip(self.weights, standard, strict=True)]
-        limits = dict(zip(self.features, self.ranges, strict=True)) | dict(self.also_ranges)
-        seen = {key: FEATURES[key].value(numbers, plan) for key in limits}
         outside = [
             Outside(key, FEATURES[key].title, value, low, high)
             for key, (low, high) in limits.items()
-            if (value := seen[key]) is not None
+            if (value := values[key]) is not None
             and not low - _MARGIN * (high - low) - 1e-9 <= value <= high + _MARGIN * (high - low) + 1e-9
         ]
         others = [sum(w * v for w, v in zip(row[:-1], standard, strict=True)) + row[-1] for row in self.resampled]

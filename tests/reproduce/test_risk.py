@@ -157,10 +157,10 @@ def test_outcomes():
     trivial = math.log(16)
     runs = [run(1, trivial - 0.2), run(2, trivial - 1), run(4, trivial - 0.8), run(8, trivial - 0.7), run(16, 0.0, 3)]
     assert labels.outcomes(runs, RECALL) == ["slow", "useful", "useful", "useless", "exploded"]
-    assert labels.edge(runs, RECALL) == 4
+    assert labels.highest_surviving(runs, RECALL) == 4
     learnt_nothing = [run(1, trivial), run(2, trivial + 1), run(4, None, 0)]
     assert labels.outcomes(learnt_nothing, RECALL) == ["useful", "useful", "exploded"]
-    assert labels.edge([run(1, None, 0), run(2, None, 0)], RECALL) == 0.5
+    assert labels.highest_surviving([run(1, None, 0), run(2, None, 0)], RECALL) == 0.5
 
 
 def test_trained_weights_are_damaged_above_the_loss_that_they_began_with():

@@ -16,6 +16,7 @@ from hf_rksp.risk.plan import Plan
 from scripts.reproduce.risk import finetune
 from scripts.reproduce.risk.labels import LEAST, LOST, learnt, outcomes
 from scripts.reproduce.risk.networks import TWINS
+from scripts.reproduce.risk.tasks import objective_of
 
 #: Runs are scored within this factor of their configuration's own lr*.
 NEAR = 4.0
@@ -83,7 +84,7 @@ def case_of(row: dict[str, Any]) -> Case:
     names = [name for name in measured[0] if not name.endswith("seconds")]
     numbers = {name: _median(one.get(name) for one in measured) for name in names}
     length, tokens = configuration["length"], configuration["sequences"] * configuration["length"]
-    objective = configuration.get("objective", "classification" if configuration["task"] == "cifar10" else "causal")
+    objective = objective_of(configuration)
     shares = {
         "causal": 1 - 1 / length,
         "masked": (1 + finetune.MASKED * (length - 1)) / length,

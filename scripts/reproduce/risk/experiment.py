@@ -21,9 +21,9 @@ from scripts.reproduce.risk.dataset import case_of
 from scripts.reproduce.risk.design import COARSE, FINE, FINE_SEEDS, Configuration, draw, draw_long, parameters
 from scripts.reproduce.risk.ensemble import Recipe, train
 from scripts.reproduce.risk.figures import paper
-from scripts.reproduce.risk.labels import edge
+from scripts.reproduce.risk.labels import highest_surviving
 from scripts.reproduce.risk.networks import FAMILIES, make
-from scripts.reproduce.risk.tasks import TASKS, batch
+from scripts.reproduce.risk.tasks import TASKS, batch, objective_of
 
 #: Batches that the measurement before step 0 takes.
 BATCHES = 8
@@ -51,7 +51,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     measured = {str(seed): measure(models[seed], configuration, seed) for seed in models}
     start = time.perf_counter()
     runs = trained(models, configuration, [(0, rate) for rate in coarse])
-    survived = edge(runs, configuration)
+    survived = highest_surviving(runs, configuration)
     runs += trained(models, configuration, [(seed, survived * factor) for seed in FINE_SEEDS for factor in FINE])
     seconds = round(time.perf_counter() - start, 1)
     return {
@@ -95,7 +95,7 @@ def rivals(model: nn.Module, configuration: Configuration, coarse: Sequence[floa
     Returns:
         "range": a learning-rate range test, one run of `_RANGE` steps with a rising rate. "short": every learning rate of the first
         stage for a tenth of the steps and of the warm-up. "proxy": a network of a quarter of the width and of the layers at those
-        learning rates, for as many steps as cost what `rksp risk` costs; trained weights have none.
+        learning rates, for as many steps as cost about three quarters of `rksp risk`; trained weights have none.
     """
     steps, warmup = configuration["steps"], configuration["warmup"]
     swept = {"steps": _RANGE, "warmup": 0, "schedule": "range"}
@@ -197,7 +197,7 @@ def _trained(
         [rate for _, rate in runs],
         batches,
         recipe_of(configuration),
-        configuration.get("objective", "classification" if configuration["task"] == "cifar10" else "causal"),
+        objective_of(configuration),
         device(),
         [batches(step, _UNSEEN) for step in range(BATCHES)] if trained_before else (),
     )

@@ -56,7 +56,7 @@ def outcomes(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> l
     return [outcome(run) for run in runs]
 
 
-def edge(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> float:
+def highest_surviving(runs: Sequence[dict[str, Any]], configuration: dict[str, Any]) -> float:
     """The highest learning rate below the first at which a run of any seed is lost; half the lowest if all are lost."""
     found = outcomes(runs, configuration)
     lost = [run["lr"] for run, outcome in zip(runs, found, strict=True) if outcome in LOST]

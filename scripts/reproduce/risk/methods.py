@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 
@@ -141,19 +140,18 @@ TRAINED_METHODS = (
     Method("the plan + shape + short probes", (*TRAINED_PLAN, *SHAPE), lambda case: (best_lr(case, "short"),), _probes),
     TRAINED_OURS,
 )
+
+
+def _log2(factor: float, number: float | None, power: int) -> float | None:
+    """log2 of ``factor * number^power``, if there is a number above 0."""
+    return math.log2(factor) + power * math.log2(number) if number is not None and number > 0 else None
+
+
 #: Learning rates that are predicted without any fit, in log2.
 RAW: dict[str, Callable[[Case], float | None]] = {
-    "38 / lambda_max": lambda case: _over(38.0, case.numbers.get("lambda_max_after_warmup")),
-    "critical lr": lambda case: _over(1.0, _inverse(case.numbers["critical_lr"])),
+    "38 / lambda_max": lambda case: _log2(38.0, case.numbers.get("lambda_max_after_warmup"), -1),
+    "critical lr": lambda case: _log2(1.0, case.numbers["critical_lr"], 1),
     "range test: lr of the lowest loss": range_lr,
     "short probes: best lr": lambda case: best_lr(case, "short"),
     "small proxy: best lr": lambda case: best_lr(case, "proxy") if "proxy" in case.row["rivals"] else None,
 }
-
-
-def _over(number: float, by: Any) -> float | None:
-    return math.log2(number / by) if by is not None and by > 0 else None
-
-
-def _inverse(value: float | None) -> float | None:
-    return None if value is None else 1 / value

@@ -59,14 +59,17 @@ class DenseExperts(MixtralExperts):
 
 def gpt2(shape: Shape) -> GPT2LMHeadModel:
     """GPT-2 as transformers initialises it: Pre-LN, output projections scaled by ``1/sqrt(2 layers)``. No dropout."""
-    return GPT2LMHeadModel(
-        GPT2Config(
-            n_layer=shape["layers"], n_embd=shape["width"], n_head=shape["heads"], vocab_size=shape["vocabulary"],
-            n_positions=shape["length"], initializer_range=shape["std"], bos_token_id=0, eos_token_id=0, resid_pdrop=0.0,
-            embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, attn_implementation="eager",
-            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one kernel
-        )
-    )  # fmt: skip
+    return GPT2LMHeadModel(GPT2Config(**small_gpt2(shape)))
+
+
+def small_gpt2(shape: Shape) -> dict[str, Any]:
+    """Arguments of a configuration of GPT-2 and its kin."""
+    return {
+        "n_layer": shape["layers"], "n_embd": shape["width"], "n_head": shape["heads"], "vocab_size": shape["vocabulary"],
+        "n_positions": shape["length"], "initializer_range": shape["std"], "bos_token_id": 0, "eos_token_id": 0,
+        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "use_cache": False, "attn_implementation": "eager",
+        "activation_function": "gelu_pytorch_tanh",  # GPT-2's own, in one kernel
+    }  # fmt: skip
 
 
 def rmsnorm(shape: Shape) -> GPT2LMHeadModel:

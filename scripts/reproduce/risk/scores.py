@@ -73,8 +73,8 @@ def score(predicted: Sequence[Predicted]) -> Scores:
         log_loss=float(-(weight * numpy.where(lost, numpy.log(clipped), numpy.log(1 - clipped))).sum()),
         ece=calibration_error(p, lost, weight),
         coarse_ece=_coarse_error(scored),
-        within_2=float((factor <= 1).mean()),
-        within_1_5=float((factor <= math.log2(1.5)).mean()),
+        within_2=within(scored),
+        within_1_5=within(scored, 1.5),
         median_factor=float(2 ** numpy.median(factor)),
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +30,11 @@ class Task:
 
 #: Rows are read without the text: its trivial loss is a number, which a test computes from the text.
 TASKS = {"text": Task(256, None, 3.1935), "recall": Task(32, 9, math.log(16)), "cifar10": Task(0, 65, math.log(10))}
+
+
+def objective_of(configuration: Mapping[str, Any]) -> str:
+    """What is learnt, as `hf_rksp.risk.plan` names it."""
+    return str(configuration.get("objective", "classification" if configuration["task"] == "cifar10" else "causal"))
 
 
 def generator_of(seed: int, step: int) -> torch.Generator:

@@ -30,10 +30,10 @@ from transformers import (
 )
 
 from hf_rksp.architectures.gpt2_kan import GPT2KanConfig, GPT2KanForCausalLM
-from scripts.reproduce.data import wikitext_file
+from scripts.reproduce.data import wikitext
 from scripts.reproduce.risk import finetune
 from scripts.reproduce.risk.design import COARSE, Configuration
-from scripts.reproduce.risk.networks import Shape, gated, modern
+from scripts.reproduce.risk.networks import Shape, gated, modern, small_gpt2
 from scripts.reproduce.risk.tasks import generator_of
 
 LIST = Path(__file__).parent / "sealed.json"
@@ -84,13 +84,7 @@ def mamba(shape: Shape) -> MambaForCausalLM:
 
 def gpt2_kan(shape: Shape) -> GPT2KanForCausalLM:
     """GPT-2 whose feed-forward layers are Kolmogorov-Arnold networks."""
-    return GPT2KanForCausalLM(
-        GPT2KanConfig(
-            n_layer=shape["layers"], n_embd=shape["width"], n_head=shape["heads"], vocab_size=shape["vocabulary"],
-            n_positions=shape["length"], initializer_range=shape["std"], bos_token_id=0, eos_token_id=0, resid_pdrop=0.0,
-            embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, attn_implementation="eager",
-        )
-    )  # fmt: skip
+    return GPT2KanForCausalLM(GPT2KanConfig(**small_gpt2(shape)))
 
 
 def vit(shape: Shape) -> ViTForImageClassification:
@@ -135,9 +129,9 @@ def batch(configuration: Configuration, seed: int, step: int) -> tuple[Tensor, T
         images, labels = cifar10()
         chosen = torch.randint(0, len(images), (size,), generator=generator_of(seed, step))
         return images[chosen], labels[chosen]
-    wikitext, topics, mask = tokens()
+    known, topics, mask = tokens()
     if configuration["objective"] == "classification":
-        return finetune.kinds(seed, step, size, length, wikitext, topics)
+        return finetune.kinds(seed, step, size, length, known, topics)
     return finetune.reading(topics, seed, step, size, length, "masked", mask)
 
 
@@ -154,7 +148,10 @@ def cifar10() -> tuple[Tensor, Tensor]:
 def tokens() -> tuple[Tensor, Tensor, int]:
     """WikiText-103 and the language reference of Python in word pieces, and the id of the mask token."""
     tokenizer: Any = AutoTokenizer.from_pretrained(_folder())
-    wikitext = load_dataset("parquet", data_files=str(wikitext_file("validation")), split="train")["text"]
-    texts = ("".join(wikitext), bytes(finetune.topics().numpy()).decode())
-    ids = [torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts]
-    return ids[0], ids[1], tokenizer.mask_token_id
+
+    def cut(text: Tensor) -> Tensor:
+        return torch.tensor(
+            tokenizer(bytes(text.numpy()).decode(), add_special_tokens=False, verbose=False)["input_ids"]
+        )
+
+    return cut(wikitext("validation")), cut(finetune.topics()), tokenizer.mask_token_id
