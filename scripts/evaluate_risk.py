@@ -110,7 +110,7 @@ def _description(method: Method, cases: Sequence[Case], predicted: Sequence[Pred
         f"{len(cases)} configurations of small networks ({runs} runs): {what}",
         "A run is lost if it explodes, or ends useless or damaged at a learning rate above the best one.",
         "The model was checked on families of networks that it had not seen. It predicts "
-        f"{ours:.0%} of the failing learning rates within a factor of 2. The mean of all runs does so for {mean:.0%}.",
+        f"{ours:.0%} of the failing learning rates within a factor of 2. The mean of all runs predicts {mean:.0%}.",
     ]
 
 
@@ -133,8 +133,9 @@ def _sealed(path: Path, models: dict[str, dict[str, Any]], start: str) -> str:
         return "No sealed configuration with such weights was run yet."
     names = ", ".join(dict.fromkeys(case.family for case in cases if not read_back[start].refusals(case.plan)))
     return (
-        f"On {len(errors)} sealed configurations of other kinds ({names}) it did so for {(abs(errors) <= 1).mean():.0%}. Its "
-        f"answers were up to {2 ** -errors.min():.0f} times too low there, and up to {2 ** errors.max():.1f} times too high."
+        f"It was also checked on {len(errors)} sealed configurations of other kinds ({names}), and predicts "
+        f"{(abs(errors) <= 1).mean():.0%} of those. Its answers were up to {2 ** -errors.min():.0f} times too low there, and up to "
+        f"{2 ** errors.max():.1f} times too high."
     )
 
 

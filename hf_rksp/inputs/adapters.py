@@ -60,14 +60,14 @@ def load_adapter(source: ModelSource, folder: Path) -> tuple[nn.Module, dict[str
     auto = getattr(transformers, _PEFT_CLASSES.get(str(config.task_type).removeprefix("TaskType."), "AutoModel"))
     if source.head != "none" and auto is not auto_class(source.head):
         raise ModelLoadError(
-            f"adapter {source.model!r} is for task_type={config.task_type!r}, and the objective is {source.head}: pass --objective "
-            "and --labels as the adapter was trained, or the base model"
+            f"adapter {source.model!r} is for task_type={config.task_type!r}, and the objective is {source.head}: pass the "
+            "--objective that the adapter was trained for, or the base model"
         )
     options: dict[str, Any] = {
         "dtype": DTYPES.get(source.dtype, "auto"),
         "trust_remote_code": source.trust_remote_code,
         "output_loading_info": True,
-        **source.head_options,
+        **source.loading_options,
     }
     try:
         with hub_or_cache(needed=base_folder is None):
@@ -83,7 +83,7 @@ def load_adapter(source: ModelSource, folder: Path) -> tuple[nn.Module, dict[str
             f"adapter {source.model!r}: its base model {base!r} cannot be loaded ({cause_of(error)})"
             f"{hint() if base_folder is None else ''}; pass --base-model ID_OR_FOLDER"
         ) from error
-    refuse_missing(model, loading, base)
+    refuse_missing(model, loading, base, drawn=source.classes is not None)
     notes = left_out(model, loading.get("unexpected_keys", ()), base)
     try:
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=source.head != "none")

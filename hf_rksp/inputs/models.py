@@ -171,9 +171,7 @@ def _read(
     weights = None
     try:
         with hub_or_cache(needed=folder is None):
-            options = more | source.head_options
-            if source.classes is not None:
-                options["ignore_mismatched_sizes"] = True  # a head of other classes is drawn
+            options = more | source.loading_options
             if source.device == "auto":
                 options["device_map"] = "auto"
             if source.stream:

@@ -74,6 +74,11 @@ class ModelSource:
         return {"num_labels": self.classes, "problem_type": "single_label_classification"}
 
     @property
+    def loading_options(self) -> dict[str, Any]:
+        """The same for a checkpoint: a head of other classes is drawn."""
+        return self.head_options | ({"ignore_mismatched_sizes": True} if self.classes is not None else {})
+
+    @property
     def name(self) -> str:
         """Short name for titles and file names."""
         given = self.model or self.init or ""

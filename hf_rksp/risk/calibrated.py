@@ -222,7 +222,7 @@ class RiskModel:
         )
         contributions = sorted(
             (
-                Contribution(key, FEATURES[key].title, value, 2.0**effect)
+                Contribution(key, FEATURES[key].named(value), value, 2.0**effect)
                 for key, value, effect in zip(self.features, x, effects, strict=True)
             ),
             key=lambda one: -abs(math.log2(one.factor)),

@@ -94,12 +94,18 @@ class Feature:
         title: for readers.
         value: of the measured numbers and the plan; ``None`` if it was not measured.
         shown: from the value back to the number that a reader knows.
+        otherwise: title of a feature that is yes or no, where it is no.
     """
 
     key: str
     title: str
     value: Callable[[Mapping[str, float | None], Plan], float | None]
     shown: Callable[[float], float] = float
+    otherwise: str | None = None
+
+    def named(self, value: float) -> str:
+        """Its title at ``value``."""
+        return self.otherwise if self.otherwise and not value else self.title
 
 
 def _power(value: float) -> float:
@@ -145,8 +151,18 @@ FEATURES: dict[str, Feature] = {
         Feature("width", "width", _log2("width"), shown=_power),
         Feature("warmup_share", "share of the steps that are warm-up", lambda numbers, plan: plan.warmup / plan.steps),
         Feature("steps", "steps of the run", lambda numbers, plan: math.log2(plan.steps), shown=_power),
-        Feature("decays", "learning rate decays", lambda numbers, plan: float(SCHEDULES[plan.schedule] == "decays")),
-        Feature("clip", "gradients are clipped", lambda numbers, plan: float(plan.clip is not None and plan.clip <= _CLIPS)),
+        Feature(
+            "decays",
+            "learning rate decays",
+            lambda numbers, plan: float(SCHEDULES[plan.schedule] == "decays"),
+            otherwise="learning rate stays constant",
+        ),
+        Feature(
+            "clip",
+            "gradients are clipped",
+            lambda numbers, plan: float(plan.clip is not None and plan.clip <= _CLIPS),
+            otherwise="gradients are not clipped",
+        ),
         Feature(
             "beta2",
             "steps that Adam's second moment remembers",
@@ -154,10 +170,10 @@ FEATURES: dict[str, Feature] = {
             shown=_power,
         ),
         Feature("decay", "weight decay", lambda numbers, plan: math.log2(1e-3 + plan.weight_decay), shown=lambda v: 2**v - 1e-3),
-        Feature("muon", "Muon", lambda numbers, plan: float(OPTIMIZERS.get(plan.optimizer) == "muon")),
+        Feature("muon", "Muon", lambda numbers, plan: float(OPTIMIZERS.get(plan.optimizer) == "muon"), otherwise="AdamW"),
         Feature("tokens", "tokens per step", lambda numbers, plan: math.log2(plan.tokens), shown=_power),
         Feature("labels", "labels that a step is asked for", _labels, shown=_power),
-        Feature("lora", "LoRA", _plain_of("lora")),
-        Feature("bfloat16", "bfloat16", lambda numbers, plan: float(plan.dtype == "bfloat16")),
+        Feature("lora", "LoRA", _plain_of("lora"), otherwise="all weights are trained"),
+        Feature("bfloat16", "bfloat16", lambda numbers, plan: float(plan.dtype == "bfloat16"), otherwise="float32"),
     )
 }  # fmt: skip

@@ -181,7 +181,7 @@ def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> tuple
         and (labels.is_floating_point() or labels.ndim != 1)
     ):
         raise InputError(
-            "the labels are numbers, or several for each text, and the runs behind the model have one class for each"
+            "the labels are numbers, or a text has several; the runs behind the model have one class for each text"
         )
     own, rate = _optimizer_of(trainer), float(args.learning_rate)
     optimizer, beta2, decay = str(getattr(args.optim, "value", args.optim)), args.adam_beta2, args.weight_decay

@@ -89,7 +89,7 @@ def test_a_classification_is_answered_for_trained_weights_alone(tmp_path):
 
 def test_a_regression_is_not_assessable(tmp_path):
     text = forecast_of(trained(tmp_path, classifier(1), labelled(0.5, 1.5), risk="warn"))["text"]
-    assert "cannot be assessed" in text and "one class for each" in text
+    assert "cannot be assessed" in text and "one class for each text" in text
 
 
 def test_a_trainer_without_our_arguments_takes_the_mode_itself(tmp_path):

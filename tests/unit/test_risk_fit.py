@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from hf_rksp.errors import InputError
 from hf_rksp.risk.calibrated import SAFE, RiskModel, read_models
+from hf_rksp.risk.features import FEATURES
 from hf_rksp.risk.fit import Outcomes, fit
 from hf_rksp.risk.plan import Plan
 
@@ -110,6 +111,11 @@ def test_a_range_counts_where_the_model_has_no_weight():
     assert deep.status == "extrapolated" and deep.reasons == (
         "number of layers: 96, and the runs behind the model have 2 to 8",
     )
+
+
+def test_what_is_no_is_named_as_such():
+    muon = FEATURES["muon"]
+    assert muon.named(1.0) == "Muon" and muon.named(0.0) == "AdamW" and FEATURES["width"].named(0.0) == "width"
 
 
 def test_another_architecture_is_extrapolated():
