@@ -28,9 +28,9 @@ from hf_rksp.files import put_file  # noqa: E402
 from hf_rksp.risk.calibrated import VERSION, RiskModel, read_models  # noqa: E402
 from hf_rksp.risk.features import FEATURES  # noqa: E402
 from hf_rksp.risk.fit import Fit, fit  # noqa: E402
-from scripts.reproduce.risk import figures  # noqa: E402
+from scripts.reproduce.risk import censored, figures  # noqa: E402
 from scripts.reproduce.risk.crossval import RIDGE, left_out, predict, spread_of  # noqa: E402
-from scripts.reproduce.risk.dataset import Case, read  # noqa: E402
+from scripts.reproduce.risk.dataset import Case, read, rows_of  # noqa: E402
 from scripts.reproduce.risk.design import FIRST_REPORTED  # noqa: E402
 from scripts.reproduce.risk.figures import Key, eighth, group, tenth  # noqa: E402
 from scripts.reproduce.risk.methods import (  # noqa: E402
@@ -185,7 +185,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)  # the tensors of a fit are small
-    rows = {name: args.rows / f"{name}.jsonl" for name in ("results", "long", "finetune", "sealed")}
+    rows = {name: args.rows / f"{name}.jsonl" for name in ("results", "long", "finetune", "seeds", "sealed")}
     every = read(rows["results"])
     cases = [case for case in every if case.judged and all(method.has(case) for method in METHODS)]
     long = [case for case in read(rows["long"]) if case.judged]
@@ -227,6 +227,10 @@ def main() -> None:
     predicted = [one for one in left_out(OURS, cases, group) if one.case.row["seed"] >= FIRST_REPORTED]
     print("\nFamilies left out, scored by the label of the prototype (a final loss .3 above the best)")
     print(figures.prototype(cases, predicted))
+    print("\nFamilies left out, by an interval-censored fit of log lr* (the check of the likelihood)")
+    print(figures.check(predicted, censored.left_out(OURS, cases, group)))
+    print("\nTwo seeds of one configuration, each with a lr* of its own (no forecast knows the seed)")
+    print(figures.between_seeds(rows_of(rows["seeds"])))
     if rows["sealed"].exists():
         print("\nThe sealed set, by the shipped model")
         print("\n".join(figures.sealed(read(rows["sealed"]), read_models(MODEL.read_text()))[0]))

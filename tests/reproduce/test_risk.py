@@ -16,12 +16,12 @@ from hf_rksp.profile.directions import muon
 from hf_rksp.risk.calibrated import shipped
 from hf_rksp.risk.fit import fit
 from scripts.reproduce.data import recall, wikitext
-from scripts.reproduce.risk import experiment, finetune, labels, tasks, unseen
+from scripts.reproduce.risk import censored, experiment, finetune, labels, tasks, unseen
 from scripts.reproduce.risk.crossval import RIDGE
 from scripts.reproduce.risk.dataset import edge_of, read
 from scripts.reproduce.risk.design import draw
 from scripts.reproduce.risk.ensemble import Recipe, train
-from scripts.reproduce.risk.methods import METHODS, TRAINED_METHODS
+from scripts.reproduce.risk.methods import METHODS, TRAINED_METHODS, Method
 from scripts.reproduce.risk.networks import FAMILIES, TWINS, make
 
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "std": 0.05, "vocabulary": 32, "length": 9}
@@ -222,6 +222,22 @@ def test_the_shipped_model_is_that_of_the_committed_rows(start, rows, method):
     made = fit(method.outcomes(cases), RIDGE)
     assert model.bias == pytest.approx(made.bias, abs=0.05), remedy
     assert model.weights == pytest.approx(list(made.weights), abs=0.05), remedy
+
+
+def test_the_interval_censored_fit_finds_the_line_that_made_the_intervals():
+    dice = numpy.random.default_rng(0)
+    cases, rates = [], 2.0 ** numpy.arange(-9, 0)
+    for number, case in enumerate(read(Path(experiment.__file__).parent / "results.jsonl")[:200]):
+        x = dice.normal()
+        lost = numpy.log2(rates) > -5 + 2 * x + 0.3 * dice.normal()
+        row = {"seed": number, "x": x}
+        cases.append(replace(case, lr=rates, lost=lost, edge=edge_of(rates, lost), row=row))
+    method = Method("x", (), lambda case: (case.row["x"],))
+    found = censored.thresholds(method, cases, cases)
+    truth = numpy.array([-5 + 2 * case.row["x"] for case in cases])
+    assert sum(case.edge is None for case in cases) >= 3  # lr* beyond the rates that were tried
+    assert abs(found - truth).max() < 0.5
+    assert abs(found - truth).mean() < 0.15
 
 
 def test_lr_star_splits_survivors_from_lost_runs():

@@ -72,8 +72,13 @@ class Case:
 
 def read(*paths: Path) -> list[Case]:
     """The configurations of results files that ran to their end."""
+    return [case_of(row) for row in rows_of(*paths)]
+
+
+def rows_of(*paths: Path) -> list[dict[str, Any]]:
+    """The rows of the jobs that ran to their end."""
     rows = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-    return [case_of(row) for row in rows if row["status"] == "ok"]
+    return [row for row in rows if row["status"] == "ok"]
 
 
 def case_of(row: dict[str, Any]) -> Case:

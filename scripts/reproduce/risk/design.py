@@ -25,6 +25,9 @@ COARSE = tuple(2.0**-power for power in range(13, -1, -1))
 FINE_SEEDS = (1, 2, 3)
 #: Learning rates of the second stage, relative to the highest that survives the first.
 FINE = tuple(2.0 ** (power / 2) for power in range(-1, 4))
+#: Seeds and learning rates of the runs that show how far lr* scatters between seeds.
+FURTHER_SEEDS = (4, 5)
+EVERY_RATE = tuple(2.0 ** (power / 2) for power in range(-26, 1))
 #: Seconds of one thread per step and run: a constant, and one per (parameter x token), of runs of this code on two busy cores.
 _SECONDS = (3e-3, 2.5e-10)
 #: A configuration that would take longer is drawn with fewer tokens per step, down to 256.

@@ -18,9 +18,20 @@ from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.risk import finetune, unseen
 from scripts.reproduce.risk.dataset import case_of
-from scripts.reproduce.risk.design import COARSE, FINE, FINE_SEEDS, Configuration, draw, draw_long, parameters
+from scripts.reproduce.risk.design import (
+    COARSE,
+    EVERY_RATE,
+    FINE,
+    FINE_SEEDS,
+    FIRST_REPORTED,
+    FURTHER_SEEDS,
+    Configuration,
+    draw,
+    draw_long,
+    parameters,
+)
 from scripts.reproduce.risk.ensemble import Recipe, train
-from scripts.reproduce.risk.figures import paper
+from scripts.reproduce.risk.figures import between_seeds, paper
 from scripts.reproduce.risk.labels import highest_surviving
 from scripts.reproduce.risk.networks import FAMILIES, make
 from scripts.reproduce.risk.tasks import TASKS, batch, objective_of
@@ -46,6 +57,8 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Measure and train one configuration: all learning rates at once, then those near the edge on three further seeds."""
+    if job["part"] == "seeds":
+        return repeated(job["seed"])
     configuration, coarse = configuration_of(job["part"], job["seed"])
     models = models_of(configuration, (0, *FINE_SEEDS))
     measured = {str(seed): measure(models[seed], configuration, seed) for seed in models}
@@ -60,8 +73,21 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "runs": runs,
         "training_seconds": seconds,
         "rivals": rivals(models[0], configuration, coarse),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": _device_name(),
     }
+
+
+def repeated(number: int) -> dict[str, Any]:
+    """A configuration that figures are reported on, at every learning rate, on two further seeds."""
+    configuration = draw(FIRST_REPORTED + number)
+    start = time.perf_counter()
+    runs = trained(
+        models_of(configuration, FURTHER_SEEDS),
+        configuration,
+        [(seed, rate) for seed in FURTHER_SEEDS for rate in EVERY_RATE],
+    )
+    seconds = round(time.perf_counter() - start, 1)
+    return {"configuration": configuration, "runs": runs, "training_seconds": seconds, "device": _device_name()}
 
 
 def configuration_of(part: str, number: int) -> tuple[Configuration, Sequence[float]]:
@@ -87,6 +113,10 @@ def models_of(configuration: Configuration, seeds: tuple[int, ...]) -> dict[int,
 def device() -> torch.device:
     """Where runs are trained; what is measured before step 0 is measured on the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def rivals(model: nn.Module, configuration: Configuration, coarse: Sequence[float]) -> dict[str, list[dict[str, Any]]]:
@@ -209,6 +239,8 @@ def _trained(
 
 def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """Where configurations fail, by family; of the random design also the tables of the paper."""
+    if rows[0]["part"] == "seeds":
+        return between_seeds(rows)
     cases = [case_of(row) for row in rows]
     lines = []
     for family in dict.fromkeys(case.family for case in cases):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy
 from scipy.stats import fisher_exact
@@ -13,6 +14,8 @@ from hf_rksp.risk.calibrated import RiskModel
 from scripts.reproduce.harness.markdown import table as markdown
 from scripts.reproduce.risk.crossval import left_out, predict
 from scripts.reproduce.risk.dataset import Case, edge_of
+from scripts.reproduce.risk.design import FURTHER_SEEDS
+from scripts.reproduce.risk.labels import LEAST, LOST, learnt, outcomes
 from scripts.reproduce.risk.methods import NOTHING, OURS, RAW, Method
 from scripts.reproduce.risk.networks import FAMILIES
 from scripts.reproduce.risk.scores import Predicted, Scores, bootstrap, score, within
@@ -118,6 +121,21 @@ def prototype(cases: Sequence[Case], predicted: Sequence[Predicted]) -> str:
     return f"within factor 2 {numpy.mean(numpy.array(errors) <= 1):.2f} of {len(errors)} configurations"
 
 
+def check(predicted: Sequence[Predicted], thresholds: dict[int, float]) -> str:
+    """How close the learning rates of another likelihood are to those of ours, and how good."""
+    pairs = [
+        (one.log2_threshold, thresholds[int(one.case.row["seed"])], math.log2(one.case.edge))
+        for one in predicted
+        if one.case.edge
+    ]
+    ours, other, edges = numpy.array(pairs).T
+    apart = 2 ** numpy.quantile(abs(ours - other), (0.5, 0.95))
+    return (
+        f"{_errors(abs(other - edges))}; from the shipped likelihood its answers differ by x{apart[0]:.2f} in the median, by less "
+        f"than x{apart[1]:.2f} in 95%"
+    )
+
+
 def sealed(cases: Sequence[Case], models: dict[str, RiskModel]) -> tuple[list[str], numpy.ndarray]:
     """Shipped models on what they have never seen: a line per configuration, and log2 errors where the plan is assessable.
 
@@ -141,6 +159,39 @@ def sealed(cases: Sequence[Case], models: dict[str, RiskModel]) -> tuple[list[st
     for kind in dict.fromkeys(kind for kind, _ in errors):
         lines.append(f"{kind}: {_errors(numpy.array([abs(error) for other, error in errors if other == kind]))}")
     return lines, numpy.array([error for kind, error in errors if kind == "frozen model"])
+
+
+def between_seeds(rows: Sequence[dict[str, Any]]) -> str:
+    """How far lr* scatters between two seeds of one configuration, each from its own runs at all learning rates.
+
+    No forecast that does not know the seed can do better than a lr* that scatters by as much against the median of the seeds.
+    """
+    lines, octaves = [], []
+    for row in rows:
+        configuration = row["configuration"]
+        edges = []
+        for seed in FURTHER_SEEDS:
+            runs = [run for run in row["runs"] if run["seed"] == seed]
+            if learnt(runs, configuration) >= LEAST:
+                lost = [outcome in LOST for outcome in outcomes(runs, configuration)]
+                edges.append(edge_of(numpy.array([run["lr"] for run in runs]), numpy.array(lost)))
+        if len(edges) == len(FURTHER_SEEDS) and all(edges):
+            octaves.append((configuration["family"], abs(math.log2(edges[0] / edges[1]))))
+    for family in dict.fromkeys(row["configuration"]["family"] for row in rows):
+        mine = [distance for name, distance in octaves if name == family]
+        lines.append([family, str(len(mine)), *_agreement(mine)])
+    every = [distance for _, distance in octaves]
+    lines.append(["all", str(len(every)), *_agreement(every)])
+    heads = ["family", "configurations", "same lr*", "within a factor 1.5", "within a factor 2", "median factor"]
+    return "\n".join(markdown(heads, lines)) + "\n"
+
+
+def _agreement(octaves: Sequence[float]) -> list[str]:
+    found = numpy.array(octaves)
+    if not len(found):
+        return ["-"] * 4
+    shares = [f"{(found <= limit).mean():.0%}" for limit in (1e-3, math.log2(1.5), 1 + 1e-3)]
+    return [*shares, f"x{2 ** numpy.median(found):.2f}"]
 
 
 def paper(cases: Sequence[Case]) -> str:
