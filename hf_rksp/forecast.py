@@ -63,6 +63,7 @@ def forecast(
     blocks: str | Sequence[str] | None = None,
     risk_model: RiskModel | None = None,
     curvature: bool = False,
+    shared: bool = False,
     progress: bool = True,
 ) -> Forecast:
     """Measure a model in memory and predict. The model is left unchanged, to the bit.
@@ -76,22 +77,31 @@ def forecast(
         blocks: path(s) of the list(s) of residual blocks.
         risk_model: another one than the shipped one.
         curvature: also measure the largest eigenvalue of the preconditioned Hessian.
+        shared: see `hf_rksp.profile.start.measure_start`.
         progress: show progress bars on stderr.
 
     Raises:
         What `hf_rksp.profile.start.measure_start` raises.
     """
     predictor = risk_model or shipped(plan.start)
-    if predictor.refusals(plan):  # known without the minutes that a measurement takes
-        return Forecast({"class": type(model).__name__}, plan, None, {}, predictor.predict({}, plan))
+    architecture = getattr(getattr(model, "config", None), "model_type", None)
+    if predictor.refusals(plan, architecture):  # known without the minutes that a measurement takes
+        return Forecast({"class": type(model).__name__}, plan, None, {}, predictor.predict({}, plan, architecture))
     direction: OptimizerLike = optimizer or ("muon" if OPTIMIZERS.get(plan.optimizer) == "muon" else "adam")
     pairs = max(min(4, len(batches) // 2), 1)
     start = measure_start(
-        model, loss, batches, optimizer=direction, pairs=pairs, curvature=curvature, blocks=blocks, progress=progress
+        model,
+        loss,
+        batches,
+        optimizer=direction,
+        pairs=pairs,
+        curvature=curvature,
+        blocks=blocks,
+        shared=shared,
+        progress=progress,
     )
     numbers = numbers_of(start.profile, start.signals, start.step)
     numbers |= {"lora": float(has_lora(model)), "label_share": label_share(batches, plan.objective)}
-    architecture = getattr(getattr(model, "config", None), "model_type", None)
     prediction = predictor.predict(numbers, plan, architecture)
     return Forecast(start.profile.model, plan, start, numbers, prediction, (*start.profile.notes, *start.step.notes))
 
@@ -117,6 +127,7 @@ def forecast_source(
     data: InputOptions,
     plan: Plan,
     *,
+    untrained: bool = False,
     blocks: str | Sequence[str] | None = None,
     curvature: bool = False,
     step: Callable[[str], None] = lambda text: None,
@@ -129,6 +140,7 @@ def forecast_source(
         source: which model; ``head`` "none" chooses the objective that its configuration suggests, and then ``plan`` gets it.
         data: which text; eight batches of ``data.batch_size`` sequences are read, whatever ``data.tokens`` says.
         plan: how the run is planned; ``start`` and ``dtype`` of the weights are those of ``source``.
+        untrained: the checkpoint was saved before the first training step.
         blocks, curvature, progress: as for `forecast`.
         step: is called with a line before each part of the work.
         note: is called with each sentence about the inputs, before the measurement begins.
@@ -139,10 +151,11 @@ def forecast_source(
     head: Any = "classification" if data.labels else source.head if source.head != "none" else _suggested(source)
     if head == "classification" and not data.labels:
         raise InputError("objective='classification' needs labelled data: pass --text TABLE --labels COLUMN")
-    plan = replace(plan, objective=head, start="initialised" if source.init else "pretrained")
-    if shipped(plan.start).refusals(plan):  # known without the minutes that loading and measuring take
+    plan = replace(plan, objective=head, start="initialised" if source.init or untrained else "pretrained")
+    architecture = getattr(_config_of(source), "model_type", None)
+    if shipped(plan.start).refusals(plan, architecture):  # known without the minutes that loading and measuring take
         info = {"name": source.name, "source": plan.start}
-        return Forecast(info, plan, None, {}, shipped(plan.start).predict({}, plan))
+        return Forecast(info, plan, None, {}, shipped(plan.start).predict({}, plan, architecture))
     wanted = replace(data, tokens=BATCHES * data.batch_size * data.seq_len)
     prepared = prepare(
         replace(source, head=head, dtype="float32" if source.dtype == "auto" else source.dtype), wanted, step

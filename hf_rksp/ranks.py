@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,31 @@ class Ranks:
         values: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(values, value)
         return values
+
+
+@contextlib.contextmanager
+def agreeing(ranks: Ranks) -> Iterator[None]:
+    """Work of one process, without collectives, after which all go on or all raise. Every process has to enter it.
+
+    A process that raised alone would leave the others waiting in their next collective.
+
+    Raises:
+        Exception: of this process, or else `RuntimeError` with the message of the first process that failed.
+    """
+    if ranks.world == 1:
+        yield
+        return
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    messages = ranks.gather(None if own is None else f"{type(own).__name__}: {own}")
+    if own is not None:
+        raise own
+    for rank, message in enumerate(messages):
+        if message is not None:
+            raise RuntimeError(f"process {rank}: {message}")
 
 
 def current_ranks() -> Ranks:

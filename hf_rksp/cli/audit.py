@@ -16,6 +16,8 @@ from hf_rksp.cli.options import (
     add_model_options,
     add_output_options,
     add_text_options,
+    add_untrained,
+    check_untrained,
     formats,
     model_source,
     new_parser,
@@ -48,11 +50,7 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument("--image-split", default="test", metavar="SPLIT", help="split of the dataset (default: test)")
     group = parser.add_argument_group("analysis and output")
-    group.add_argument(
-        "--untrained",
-        action="store_true",
-        help="treat MODEL as untrained (default: a checkpoint is assumed to be trained)",
-    )
+    add_untrained(group)
     group.add_argument(
         "--rank",
         default="auto",
@@ -114,8 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resume and not args.stream:
         raise InputError(f"resume={args.resume!r} (--resume) saves progress after each block: add --stream")
-    if args.untrained and args.init:
-        raise InputError(f"init={args.init!r} means random weights, which are untrained: leave --untrained out")
+    check_untrained(args)
     check_options(rank, args.groups, _bytes(args.moment_memory))
     check_json_target(args.json)
     state = _join_processes(source.device)

@@ -75,6 +75,25 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_untrained(group: argparse._ActionsContainer) -> None:
+    """Whether a checkpoint was saved before the first training step; see `check_untrained`."""
+    group.add_argument(
+        "--untrained",
+        action="store_true",
+        help="treat MODEL as untrained (default: a checkpoint is assumed to be trained)",
+    )
+
+
+def check_untrained(args: argparse.Namespace) -> None:
+    """Raises:
+    InputError: ``--untrained`` together with ``--init``.
+    """
+    if args.untrained and args.init:
+        from hf_rksp.errors import InputError
+
+        raise InputError(f"init={args.init!r} means random weights, which are untrained: leave --untrained out")
+
+
 def add_text_options(parser: argparse.ArgumentParser) -> None:
     """Which text, and how it is divided into sequences."""
     group = parser.add_argument_group("text")

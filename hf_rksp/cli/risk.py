@@ -12,6 +12,8 @@ from hf_rksp.cli.options import (
     add_model_options,
     add_output_options,
     add_text_source,
+    add_untrained,
+    check_untrained,
     model_source,
     new_parser,
     text_options,
@@ -40,6 +42,7 @@ def add_parser(commands: Any) -> None:
     )
     add_model_options(parser)
     group = parser.add_argument_group("planned run")
+    add_untrained(group)
     group.add_argument("--lr", type=float, metavar="LR", help="planned peak learning rate")
     group.add_argument(
         "--find-lr", action="store_true", help="only find the highest safe learning rate; --lr is not needed"
@@ -107,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"lr={args.lr!r}: pass a finite learning rate above 0")
     if args.fail_above is not None and (args.lr is None or not 0 <= args.fail_above < 1):
         raise InputError(f"fail_above={args.fail_above!r}: pass a probability from 0 to below 1, together with --lr")
+    check_untrained(args)
     plan = _plan(args)
     source = replace(model_source(args), head=args.objective or "none")
     if args.labels and args.objective not in (None, "classification"):
@@ -123,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         source,
         options,
         plan,
+        untrained=args.untrained,
         blocks=args.blocks,
         curvature=args.curvature == "full",
         step=progress(args.quiet),
@@ -204,7 +209,7 @@ def _curve(prediction: Prediction) -> list[list[float]]:
 
 def answer(found: Forecast, lr: float | None) -> str:
     """The short answer."""
-    from hf_rksp.risk.calibrated import effect, percent, shipped
+    from hf_rksp.risk.calibrated import NO_ANSWER, effect, percent, shipped, undecided
 
     prediction, plan = found.prediction, found.plan
     title = found.model.get("name") or found.model.get("class")
@@ -217,6 +222,8 @@ def answer(found: Forecast, lr: float | None) -> str:
     if lr is not None:
         p, (low, high) = prediction.p_lost(lr) or 0.0, prediction.interval(lr) or (0.0, 1.0)
         lines.append(f"P(lost) at learning rate {lr:g}: {percent(p)} (90% interval {percent(low)} to {percent(high)})")
+        if undecided((low, high)):
+            lines.append(f"  {NO_ANSWER}")
     lines.append(f"highest learning rate with P(lost) below 5%: {prediction.rate_at():.2g}")
     lines.append(f"learning rate with P(lost) = 50%: {prediction.threshold:.2g}")
     lines.append("what decided it, compared with the mean of the runs behind the model:")

@@ -1,4 +1,4 @@
-"""``rksp zoo``: audits the models of a manifest, renders their pages, publishes them."""
+"""``rksp zoo``: audits and forecasts the models of a manifest, renders their pages, publishes them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from hf_rksp.cli.output import hush_libraries, number, progress, table
 _FOLDER = "zoo_reports"
 #: The command that audits one model, in its own process.
 AUDIT = (sys.executable, "-m", "hf_rksp", "audit")
+#: The command that forecasts one model.
+RISK = (sys.executable, "-m", "hf_rksp", "risk")
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command, its three parts and their options."""
+    """Add the command, its parts and their options."""
     parser = new_parser(
         commands,
         "zoo",
@@ -46,13 +48,7 @@ def add_parser(commands: Any) -> None:
         metavar="GIB",
         help="stop an audit that takes more memory (default: no cap)",
     )
-    part.add_argument("--with-hub", action="store_true", help="include models whose weights are on the Hub")
-    part.add_argument(
-        "--only", action="append", default=[], metavar="ID", help="run this model; can be given several times"
-    )
-    part.add_argument(
-        "--size", default="", metavar="SIZE", help="run models with this part in their id, such as 7b, 124m, small"
-    )
+    _chosen(part)
     part.add_argument(
         "--seeds", type=int, default=0, metavar="N", help="run the first N seeds of each model (default: all)"
     )
@@ -67,6 +63,30 @@ def add_parser(commands: Any) -> None:
     )
     _common(part)
     part.set_defaults(run=run_models)
+    part = new_parser(
+        parts,
+        "risk",
+        "forecast the models of a manifest",
+        "Measure each model of a manifest before its first step, in its own process, and store P(lost) against the learning rate. "
+        "A model that needs more memory than there is gets the reason instead.",
+        "rksp zoo risk zoo_reports/manifests/gpt2.json",
+    )
+    part.add_argument("manifest", metavar="MANIFEST", help="a file of zoo_reports/manifests")
+    part.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    part.add_argument(
+        "--memory-cap",
+        type=float,
+        default=0.0,
+        metavar="GIB",
+        help="measure no model that needs more memory (default: the memory of this machine)",
+    )
+    _chosen(part)
+    part.add_argument("--again", action="store_true", help="repeat forecasts that are there already")
+    part.add_argument(
+        "--work", default="out/zoo", metavar="FOLDER", help="folder for unfinished forecasts (default: out/zoo)"
+    )
+    _common(part)
+    part.set_defaults(run=forecast_models)
     part = new_parser(
         parts,
         "render",
@@ -89,6 +109,16 @@ def add_parser(commands: Any) -> None:
     part.add_argument("--private", action="store_true", help="make a new repository private")
     _common(part)
     part.set_defaults(run=publish)
+
+
+def _chosen(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--with-hub", action="store_true", help="include models whose weights are on the Hub")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="ID", help="run this model; can be given several times"
+    )
+    parser.add_argument(
+        "--size", default="", metavar="SIZE", help="run models with this part in their id, such as 7b, 124m, small"
+    )
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +167,26 @@ def run_models(args: argparse.Namespace) -> int:
     skipped = sum(job.state == "skipped" for job in jobs)
     print(f"{done} audits done, {before} already had results, {failed} failed, {skipped} need the Hub (--with-hub)")
     return exit_codes.FAILED if failed else exit_codes.OK
+
+
+def forecast_models(args: argparse.Namespace) -> int:
+    """Run the missing forecasts; exit code 1 if one failed."""
+    from hf_rksp.zoo import RunnerOptions, read_manifest, run_forecasts
+
+    options = RunnerOptions(
+        Path(args.folder),
+        args.memory_cap,
+        args.with_hub,
+        tuple(args.only),
+        args.size,
+        again=args.again,
+        work=Path(args.work),
+        quiet=args.quiet,
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    found = run_forecasts(read_manifest(Path(args.manifest)), options, RISK, args.device, progress(args.quiet))
+    print(f"{found.done} forecasts made, {found.unmeasured} models not measured, {found.failed} failed")
+    return exit_codes.FAILED if found.failed else exit_codes.OK
 
 
 def _results(jobs: Sequence[Any], folder: Path) -> str:

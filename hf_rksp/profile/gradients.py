@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from hf_rksp.capture.calling import eager, takes, untouched
 from hf_rksp.capture.hvp import HessianProduct, Method, gradient_of, hessian_product, inner, require_method, trainable
 from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError
+from hf_rksp.ranks import Ranks, agreeing, sums_over_ranks
 
 #: Called with the model and a batch; gives a tensor with one number.
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -84,12 +85,22 @@ class GradientProbe:
         model, loss, batches: see `hf_rksp.profile.step.measure_step`.
         eps: entries of a gradient below it count as small.
         method: of Hessian products.
+        ranks: the processes that measure together; a process alone by default.
+        mine: indexes of the batches whose statistics this process takes; ``None`` for all.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, batches: Sequence[Any], eps: float, method: Method | Literal["auto"]
+        self,
+        model: nn.Module,
+        loss: Loss,
+        batches: Sequence[Any],
+        eps: float,
+        method: Method | Literal["auto"],
+        ranks: Ranks | None = None,
+        mine: Collection[int] | None = None,
     ) -> None:
         require_method(method)
+        self.ranks, self.mine = ranks or Ranks(), range(len(batches)) if mine is None else sorted(mine)
         self.model, self.loss, self.batches, self.eps, self.method = model, loss, batches, eps, method
         self.forwards = self.backwards = self.products = 0
         self.sizes = {name: weight.numel() for name, weight in trainable(model).items()}
@@ -134,23 +145,47 @@ class GradientProbe:
         return result
 
     def see_all(self) -> None:
-        """Take the gradient of every batch that was not seen yet."""
-        for index in range(len(self.batches)):
-            if index not in self.losses:
-                self.gradient(index)
+        """Take the gradient of every batch of this process that was not seen yet."""
+        with agreeing(self.ranks):
+            for index in self.mine:
+                if index not in self.losses:
+                    self.gradient(index)
+
+    def put_together(self) -> None:
+        """Give every process the statistics of all batches. Every process has to call it, after `see_all`."""
+        if self.ranks.world == 1:
+            return
+        for found in self.ranks.gather((self.losses, self._squares, self._small, self._moved)):
+            losses, squares, small, moved = found
+            self.losses |= losses
+            self._squares |= squares
+            self._small |= small
+            self._moved |= moved
+        self._sum = self._over_ranks(self._sum)
+
+    def _over_ranks(self, total: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over the processes, by parameter name; a parameter that no process has a gradient of is left out."""
+        if self.ranks.world == 1:
+            return total
+        weights = trainable(self.model)
+        present = set().union(*self.ranks.gather(set(total)))
+        names = [name for name in weights if name in present]
+        sums = sums_over_ranks([total.get(name, torch.zeros_like(weights[name])) for name in names])
+        return dict(zip(names, sums, strict=True))
 
     def second_moment(self) -> dict[str, Tensor]:
         """Mean of ``g^2`` over all batches, by parameter name: gradients at the same weights, without a step."""
         total: dict[str, Tensor] = {}
-        for index in range(len(self.batches)):
-            for name, g in self.gradient(index).items():
-                total[name] = total[name].addcmul_(g, g) if name in total else g.square()
-        return {name: value.div_(len(self.batches)) for name, value in total.items()}
+        with agreeing(self.ranks):
+            for index in self.mine:
+                for name, g in self.gradient(index).items():
+                    total[name] = total[name].addcmul_(g, g) if name in total else g.square()
+        return {name: value.div_(len(self.batches)) for name, value in self._over_ranks(total).items()}
 
     def mean_gradient(self) -> dict[str, Tensor]:
         """Mean over all batches, by parameter name."""
         self.see_all()
-        return {name: value / len(self.batches) for name, value in self._sum.items()}
+        return {name: value / len(self.batches) for name, value in self._over_ranks(self._sum).items()}
 
     def norms(self) -> tuple[float, ...]:
         """Euclidean norm of the gradient of each batch."""
@@ -177,7 +212,7 @@ class GradientProbe:
         return sum(size for name, size in self.sizes.items() if name not in self._moved) / sum(self.sizes.values())
 
     def _record(self, index: int, loss: float, gradient: Mapping[str, Tensor]) -> None:
-        if index in self.losses:
+        if index in self.losses or index not in self.mine:
             return
         self.losses[index] = loss
         self._squares[index] = inner(gradient, gradient)

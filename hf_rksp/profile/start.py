@@ -14,10 +14,12 @@ from hf_rksp.capture.calling import forward, takes, untouched
 from hf_rksp.capture.hvp import Method
 from hf_rksp.profile.curvature import CurvatureMeasurement, measure_curvature
 from hf_rksp.profile.directions import OptimizerLike
-from hf_rksp.profile.gradients import Loss
+from hf_rksp.profile.gradients import Loss, model_loss
 from hf_rksp.profile.model import ModelProfile, profile_model
+from hf_rksp.profile.share import split
 from hf_rksp.profile.signals import ForwardSignals, measure_signals
 from hf_rksp.profile.step import StepMeasurement, measure_step
+from hf_rksp.profile.together import can_share
 
 #: Learning rate of the virtual step that gives the matrices A of a fresh LoRA a gradient.
 _LORA_STEP = 1e-3
@@ -54,6 +56,7 @@ def measure_start(
     curvature: bool = False,
     blocks: str | Sequence[str] | None = None,
     method: Method | Literal["auto"] = "auto",
+    shared: bool = False,
     progress: bool = True,
 ) -> StartMeasurement:
     """Measure a model, its data and its optimizer before the first step. The model is left unchanged, to the bit.
@@ -67,6 +70,8 @@ def measure_start(
             is zero, and no step for any other model.
         curvature: also the largest eigenvalue of the preconditioned Hessian, by some 20 Hessian products.
         blocks: path(s) of the list(s) of residual blocks.
+        shared: the processes of `torch.distributed`, each with the same model and the same batches, part the work, if
+            `can_share` allows it. All get the same measurement.
         progress: show progress bars on stderr.
 
     Raises:
@@ -75,6 +80,7 @@ def measure_start(
     started = time.perf_counter()
     if first_step is None and has_fresh_lora(model):
         first_step = _LORA_STEP
+    shared = shared and can_share(model, lambda: (loss or model_loss)(model, batches[0]), len(batches))
     step = measure_step(
         model,
         loss,
@@ -85,11 +91,11 @@ def measure_start(
         training=training,
         blocks=blocks,
         method=method,
+        shared=shared,
         progress=progress,
     )
-    profile = profile_model(
-        model, [_unlabelled(model, batch) for batch in batches], blocks=blocks, groups=0, progress=progress
-    )
+    passed = [_unlabelled(model, batch) for batch in (split(batches) if shared else batches)]
+    profile = profile_model(model, passed, blocks=blocks, groups=0, shared=shared, progress=progress)
     with untouched(model):
         signals = measure_signals(model, find_stacks(model, blocks), lambda: forward(model, batches[0]))
     found = None

@@ -26,6 +26,7 @@ from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.profile.directions import Direction, OptimizerLike, Rule, averaged_adam, direction_of
 from hf_rksp.profile.gradients import GradientProbe, Loss, measuring, model_loss, require_measurable
 from hf_rksp.profile.line_search import CoordinateCheck, coordinate_check, first_crossing
+from hf_rksp.ranks import Ranks, agreeing, current_ranks
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def measure_step(
     training: bool = False,
     blocks: str | Sequence[str] | None = None,
     method: Method | Literal["auto"] = "auto",
+    shared: bool = False,
     progress: bool = True,
 ) -> StepMeasurement:
     """Measure the step that ``optimizer`` would take from the present weights.
@@ -165,6 +167,9 @@ def measure_step(
         training: leave each module in its present mode. Untrained models with batch norms need it.
         blocks: path(s) of the list(s) of residual blocks, if the search for them fails.
         method: of Hessian products, see `hf_rksp.capture.hvp.hessian_product`.
+        shared: the processes of `torch.distributed` part the pairs among themselves, and sum what belongs to all batches. Each
+            calls this with the same model and the same batches, and all get the same measurement. ``loss`` must have no
+            collective of its own (`hf_rksp.profile.together.can_share`).
         progress: show a progress bar on stderr.
 
     Raises:
@@ -181,8 +186,11 @@ def measure_step(
         raise InputError(f"first_step={first_step!r}: pass a finite learning rate above zero, or None")
     direction = direction_of(model, optimizer, eps)
     started, notes = time.perf_counter(), []
-    probe = GradientProbe(model, loss or model_loss, batches, direction.eps, method)
+    ranks = current_ranks() if shared else Ranks()
     chosen = [(2 * i, 2 * i + 1) if count >= 2 * pairs else (i, (i + 1) % count) for i in range(pairs)]
+    own = chosen[ranks.rank :: ranks.world]
+    mine = _batches_of(chosen, count, ranks)
+    probe = GradientProbe(model, loss or model_loss, batches, direction.eps, method, ranks, mine)
     with contextlib.ExitStack() as context:
         context.enter_context(measuring(model, training))
         stacks: list[Stack] = []
@@ -197,18 +205,27 @@ def measure_step(
         rule = _rule(direction, probe)
         measured: list[PairMeasurement] = []
         check = None
-        for a, b in tqdm(chosen, desc="measuring a step", unit="pair", disable=not progress, leave=False):
-            along = rule(probe.gradient(a))
-            near = next((pair.critical_lr for pair in reversed(measured) if pair.critical_lr), None)
-            pair = _measure_pair(probe, a, b, along, near)
-            measured.append(pair)
-            if not pair.direction_norm:
-                notes.append(f"The direction from batch {a} is zero.")
-            elif stacks and len(measured) == 1:
-                check = coordinate_check(model, stacks, functools.partial(probe.run, b), along, _guess(pair))
+        with agreeing(ranks):
+            quiet = not progress or ranks.rank > 0
+            for a, b in tqdm(own, desc="measuring a step", unit="pair", disable=quiet, leave=False):
+                along = rule(probe.gradient(a))
+                near = next((pair.critical_lr for pair in reversed(measured) if pair.critical_lr), None)
+                pair = _measure_pair(probe, a, b, along, near)
+                measured.append(pair)
+                if stacks and pair.direction_norm and (a, b) == chosen[0]:
+                    check = coordinate_check(model, stacks, functools.partial(probe.run, b), along, _guess(pair))
+        parts = ranks.gather((measured, check, probe.method))
+        check, used = parts[0][1:]  # process 0 has the first pair
+        measured = sorted((pair for part in parts for pair in part[0]), key=lambda pair: chosen.index(_indexes(pair)))
+        notes += [
+            f"The direction from batch {one.direction_batch} is zero." for one in measured if not one.direction_norm
+        ]
         if stacks and measured[0].direction_norm and check is None:
             notes.append("No coordinate check: no residual block returned a state; name the list with blocks=.")
         probe.see_all()
+        probe.put_together()
+        counts = ranks.gather((probe.forwards, probe.backwards, probe.products))
+        forwards, backwards, products = map(sum, zip(*counts, strict=True))
     return StepMeasurement(
         optimizer=direction.name,
         weight_decay=direction.weight_decay,
@@ -228,11 +245,23 @@ def measure_step(
         without_crossing=sum(pair.slope > 0 and pair.critical_lr is None for pair in measured),
         quadratic_critical_lr=summarise(pair.quadratic_critical_lr for pair in measured),
         critical_lr=summarise(pair.critical_lr for pair in measured),
-        curvature_method=probe.method,
+        curvature_method=used,
         coordinate_check=check,
         notes=tuple(notes),
-        cost=StepCost(probe.forwards, probe.backwards, probe.products, time.perf_counter() - started),
+        cost=StepCost(forwards, backwards, products, time.perf_counter() - started),
     )
+
+
+def _batches_of(chosen: Sequence[tuple[int, int]], count: int, ranks: Ranks) -> set[int]:
+    """Batches whose statistics this process takes: those of its pairs that no earlier pair has, and a part of the rest."""
+    owner = {index: index % ranks.world for index in range(count)}
+    for place, pair in reversed(list(enumerate(chosen))):
+        owner |= dict.fromkeys(pair, place % ranks.world)
+    return {index for index, rank in owner.items() if rank == ranks.rank}
+
+
+def _indexes(pair: PairMeasurement) -> tuple[int, int]:
+    return pair.direction_batch, pair.loss_batch
 
 
 def weight_rms(model: nn.Module) -> float | None:

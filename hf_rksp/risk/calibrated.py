@@ -26,8 +26,12 @@ from hf_rksp.risk.plan import OPTIMIZERS, Plan, Start
 Status = Literal["in range", "extrapolated", "not assessable"]
 #: Version of the file.
 VERSION = 2
+#: Networks without attention, by ``model_type``: they are refused before anything is loaded.
+ATTENTION_FREE = ("falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm")
 #: Probability of being lost at the highest recommended learning rate.
 SAFE = 0.05
+#: An interval of P(lost) that is wider than this says nothing.
+_UNDECIDED = 0.9
 #: A feature may lie this share of its range outside of it before the prediction counts as extrapolated.
 _MARGIN = 0.05
 
@@ -66,6 +70,15 @@ class Outside:
 def percent(p: float) -> str:
     """A probability for readers."""
     return "below 1%" if p < 0.01 else "above 99%" if p > 0.99 else f"{p:.0%}"
+
+
+def undecided(interval: tuple[float, float]) -> bool:
+    """Whether an interval of P(lost) is so wide that it says nothing."""
+    return interval[1] - interval[0] > _UNDECIDED
+
+
+#: What to say then.
+NO_ANSWER = "The interval is too wide to decide anything: this run is too far from the runs behind the model."
 
 
 def effect(factor: float) -> str:
@@ -184,7 +197,7 @@ class RiskModel:
             plan: see `Plan`.
             architecture: ``model_type`` of transformers, if the model has one.
         """
-        refusals = self.refusals(plan)
+        refusals = self.refusals(plan, architecture)
         if not refusals and numbers.get("largest_attention_logit") is None:
             refusals = ["no attention was seen in the blocks of the model, and every run behind the model has it"]
         if refusals:
@@ -239,8 +252,10 @@ class RiskModel:
     def _refused(self, reasons: Sequence[str]) -> Prediction:
         return Prediction("not assessable", tuple(reasons), None, self.spread, math.inf, ())
 
-    def refusals(self, plan: Plan) -> list[str]:
+    def refusals(self, plan: Plan, architecture: str | None = None) -> list[str]:
         """Why no run behind the model tells of ``plan``, whatever is measured; empty if some do."""
+        if architecture in ATTENTION_FREE:
+            return [f"{architecture} has no attention, and every run behind the model has it"]
         checked = {
             "optimizer": OPTIMIZERS.get(plan.optimizer, plan.optimizer),
             "objective": plan.objective,

@@ -57,8 +57,8 @@ class Said:
 def say(trainer: Trainer, blocks: str | Sequence[str] | None, kss: bool = False) -> Said:
     """Measure before any engine wraps the model; the main process says what was found.
 
-    What cannot be measured does not stop a run: the answer then says why. Every process measures the batches of the main process,
-    so that a collective in the loss finds the others.
+    What cannot be measured does not stop a run: the answer then says why. The processes part the batches of the main process among
+    them, unless the loss has a collective: it finds the others if every process measures all batches.
 
     Args:
         trainer: before its first step.
@@ -152,7 +152,14 @@ def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[flo
         return value
 
     return rate, forecast(
-        model, batches, plan, loss=loss, optimizer=own, blocks=blocks, progress=not trainer.args.disable_tqdm
+        model,
+        batches,
+        plan,
+        loss=loss,
+        optimizer=own,
+        blocks=blocks,
+        shared=True,
+        progress=not trainer.args.disable_tqdm,
     )
 
 

@@ -18,16 +18,19 @@ SOURCES = ("initialised", "trained", "pretrained")
 _RUNNER = ("--seed", "--out", "--json", "--formats", "--push-to-hub", "--private", "--quiet", "--resume")
 #: Folders of the zoo that are not models.
 _RESERVED = ("manifests", "failures", "figures", "parquet")
+#: Arguments of ``rksp audit`` that a forecast does not take; those in the first group have a value.
+_AUDIT_ONLY = (("--groups", "--tokens", "--dtype"), ("--stream",))
 _TYPES: tuple[tuple[str, Any, str], ...] = (
     ("memory_gib", (int, float), "a number"),
     ("progress", (int, float), "a number"),
     ("note", str, "a text"),
     ("series", str, "a text"),
     ("published", str, "a text"),
+    ("trained_by", str, "a text"),
     ("needs_hub", bool, "true or false"),
 )
 #: Keys that may be null.
-_OPTIONAL = ("progress", "series", "published")
+_OPTIONAL = ("progress", "series", "published", "trained_by")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class ZooModel:
         needs_hub: whether the weights are only on the Hub, perhaps behind a licence. Such a model runs only if asked for, and
             its arguments name the commit.
         progress: fraction of its training that a trained model has completed, 0 to 1.
+        training: arguments of ``rksp risk`` for the run that trained the model, or for its published equivalent: learning rate
+            and plan. Empty if no such run is known.
+        trained_by: what a reader should know of that run, and its source.
         series: name of its line in the figure of sizes; in the figure of training, if different from its family.
     """
 
@@ -65,6 +71,8 @@ class ZooModel:
     needs_hub: bool = False
     progress: float | None = None
     series: str | None = None
+    training: tuple[str, ...] = ()
+    trained_by: str | None = None
 
     @property
     def weights(self) -> str:
@@ -78,6 +86,20 @@ class ZooModel:
     def command(self, seed: int) -> str:
         """The command that audits one seed."""
         return shlex.join(["rksp", "audit", *self.arguments_of(seed)])
+
+    def risk_arguments(self) -> list[str]:
+        """All arguments of the forecast of the first seed, without the output."""
+        with_value, alone = _AUDIT_ONLY
+        return [
+            *_without(self.arguments, with_value, alone),
+            *(self.training or ("--find-lr",)),
+            "--seed",
+            str(self.seeds[0]),
+        ]
+
+    def risk_command(self) -> str:
+        """The command that makes this forecast."""
+        return shlex.join(["rksp", "risk", *self.risk_arguments()])
 
 
 @dataclass(frozen=True)
@@ -115,12 +137,16 @@ def read_manifest(path: Path) -> Manifest:
 
 def _without_jackknife(arguments: tuple[str, ...]) -> list[str]:
     """``arguments`` with ``--groups 0`` instead of any other number of groups."""
-    others = [
+    return [*_without(arguments, ("--groups",)), "--groups", "0"]
+
+
+def _without(arguments: tuple[str, ...], with_value: tuple[str, ...], alone: tuple[str, ...] = ()) -> list[str]:
+    """``arguments`` without these options, written as ``--name value`` or ``--name=value``, or without a value (``alone``)."""
+    return [
         part
         for before, part in zip(("", *arguments), arguments, strict=False)
-        if before != "--groups" and part.split("=")[0] != "--groups"
+        if before not in with_value and part.split("=")[0] not in (*with_value, *alone)
     ]
-    return [*others, "--groups", "0"]
 
 
 def _model(entry: Any, where: str) -> ZooModel:
@@ -161,8 +187,17 @@ def _model(entry: Any, where: str) -> ZooModel:
             continue
         if not (isinstance(entry[name], kind) and isinstance(entry[name], bool) == (kind is bool)):
             raise InputError(f"{where}: {name}={entry[name]!r}: pass {description}, or leave it out")
+    training = entry.get("training", [])
+    if not isinstance(training, list) or not all(isinstance(part, str) for part in training):
+        raise InputError(
+            f"{where}: training={training!r}: pass arguments of `rksp risk` as a list of texts, or leave it out"
+        )
+    if training and not ("--lr" in training and entry.get("trained_by")):
+        raise InputError(
+            f"{where}: training={training!r}: it needs --lr, and trained_by with the source of the learning rate"
+        )
     if entry.get("memory_gib", 0) < 0:
         raise InputError(f"{where}: memory_gib={entry['memory_gib']!r}: pass a number of at least 0")
     if not 0 <= (entry.get("progress") or 0) <= 1:
         raise InputError(f"{where}: progress={entry['progress']!r}: pass a fraction from 0 to 1")
-    return ZooModel(**{**entry, "arguments": tuple(arguments), "seeds": tuple(seeds)})
+    return ZooModel(**{**entry, "arguments": tuple(arguments), "seeds": tuple(seeds), "training": tuple(training)})

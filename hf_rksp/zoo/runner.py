@@ -1,4 +1,4 @@
-"""Audit the models of a manifest, one process per audit, and store the results. The only writer of results.
+"""Audit the models of a manifest, one process per audit, and store the results. The only writer of audits.
 
 An audit may need nearly all memory. In a process of its own it can be watched and stopped, its memory is free afterwards, and
 its peak memory does not include another audit.
@@ -142,7 +142,7 @@ def run_manifest(
     check_writable(options.folder)
     jobs = plan(manifest, options)
     for model in {job.model.id: job.model for job in jobs}.values():
-        _write(options.folder / model.id / "model.json", describe_model(model))
+        write_json(options.folder / model.id / "model.json", describe_model(model))
     waiting = [job for job in jobs if job.state in ("to run", "stale")]
     done = failed = 0
     for number, job in enumerate(waiting, 1):
@@ -156,7 +156,7 @@ def run_manifest(
             say(f"    done in {time.monotonic() - started:.0f} s")
         else:
             failed += 1
-            _write(failure, problem)
+            write_json(failure, problem)
             say(f"    failed: {problem['error']} (stored in {failure})")
     return done, failed
 
@@ -179,13 +179,13 @@ def _audit(job: Job, options: RunnerOptions, audit: Sequence[str]) -> dict[str, 
             except InputError as error:  # another run is using it
                 return _failure(job, None, str(error), ())
         command = [*audit, *arguments, "--json", str(result)]
-        code, tail, capped = _watched([*command, *(["--quiet"] if options.quiet else [])], options.memory_cap_gib)
+        code, tail, capped = watched([*command, *(["--quiet"] if options.quiet else [])], options.memory_cap_gib)
         data = _finished(result, shown) if code == 0 else None
         if data is None:
-            return _failure(job, code, _reason(code, tail, capped, options.memory_cap_gib), tail)
+            return _failure(job, code, reason(code, tail, capped, options.memory_cap_gib), tail)
     data["profile"]["setup"]["command"] = shown
     target = result_path(options.folder, model, job.seed)
-    _write(target, shortened(data) if job.seed == model.seeds[0] else without_spectrum(data))
+    write_json(target, shortened(data) if job.seed == model.seeds[0] else without_spectrum(data))
     result.unlink()
     return None
 
@@ -212,7 +212,7 @@ def _failure(job: Job, code: int | None, error: str, output: Iterable[str]) -> d
     }
 
 
-def _reason(code: int, tail: Sequence[str], capped: bool, cap_gib: float) -> str:
+def reason(code: int, tail: Sequence[str], capped: bool, cap_gib: float) -> str:
     """Why an audit failed, and what may help."""
     if capped:
         return f"stopped: it took more than memory_cap_gib={cap_gib:g}; raise --memory-cap, or add --stream to its arguments"
@@ -223,7 +223,7 @@ def _reason(code: int, tail: Sequence[str], capped: bool, cap_gib: float) -> str
     return (errors or others or [f"exit code {code} without an error message"])[-1]
 
 
-def _watched(command: list[str], cap_gib: float) -> tuple[int, deque[str], bool]:
+def watched(command: list[str], cap_gib: float) -> tuple[int, deque[str], bool]:
     """Run ``command``, pass its stderr on, and stop it if it takes more memory than allowed.
 
     Returns:
@@ -281,6 +281,7 @@ def _without_bar(line: str) -> str:
     return text.strip() if not bars or bars[-1].isspace() else ""
 
 
-def _write(path: Path, data: dict[str, Any]) -> None:
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a result aside and move it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     put_files({path.name: dumps(data).encode()}, path.parent)

@@ -3,6 +3,7 @@
 zoo_reports/ID/model.json    the entry of the model in its manifest
 zoo_reports/ID/report.json   the audit of its first seed, eigenvalues to four digits
 zoo_reports/ID/seed-N.json   the audits of the other seeds, without eigenvalues
+zoo_reports/ID/risk.json     the forecast of its first seed, or why there is none
 zoo_reports/failures/        audits that failed
 """
 
@@ -38,11 +39,13 @@ class Entry:
         model: from the manifest.
         reports: seed -> report's dict. The first seed's has eigenvalues; without that one the others are left out too.
         failures: failed audits of the other seeds.
+        risk: the JSON of ``rksp risk``, or its ``status`` and ``reasons`` if nothing was measured; ``None`` before it ran.
     """
 
     model: ZooModel
     reports: Mapping[int, Mapping[str, Any]]
     failures: tuple[Mapping[str, Any], ...]
+    risk: Mapping[str, Any] | None = None
 
     @property
     def report(self) -> Mapping[str, Any] | None:
@@ -112,6 +115,11 @@ def result_path(folder: Path, model: ZooModel, seed: int) -> Path:
     return folder / model.id / ("report.json" if seed == model.seeds[0] else f"seed-{seed}.json")
 
 
+def risk_path(folder: Path, model: ZooModel) -> Path:
+    """The file of the forecast of a model."""
+    return folder / model.id / "risk.json"
+
+
 def failure_path(folder: Path, model: ZooModel, seed: int) -> Path:
     """The file of a failed audit; it exists until the audit succeeds."""
     return folder / FAILURES / f"{model.id}-{seed}.json"
@@ -160,7 +168,7 @@ def read_shelf(folder: Path, models: tuple[ZooModel, ...]) -> Shelf:
             audits = {}  # the page of a model is that of its first seed
         paths = [failure_path(folder, model, seed) for seed in model.seeds]
         failures = tuple(_failure(path) for path in paths if path.is_file())
-        entries.append(Entry(model, audits, failures))
+        entries.append(Entry(model, audits, failures, read_risk(folder, model)))
     return Shelf(folder, tuple(entries))
 
 
@@ -172,6 +180,26 @@ def read_result(folder: Path, model: ZooModel, seed: int) -> Mapping[str, Any] |
     """
     path = result_path(folder, model, seed)
     return _read(path) if path.is_file() else None
+
+
+def read_risk(folder: Path, model: ZooModel) -> Mapping[str, Any] | None:
+    """The forecast of a model; ``None`` without one.
+
+    Raises:
+        SchemaError: the file is not a forecast.
+    """
+    path = risk_path(folder, model)
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("status", "reasons", "command"):
+            data[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SchemaError(
+            f"{path}: not the JSON of `rksp risk` ({error}); delete it and run `rksp zoo risk` again"
+        ) from None
+    return data  # type: ignore[no-any-return]
 
 
 def _failure(path: Path) -> Mapping[str, Any]:

@@ -155,7 +155,7 @@ def test_a_result_that_did_not_reach_the_shelf_is_put_there(zoo, tmp_path, monke
     place = tmp_path / "w" / "tiny-gpt2-init-1.json"
     place.parent.mkdir()
     audits = []
-    monkeypatch.setattr(runner, "_watched", lambda *args: audits.append(args) or (1, ["no"], False))
+    monkeypatch.setattr(runner, "watched", lambda *args: audits.append(args) or (1, ["no"], False))
     options = RunnerOptions(tmp_path, work=place.parent)
     own = manifest.models[0].command(1)
     for command, audited in ((f"{own}0 --json x", 1), (f"{own} --json x", 0)):
@@ -206,7 +206,7 @@ def test_again_asks_for_the_hub_too(zoo, tmp_path):
     ],
 )
 def test_why_an_audit_ended(code, tail, said):
-    assert runner._reason(code, tail, False, 0.0) == said
+    assert runner.reason(code, tail, False, 0.0) == said
 
 
 CHILD = """
@@ -225,10 +225,10 @@ sys.exit(2)
 
 def test_progress_bars_are_shown_and_not_stored(capsys):
     """Bars that stay, bars that are erased, and one that the end cuts short; words of bars in an error do not matter."""
-    code, tail, capped = runner._watched([sys.executable, "-c", CHILD], 0.0)
+    code, tail, capped = runner.watched([sys.executable, "-c", CHILD], 0.0)
     assert (code, capped) == (2, False)
     assert list(tail) == ["rksp: profiling ...", "rksp: error: 3 it/s is no rank"]
-    assert runner._reason(code, tail, capped, 0.0) == "rksp: error: 3 it/s is no rank"
+    assert runner.reason(code, tail, capped, 0.0) == "rksp: error: 3 it/s is no rank"
     shown = capsys.readouterr().err
     assert "\rprofiling é:" in shown and shown.count("rksp: error: 3 it/s is no rank\n") == 1
 

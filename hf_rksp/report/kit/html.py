@@ -42,11 +42,17 @@ class Panel:
     content: Any = None
 
 
-def page_of_panels(package: str, panels: Sequence[Panel], script: str, **shown: Any) -> str:
-    """Render a page from panels, in their order; see `page` and ``page.html``."""
+def page_of_panels(
+    package: str, panels: Sequence[Panel], script: str, figures: Sequence[Figure] = (), **shown: Any
+) -> str:
+    """Render a page from panels, in their order; see `page` and ``page.html``.
+
+    ``figures`` are those whose own style sheets the page needs.
+    """
     folder = files(package).joinpath("templates")
     sheets = [f"{name}.css" for name in dict.fromkeys(panel.template or panel.key for panel in panels)]
     style = "".join(template_text(package, name) for name in sheets if folder.joinpath(name).is_file())
+    style += "".join(dict.fromkeys(figure.sheet for figure in figures))
     return page(package, "page.html", style, template_text(package, script), panels=panels, **shown)
 
 

@@ -1,9 +1,11 @@
-"""Sections that a report may have in addition: a text and tables, shown after the profile."""
+"""Sections that a report may have in addition: a text, figures and tables, shown after the profile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from hf_rksp.report.kit.svg import Figure
 
 
 @dataclass(frozen=True)
@@ -17,12 +19,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs and tables; ``key`` is its anchor."""
+    """A heading, paragraphs, figures and tables; ``key`` is its anchor."""
 
     key: str
     title: str
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
 
 
 Sections = Sequence[Section]

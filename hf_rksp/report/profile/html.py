@@ -25,7 +25,7 @@ def render_html(data: Mapping[str, Any], sections: Sections = ()) -> str:
     panels = [
         Panel("profile", "Profile"),
         Panel("depth", "Depth"),
-        *(Panel(part.key, part.title, "section", part) for part in sections),
+        *(Panel(part.key, part.title, "section", (part, html.drawn(part.figures))) for part in sections),
         Panel("thresholds", "Thresholds"),
         Panel("aggregates", "Aggregates"),
         Panel("layers", "Layers"),
@@ -37,6 +37,7 @@ def render_html(data: Mapping[str, Any], sections: Sections = ()) -> str:
         "hf_rksp.report.profile",
         panels,
         "report.js",
+        [figure for part in sections for figure in part.figures],
         **shown,
         head=f"{shown['title']} · hf_rksp report",
         kind="Residual Koopman spectral profile",

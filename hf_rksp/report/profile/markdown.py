@@ -19,7 +19,11 @@ def render_markdown(data: Mapping[str, Any], sections: Sections = ()) -> tuple[s
         SchemaError: ``data`` is not a report of this schema version.
     """
     shown = view(data, sections)
-    figures: list[Figure] = [*shown["planes"], *shown["depth"]]
+    figures: list[Figure] = [
+        *shown["planes"],
+        *shown["depth"],
+        *(figure for part in sections for figure in part.figures),
+    ]
     tables, start = [], 0
     for group, columns in shown["groups"]:
         end = start + len(columns)

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_rksp.report.kit import svg
 from hf_rksp.report.kit.chart import Plot, polyline
+from hf_rksp.report.kit.html import template_text
 from hf_rksp.report.kit.svg import Figure, coordinate
 from hf_rksp.report.kit.text import line
 
@@ -58,6 +59,7 @@ def figure(data: Mapping[str, Any]) -> Figure | None:
         WIDTH,
         HEIGHT,
         body,
+        template_text("hf_rksp.report.risk", "curve.css"),
     )
 
 

@@ -11,7 +11,7 @@ from hf_rksp.report.kit import html
 from hf_rksp.report.kit.html import Panel
 from hf_rksp.report.kit.text import line
 from hf_rksp.report.risk import curve
-from hf_rksp.risk.calibrated import effect, percent
+from hf_rksp.risk.calibrated import NO_ANSWER, effect, percent, undecided
 
 
 def render_risk(data: Mapping[str, Any]) -> str:
@@ -29,6 +29,7 @@ def render_risk(data: Mapping[str, Any]) -> str:
         "hf_rksp.report.risk",
         panels,
         "risk.js",
+        [figure] if figure else [],
         head=f"{name} · risk before training · hf_rksp",
         kind="Risk before training",
         date="",
@@ -60,6 +61,8 @@ def sentences(data: Mapping[str, Any]) -> list[str]:
             f"A run at learning rate {data['lr']:g} is lost with probability {percent(p)} (90% interval {percent(interval[0])} "
             f"to {percent(interval[1])})."
         )
+        if undecided(interval):
+            found.append(NO_ANSWER)
     found.append(
         f"The probability is below 5% up to a learning rate of {data['lr_max']:.2g}. It is 50% at {data['lr_half']:.2g}."
     )

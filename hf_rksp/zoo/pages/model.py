@@ -9,6 +9,8 @@ from hf_rksp.quantities import LAYER, SEEDS
 from hf_rksp.report import Section, Table, render_html, render_markdown
 from hf_rksp.report.kit.markdown import Ready, command_block, markdown_environment
 from hf_rksp.report.kit.text import DASH, form_of, number, seconds, share, size, span
+from hf_rksp.report.risk import curve
+from hf_rksp.report.risk.page import sentences as risk_sentences
 from hf_rksp.risk.thresholds import NO_INTERVAL
 from hf_rksp.zoo.pages.paper_comparison import RULE, compare_with_paper
 from hf_rksp.zoo.pages.trends import LEVEL, over_depth
@@ -26,7 +28,7 @@ def page_files(entry: Entry) -> dict[str, bytes]:
     if entry.report is None:
         return {"report.md": _not_audited(entry).encode()}
     data = _titled(entry)
-    sections = [part for part in (_about(entry), _seeds(entry), _paper(entry)) if part]
+    sections = [part for part in (_about(entry), _risk(entry), _seeds(entry), _paper(entry)) if part]
     text, figures = render_markdown(data, sections)
     files = {f"figures/{name}": figure.encode() for name, figure in figures.items()}
     return files | {"report.md": text.encode(), "report.html": render_html(data, sections).encode()}
@@ -71,6 +73,38 @@ def _about(entry: Entry) -> Section:
     if any("out/zoo/trained" in part for part in model.arguments):
         facts.append("`python scripts/train_zoo.py` trains the model. The repository does not contain its weights.")
     return Section("about", "About this model", tuple(facts))
+
+
+def _risk(entry: Entry) -> Section:
+    """P(lost) against the learning rate, or why it is not known."""
+    model, data, title = entry.model, entry.risk, "Risk before training"
+    known = [model.trained_by] if model.trained_by else []
+    if data is None:
+        return Section("risk", title, ("There is no forecast yet. The command makes it:", f"`{model.risk_command()}`"))
+    reasons = [str(reason) for reason in data["reasons"]]
+    figure = curve.figure(data)
+    if figure is None:
+        why = " ".join(f"{reason[:1].upper()}{reason[1:]}." for reason in reasons)
+        return Section("risk", title, (*known, f"P(lost) is {data['status']}. {why}"))
+    plan = data["plan"]
+    paragraphs = [
+        *(
+            known
+            or [
+                "No learning rate is published for a training run of this model. The curve is for a plan of 1,000 steps."
+            ]
+        ),
+        f"The plan: {plan['objective']} language modelling from {plan['start']} weights with {plan['optimizer']}, in "
+        f"{plan['steps']:,} steps of {plan['tokens']:,} tokens, {_warmup(plan['warmup'])}; schedule {plan['schedule']}.",
+        *risk_sentences(data),
+    ]
+    if reasons:
+        paragraphs.append(f"The answer is extrapolated. {'. '.join(f'{one[:1].upper()}{one[1:]}' for one in reasons)}.")
+    return Section("risk", title, tuple(paragraphs), figures=(figure,))
+
+
+def _warmup(steps: int) -> str:
+    return f"{steps:,} of them warm-up" if steps else "without warm-up"
 
 
 def _seeds(entry: Entry) -> Section | None:
