@@ -11,7 +11,8 @@ from typing import Any
 
 from hf_rksp.files import check_writable
 from hf_rksp.json_data import rounded
-from hf_rksp.risk.calibrated import ATTENTION_FREE
+from hf_rksp.risk.calibrated import shipped
+from hf_rksp.risk.plan import Plan
 from hf_rksp.zoo.manifest import Manifest, ZooModel
 from hf_rksp.zoo.runner import RunnerOptions, plan, reason, watched, write_json
 from hf_rksp.zoo.shelf import read_result, read_risk, risk_path
@@ -79,8 +80,8 @@ def why_not(model: ZooModel, options: RunnerOptions) -> str | None:
         return _VISION
     audit = read_result(options.folder, model, model.seeds[0])
     facts = audit["profile"]["model"] if audit else {}
-    if facts.get("model_type") in ATTENTION_FREE:
-        return None  # `rksp risk` refuses it at once
+    if refusals := shipped("initialised").refusals(Plan(), facts.get("model_type")):
+        return refusals[0]  # without its weights, which may be large or far away
     weights = facts.get("parameters")
     needed, there = (weights or 0) * BYTES_PER_WEIGHT / 2**30, options.memory_cap_gib or _memory() / 2**30
     if not weights or needed <= there:

@@ -80,7 +80,7 @@ def _risk(entry: Entry) -> Section:
     model, data, title = entry.model, entry.risk, "Risk before training"
     known = [model.trained_by] if model.trained_by else []
     if data is None:
-        return Section("risk", title, ("There is no forecast yet. The command makes it:", f"`{model.risk_command()}`"))
+        return Section("risk", title, (f"There is no forecast yet: {model.risk_command()} makes it.",))
     reasons = [str(reason) for reason in data["reasons"]]
     figure = curve.figure(data)
     if figure is None:
