@@ -60,7 +60,11 @@ def principal(weight: Tensor | Products, start: Principal | Tensor, products: in
         products: steps of power iteration; each takes one product with ``W`` and one with its transpose.
 
     Raises:
-        InputError: ``products`` is below 1, or ``start`` is zero.
+        InputError: ``products`` is below 1.
+
+    >>> weight = torch.diag(torch.tensor([3.0, 1.0]))
+    >>> principal(weight, torch.tensor([1.0, 0.2]), products=8).sigma
+    tensor(3.)
     """
     if products < 1:
         raise InputError(f"products={products}: pass a whole number of at least 1")
@@ -93,6 +97,9 @@ def first_principal(weight: Tensor | Products, start: Tensor, tolerance: float =
 
     Raises:
         NonFiniteError: the matrix is not finite.
+
+    >>> first_principal(torch.diag(torch.tensor([3.0, 1.0])), torch.tensor([1.0, 1.0])).v
+    tensor([1., 0.])
     """
     found = principal(weight, start, 8)
     steps = 8
@@ -114,6 +121,10 @@ def alignment_sums(x: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Returns:
         Shape ``(SUMS,)``, float64, on the device of ``x``. Tokens whose input is zero or not finite are left out.
+
+    >>> sums = alignment_sums(torch.tensor([[1.0, 0.0], [2.0, 0.0], [-1.0, 1.0]]), torch.tensor([1.0, 0.0]))
+    >>> round(Alignment.of(sums).majority_share, 3)
+    0.667
     """
     rows = x.detach().reshape(-1, x.shape[-1])
     along = rows @ v.to(rows.dtype)
