@@ -98,8 +98,8 @@ def first_principal(weight: Tensor | Products, start: Tensor, tolerance: float =
     Raises:
         NonFiniteError: the matrix is not finite.
 
-    >>> first_principal(torch.diag(torch.tensor([3.0, 1.0])), torch.tensor([1.0, 1.0])).v
-    tensor([1., 0.])
+    >>> first_principal(torch.diag(torch.tensor([3.0, 1.0])), torch.tensor([1.0, 1.0])).sigma
+    tensor(3.)
     """
     found = principal(weight, start, 8)
     steps = 8
