@@ -1,0 +1,219 @@
+"""The linear maps inside residual blocks, whatever holds their weights: torch, GPT-2's Conv1D, a fused qkv, fused experts, LoRA.
+
+A map is ``y = W x`` with ``W`` of shape ``(out, in)``. Weights that an engine has spread over the processes are gathered for one
+map at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_rksp.capture.blocks import Block, Stack
+from hf_rksp.spectral.alignment import Products
+
+#: Names of modules whose output is queries, keys and values in one, one after the other.
+_CONTIGUOUS = ("c_attn", "qkv_proj", "Wqkv", "qkv", "in_proj")
+#: The same, by head: the queries of a head, its keys, its values, then the next head.
+_BY_HEAD = ("query_key_value",)
+#: Models (``model_type``) that order a module of these names by head. Others with such names are not cut.
+_KNOWN_BY_HEAD = ("gpt_neox", "gpt_neox_japanese", "bloom", "persimmon")
+_PARTS = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """One linear map.
+
+    Attributes:
+        path: of its module in the model, with ``[q]``, ``[k]`` or ``[v]`` if it is a part of a fused one.
+        module: the module that is called with the inputs of the map.
+        stack, block: where it is.
+        rows: of the weight of the module, shape ``(out,)``; ``None`` for all.
+        expert: number of the expert whose first map this is, in a module that holds the weights of several. It is called with
+            all tokens, and with the numbers of the experts of each.
+    """
+
+    path: str
+    module: nn.Module
+    stack: Stack
+    block: Block
+    rows: Tensor | None = None
+    expert: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Length of an input."""
+        return _width(_base(self.module))
+
+    def inputs(self, args: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
+        """Inputs of the map, shape ``(..., in)``, and which of them are its own, in a call of its module with ``args``."""
+        x: Tensor = args[0]
+        return x, None if self.expert is None else (args[1] == self.expert).any(-1)
+
+    @contextlib.contextmanager
+    def products(self) -> Iterator[Products]:
+        """``v -> W v`` and ``u -> W^T u`` in float32 or the weight's own wider dtype, with what LoRA adds.
+
+        If the weights are spread over processes, every process has to enter it.
+        """
+        adapters = _adapters(self.module)
+        with contextlib.ExitStack() as stack:
+            held = stack.enter_context(whole(_weight(_base(self.module))))
+            weight = _oriented(_base(self.module), held if self.expert is None else held[self.expert])
+            matrix = _wide(weight if self.rows is None else weight[self.rows.to(weight.device)])
+            pairs = []
+            for first, second, scale in adapters:
+                a, b = (_wide(stack.enter_context(whole(one))) for one in (first, second))
+                pairs.append((a, b if self.rows is None else b[self.rows.to(b.device)], scale))
+
+            def forth(v: Tensor) -> Tensor:
+                return sum((scale * (b @ (a @ v)) for a, b, scale in pairs), matrix @ v)
+
+            def back(u: Tensor) -> Tensor:
+                return sum((scale * (a.mT @ (b.mT @ u)) for a, b, scale in pairs), matrix.mT @ u)
+
+            yield forth, back
+
+    @property
+    def device(self) -> torch.device:
+        """Of its weight."""
+        return _weight(_base(self.module)).device
+
+
+def find_linears(stacks: Sequence[Stack], config: Any = None) -> list[LinearMap]:
+    """The linear maps inside the blocks of ``stacks``, in the order of their registration.
+
+    Args:
+        stacks: from `hf_rksp.capture.find_stacks`.
+        config: of the model; it says how many heads a fused module has.
+
+    Returns:
+        Not those with weights that are no floating-point matrix (quantised ones), nor those that only LoRA itself has. Of
+        fused experts the map that sees the residual stream (gate and up); the inputs of the other never leave the module.
+    """
+    found: list[LinearMap] = []
+    for stack in stacks:
+        for block in stack.blocks:
+            inside: list[str] = []
+            for name, module in block.module.named_modules():
+                if any(name.startswith(f"{outer}.") for outer in inside):
+                    continue
+                if _is_experts(module):
+                    number = len(_weight(module))
+                    found += [
+                        LinearMap(f"{block.path}.{name}[{one}]", module, stack, block, expert=one)
+                        for one in range(number)
+                    ]
+                    continue
+                if not _is_map(module):
+                    continue
+                inside.append(name)  # what LoRA wraps is a part of it
+                path = f"{block.path}.{name}"
+                parts = _cut(name.rpartition(".")[2], _out(_base(module)), _width(_base(module)), config)
+                found += [
+                    LinearMap(path if rows is None else f"{path}[{part}]", module, stack, block, rows)
+                    for part, rows in parts
+                ]
+    return found
+
+
+@contextlib.contextmanager
+def whole(weight: Tensor) -> Iterator[Tensor]:
+    """All of a weight, also if FSDP2 or ZeRO-3 has spread it over the processes. Then every process has to enter it."""
+    if hasattr(weight, "full_tensor"):
+        yield weight.detach().full_tensor()  # type: ignore[attr-defined]
+    elif hasattr(weight, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([weight]):
+            yield weight.detach()
+    else:
+        yield weight.detach()
+
+
+def _is_map(module: nn.Module) -> bool:
+    base = _base(module)
+    if not isinstance(base, (nn.Linear, Conv1D)):
+        return False
+    weight = _weight(base)
+    return weight.is_floating_point() and weight.ndim <= 2
+
+
+def _is_experts(module: nn.Module) -> bool:
+    weight = getattr(module, "gate_up_proj", None)
+    return isinstance(weight, nn.Parameter) and weight.ndim == 3 and weight.is_floating_point()
+
+
+def _base(module: nn.Module) -> nn.Module:
+    """The module that LoRA wraps; else the module itself."""
+    layer = getattr(module, "base_layer", None)
+    return layer if isinstance(layer, nn.Module) else module
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = getattr(module, "weight", None)
+    weight = module.gate_up_proj if weight is None else weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _adapters(module: nn.Module) -> list[tuple[Tensor, Tensor, float]]:
+    """A, B and the scale of each LoRA that acts; none if they are merged into the weight."""
+    if not hasattr(module, "lora_A") or getattr(module, "merged", False) or getattr(module, "disable_adapters", False):
+        return []
+    layer: Any = module
+    return [
+        (layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]))
+        for name in layer.active_adapters
+        if name in layer.lora_A
+    ]
+
+
+def _oriented(module: nn.Module, weight: Tensor) -> Tensor:
+    """``W`` of shape ``(out, in)``."""
+    if _is_experts(module):
+        return weight if weight.shape[-1] == _width(module) else weight.mT
+    return weight.mT if isinstance(module, Conv1D) else weight
+
+
+def _width(module: nn.Module) -> int:
+    if _is_experts(module):
+        return int(getattr(module, "hidden_dim", None) or module.hidden_size)  # type: ignore[arg-type]
+    return int(module.nx if isinstance(module, Conv1D) else module.in_features)  # type: ignore[arg-type]
+
+
+def _out(module: nn.Module) -> int:
+    return int(module.nf if isinstance(module, Conv1D) else module.out_features)  # type: ignore[arg-type]
+
+
+def _wide(weight: Tensor) -> Tensor:
+    return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+
+
+def _cut(name: str, out: int, width: int, config: Any) -> list[tuple[str, Tensor | None]]:
+    """The parts of a fused map with their rows; the map itself if it is none, or if its order is not known."""
+    heads = getattr(config, "num_attention_heads", None)
+    kind = getattr(config, "model_type", "")
+    if name in _BY_HEAD and kind in _KNOWN_BY_HEAD and heads and out % (3 * heads) == 0:
+        order = torch.arange(out).view(heads, 3, -1)
+        return [(part, order[:, place].reshape(-1)) for place, part in enumerate(_PARTS)]
+    if name in _CONTIGUOUS and (sizes := _sizes(out, width, heads, config)):
+        return list(zip(_PARTS, torch.arange(out).split(sizes), strict=True))
+    return [("", None)]
+
+
+def _sizes(out: int, width: int, heads: int | None, config: Any) -> list[int] | None:
+    """Rows of queries, keys and values that stand one after the other."""
+    if heads:
+        keys = getattr(config, "num_key_value_heads", None) or (1 if getattr(config, "multi_query", False) else heads)
+        head = getattr(config, "head_dim", None) or width // heads
+        if (heads + 2 * keys) * head == out:
+            return [heads * head, keys * head, keys * head]
+    return [out // 3] * 3 if out == 3 * width else None
