@@ -23,6 +23,7 @@ _PUBLIC = {
     "compare_profiles": "hf_rksp.compare",
     "check_model": "hf_rksp.check",
     "KSSConfig": "hf_rksp.config",
+    "AlignmentConfig": "hf_rksp.config",
     "MonitorConfig": "hf_rksp.config",
     "RKSPArguments": "hf_rksp.training.arguments",
     "RKSPTrainingArguments": "hf_rksp.training.arguments",
@@ -30,6 +31,7 @@ _PUBLIC = {
     "RKSPTrainerMixin": "hf_rksp.training.trainer",
     "RKSPCallback": "hf_rksp.training.callback",
     "SpectralShaper": "hf_rksp.training.kss.shaper",
+    "AlignmentMonitor": "hf_rksp.training.monitors.alignment",
     "SpectralMonitor": "hf_rksp.training.monitors.spectrum",
     "TrainingRun": "hf_rksp.training.loop",
 }

@@ -269,6 +269,31 @@ class PaperKSSConfig(KSSConfig):
             )
 
 
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """When Spectral Alignment is read, and what counts as an alarm.
+
+    Attributes:
+        every: optimizer steps from one reading to the next; 0 switches the monitor off.
+        products: steps of power iteration per reading; each is a product with every watched weight and one with its transpose.
+        limit: deviation from the run's own past, in units of its scatter, above which a layer is flagged.
+        dwell: flagged readings in a row from which an alarm begins.
+        window: healthy readings that make up that past.
+    """
+
+    every: int = _setting(0, "optimizer steps from one reading of Spectral Alignment to the next; 0 switches it off")
+    products: int = _setting(1, "steps of power iteration per reading")
+    limit: float = _setting(8.0, "deviation from the run's own past, in units of its scatter, that flags a layer")
+    dwell: int = _setting(3, "flagged readings in a row from which an alarm begins")
+    window: int = _setting(64, "healthy readings that make up the past of the run")
+
+    def __post_init__(self) -> None:
+        _whole("every", self.every, 0, "pass a number of steps, or 0 to switch the monitor off")
+        for name, least in (("products", 1), ("dwell", 1), ("window", 16)):
+            _whole(name, getattr(self, name), least)
+        _positive("limit", self.limit)
+
+
 #: Schedule -> its settings.
 KSS_SCHEDULES: dict[str, type[KSSConfig]] = {"balanced": BalancedKSSConfig, "paper": PaperKSSConfig}
 #: Rank if none is asked for, in states that are wide enough.

@@ -131,6 +131,31 @@ SPECTRUM: tuple[Quantity, ...] = (
 )
 
 
+#: What a reading of Spectral Alignment holds: numbers of the run over all watched maps, then numbers per map.
+ALIGNMENT: tuple[Quantity, ...] = (
+    Quantity(
+        "majority_share/max",
+        "share of tokens with the same sign, largest map",
+        unit="share",
+        note="About one half in a healthy layer; near 1 if all inputs lie on one side of the principal direction.",
+        limit=1.0,
+        limit_title="all tokens alike",
+    ),
+    Quantity("majority_share/mean", "share of tokens with the same sign, mean over maps", unit="share"),
+    Quantity("sign_entropy/min", "entropy of the signs in bits, smallest map"),
+    Quantity("mean_absolute/max", "mean absolute alignment, largest map", unit="share"),
+    Quantity("spectral_norm/max", "spectral norm, largest map", "σ", logarithmic=True),
+    Quantity(
+        "growth/max",
+        "growth of the spectral norm since the last reading, largest map",
+        note="Along the singular vectors of the last reading. Theorem 1 of the paper expects it above zero in every step.",
+    ),
+    Quantity("flagged", "maps far from their own past", unit="count"),
+    Quantity("majority_share", "share of tokens with the same sign", unit="share", per_layer=True),
+    Quantity("growth", "growth of the spectral norm", per_layer=True),
+)
+
+
 def over_layers(layers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The numbers of the run in `SPECTRUM`, from rows of layers; what is not finite in a layer is left out."""
     values = {}

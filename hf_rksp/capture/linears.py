@@ -25,6 +25,7 @@ _BY_HEAD = ("query_key_value",)
 #: Models (``model_type``) that order a module of these names by head. Others with such names are not cut.
 _KNOWN_BY_HEAD = ("gpt_neox", "gpt_neox_japanese", "bloom", "persimmon")
 _PARTS = ("q", "k", "v")
+_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class LinearMap:
             yield forth, back
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of its products."""
+        dtype = _weight(_base(self.module)).dtype
+        return torch.float32 if dtype in _HALF else dtype
+
+    @property
     def device(self) -> torch.device:
         """Of its weight."""
         return _weight(_base(self.module)).device
@@ -106,7 +113,7 @@ def find_linears(stacks: Sequence[Stack], config: Any = None) -> list[LinearMap]
                 if any(name.startswith(f"{outer}.") for outer in inside):
                     continue
                 if _is_experts(module):
-                    number = len(_weight(module))
+                    number = _shape(_weight(module))[0]
                     found += [
                         LinearMap(f"{block.path}.{name}[{one}]", module, stack, block, expert=one)
                         for one in range(number)
@@ -143,12 +150,12 @@ def _is_map(module: nn.Module) -> bool:
     if not isinstance(base, (nn.Linear, Conv1D)):
         return False
     weight = _weight(base)
-    return weight.is_floating_point() and weight.ndim <= 2
+    return weight.is_floating_point() and len(_shape(weight)) == 2
 
 
 def _is_experts(module: nn.Module) -> bool:
     weight = getattr(module, "gate_up_proj", None)
-    return isinstance(weight, nn.Parameter) and weight.ndim == 3 and weight.is_floating_point()
+    return isinstance(weight, nn.Parameter) and len(_shape(weight)) == 3 and weight.is_floating_point()
 
 
 def _base(module: nn.Module) -> nn.Module:
@@ -162,6 +169,11 @@ def _weight(module: nn.Module) -> Tensor:
     weight = module.gate_up_proj if weight is None else weight
     assert isinstance(weight, Tensor)
     return weight
+
+
+def _shape(weight: Tensor) -> tuple[int, ...]:
+    """Of the whole weight, also if ZeRO-3 has left this process none of it."""
+    return tuple(getattr(weight, "ds_shape", weight.shape))
 
 
 def _adapters(module: nn.Module) -> list[tuple[Tensor, Tensor, float]]:
@@ -194,7 +206,7 @@ def _out(module: nn.Module) -> int:
 
 
 def _wide(weight: Tensor) -> Tensor:
-    return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+    return weight.float() if weight.dtype in _HALF else weight
 
 
 def _cut(name: str, out: int, width: int, config: Any) -> list[tuple[str, Tensor | None]]:

@@ -111,31 +111,47 @@ def first_principal(weight: Tensor | Products, start: Tensor, tolerance: float =
     return Principal(found.sigma, found.u, found.v, found.residual, torch.full_like(found.growth, math.nan))
 
 
-def alignment_sums(x: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Sums over tokens from which `Alignment` is made; those of several batches and processes are added up.
+def alignments(x: Tensor, v: Tensor) -> Tensor:
+    """``cos(x, v)`` of each input; NaN where an input is zero or not finite.
 
     Args:
         x: inputs of the map, shape ``(..., in)``.
         v: shape ``(in,)``, of length 1.
-        mask: shape ``(...)``; tokens where it is false are left out.
 
     Returns:
-        Shape ``(SUMS,)``, float64, on the device of ``x``. Tokens whose input is zero or not finite are left out.
+        Shape ``(...)``, float32, on the device of ``x``.
 
-    >>> sums = alignment_sums(torch.tensor([[1.0, 0.0], [2.0, 0.0], [-1.0, 1.0]]), torch.tensor([1.0, 0.0]))
+    >>> alignments(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.tensor([1.0, 0.0]))
+    tensor([1., 0.])
+    """
+    states = x.detach()
+    along = states @ v.to(states.dtype)
+    lengths: Tensor = torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32)
+    return (along.float() / lengths).clamp(-1, 1)
+
+
+def alignment_sums(cosine: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sums over tokens from which `Alignment` is made; those of several batches and processes are added up.
+
+    Args:
+        cosine: from `alignments`, shape ``(...)``. What is not finite is left out.
+        mask: of that shape; tokens where it is zero are left out.
+
+    Returns:
+        Shape ``(SUMS,)``, float64, on the device of ``cosine``.
+
+    >>> sums = alignment_sums(torch.tensor([0.5, 0.2, -0.1]))
     >>> round(Alignment.of(sums).majority_share, 3)
     0.667
     """
-    rows = x.detach().reshape(-1, x.shape[-1])
-    along = rows @ v.to(rows.dtype)
-    cosine = (along.float() / rows.float().norm(dim=-1)).clamp(-1, 1)
+    cosine = cosine.reshape(-1)
     counted = cosine.isfinite()
     if mask is not None:
-        counted &= mask.reshape(-1)
+        counted &= mask.reshape(-1) != 0
     cosine = torch.where(counted, cosine, torch.zeros_like(cosine))
     weight = counted.double()
     place = ((cosine + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
-    bins = torch.zeros(BINS, dtype=torch.float64, device=x.device).index_add_(0, place, weight)
+    bins = torch.zeros(BINS, dtype=torch.float64, device=cosine.device).index_add_(0, place, weight)
     heads = torch.stack([weight.sum(), ((cosine > 0) & counted).sum().double(), cosine.abs().double().sum()])
     return torch.cat([heads, bins])
 
@@ -165,7 +181,7 @@ class Alignment:
         if total < 1:
             return None
         share = positive / total
-        entropy = -math.fsum(p * math.log2(p) for p in (share, 1 - share) if p > 0)
+        entropy = math.fsum(-p * math.log2(p) for p in (share, 1 - share) if p > 0) + 0.0
         return cls(int(total), max(share, 1 - share), entropy, absolute / total, tuple(count / total for count in bins))
 
 

@@ -4,11 +4,13 @@ from hf_rksp.training.arguments import RKSPArguments, RKSPTrainingArguments
 from hf_rksp.training.callback import RKSPCallback
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.loop import TrainingRun
+from hf_rksp.training.monitors.alignment import AlignmentMonitor
 from hf_rksp.training.monitors.spectrum import SpectralMonitor
 from hf_rksp.training.parser import parse_arguments
 from hf_rksp.training.trainer import RKSPTrainer, RKSPTrainerMixin
 
 __all__ = [
+    "AlignmentMonitor",
     "RKSPArguments",
     "RKSPCallback",
     "RKSPTrainer",

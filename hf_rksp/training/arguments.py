@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
 
-from hf_rksp.config import KSS_SCHEDULES, KSSConfig, MonitorConfig
+from hf_rksp.config import KSS_SCHEDULES, AlignmentConfig, KSSConfig, MonitorConfig
 from hf_rksp.errors import InputError
 from hf_rksp.training.before import LIMIT, MODES, Mode
+from hf_rksp.training.monitors.alignment import AlignmentMonitor
+from hf_rksp.training.monitors.base import Monitor
 
 
 def _option(default: object, text: str) -> Any:
@@ -54,6 +56,7 @@ def _fields_of(prefix: str, kinds: dict[str, type[Any]]) -> dict[str, tuple[str,
 
 _KSS = _fields_of("kss_", dict(KSS_SCHEDULES))
 _SPECTRUM = _fields_of("spectrum_", {"": MonitorConfig})
+_ALIGNMENT = _fields_of("alignment_", {"": AlignmentConfig})
 
 
 # The methods stand before TrainingArguments; the type checker has to know what those have.
@@ -92,6 +95,7 @@ class ArgumentMethods(_Host):
         # Checked here, before a model is loaded or a process group is made; also what is switched off.
         self._kss()
         self._made("spectrum_", MonitorConfig, _SPECTRUM)
+        self._made("alignment_", AlignmentConfig, _ALIGNMENT)
 
     def kss_config(self) -> KSSConfig | None:
         """Settings of KSS, or ``None`` if it is off.
@@ -110,6 +114,15 @@ class ArgumentMethods(_Host):
         """
         config: MonitorConfig = self._made("spectrum_", MonitorConfig, _SPECTRUM)
         return config if self.spectrum else None
+
+    def monitors(self) -> list[Monitor]:
+        """The monitors besides that of the spectrum that are switched on.
+
+        Raises:
+            InputError: a value that a monitor cannot have; the message names the argument.
+        """
+        alignment: AlignmentConfig = self._made("alignment_", AlignmentConfig, _ALIGNMENT)
+        return [AlignmentMonitor(alignment)] if alignment.every else []
 
     def _kss(self) -> KSSConfig:
         made: KSSConfig = self._made("kss_", KSSConfig, _KSS, schedule=self.kss_schedule)
@@ -140,6 +153,7 @@ RKSPArguments = make_dataclass(
         *_KSS.values(),
         ("spectrum", bool, _option(True, "Profile the spectrum while training and keep it in rksp_history.jsonl.")),
         *_SPECTRUM.values(),
+        *_ALIGNMENT.values(),
         (
             "run_report",
             bool,
@@ -173,4 +187,4 @@ RKSPArguments = make_dataclass(
 
 @dataclass
 class RKSPTrainingArguments(RKSPArguments, TrainingArguments):  # type: ignore[misc, valid-type]  # its fields are made above
-    """TrainingArguments with the fields of KSS (``kss_...``) and of the spectral monitor (``spectrum_...``)."""
+    """TrainingArguments with the fields of KSS (``kss_...``) and of the monitors (``spectrum_...``, ``alignment_...``)."""

@@ -64,6 +64,7 @@ class RKSPCallback(TrainerCallback):
         probe: batches for ``config.data="probe"``, as the model is called with them.
         blocks: path(s) of the list(s) of residual blocks; found automatically in transformers models.
         report: draw the run as a page when it ends.
+        monitors: others that look too, such as `AlignmentMonitor`.
 
     Attributes:
         path: of the history of the run.
@@ -77,7 +78,9 @@ class RKSPCallback(TrainerCallback):
         probe: Sequence[Mapping[str, Any]] | None = None,
         blocks: str | Sequence[str] | None = None,
         report: bool = True,
+        monitors: Sequence[Monitor] = (),
     ) -> None:
+        self.monitors = tuple(monitors)
         self.config = None if config is False else config if isinstance(config, MonitorConfig) else MonitorConfig()
         self.probe, self.blocks, self.report = probe, blocks, report
         self.kss: KSSConfig | None = None
@@ -117,6 +120,7 @@ class RKSPCallback(TrainerCallback):
         parts: list[Monitor] = []
         if self.config is not None:
             parts.append(SpectralMonitor(self.config, self.probe))
+        parts += self.monitors
         if self.kss is not None:
             parts.append(SpectralShaper(config=self.kss))
         return parts
@@ -222,6 +226,7 @@ class RKSPCallback(TrainerCallback):
         def given(name: str) -> Any:
             return getattr(args, name, None)  # a Trainer of another library has arguments of its own
 
+        others: dict[str, Any] = {one.name: getattr(one, "config", None) for one in self.monitors}
         setup = {
             "name": given("run_name"),
             "learning_rate": given("learning_rate"),
@@ -232,6 +237,7 @@ class RKSPCallback(TrainerCallback):
             "max_grad_norm": given("max_grad_norm"),
             "kss": asdict(self.kss) if self.kss else None,
             "spectrum": asdict(self.config) if self.config else None,
+            **{name: asdict(config) for name, config in others.items() if config is not None},
         }
         return {"model": model_identity(model), "setup": setup, "versions": versions()}
 

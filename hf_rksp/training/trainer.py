@@ -81,6 +81,7 @@ class RKSPTrainerMixin(_Host):
         super().__init__(*args, **kwargs)
         own = self.args if isinstance(self.args, ArgumentMethods) else None
         self._kss = kss
+        self._monitors = own.monitors() if own else []
         self._spectrum = _choose(monitor, own.spectrum_config() if own else MonitorConfig(), MonitorConfig)
         self._blocks = blocks or (own.residual_blocks if own else None)
         self._report = own.run_report if own else True
@@ -103,8 +104,8 @@ class RKSPTrainerMixin(_Host):
                 "launch. Or train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off"
             )
         self._adopt()
-        if self.rksp is None and (self._spectrum or self.kss or self._risk != "off"):
-            self._add(RKSPCallback(self._spectrum or False, probe, self._blocks, self._report))
+        if self.rksp is None and (self._spectrum or self._monitors or self.kss or self._risk != "off"):
+            self._add(RKSPCallback(self._spectrum or False, probe, self._blocks, self._report, self._monitors))
 
     def _add(self, callback: RKSPCallback) -> None:
         self.rksp = callback
@@ -126,6 +127,8 @@ class RKSPTrainerMixin(_Host):
             self.remove_callback(self.rksp)
         (self.rksp,), self._asked = given, True
         self.rksp.report = self.rksp.report and self._report
+        named = [one.name for one in self.rksp.monitors]
+        self.rksp.monitors += tuple(one for one in self._monitors if one.name not in named)
         self.rksp.probe = self.rksp.probe or self._probe_batches
         self.rksp.blocks = self._blocks = self.rksp.blocks or self._blocks
 
@@ -146,7 +149,7 @@ class RKSPTrainerMixin(_Host):
             self._open, kss = stack, self.kss
             self._adopt()
             if self.rksp is None and kss:  # switched on since, by a search over hyperparameters
-                self._add(RKSPCallback(False, None, self._blocks, self._report))
+                self._add(RKSPCallback(False, None, self._blocks, self._report, self._monitors))
             if kss:
                 self._check_exact(kss)
             if self.rksp:
@@ -158,7 +161,7 @@ class RKSPTrainerMixin(_Host):
                     self.rksp.said = before.say(self, self._blocks, kss is not None)
                     before.act(self.rksp.said, self._risk, self._risk_limit, kwargs.get("trial"))
                 self.rksp.resume(_read_state(kwargs.get("resume_from_checkpoint")))
-                self._waits = bool(kss or self.rksp.config or self.rksp.said)
+                self._waits = bool(kss or self.rksp.config or self.rksp.monitors or self.rksp.said)
             self._term_sum, self._logged_step = 0.0, 0
             if self._waits and (self._blocks or not needs_probe(self.model)):
                 self._waits = False

@@ -78,9 +78,29 @@ def assert_same_samples(ranks: list[Run], one: Run) -> None:
         assert sum(part["labels"] for part in right) == left["labels"]
 
 
+def readings_of(run: Run, monitor: str) -> list[dict[str, Any]]:
+    return [row for row in run["readings"] if row["monitor"] == monitor]
+
+
+def assert_same_alignment(one: Run, other: Run, sharp: bool, first: bool = False) -> None:
+    """The readings of Spectral Alignment, or the ``first`` alone."""
+    left, right = (readings_of(run, "alignment")[: 1 if first else None] for run in (one, other))
+    assert [row["step"] for row in left] == [row["step"] for row in right] and len(left) >= (1 if first else 2)
+    bound = 1e-8 if sharp else 1e-3
+    for a, b in zip(left, right, strict=True):
+        assert a["tokens"] == b["tokens"]
+        for x, y in zip(a["layers"], b["layers"], strict=True):
+            assert x["path"] == y["path"]
+            # A token whose alignment is zero up to rounding may have either sign.
+            assert abs(x["majority_share"] - y["majority_share"]) <= (0 if sharp else 1.01 / a["tokens"])
+            for name in ("spectral_norm", "mean_absolute"):
+                assert math.isclose(x[name], y[name], rel_tol=bound), (a["step"], x["path"], name)
+            assert math.isclose(x.get("growth", 0), y.get("growth", 0), abs_tol=bound), (a["step"], x["path"])
+
+
 def assert_same_profiles(one: Run, other: Run, sharp: bool, first: bool = False) -> None:
     """The profile rows of the history, or the ``first`` alone. ``sharp``: the model is in float64."""
-    profiles = [run["readings"] for run in (one, other)]
+    profiles = [readings_of(run, "spectrum") for run in (one, other)]
     if first:
         profiles = [rows[:1] for rows in profiles]
     assert len(profiles[0]) >= (1 if first else 3)

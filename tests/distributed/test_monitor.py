@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.distributed.compare import assert_same_profiles
+from tests.distributed.compare import assert_same_alignment, assert_same_profiles
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -32,6 +32,20 @@ def test_zero(zero, one, stage, name):
 def test_resumed(request, one, kind):
     """A resumed run leaves the history of an uninterrupted one."""
     assert_same_profiles(one["paper"], request.getfixturevalue(kind)[0]["paper resumed"], sharp=True)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("name", ["balanced", "paper", "paper resumed", "off accumulated"])
+def test_alignment(request, one, kind, name):
+    """Weights that are spread over the processes are gathered, tokens are counted over all, and a resumed run goes on."""
+    reference = {"paper resumed": "paper", "off accumulated": "off"}.get(name, name)
+    assert_same_alignment(one[reference], request.getfixturevalue(kind)[0][name], sharp=True)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_alignment_zero(zero, one, stage):
+    assert_same_alignment(one["balanced once"], zero[0][f"{stage}:balanced once"], sharp=False, first=True)
+    assert_same_alignment(one["float32 balanced"], zero[0][f"{stage}:float32 balanced"], sharp=False)
 
 
 def test_resumed_zero(zero, one):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_rksp.errors import InputError, NonFiniteError
-from hf_rksp.spectral.alignment import SUMS, Alignment, alignment_sums, first_principal, principal
+from hf_rksp.spectral.alignment import SUMS, Alignment, alignment_sums, alignments, first_principal, principal
 
 
 def planted(out, into, sigma, seed=0):
@@ -67,7 +67,7 @@ def test_planted_signs(share):
     rest = torch.randn(200, 16, generator=torch.Generator().manual_seed(4))
     rest -= torch.outer(rest @ v, v)
     x = signs[:, None] * v + rest / rest.norm(dim=1, keepdim=True)  # the alignment of each is 1 / sqrt(2)
-    found = Alignment.of(alignment_sums(x.view(4, 50, 16), v))
+    found = Alignment.of(alignment_sums(alignments(x.view(4, 50, 16), v)))
     entropy = 0.0 if share == 1 else -(share * math.log2(share) + (1 - share) * math.log2(1 - share))
     assert found.tokens == 200 and found.majority_share == pytest.approx(share)
     assert found.sign_entropy == pytest.approx(entropy) and found.mean_absolute == pytest.approx(0.5**0.5, rel=1e-5)
@@ -83,10 +83,10 @@ def test_masked_zero_and_broken_tokens_are_left_out_and_sums_add_up():
     mask = torch.ones(3, 5, dtype=torch.bool)
     mask[1, 2:] = False
     x[0, 0], x[2, 1] = 0.0, math.nan
-    found = Alignment.of(alignment_sums(x, v, mask))
+    found = Alignment.of(alignment_sums(alignments(x, v), mask))
     assert found.tokens == 15 - 3 - 2
-    parts = alignment_sums(x[:1], v, mask[:1]) + alignment_sums(x[1:], v, mask[1:])
-    torch.testing.assert_close(parts, alignment_sums(x, v, mask))
+    parts = alignment_sums(alignments(x[:1], v), mask[:1]) + alignment_sums(alignments(x[1:], v), mask[1:])
+    torch.testing.assert_close(parts, alignment_sums(alignments(x, v), mask))
     assert parts.shape == (SUMS,) and Alignment.of(torch.zeros(SUMS, dtype=torch.float64)) is None
 
 
@@ -102,7 +102,7 @@ def test_the_sign_at_the_input_is_the_sign_at_the_output():
 def test_half_precision_inputs():
     v = torch.nn.functional.normalize(random(64), dim=0)
     x = torch.randn(500, 64, generator=torch.Generator().manual_seed(7))
-    one, other = (Alignment.of(alignment_sums(x.to(dtype), v)) for dtype in (torch.float32, torch.bfloat16))
+    one, other = (Alignment.of(alignment_sums(alignments(x.to(dtype), v))) for dtype in (torch.float32, torch.bfloat16))
     assert other.majority_share == pytest.approx(one.majority_share, abs=0.02)
 
 

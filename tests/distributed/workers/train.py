@@ -150,6 +150,7 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         save_steps=case.steps // 2,
         disable_tqdm=True,
         report_to="none",
+        alignment_every=2 if case.monitor else 0,
         dataloader_pin_memory=False,
         **more,
     )
