@@ -119,15 +119,16 @@ def alignments(x: Tensor, v: Tensor) -> Tensor:
         v: shape ``(in,)``, of length 1.
 
     Returns:
-        Shape ``(...)``, float32, on the device of ``x``.
+        Shape ``(...)``, on the device of ``x``; float64 if ``x`` is, else float32.
 
     >>> alignments(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.tensor([1.0, 0.0]))
     tensor([1., 0.])
     """
     states = x.detach()
     along = states @ v.to(states.dtype)
-    lengths: Tensor = torch.linalg.vector_norm(states, dim=-1, dtype=torch.float32)
-    return (along.float() / lengths).clamp(-1, 1)
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    lengths: Tensor = torch.linalg.vector_norm(states, dim=-1, dtype=dtype)
+    return (along.to(dtype) / lengths).clamp(-1, 1)
 
 
 def alignment_sums(cosine: Tensor, mask: Tensor | None = None) -> Tensor:

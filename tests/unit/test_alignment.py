@@ -99,11 +99,13 @@ def test_the_sign_at_the_input_is_the_sign_at_the_output():
     assert ((at_input > 0) == (at_output > 0)).all()
 
 
-def test_half_precision_inputs():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_inputs_of_every_precision(dtype):
     v = torch.nn.functional.normalize(random(64), dim=0)
     x = torch.randn(500, 64, generator=torch.Generator().manual_seed(7))
-    one, other = (Alignment.of(alignment_sums(alignments(x.to(dtype), v))) for dtype in (torch.float32, torch.bfloat16))
+    one, other = (Alignment.of(alignment_sums(alignments(states, v))) for states in (x, x.to(dtype)))
     assert other.majority_share == pytest.approx(one.majority_share, abs=0.02)
+    assert other.mean_absolute == pytest.approx(one.mean_absolute, rel=0.02)
 
 
 def test_refused():

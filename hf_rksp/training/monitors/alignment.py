@@ -93,14 +93,21 @@ class AlignmentMonitor(Monitor):
         """Follow the principal directions of the weights that the step begins with."""
         self._anew()
         for place, one in enumerate(self.maps):
-            old = self._last[place]
-            with one.products() as products, torch.no_grad():
-                if old is None:
-                    start = torch.randn(one.width, generator=torch.Generator().manual_seed(place)).to(one.device)
-                    self._principal[place] = first_principal(products, start)
-                else:
-                    self._principal[place] = principal(products, old, self.config.products)
+            try:
+                self._principal[place] = self._followed(place)
+            except Exception as error:
+                self._principal[place] = None
+                self.aside(f"layer {one.path}", error)
         return none()
+
+    def _followed(self, place: int) -> Principal:
+        """The principal direction of a map in the present weights, from that of the last reading."""
+        one, old = self.maps[place], self._last[place]
+        with one.products() as products, torch.no_grad():
+            if old is not None:
+                return principal(products, old, self.config.products)
+            start = torch.randn(one.width, dtype=one.dtype, generator=torch.Generator().manual_seed(place))
+            return first_principal(products, start.to(one.device))
 
     def looker(self, step: int) -> AlignmentMonitor:
         """The monitor itself."""
@@ -121,9 +128,10 @@ class AlignmentMonitor(Monitor):
         """A module is called: keep how its inputs lie, one number per token."""
         for place in places:
             one, found = self.maps[place], self._principal[place]
+            if found is None:
+                continue
             try:
                 x, own = one.inputs(args or tuple(kwargs.values()))
-                assert found is not None
                 self._open.setdefault(place, []).append((alignments(x, found.v.to(x.device)), own))
             except Exception as error:
                 self.aside(f"layer {one.path}", error)
@@ -181,9 +189,12 @@ class AlignmentMonitor(Monitor):
         (total,) = yield [mine]
         if not main_process:
             return None
-        followed = [found for found in self._principal if found is not None]
+        unknown = torch.full((3,), math.nan, dtype=torch.float64, device=device)
         numbers = torch.stack(
-            [torch.stack([one.sigma, one.growth, one.residual]).double().to(device) for one in followed]
+            [
+                unknown if one is None else torch.stack([one.sigma, one.growth, one.residual]).double().to(device)
+                for one in self._principal
+            ]
         )
         sums, numbers = to_host(total, numbers)
         found = [Alignment.of(row) for row in sums]
