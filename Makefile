@@ -44,6 +44,7 @@ test-portable: $(VENV)/.dev
 bench: $(VENV)/.dev
 	mkdir -p $(OUT) && $(BIN)/python scripts/bench/run.py --json $(OUT)/bench.json
 	$(BIN)/python scripts/bench/training.py --json $(OUT)/bench_training.json
+	$(BIN)/python scripts/bench/monitors.py --json $(OUT)/bench_monitors.json
 	$(BIN)/python scripts/bench/risk.py --json $(OUT)/bench_risk.json
 
 lint: $(VENV)/.dev
