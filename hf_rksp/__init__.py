@@ -24,6 +24,7 @@ _PUBLIC = {
     "check_model": "hf_rksp.check",
     "KSSConfig": "hf_rksp.config",
     "AlignmentConfig": "hf_rksp.config",
+    "AttentionConfig": "hf_rksp.config",
     "MonitorConfig": "hf_rksp.config",
     "RKSPArguments": "hf_rksp.training.arguments",
     "RKSPTrainingArguments": "hf_rksp.training.arguments",
@@ -32,6 +33,7 @@ _PUBLIC = {
     "RKSPCallback": "hf_rksp.training.callback",
     "SpectralShaper": "hf_rksp.training.kss.shaper",
     "AlignmentMonitor": "hf_rksp.training.monitors.alignment",
+    "AttentionMonitor": "hf_rksp.training.monitors.attention",
     "SpectralMonitor": "hf_rksp.training.monitors.spectrum",
     "TrainingRun": "hf_rksp.training.loop",
 }

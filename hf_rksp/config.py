@@ -294,6 +294,29 @@ class AlignmentConfig:
         _positive("limit", self.limit)
 
 
+@dataclass(frozen=True)
+class AttentionConfig:
+    """When queries, keys and attention logits are read, and what counts as an alarm.
+
+    Attributes:
+        every: optimizer steps from one reading to the next; 0 switches the monitor off.
+        limit, dwell, window: see `AlignmentConfig`.
+    """
+
+    every: int = _setting(
+        0, "optimizer steps from one reading of queries, keys and logits to the next; 0 switches it off"
+    )
+    limit: float = _setting(8.0, "deviation from the run's own past, in units of its scatter, that flags a layer")
+    dwell: int = _setting(3, "flagged readings in a row from which an alarm begins")
+    window: int = _setting(64, "healthy readings that make up the past of the run")
+
+    def __post_init__(self) -> None:
+        _whole("every", self.every, 0, "pass a number of steps, or 0 to switch the monitor off")
+        for name, least in (("dwell", 1), ("window", 16)):
+            _whole(name, getattr(self, name), least)
+        _positive("limit", self.limit)
+
+
 #: Schedule -> its settings.
 KSS_SCHEDULES: dict[str, type[KSSConfig]] = {"balanced": BalancedKSSConfig, "paper": PaperKSSConfig}
 #: Rank if none is asked for, in states that are wide enough.

@@ -156,6 +156,26 @@ ALIGNMENT: tuple[Quantity, ...] = (
 )
 
 
+#: What a reading of queries, keys and attention logits holds.
+ATTENTION: tuple[Quantity, ...] = (
+    Quantity(
+        "effective_rank/min",
+        "effective rank of the change of queries times keys, smallest head",
+        note="Since the last reading, to first order; at most twice the size of a head.",
+    ),
+    Quantity("effective_rank/mean", "effective rank of the change of queries times keys, mean over heads"),
+    Quantity("update_norm", "norm of the change of queries and keys since the last reading", logarithmic=True),
+    Quantity(
+        "largest_logit",
+        "largest attention logit",
+        note="Before the softmax, in the training batch. Runs that pass 1e4 diverge (Wortsman et al. 2023).",
+        limit=1e4,
+        limit_title="1e4",
+    ),
+    Quantity("effective_rank", "effective rank of the change of queries times keys, smallest head", per_layer=True),
+)
+
+
 def over_layers(layers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The numbers of the run in `SPECTRUM`, from rows of layers; what is not finite in a layer is left out."""
     values = {}

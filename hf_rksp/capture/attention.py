@@ -23,14 +23,21 @@ class AttentionLogits(TorchFunctionMode):
     that a mask forbids do not count. Flash attention that a package calls by itself is not seen.
 
     Attributes:
-        largest: of all logits that are allowed; ``None`` if no attention was seen.
+        on_device: the largest of all logits that are allowed, as a tensor without dimensions: to read it waits for the device.
+            ``None`` if no attention was seen; minus infinity if every one was forbidden.
         calls: attentions that were seen.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.largest: float | None = None
+        self.on_device: Tensor | None = None
         self.calls = 0
+
+    @property
+    def largest(self) -> float | None:
+        """The largest logit; ``None`` if none is allowed, or no attention was seen."""
+        value = None if self.on_device is None else float(self.on_device)
+        return None if value == -math.inf else value
 
     def __torch_function__(
         self,
@@ -47,13 +54,13 @@ class AttentionLogits(TorchFunctionMode):
         return function(*args, **kwargs)
 
     def _see(self, logits: Tensor) -> None:
-        allowed = logits.detach().float()
-        value = float(allowed.max()) if allowed.numel() else -math.inf
         self.calls += 1
-        if not value > _FORBIDDEN and not math.isnan(value):
+        if not logits.numel():
             return
-        if self.largest is None or math.isnan(value) or value > self.largest:
-            self.largest = value
+        value = logits.detach().float().max()  # NaN if one is
+        value = torch.where(value <= _FORBIDDEN, torch.full_like(value, -math.inf), value)
+        before = self.on_device
+        self.on_device = value if before is None else torch.maximum(before.to(value.device), value)
 
 
 _SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)

@@ -25,6 +25,8 @@ _BY_HEAD = ("query_key_value",)
 #: Models (``model_type``) that order a module of these names by head. Others with such names are not cut.
 _KNOWN_BY_HEAD = ("gpt_neox", "gpt_neox_japanese", "bloom", "persimmon")
 _PARTS = ("q", "k", "v")
+#: Names of separate maps of queries and of keys.
+_NAMES = {"q": ("q_proj", "query", "q_lin", "to_q", "wq"), "k": ("k_proj", "key", "k_lin", "to_k", "wk")}
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -59,11 +61,30 @@ class LinearMap:
         return x, None if self.expert is None else (args[1] == self.expert).any(-1)
 
     @contextlib.contextmanager
-    def products(self) -> Iterator[Products]:
-        """``v -> W v`` and ``u -> W^T u`` in float32 or the weight's own wider dtype, with what LoRA adds.
+    def matrix(self) -> Iterator[Tensor]:
+        """``W`` itself, shape ``(out, in)``, in float32 or the weight's own wider dtype, with what LoRA adds.
 
         If the weights are spread over processes, every process has to enter it.
         """
+        with self._factors() as (matrix, pairs):
+            yield sum((scale * (b @ a) for a, b, scale in pairs), matrix)
+
+    @contextlib.contextmanager
+    def products(self) -> Iterator[Products]:
+        """``v -> W v`` and ``u -> W^T u``; see `matrix`."""
+        with self._factors() as (matrix, pairs):
+
+            def forth(v: Tensor) -> Tensor:
+                return sum((scale * (b @ (a @ v)) for a, b, scale in pairs), matrix @ v)
+
+            def back(u: Tensor) -> Tensor:
+                return sum((scale * (a.mT @ (b.mT @ u)) for a, b, scale in pairs), matrix.mT @ u)
+
+            yield forth, back
+
+    @contextlib.contextmanager
+    def _factors(self) -> Iterator[tuple[Tensor, list[tuple[Tensor, Tensor, float]]]]:
+        """The weight, and A, B and the scale of each LoRA."""
         adapters = _adapters(self.module)
         with contextlib.ExitStack() as stack:
             held = stack.enter_context(whole(_weight(_base(self.module))))
@@ -73,14 +94,7 @@ class LinearMap:
             for first, second, scale in adapters:
                 a, b = (_wide(stack.enter_context(whole(one))) for one in (first, second))
                 pairs.append((a, b if self.rows is None else b[self.rows.to(b.device)], scale))
-
-            def forth(v: Tensor) -> Tensor:
-                return sum((scale * (b @ (a @ v)) for a, b, scale in pairs), matrix @ v)
-
-            def back(u: Tensor) -> Tensor:
-                return sum((scale * (a.mT @ (b.mT @ u)) for a, b, scale in pairs), matrix.mT @ u)
-
-            yield forth, back
+            yield matrix, pairs
 
     @property
     def dtype(self) -> torch.dtype:
@@ -129,6 +143,55 @@ def find_linears(stacks: Sequence[Stack], config: Any = None) -> list[LinearMap]
                     for part, rows in parts
                 ]
     return found
+
+
+@dataclass(frozen=True)
+class QueryKey:
+    """The maps that make the queries and the keys of one block.
+
+    Attributes:
+        query, key: the maps.
+        heads, key_heads: of each; several heads of queries share one of the keys.
+    """
+
+    query: LinearMap
+    key: LinearMap
+    heads: int
+    key_heads: int
+
+    @contextlib.contextmanager
+    def by_head(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Weights of queries and keys, shape ``(heads, head size, in)``; see `LinearMap.matrix`."""
+        with self.query.matrix() as query, self.key.matrix() as key:
+            split = key.view(self.key_heads, -1, key.shape[-1])
+            yield (
+                query.view(self.heads, -1, query.shape[-1]),
+                split.repeat_interleave(self.heads // self.key_heads, 0),
+            )
+
+
+def query_key_pairs(maps: Sequence[LinearMap], config: Any) -> list[QueryKey]:
+    """The pairs of queries and keys among ``maps``; none if ``config`` does not say how many heads there are."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return []
+    keys = getattr(config, "num_key_value_heads", None) or (1 if getattr(config, "multi_query", False) else heads)
+    by_place: dict[tuple[str, str], dict[str, LinearMap]] = {}
+    for one in maps:
+        parent, _, name = one.path.rpartition(".")
+        place = f"{parent}.{name.partition('[')[0]}" if "[" in name else parent
+        kind = next((kind for kind, names in _NAMES.items() if name in names or name.endswith(f"[{kind}]")), None)
+        if kind:
+            by_place.setdefault((one.stack.path, place), {})[kind] = one
+    pairs = [QueryKey(found["q"], found["k"], heads, keys) for found in by_place.values() if len(found) == len(_NAMES)]
+    return [pair for pair in pairs if _heads_fit(pair)]
+
+
+def _heads_fit(pair: QueryKey) -> bool:
+    """Whether the rows of both maps are whole heads of one size."""
+    rows = [_out(_base(one.module)) if one.rows is None else len(one.rows) for one in (pair.query, pair.key)]
+    sizes = [count / heads for count, heads in zip(rows, (pair.heads, pair.key_heads), strict=True)]
+    return sizes[0] == sizes[1] == int(sizes[0]) and pair.heads % pair.key_heads == 0
 
 
 @contextlib.contextmanager

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
 
-from hf_rksp.config import KSS_SCHEDULES, AlignmentConfig, KSSConfig, MonitorConfig
+from hf_rksp.config import KSS_SCHEDULES, AlignmentConfig, AttentionConfig, KSSConfig, MonitorConfig
 from hf_rksp.errors import InputError
 from hf_rksp.training.before import LIMIT, MODES, Mode
 from hf_rksp.training.monitors.alignment import AlignmentMonitor
+from hf_rksp.training.monitors.attention import AttentionMonitor
 from hf_rksp.training.monitors.base import Monitor
 
 
@@ -57,6 +58,7 @@ def _fields_of(prefix: str, kinds: dict[str, type[Any]]) -> dict[str, tuple[str,
 _KSS = _fields_of("kss_", dict(KSS_SCHEDULES))
 _SPECTRUM = _fields_of("spectrum_", {"": MonitorConfig})
 _ALIGNMENT = _fields_of("alignment_", {"": AlignmentConfig})
+_ATTENTION = _fields_of("attention_", {"": AttentionConfig})
 
 
 # The methods stand before TrainingArguments; the type checker has to know what those have.
@@ -95,7 +97,7 @@ class ArgumentMethods(_Host):
         # Checked here, before a model is loaded or a process group is made; also what is switched off.
         self._kss()
         self._made("spectrum_", MonitorConfig, _SPECTRUM)
-        self._made("alignment_", AlignmentConfig, _ALIGNMENT)
+        self.monitors()
 
     def kss_config(self) -> KSSConfig | None:
         """Settings of KSS, or ``None`` if it is off.
@@ -122,7 +124,9 @@ class ArgumentMethods(_Host):
             InputError: a value that a monitor cannot have; the message names the argument.
         """
         alignment: AlignmentConfig = self._made("alignment_", AlignmentConfig, _ALIGNMENT)
-        return [AlignmentMonitor(alignment)] if alignment.every else []
+        attention: AttentionConfig = self._made("attention_", AttentionConfig, _ATTENTION)
+        found: list[Monitor] = [AlignmentMonitor(alignment)] if alignment.every else []
+        return [*found, AttentionMonitor(attention)] if attention.every else found
 
     def _kss(self) -> KSSConfig:
         made: KSSConfig = self._made("kss_", KSSConfig, _KSS, schedule=self.kss_schedule)
@@ -154,6 +158,7 @@ RKSPArguments = make_dataclass(
         ("spectrum", bool, _option(True, "Profile the spectrum while training and keep it in rksp_history.jsonl.")),
         *_SPECTRUM.values(),
         *_ALIGNMENT.values(),
+        *_ATTENTION.values(),
         (
             "run_report",
             bool,
@@ -187,4 +192,7 @@ RKSPArguments = make_dataclass(
 
 @dataclass
 class RKSPTrainingArguments(RKSPArguments, TrainingArguments):  # type: ignore[misc, valid-type]  # its fields are made above
-    """TrainingArguments with the fields of KSS (``kss_...``) and of the monitors (``spectrum_...``, ``alignment_...``)."""
+    """TrainingArguments with the fields of KSS (``kss_...``), of risk, and of the monitors.
+
+    The monitors are ``spectrum_...``, ``alignment_...`` and ``attention_...``.
+    """

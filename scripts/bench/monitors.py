@@ -22,7 +22,7 @@ import torch
 from scipy import stats
 from training import Tokens, network
 
-from hf_rksp import AlignmentConfig, AlignmentMonitor, TrainingRun
+from hf_rksp import AlignmentConfig, AlignmentMonitor, AttentionConfig, AttentionMonitor, TrainingRun
 from hf_rksp.machine import describe_machine, peak_memory, versions
 from hf_rksp.training import host
 from hf_rksp.training.monitors.base import Monitor
@@ -36,7 +36,10 @@ PAIRS, STEPS = 11, 5
 #: Steps from one reading to the next that the overhead is stated for, and the most that it may be from width 512 on.
 EVERY, TARGET = 10, 0.02
 
-MONITORS: dict[str, Callable[[], Monitor]] = {"alignment": lambda: AlignmentMonitor(AlignmentConfig(every=1))}
+MONITORS: dict[str, Callable[[], Monitor]] = {
+    "alignment": lambda: AlignmentMonitor(AlignmentConfig(every=1)),
+    "attention": lambda: AttentionMonitor(AttentionConfig(every=1)),
+}
 
 
 def turn(model: torch.nn.Module, ids: torch.Tensor, monitors: list[Monitor], steps: int) -> tuple[list[float], int]:

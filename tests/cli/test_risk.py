@@ -79,7 +79,7 @@ def test_bad_input_is_refused_before_any_work(rksp, monkeypatch, more, name):
 
 def test_a_masked_objective_needs_a_mask_token(rksp, monkeypatch):
     bert = "num_hidden_layers=2,hidden_size=32,num_attention_heads=2,intermediate_size=64,vocab_size=300,max_position_embeddings=64"
-    monkeypatch.setattr("hf_rksp.risk.calibrated.RiskModel.refusals", lambda self, plan: [])
+    monkeypatch.setattr("hf_rksp.risk.calibrated.RiskModel.refusals", lambda self, plan, architecture=None: [])
     code, _, err = rksp("risk", "--init", "bert-base", "--config-overrides", bert, *SMALL[4:], "--lr", "1e-3")
     assert code == exit_codes.BAD_INPUT and "no mask token" in err and "--objective causal" in err
 

@@ -12,7 +12,7 @@ from tests.unit.test_report_render import Page
 
 ROOT = Path(hf_rksp.report.__file__).parent
 #: Monitors and interventions that are there or planned.
-NAMES = ("spectrum", "alignment", "curvature", "kss", "guard", "depth_warmup")
+NAMES = ("spectrum", "alignment", "attention", "curvature", "kss", "guard", "depth_warmup")
 QUANTITIES = {
     "weather/rain/max": {"title": "rain, largest layer", "unit": "number", "limit": 10.0, "limit_title": "flood"},
     "weather/sunshine": {"title": "sunshine", "unit": "share", "note": "Share of the day."},
