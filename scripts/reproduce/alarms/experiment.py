@@ -1,0 +1,157 @@
+"""Runs that go well and runs that do not, watched by every monitor: who raises an alarm, and how long before the failure?"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from hf_rksp import AlignmentConfig, AlignmentMonitor, AttentionConfig, AttentionMonitor, TrainingRun
+from hf_rksp.history.read import read_history
+from hf_rksp.training.monitors.baseline import Baseline
+from scripts.reproduce.data import wikitext_file
+from scripts.reproduce.harness.markdown import table
+from scripts.reproduce.risk.labels import LOST, outcomes
+from scripts.reproduce.risk.networks import FAMILIES, make
+from scripts.reproduce.risk.tasks import TASKS, batch
+
+#: A run has exploded above these, as in `scripts.reproduce.risk`.
+_MOST_LOSS, _MOST_NORM = 50.0, 500.0
+#: A spike: the mean loss between two readings lies so many nats above the lowest one before.
+SPIKE = 0.5
+#: What raises alarms by the rule of the monitors: their own series, and two that everybody has.
+SIGNALS = ("alignment", "effective rank", "update norm", "largest logit", "loss", "gradient norm")
+#: Scatter of log2 of loss and gradient norm that counts at least.
+_FLOOR = 0.05
+
+
+def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
+    """The text is there."""
+    wikitext_file("validation")
+
+
+def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """One run: loss and gradient norm between readings, alarms with their steps, and how it ended."""
+    shape = {name: settings[name] for name in ("width", "layers", "heads", "std", "length")}
+    model = make(FAMILIES[job["family"]], shape | {"vocabulary": TASKS["text"].vocabulary}, job["seed"]).train()
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": settings["decay"]}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=job["lr"], betas=(0.9, settings["beta2"]))
+    every, steps = settings["every"], settings["steps"]
+    monitors = [AlignmentMonitor(AlignmentConfig(every=every)), AttentionMonitor(AttentionConfig(every=every))]
+    losses, norms, exploded = [], [], None
+    with tempfile.TemporaryDirectory() as folder:
+        with TrainingRun(model, folder, steps, monitors) as watched:
+            for step in range(steps):
+                ids, labels = batch("text", job["seed"], step, settings["sequences"], settings["length"])
+                share = min((step + 1) / settings["warmup"], 1.0) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = job["lr"] * share
+                loss = model(input_ids=ids, labels=labels).loss
+                loss.backward()
+                bound = 1.0 if job["clip"] else math.inf
+                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), bound))
+                losses.append(float(loss.detach()))
+                norms.append(norm)
+                if not (losses[-1] <= _MOST_LOSS and norm <= _MOST_NORM):
+                    exploded = step
+                    break
+                optimizer.step()
+                optimizer.zero_grad()
+                watched.step()
+        events = [row for row in read_history(Path(folder)).events if row["what"] == "alarm"]
+        shares = [row["values"].get("majority_share/max") for row in read_history(Path(folder)).of("alignment")]
+    alarms = [[row["rule"], row["step"], row.get("layer", "")] for row in events]
+    means = [float(numpy.mean(losses[i : i + every])) for i in range(0, len(losses), every)]
+    largest = [float(max(norms[i : i + every])) for i in range(0, len(norms), every)]
+    alarms += [["loss", step, ""] for step in _alarms(means, every)]
+    alarms += [["gradient norm", step, ""] for step in _alarms(largest, every)]
+    last = losses[-steps // 10 :]
+    return {
+        "final": None if exploded is not None else float(numpy.mean(last)),
+        "exploded": exploded,
+        "alarms": alarms,
+        "loss": _rounded(means),
+        "gradient_norm": _rounded(largest),
+        "majority_share": [None if share is None else round(share, 3) for share in shares],
+    }
+
+
+def _alarms(values: Sequence[float], every: int) -> list[int]:
+    """Steps at which the rule of the monitors raises an alarm on log2 of a series of readings."""
+    baseline = Baseline(1, _FLOOR)
+    found = []
+    for place, value in enumerate(values):
+        level = math.log2(value) if 0 < value < math.inf else math.nan
+        if baseline.judge(numpy.array([level])).began:
+            found.append(place * every)
+    return found
+
+
+def _rounded(values: Sequence[float]) -> list[float | None]:
+    return [float(f"{value:.4g}") if math.isfinite(value) else None for value in values]
+
+
+def failure(row: dict[str, Any], every: int) -> int | None:
+    """The step at which a run fails: its first spike, or its explosion; ``None`` if there is none."""
+    lowest = math.inf
+    for place, loss in enumerate(row["loss"]):
+        if loss is None or loss > lowest + SPIKE:
+            return place * every
+        lowest = min(lowest, loss)
+    found: int | None = row["exploded"]
+    return found
+
+
+def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """Alarms in healthy runs, and their lead in runs that fail."""
+    every = settings["every"]
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["family"], row["clip"], row["seed"]
+
+    judged: list[tuple[dict[str, Any], str]] = []
+    for _, group in groupby(sorted(rows, key=place), key=place):
+        runs = list(group)
+        judged += zip(runs, outcomes(runs, {"task": "text"}), strict=True)
+    fails = [(row, outcome, failure(row, every)) for row, outcome in judged]
+    healthy = [row for row, outcome, at in fails if outcome not in LOST and at is None]
+    spikes = [(row, at) for row, _, at in fails if at is not None]
+    silent = [row for row, outcome, at in fails if outcome in LOST and at is None]
+    lines = []
+    for signal in SIGNALS:
+        false = [sum(rule == signal for rule, *_ in row["alarms"]) for row in healthy]
+        leads = []
+        for row, at in spikes:
+            before = [step for rule, step, _ in row["alarms"] if rule == signal and step <= at]
+            leads.append(at - before[0] if before else None)
+        early = [lead for lead in leads if lead]
+        lost = sum(any(rule == signal for rule, *_ in row["alarms"]) for row in silent)
+        readings = sum(len(row["loss"]) for row in healthy)
+        lines.append(
+            [
+                signal, f"{sum(count > 0 for count in false)} of {len(healthy)}",
+                f"{1000 * sum(false) / max(readings, 1):.2f}",
+                f"{len(early)} of {len(spikes)}", f"{numpy.median(early):.0f}" if early else "-",
+                f"{lost} of {len(silent)}",
+            ]
+        )  # fmt: skip
+    heads = ["signal", "healthy runs with an alarm", "alarms per 1,000 readings there", "spikes with an earlier alarm",
+             "median lead in steps", "useless runs without a spike, with an alarm"]  # fmt: skip
+    by_family = [
+        [
+            family,
+            str(sum(row["family"] == family for row, *_ in fails)),
+            str(sum(row["family"] == family and outcome in LOST for row, outcome, _ in fails)),
+            str(sum(row["family"] == family and at is not None for row, _, at in fails)),
+        ]
+        for family in dict.fromkeys(row["family"] for row, *_ in fails)
+    ]
+    return "\n".join([*table(heads, lines), "", *table(["family", "runs", "lost", "with a spike"], by_family)]) + "\n"
