@@ -55,10 +55,9 @@ class LinearMap:
         """Length of an input."""
         return _width(_base(self.module))
 
-    def inputs(self, args: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
-        """Inputs of the map, shape ``(..., in)``, and which of them are its own, in a call of its module with ``args``."""
-        x: Tensor = args[0]
-        return x, None if self.expert is None else (args[1] == self.expert).any(-1)
+    def own(self, args: tuple[Any, ...]) -> Tensor | None:
+        """Which inputs are of this map in a call of its module with ``args``; ``None`` for all."""
+        return None if self.expert is None else (args[1] == self.expert).any(-1)
 
     @contextlib.contextmanager
     def matrix(self) -> Iterator[Tensor]:

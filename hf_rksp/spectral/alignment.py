@@ -112,49 +112,52 @@ def first_principal(weight: Tensor | Products, start: Tensor, tolerance: float =
 
 
 def alignments(x: Tensor, v: Tensor) -> Tensor:
-    """``cos(x, v)`` of each input; NaN where an input is zero or not finite.
+    """``cos(x, v)`` of each input and each direction; NaN where an input is zero or not finite.
 
     Args:
-        x: inputs of the map, shape ``(..., in)``.
-        v: shape ``(in,)``, of length 1.
+        x: inputs of one or several maps, shape ``(..., in)``.
+        v: shape ``(maps, in)``, rows of length 1.
 
     Returns:
-        Shape ``(...)``, on the device of ``x``; float64 if ``x`` is, else float32.
+        Shape ``(maps, ...)``, on the device of ``x``; float64 if ``x`` is, else float32.
 
-    >>> alignments(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.tensor([1.0, 0.0]))
-    tensor([1., 0.])
+    >>> alignments(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor([[1., 0.]])
     """
     states = x.detach()
-    along = states @ v.to(states.dtype)
     dtype = torch.promote_types(states.dtype, torch.float32)
-    lengths: Tensor = torch.linalg.vector_norm(states, dim=-1, dtype=dtype)
-    return (along.to(dtype) / lengths).clamp(-1, 1)
+    along = (states @ v.to(states.dtype).mT).to(dtype)
+    lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=dtype)
+    return (along / lengths).clamp(-1, 1).movedim(-1, 0)
 
 
 def alignment_sums(cosine: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sums over tokens from which `Alignment` is made; those of several batches and processes are added up.
 
     Args:
-        cosine: from `alignments`, shape ``(...)``. What is not finite is left out.
-        mask: of that shape; tokens where it is zero are left out.
+        cosine: from `alignments`, shape ``(maps, ...)``. What is not finite is left out.
+        mask: of that shape, or of one that broadcasts to it; tokens where it is zero are left out.
 
     Returns:
-        Shape ``(SUMS,)``, float64, on the device of ``cosine``.
+        Shape ``(maps, SUMS)``, float64, on the device of ``cosine``.
 
-    >>> sums = alignment_sums(torch.tensor([0.5, 0.2, -0.1]))
-    >>> round(Alignment.of(sums).majority_share, 3)
+    >>> sums = alignment_sums(torch.tensor([[0.5, 0.2, -0.1]]))
+    >>> round(Alignment.of(sums[0]).majority_share, 3)
     0.667
     """
-    cosine = cosine.reshape(-1)
     counted = cosine.isfinite()
     if mask is not None:
-        counted &= mask.reshape(-1) != 0
+        counted &= mask != 0
+    maps = len(cosine)
+    counted, cosine = counted.reshape(maps, -1), cosine.reshape(maps, -1)
     cosine = torch.where(counted, cosine, torch.zeros_like(cosine))
     weight = counted.double()
     place = ((cosine + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
-    bins = torch.zeros(BINS, dtype=torch.float64, device=cosine.device).index_add_(0, place, weight)
-    heads = torch.stack([weight.sum(), ((cosine > 0) & counted).sum().double(), cosine.abs().double().sum()])
-    return torch.cat([heads, bins])
+    bins = torch.zeros(maps, BINS, dtype=torch.float64, device=cosine.device).scatter_add_(1, place, weight)
+    heads = torch.stack(
+        [weight.sum(1), ((cosine > 0) & counted).sum(1).double(), cosine.abs().sum(1, dtype=torch.float64)], 1
+    )
+    return torch.cat([heads, bins], 1)
 
 
 @dataclass(frozen=True)

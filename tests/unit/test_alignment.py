@@ -9,6 +9,11 @@ from hf_rksp.errors import InputError, NonFiniteError
 from hf_rksp.spectral.alignment import SUMS, Alignment, alignment_sums, alignments, first_principal, principal
 
 
+def sums_of(x, v, mask=None):
+    """Of one map."""
+    return alignment_sums(alignments(x, v[None]), None if mask is None else mask[None])[0]
+
+
 def planted(out, into, sigma, seed=0):
     """Noise with a principal pair that is known."""
     dice = torch.Generator().manual_seed(seed)
@@ -67,7 +72,7 @@ def test_planted_signs(share):
     rest = torch.randn(200, 16, generator=torch.Generator().manual_seed(4))
     rest -= torch.outer(rest @ v, v)
     x = signs[:, None] * v + rest / rest.norm(dim=1, keepdim=True)  # the alignment of each is 1 / sqrt(2)
-    found = Alignment.of(alignment_sums(alignments(x.view(4, 50, 16), v)))
+    found = Alignment.of(sums_of(x.view(4, 50, 16), v))
     entropy = 0.0 if share == 1 else -(share * math.log2(share) + (1 - share) * math.log2(1 - share))
     assert found.tokens == 200 and found.majority_share == pytest.approx(share)
     assert found.sign_entropy == pytest.approx(entropy) and found.mean_absolute == pytest.approx(0.5**0.5, rel=1e-5)
@@ -83,11 +88,19 @@ def test_masked_zero_and_broken_tokens_are_left_out_and_sums_add_up():
     mask = torch.ones(3, 5, dtype=torch.bool)
     mask[1, 2:] = False
     x[0, 0], x[2, 1] = 0.0, math.nan
-    found = Alignment.of(alignment_sums(alignments(x, v), mask))
+    found = Alignment.of(sums_of(x, v, mask))
     assert found.tokens == 15 - 3 - 2
-    parts = alignment_sums(alignments(x[:1], v), mask[:1]) + alignment_sums(alignments(x[1:], v), mask[1:])
-    torch.testing.assert_close(parts, alignment_sums(alignments(x, v), mask))
+    parts = sums_of(x[:1], v, mask[:1]) + sums_of(x[1:], v, mask[1:])
+    torch.testing.assert_close(parts, sums_of(x, v, mask))
     assert parts.shape == (SUMS,) and Alignment.of(torch.zeros(SUMS, dtype=torch.float64)) is None
+
+
+def test_several_maps_at_once_are_each_of_them():
+    dice = torch.Generator().manual_seed(8)
+    x, v = torch.randn(2, 6, 8, generator=dice), torch.nn.functional.normalize(torch.randn(3, 8, generator=dice), dim=1)
+    mask = torch.rand(2, 6, generator=dice) < 0.7
+    together = alignment_sums(alignments(x, v), mask[None])
+    torch.testing.assert_close(together, torch.stack([sums_of(x, one, mask) for one in v]))
 
 
 def test_the_sign_at_the_input_is_the_sign_at_the_output():
@@ -103,7 +116,7 @@ def test_the_sign_at_the_input_is_the_sign_at_the_output():
 def test_inputs_of_every_precision(dtype):
     v = torch.nn.functional.normalize(random(64), dim=0)
     x = torch.randn(500, 64, generator=torch.Generator().manual_seed(7))
-    one, other = (Alignment.of(alignment_sums(alignments(states, v))) for states in (x, x.to(dtype)))
+    one, other = (Alignment.of(sums_of(states, v)) for states in (x, x.to(dtype)))
     assert other.majority_share == pytest.approx(one.majority_share, abs=0.02)
     assert other.mean_absolute == pytest.approx(one.mean_absolute, rel=0.02)
 

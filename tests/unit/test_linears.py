@@ -142,8 +142,8 @@ def test_experts_are_maps_of_the_tokens_that_they_get():
     seen = []
     found[1].module.register_forward_pre_hook(lambda module, args: seen.append(args))
     model(torch.randint(0, 32, (2, 5)))
-    counts = [int(one.inputs(seen[0])[1].sum()) for one in found[:3]]
-    assert sum(counts) == 10 and found[0].inputs(seen[0])[0].shape == (10, 16)
+    counts = [int(one.own(seen[0]).sum()) for one in found[:3]]
+    assert sum(counts) == 10 and seen[0][0].shape == (10, 16)
     x = torch.randn(16)
     with found[1].products() as (forth, _):
         torch.testing.assert_close(forth(x), found[1].module.gate_up_proj[1] @ x)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -79,11 +80,12 @@ class AlignmentMonitor(Monitor):
         self._anew()
 
     def _anew(self) -> None:
-        self._sums: dict[int, Tensor] = {}
-        #: Alignments of the tokens of a map, until its block is over and tells which of them are padding.
-        self._open: dict[int, list[tuple[Tensor, Tensor | None]]] = {}
-        #: Maps whose block is over, if sizes alone do not tell which of its states are tokens.
-        self._waiting: list[tuple[int, Stack, Tensor]] = []
+        #: Sums over the tokens of some maps, by the places of these maps.
+        self._sums: list[tuple[list[int], Tensor]] = []
+        #: What was seen in a block, until the block is over and tells which tokens are padding.
+        self._open: dict[nn.Module, list[_Seen]] = {}
+        #: Blocks that are over, if sizes alone do not tell which of their states are tokens.
+        self._waiting: list[tuple[nn.Module, Stack, Tensor]] = []
 
     def due(self, step: int, last_step: int) -> bool:
         """Every so many steps."""
@@ -125,29 +127,34 @@ class AlignmentMonitor(Monitor):
             self._hooks.before(module, functools.partial(self._see, places))
 
     def _see(self, places: Sequence[int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A module is called: keep how its inputs lie, one number per token."""
-        for place in places:
-            one, found = self.maps[place], self._principal[place]
-            if found is None:
-                continue
-            try:
-                x, own = one.inputs(args or tuple(kwargs.values()))
-                self._open.setdefault(place, []).append((alignments(x, found.v.to(x.device)), own))
-            except Exception as error:
-                self.aside(f"layer {one.path}", error)
+        """A module is called: keep how its inputs lie, one number per token and map."""
+        known = [place for place in places if self._principal[place] is not None]
+        if not known:
+            return
+        maps = [self.maps[place] for place in known]
+        try:
+            inputs = args or tuple(kwargs.values())
+            x: Tensor = inputs[0]
+            directions = torch.stack([self._principal[place].v for place in known])  # type: ignore[union-attr]
+            cosine = alignments(x, directions.to(x.device))
+            own = [one.own(inputs) for one in maps]
+            counts = None if own[0] is None else torch.stack([mask for mask in own if mask is not None])
+            self._open.setdefault(maps[0].block.module, []).append(_Seen(known, cosine, counts))
+        except Exception as error:
+            self.aside(f"layer {maps[0].path}", error, len(maps))
 
     def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         """A block is over: its states tell which tokens count."""
-        places = [place for place in self._open if self.maps[place].block.module is block.module]
+        if block.module not in self._open:
+            return
         try:
             mask = _mask(self.watch.layouts.of(stack, self.watch.described(self._batch), x), x)
         except Unsettled:  # the model has to be probed, and that cannot be done within a pass
-            self._waiting += [(place, stack, x) for place in places]
+            self._waiting.append((block.module, stack, x))
             return
         except CaptureError:
             mask = None
-        for place in places:
-            self._add(place, mask)
+        self._add(block.module, mask)
 
     def refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
         """The block is none; its maps are read all the same, every token of them."""
@@ -156,25 +163,30 @@ class AlignmentMonitor(Monitor):
         """The pass is over."""
         self._let_go()
         waiting, self._waiting = self._waiting, []
-        for place, stack, x in waiting:
+        for module, stack, x in waiting:
             mask: Tensor | None = None
             with contextlib.suppress(CaptureError):
                 mask = _mask(self.watch.layout(stack, batch, x), x)
-            if place in self._open:  # a block that ran twice had all of it added the first time
-                self._add(place, mask)
-        for place in list(self._open):
-            self._add(place, None)
+            if module in self._open:  # a block that ran twice had all of it added the first time
+                self._add(module, mask)
+        for module in list(self._open):
+            self._add(module, None)
 
-    def _add(self, place: int, mask: Tensor | None) -> None:
-        """Add what was seen of a map to its sums; ``mask`` has the shape of the states of its block."""
-        for cosine, own in self._open.pop(place):
+    def _add(self, module: nn.Module, mask: Tensor | None) -> None:
+        """Add what was seen in a block to the sums; ``mask`` has the shape of its states. Maps of equal shapes go together."""
+        alike: dict[tuple[Any, ...], list[_Seen]] = {}
+        for seen in self._open.pop(module):
+            alike.setdefault((seen.cosine.shape[1:], seen.cosine.device, seen.own is None), []).append(seen)
+        for group in alike.values():
+            cosine = torch.cat([seen.cosine for seen in group])
             counts = None
-            if mask is not None and mask.numel() == cosine.numel():
-                counts = mask.reshape(cosine.shape).to(cosine.device)
-            if own is not None:
-                counts = own.to(cosine.device) if counts is None else own.to(cosine.device) * counts
-            sums = alignment_sums(cosine, counts)
-            self._sums[place] = self._sums[place] + sums if place in self._sums else sums
+            if mask is not None and mask.numel() == cosine[0].numel():
+                counts = mask.reshape(cosine.shape[1:])[None].to(cosine.device)
+            if group[0].own is not None:
+                own = torch.cat([seen.own for seen in group if seen.own is not None])
+                counts = own if counts is None else own * counts
+            places = [place for seen in group for place in seen.places]
+            self._sums.append((places, alignment_sums(cosine, counts)))
 
     def step_end(self, step: int, main_process: bool) -> Measuring:
         """The reading of the step, over all processes."""
@@ -184,8 +196,9 @@ class AlignmentMonitor(Monitor):
         self._let_go()
         self._last = list(self._principal)
         device = self.maps[0].device
-        zero = torch.zeros(SUMS, dtype=torch.float64)
-        mine = torch.stack([self._sums.get(place, zero).to(device) for place in range(len(self.maps))])
+        mine = torch.zeros(len(self.maps), SUMS, dtype=torch.float64, device=device)
+        for places, sums in self._sums:
+            mine.index_add_(0, torch.tensor(places, device=device), sums.to(device))
         (total,) = yield [mine]
         if not main_process:
             return None
@@ -196,8 +209,8 @@ class AlignmentMonitor(Monitor):
                 for one in self._principal
             ]
         )
-        sums, numbers = to_host(total, numbers)
-        found = [Alignment.of(row) for row in sums]
+        totals, numbers = to_host(total, numbers)
+        found = [Alignment.of(row) for row in totals]
         shares = numpy.array([math.nan if one is None else one.majority_share for one in found])
         judged = self._baseline.judge(shares)
         numbers_of = numpy.column_stack([numbers.numpy(), judged.deviation]).tolist()
@@ -246,6 +259,15 @@ class AlignmentMonitor(Monitor):
     def close(self) -> None:
         """Leave no hook behind."""
         self._let_go()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A module was called: ``cosine`` of shape ``(places, ...)``, and which tokens are of each map (``None`` for all)."""
+
+    places: list[int]
+    cosine: Tensor
+    own: Tensor | None
 
 
 def _mask(layout: Layout, states: Tensor) -> Tensor | None:
