@@ -127,8 +127,9 @@ def alignments(x: Tensor, v: Tensor) -> Tensor:
     states = x.detach()
     dtype = torch.promote_types(states.dtype, torch.float32)
     along = (states @ v.to(states.dtype).mT).to(dtype)
-    lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=dtype)
-    return (along / lengths).clamp(-1, 1).movedim(-1, 0)
+    lengths: Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=dtype)
+    cosine: Tensor = (along / lengths).clamp(-1, 1)
+    return cosine.movedim(-1, 0)
 
 
 def alignment_sums(cosine: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -32,7 +32,7 @@ SIZES = [(128, 4, 8, 64), (256, 4, 8, 64), (512, 4, 8, 64), (768, 12, 4, 128)]
 QUICK = [(128, 4, 8, 64), (256, 4, 8, 64)]
 #: As people train on a GPU.
 LARGE = [(768, 12, 8, 1024), (1600, 24, 4, 1024)]
-PAIRS, STEPS = 11, 5
+PAIRS, STEPS = 7, 3
 #: Steps from one reading to the next that the overhead is stated for, and the most that it may be from width 512 on.
 EVERY, TARGET = 10, 0.02
 
