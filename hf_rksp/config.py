@@ -269,6 +269,14 @@ class PaperKSSConfig(KSSConfig):
             )
 
 
+#: Help of the settings that monitors with alarms share.
+_ALARM = {
+    "limit": "deviation from the run's own past, in units of its scatter, that flags a layer",
+    "dwell": "flagged readings in a row from which an alarm begins",
+    "window": "healthy readings that make up the past of the run",
+}
+
+
 @dataclass(frozen=True)
 class AlignmentConfig:
     """When Spectral Alignment is read, and what counts as an alarm.
@@ -283,15 +291,13 @@ class AlignmentConfig:
 
     every: int = _setting(0, "optimizer steps from one reading of Spectral Alignment to the next; 0 switches it off")
     products: int = _setting(1, "steps of power iteration per reading")
-    limit: float = _setting(8.0, "deviation from the run's own past, in units of its scatter, that flags a layer")
-    dwell: int = _setting(3, "flagged readings in a row from which an alarm begins")
-    window: int = _setting(64, "healthy readings that make up the past of the run")
+    limit: float = _setting(8.0, _ALARM["limit"])
+    dwell: int = _setting(3, _ALARM["dwell"])
+    window: int = _setting(64, _ALARM["window"])
 
     def __post_init__(self) -> None:
-        _whole("every", self.every, 0, "pass a number of steps, or 0 to switch the monitor off")
-        for name, least in (("products", 1), ("dwell", 1), ("window", 16)):
-            _whole(name, getattr(self, name), least)
-        _positive("limit", self.limit)
+        _check_alarms(self)
+        _whole("products", self.products, 1)
 
 
 @dataclass(frozen=True)
@@ -306,15 +312,20 @@ class AttentionConfig:
     every: int = _setting(
         0, "optimizer steps from one reading of queries, keys and logits to the next; 0 switches it off"
     )
-    limit: float = _setting(8.0, "deviation from the run's own past, in units of its scatter, that flags a layer")
-    dwell: int = _setting(3, "flagged readings in a row from which an alarm begins")
-    window: int = _setting(64, "healthy readings that make up the past of the run")
+    limit: float = _setting(8.0, _ALARM["limit"])
+    dwell: int = _setting(3, _ALARM["dwell"])
+    window: int = _setting(64, _ALARM["window"])
 
     def __post_init__(self) -> None:
-        _whole("every", self.every, 0, "pass a number of steps, or 0 to switch the monitor off")
-        for name, least in (("dwell", 1), ("window", 16)):
-            _whole(name, getattr(self, name), least)
-        _positive("limit", self.limit)
+        _check_alarms(self)
+
+
+def _check_alarms(config: AlignmentConfig | AttentionConfig) -> None:
+    """The settings of every monitor that compares a run with its own past."""
+    _whole("every", config.every, 0, "pass a number of steps, or 0 to switch the monitor off")
+    for name, least in (("dwell", 1), ("window", 16)):
+        _whole(name, getattr(config, name), least)
+    _positive("limit", config.limit)
 
 
 #: Schedule -> its settings.

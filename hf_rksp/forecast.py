@@ -148,11 +148,14 @@ def forecast_source(
     Raises:
         InputError, ModelLoadError: what cannot be loaded; and what `forecast` raises.
     """
-    head: Any = "classification" if data.labels else source.head if source.head != "none" else _suggested(source)
+    config = _config_of(source)
+    head: Any = (
+        "classification" if data.labels else source.head if source.head != "none" else _suggested(source, config)
+    )
     if head == "classification" and not data.labels:
         raise InputError("objective='classification' needs labelled data: pass --text TABLE --labels COLUMN")
     plan = replace(plan, objective=head, start="initialised" if source.init or untrained else "pretrained")
-    architecture = getattr(_config_of(source), "model_type", None)
+    architecture = getattr(config, "model_type", None)
     if shipped(plan.start).refusals(plan, architecture):  # known without the minutes that loading and measuring take
         info = {"name": source.name, "source": plan.start}
         return Forecast(info, plan, None, {}, shipped(plan.start).predict({}, plan, architecture))
@@ -172,8 +175,8 @@ def forecast_source(
     return replace(found, model={**found.model, **prepared.loaded.info}, notes=(*prepared.notes, *found.notes))
 
 
-def _suggested(source: ModelSource) -> Any:
-    head = head_of(_config_of(source))
+def _suggested(source: ModelSource, config: Any) -> Any:
+    head = head_of(config)
     if head == "none":
         raise InputError(
             f"model={source.name!r} has no head for text (causal, masked or classification): pass the model and its batches to "

@@ -7,6 +7,7 @@ map at a time.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ class LinearMap:
         path: of its module in the model, with ``[q]``, ``[k]`` or ``[v]`` if it is a part of a fused one.
         module: the module that is called with the inputs of the map.
         stack, block: where it is.
-        rows: of the weight of the module, shape ``(out,)``; ``None`` for all.
+        rows: of the weight of the module: a slice, or their numbers if they do not stand together; ``None`` for all.
         expert: number of the expert whose first map this is, in a module that holds the weights of several. It is called with
             all tokens, and with the numbers of the experts of each.
     """
@@ -47,8 +48,15 @@ class LinearMap:
     module: nn.Module
     stack: Stack
     block: Block
-    rows: Tensor | None = None
+    rows: slice | Tensor | None = None
     expert: int | None = None
+
+    @property
+    def height(self) -> int:
+        """Length of an output."""
+        if isinstance(self.rows, slice):
+            return int(self.rows.stop - self.rows.start)
+        return _out(_base(self.module)) if self.rows is None else len(self.rows)
 
     @property
     def width(self) -> int:
@@ -88,11 +96,11 @@ class LinearMap:
         with contextlib.ExitStack() as stack:
             held = stack.enter_context(whole(_weight(_base(self.module))))
             weight = _oriented(_base(self.module), held if self.expert is None else held[self.expert])
-            matrix = _wide(weight if self.rows is None else weight[self.rows.to(weight.device)])
+            matrix = _wide(_part(weight, self.rows))
             pairs = []
             for first, second, scale in adapters:
                 a, b = (_wide(stack.enter_context(whole(one))) for one in (first, second))
-                pairs.append((a, b if self.rows is None else b[self.rows.to(b.device)], scale))
+                pairs.append((a, _part(b, self.rows), scale))
             yield matrix, pairs
 
     @property
@@ -188,8 +196,7 @@ def query_key_pairs(maps: Sequence[LinearMap], config: Any) -> list[QueryKey]:
 
 def _heads_fit(pair: QueryKey) -> bool:
     """Whether the rows of both maps are whole heads of one size."""
-    rows = [_out(_base(one.module)) if one.rows is None else len(one.rows) for one in (pair.query, pair.key)]
-    sizes = [count / heads for count, heads in zip(rows, (pair.heads, pair.key_heads), strict=True)]
+    sizes = [one.height / heads for one, heads in ((pair.query, pair.heads), (pair.key, pair.key_heads))]
     return sizes[0] == sizes[1] == int(sizes[0]) and pair.heads % pair.key_heads == 0
 
 
@@ -267,11 +274,15 @@ def _out(module: nn.Module) -> int:
     return int(module.nf if isinstance(module, Conv1D) else module.out_features)  # type: ignore[arg-type]
 
 
+def _part(matrix: Tensor, rows: slice | Tensor | None) -> Tensor:
+    return matrix if rows is None else matrix[rows.to(matrix.device) if isinstance(rows, Tensor) else rows]
+
+
 def _wide(weight: Tensor) -> Tensor:
     return weight.float() if weight.dtype in _HALF else weight
 
 
-def _cut(name: str, out: int, width: int, config: Any) -> list[tuple[str, Tensor | None]]:
+def _cut(name: str, out: int, width: int, config: Any) -> list[tuple[str, slice | Tensor | None]]:
     """The parts of a fused map with their rows; the map itself if it is none, or if its order is not known."""
     heads = getattr(config, "num_attention_heads", None)
     kind = getattr(config, "model_type", "")
@@ -279,7 +290,8 @@ def _cut(name: str, out: int, width: int, config: Any) -> list[tuple[str, Tensor
         order = torch.arange(out).view(heads, 3, -1)
         return [(part, order[:, place].reshape(-1)) for place, part in enumerate(_PARTS)]
     if name in _CONTIGUOUS and (sizes := _sizes(out, width, heads, config)):
-        return list(zip(_PARTS, torch.arange(out).split(sizes), strict=True))
+        ends = list(itertools.accumulate(sizes, initial=0))
+        return [(part, slice(*pair)) for part, pair in zip(_PARTS, itertools.pairwise(ends), strict=True)]
     return [("", None)]
 
 

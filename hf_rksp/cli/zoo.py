@@ -39,7 +39,6 @@ def add_parser(commands: Any) -> None:
         "and the next audit runs.",
         "rksp zoo run zoo_reports/manifests/gpt2.json --dry-run",
     )
-    part.add_argument("manifest", metavar="MANIFEST", help="a file of zoo_reports/manifests")
     part.add_argument("--dry-run", action="store_true", help="list the audits and their commands, and stop")
     part.add_argument(
         "--memory-cap",
@@ -71,7 +70,6 @@ def add_parser(commands: Any) -> None:
         "A model that needs more memory than there is gets the reason instead.",
         "rksp zoo risk zoo_reports/manifests/gpt2.json",
     )
-    part.add_argument("manifest", metavar="MANIFEST", help="a file of zoo_reports/manifests")
     part.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     part.add_argument(
         "--memory-cap",
@@ -112,6 +110,8 @@ def add_parser(commands: Any) -> None:
 
 
 def _chosen(parser: argparse.ArgumentParser) -> None:
+    """Which models of which manifest."""
+    parser.add_argument("manifest", metavar="MANIFEST", help="a file of zoo_reports/manifests")
     parser.add_argument("--with-hub", action="store_true", help="include models whose weights are on the Hub")
     parser.add_argument(
         "--only", action="append", default=[], metavar="ID", help="run this model; can be given several times"

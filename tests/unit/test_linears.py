@@ -111,7 +111,7 @@ def test_parts_by_head_are_what_attention_takes():
 
 
 def test_keys_of_grouped_queries_are_fewer():
-    rows = {one.path[-2]: len(one.rows) for one in maps(phi()) if one.rows is not None and one.block.index == 0}
+    rows = {one.path[-2]: one.height for one in maps(phi()) if one.rows is not None and one.block.index == 0}
     assert rows == {"q": 16, "k": 8, "v": 8}
 
 

@@ -30,7 +30,7 @@ from hf_rksp.spectral.alignment import (
 )
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
-from hf_rksp.training.monitors.base import Alarm, Measuring, Monitor, Reading, none
+from hf_rksp.training.monitors.base import Alarm, Logged, Measuring, Reading, none
 from hf_rksp.training.monitors.baseline import Baseline
 from hf_rksp.training.watch import Watch
 
@@ -41,7 +41,7 @@ _FLOOR = 0.01
 _NOTHING = "the residual blocks have no linear map whose weight is a matrix of floating-point numbers"
 
 
-class AlignmentMonitor(Monitor):
+class AlignmentMonitor(Logged):
     """Follows the principal direction of each linear map, and how the tokens of the training batch lie relative to it.
 
     A reading costs two products with each weight and one pass over the inputs of the maps. Nothing of the run changes. Of fused
@@ -60,9 +60,8 @@ class AlignmentMonitor(Monitor):
 
     def __init__(self, config: AlignmentConfig | None = None) -> None:
         self.config = config or AlignmentConfig(every=10)
-        self.aside: Aside = Aside("The alignment monitor", "alignment/skipped", OFF)
+        super().__init__(Aside("The alignment monitor", "alignment/skipped", OFF))
         self.maps: list[LinearMap] = []
-        self._pending: dict[str, float] = {}
 
     def attach(self, watch: Watch) -> None:
         """Find the maps; what an earlier run has left is forgotten."""
@@ -216,8 +215,7 @@ class AlignmentMonitor(Monitor):
         numbers_of = numpy.column_stack([numbers.numpy(), judged.deviation]).tolist()
         rows = [_row(one, of, *each) for one, of, each in zip(self.maps, found, numbers_of, strict=True)]
         values = _over_maps(rows) | {"flagged": float((numpy.nan_to_num(judged.deviation) > self.config.limit).sum())}
-        self._pending |= {f"alignment/{name}": value for name, value in values.items()}
-        self._pending["alignment/skipped"] = float(self.aside.count)
+        self._log({f"alignment/{name}": value for name, value in values.items()})
         alarms = [_alarm(self.maps[place], rows[place]) for place in judged.began]
         alarms += [_shift(self.maps[place], rows[place]) for place in judged.shifted]
         tokens = max((one.tokens for one in found if one is not None), default=0)
@@ -228,16 +226,11 @@ class AlignmentMonitor(Monitor):
             self._hooks.remove()
         self._hooks = None
 
-    def pop_logs(self) -> dict[str, float]:
-        """The numbers of the last reading, if they were not logged yet."""
-        pending, self._pending = self._pending, {}
-        return pending
-
     def state_dict(self) -> dict[str, Any]:
         """Directions, the past of each map, and what waits for the next log."""
         kept = [None if one is None else [one.sigma.tolist(), one.u.tolist(), one.v.tolist()] for one in self._last]
-        state = {"pending": dict(self._pending), "skipped": self.aside.count, "paths": [one.path for one in self.maps]}
-        return state | {"principal": kept, "past": self._baseline.state_dict()}
+        own = {"paths": [one.path for one in self.maps], "principal": kept, "past": self._baseline.state_dict()}
+        return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`.
@@ -253,8 +246,7 @@ class AlignmentMonitor(Monitor):
                 sigma, u, v = (torch.tensor(part, dtype=one.dtype, device=one.device) for part in kept)
                 unknown = torch.full_like(sigma, math.nan)
                 self._last[place] = Principal(sigma, u, v, unknown, unknown)
-        self._pending = dict(state["pending"])
-        self.aside.count = int(state["skipped"])
+        super().load_state_dict(state)
 
     def close(self) -> None:
         """Leave no hook behind."""

@@ -24,7 +24,7 @@ from hf_rksp.ranks import current_ranks
 from hf_rksp.spectral.query_key import change_of_product, effective_rank
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
-from hf_rksp.training.monitors.base import Alarm, Measuring, Monitor, Reading, none
+from hf_rksp.training.monitors.base import Alarm, Logged, Measuring, Reading, none
 from hf_rksp.training.monitors.baseline import Baseline
 from hf_rksp.training.watch import Watch
 
@@ -37,7 +37,7 @@ _NOTHING = (
 )
 
 
-class AttentionMonitor(Monitor):
+class AttentionMonitor(Logged):
     """Follows how queries and keys change from reading to reading, and the largest attention logit of the training batch.
 
     It keeps a copy of the weights of queries and keys of the last reading: ``2 d^2`` numbers per block. The copies are not part of
@@ -56,9 +56,8 @@ class AttentionMonitor(Monitor):
 
     def __init__(self, config: AttentionConfig | None = None) -> None:
         self.config = config or AttentionConfig(every=10)
-        self.aside: Aside = Aside("The attention monitor", "attention/skipped", OFF)
+        super().__init__(Aside("The attention monitor", "attention/skipped", OFF))
         self.pairs: list[QueryKey] = []
-        self._pending: dict[str, float] = {}
 
     def attach(self, watch: Watch) -> None:
         """Find queries and keys; what an earlier run has left is forgotten."""
@@ -158,8 +157,7 @@ class AttentionMonitor(Monitor):
         if len(known):
             values |= {"effective_rank/min": float(known[:, 0].min()), "effective_rank/mean": float(known[:, 1].mean())}
         values = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._pending |= {f"attention/{name}": value for name, value in values.items()}
-        self._pending["attention/skipped"] = float(self.aside.count)
+        self._log({f"attention/{name}": value for name, value in values.items()})
         alarms = [self._alarm(place, values, rows) for place in judged.began]
         return Reading(self.name, step, values, rows, {}, alarms)
 
@@ -174,14 +172,9 @@ class AttentionMonitor(Monitor):
         )[place - len(self.pairs)]
         return Alarm(name.replace("_", " "), f"{words} is {values[name]:.3g}, far above this run's own past.")
 
-    def pop_logs(self) -> dict[str, float]:
-        """The numbers of the last reading, if they were not logged yet."""
-        pending, self._pending = self._pending, {}
-        return pending
-
     def state_dict(self) -> dict[str, Any]:
         """The past of each series, and what waits for the next log."""
-        return {"pending": dict(self._pending), "skipped": self.aside.count, "past": self._baseline.state_dict()}
+        return super().state_dict() | {"past": self._baseline.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`.
@@ -190,7 +183,7 @@ class AttentionMonitor(Monitor):
             ValueError: it is of a model with other layers.
         """
         self._baseline.load_state_dict(state["past"])
-        self._pending, self.aside.count = dict(state["pending"]), int(state["skipped"])
+        super().load_state_dict(state)
 
     def close(self) -> None:
         """See no more logits, and let go of the copies."""

@@ -120,6 +120,38 @@ class Monitor:
         """The run is over, or has raised: let go of everything."""
 
 
+class Logged(Monitor):
+    """A monitor whose numbers wait for the next log, and which counts what it leaves out.
+
+    Args:
+        aside: see `Monitor`.
+    """
+
+    aside: Aside
+
+    def __init__(self, aside: Aside) -> None:
+        self.aside = aside
+        self._pending: dict[str, float] = {}
+
+    def _log(self, numbers: Mapping[str, float]) -> None:
+        """Let ``numbers``, by their keys in the logs, wait for the next log."""
+        self._pending |= {**numbers, self.aside.counter: float(self.aside.count)}
+
+    def pop_logs(self) -> dict[str, float]:
+        """The numbers of the last reading, if they were not logged yet."""
+        pending, self._pending = self._pending, {}
+        return pending
+
+    def state_dict(self) -> dict[str, Any]:
+        """What waits for the next log, and how much was left out."""
+        return {"pending": dict(self._pending), "skipped": self.aside.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._pending = dict(state.get("pending") or {})
+        self.aside.count = int(state.get("skipped") or 0)
+
+
 class Intervention(Monitor):
     """A monitor that may act on the run. It reads what the monitors measured, and knows none of them."""
 

@@ -21,7 +21,7 @@ from hf_rksp.ranks import current_ranks, world_size
 from hf_rksp.spectral import SecondMoments
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.extra_pass import settle
-from hf_rksp.training.monitors.base import Measuring, Monitor, Reading, none
+from hf_rksp.training.monitors.base import Logged, Measuring, Reading, none
 from hf_rksp.training.watch import Watch
 
 #: Quantities of a layer that a row of the history keeps, besides its eigenvalues.
@@ -34,7 +34,7 @@ _NOTHING = (
 )
 
 
-class SpectralMonitor(Monitor):
+class SpectralMonitor(Logged):
     """Measures the spectrum of every transition on a schedule; all processes together, exactly.
 
     Nothing of the run changes: the training batch is only looked at, and the probe runs in evaluation mode with the random
@@ -61,8 +61,7 @@ class SpectralMonitor(Monitor):
                 "probe is empty: pass batches to profile, or data='batch' (spectrum_data) to profile the training batch"
             )
         self.probe = list(probe or ())
-        self.aside: Aside = Aside("The monitor", "spectrum/skipped", OFF)
-        self._pending: dict[str, float] = {}
+        super().__init__(Aside("The monitor", "spectrum/skipped", OFF))
 
     def attach(self, watch: Watch) -> None:
         """Begin to measure the blocks of this run."""
@@ -109,7 +108,7 @@ class SpectralMonitor(Monitor):
         layers = yield from self.solve(main_process)
         if not main_process:
             return None
-        self._pending |= summary(layers, self.config.per_layer) | {"spectrum/skipped": float(self.aside.count)}
+        self._log(summary(layers, self.config.per_layer))
         if not layers:
             return None
         rows = history_rows(layers)
@@ -120,20 +119,6 @@ class SpectralMonitor(Monitor):
         if reasons := self.aside.pop_reasons():
             more["left_out"] = reasons
         return Reading(self.name, step, over_layers(rows), rows, more)
-
-    def pop_logs(self) -> dict[str, float]:
-        """The numbers of the last profile, if they were not logged yet."""
-        pending, self._pending = self._pending, {}
-        return pending
-
-    def state_dict(self) -> dict[str, Any]:
-        """What waits for the next log, and how much was left out."""
-        return {"pending": dict(self._pending), "skipped": self.aside.count}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        self._pending = dict(state.get("pending") or {})
-        self.aside.count = int(state.get("skipped") or 0)
 
     def start(self) -> None:
         """Forget what was seen, and begin a new profile."""

@@ -17,12 +17,11 @@ from hf_rksp.history.read import read_history
 from hf_rksp.training.monitors.baseline import Baseline
 from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.harness.markdown import table
+from scripts.reproduce.risk.ensemble import MOST_LOSS, MOST_NORM
 from scripts.reproduce.risk.labels import LOST, outcomes
 from scripts.reproduce.risk.networks import FAMILIES, make
 from scripts.reproduce.risk.tasks import TASKS, batch
 
-#: A run has exploded above these, as in `scripts.reproduce.risk`.
-_MOST_LOSS, _MOST_NORM = 50.0, 500.0
 #: A spike: the mean loss between two readings lies so many nats above the lowest one before.
 SPIKE = 0.5
 #: What raises alarms by the rule of the monitors: their own series, and two that everybody has.
@@ -60,7 +59,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
                 norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), bound))
                 losses.append(float(loss.detach()))
                 norms.append(norm)
-                if not (losses[-1] <= _MOST_LOSS and norm <= _MOST_NORM):
+                if not (losses[-1] <= MOST_LOSS and norm <= MOST_NORM):
                     exploded = step
                     break
                 optimizer.step()
