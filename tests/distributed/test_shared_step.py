@@ -42,6 +42,11 @@ def test_two_processes_measure_what_one_does(measured, what):
     close(first[what], second[what])
 
 
+def test_sums_over_all_batches_are_measured(measured):
+    """The batches have gradients in common: without that there is no noise scale to compare."""
+    assert all(each["start"]["step"]["noise_scale"] > 0 for each in measured)
+
+
 def test_each_takes_its_part_of_the_passes(measured):
     one, first, _ = measured
     cost, alone = first["averaged"]["cost"], one["averaged"]["cost"]

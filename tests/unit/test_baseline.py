@@ -32,9 +32,9 @@ def test_one_or_two_readings_are_no_alarm():
 
 
 def test_what_deviates_is_not_learnt_from():
-    rows = healthy(60)
+    rows = healthy(140)  # long enough to fill the whole window with what deviates
     rows[40:, 0] += 0.2
-    baseline = Baseline(3, floor=0.005, shift=100)
+    baseline = Baseline(3, floor=0.005, shift=200)
     assert all(one.deviation[0] > 8 for one in judged(baseline, rows)[40:])
 
 
