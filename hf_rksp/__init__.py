@@ -25,6 +25,7 @@ _PUBLIC = {
     "KSSConfig": "hf_rksp.config",
     "AlignmentConfig": "hf_rksp.config",
     "AttentionConfig": "hf_rksp.config",
+    "CurvatureConfig": "hf_rksp.config",
     "MonitorConfig": "hf_rksp.config",
     "RKSPArguments": "hf_rksp.training.arguments",
     "RKSPTrainingArguments": "hf_rksp.training.arguments",
@@ -34,6 +35,7 @@ _PUBLIC = {
     "SpectralShaper": "hf_rksp.training.kss.shaper",
     "AlignmentMonitor": "hf_rksp.training.monitors.alignment",
     "AttentionMonitor": "hf_rksp.training.monitors.attention",
+    "CurvatureMonitor": "hf_rksp.training.monitors.curvature",
     "SpectralMonitor": "hf_rksp.training.monitors.spectrum",
     "TrainingRun": "hf_rksp.training.loop",
 }

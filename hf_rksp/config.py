@@ -320,6 +320,46 @@ class AttentionConfig:
         _check_alarms(self)
 
 
+@dataclass(frozen=True)
+class CurvatureConfig:
+    """When preconditioned curvature is read, from what, and what counts as an alarm.
+
+    Attributes:
+        every: optimizer steps from one reading to the next; 0 switches the monitor off.
+        products: Hessian products per reading that follow the largest eigenvalue; the first reading takes up to ten times as many.
+            One more is taken along the update.
+        sequences: of a batch that the Hessian is of; ``None`` for all of them. A part of a batch costs less and has a larger
+            eigenvalue than the whole.
+        data: "batch" takes the batch of the step; "first" keeps the first batch that is read and takes it again in every reading.
+        method: "lanczos", or "power" for power iteration as published.
+        limit: learning rate times curvature along the update over 2, above which a reading is flagged.
+        dwell: flagged readings in a row from which an alarm begins; as many others end it.
+    """
+
+    every: int = _setting(0, "optimizer steps from one reading of the curvature to the next; 0 switches it off")
+    products: int = _setting(4, "Hessian products per reading that follow the largest eigenvalue")
+    sequences: int | None = _setting(None, "sequences of a batch that the Hessian is of; all of them by default")
+    data: Literal["batch", "first"] = _setting(
+        "batch", "'batch': the batch of the step. 'first': the first batch, in every reading"
+    )
+    method: Literal["lanczos", "power"] = _setting(
+        "lanczos", "'lanczos', or 'power' for power iteration as published (arXiv:2606.16768)"
+    )
+    limit: float = _setting(1.0, "learning rate times curvature along the update over 2 that flags a reading")
+    dwell: int = _setting(3, _ALARM["dwell"])
+
+    def __post_init__(self) -> None:
+        _whole("every", self.every, 0, "pass a number of steps, or 0 to switch the monitor off")
+        for name in ("products", "dwell"):
+            _whole(name, getattr(self, name), 1)
+        if self.sequences is not None:
+            _whole("sequences", self.sequences, 1)
+        for name, words in (("data", ("batch", "first")), ("method", ("lanczos", "power"))):
+            if getattr(self, name) not in words:
+                raise InputError(f"{name}={getattr(self, name)!r}: pass {' or '.join(map(repr, words))}")
+        _positive("limit", self.limit)
+
+
 def _check_alarms(config: AlignmentConfig | AttentionConfig) -> None:
     """The settings of every monitor that compares a run with its own past."""
     _whole("every", config.every, 0, "pass a number of steps, or 0 to switch the monitor off")

@@ -176,6 +176,48 @@ ATTENTION: tuple[Quantity, ...] = (
 )
 
 
+#: What a reading of the curvature holds.
+CURVATURE: tuple[Quantity, ...] = (
+    Quantity(
+        "lambda_max",
+        "largest eigenvalue of the preconditioned Hessian",
+        "λ",
+        note="In one per learning rate. A lower bound: what the products of the reading have found.",
+        logarithmic=True,
+    ),
+    Quantity(
+        "lambda_direction",
+        "curvature along the update",
+        note="In one per learning rate. Along the gradient over the preconditioner, of the same batch.",
+    ),
+    Quantity(
+        "ratio_step",
+        "learning rate × largest eigenvalue / 2",
+        note="Above 1 one step without momentum overshoots along that eigenvector.",
+        limit=1.0,
+        limit_title="1",
+        logarithmic=True,
+    ),
+    Quantity(
+        "ratio_momentum",
+        "learning rate × largest eigenvalue / limit with momentum",
+        note="The limit is that of the optimizer on a quadratic: 38 for Adam with beta1 = 0.9.",
+        limit=1.0,
+        limit_title="1",
+        logarithmic=True,
+    ),
+    Quantity(
+        "ratio_direction",
+        "learning rate × curvature along the update / 2",
+        note="Above 1 one step without momentum overshoots along the update.",
+        limit=1.0,
+        limit_title="1",
+    ),
+    Quantity("residual", "residual of the eigenvalue, relative to it"),
+    Quantity("left_out", "entries left out because their second moment is near zero", unit="share"),
+)
+
+
 def over_layers(layers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The numbers of the run in `SPECTRUM`, from rows of layers; what is not finite in a layer is left out."""
     values = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_rksp.capture.calling import eager, uncompiled
+from hf_rksp.capture.shards import full_sum, is_sharded
 from hf_rksp.capture.virtual_step import restored, virtual_step
 from hf_rksp.errors import InputError, NonFiniteError
 
@@ -59,7 +60,7 @@ def require_method(method: str) -> None:
 
 def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Sum over all entries of ``a * b`` in float64; a name that one of both lacks counts as zero."""
-    return math.fsum(float((a[name].detach() * b[name].detach()).sum(dtype=torch.float64)) for name in a if name in b)
+    return math.fsum(float(full_sum(a[name].detach() * b[name].detach())) for name in a if name in b)
 
 
 def gradient_of(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, dict[str, Tensor]]:
@@ -72,8 +73,23 @@ def gradient_of(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, di
     weights = trainable(model)
     with restored(model), eager(), torch.enable_grad():
         value = _scalar(loss())
-        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+        gradients = _differentiated(value, list(weights.values()))
     return float(value.detach()), _named(weights, gradients)
+
+
+def _differentiated(value: Tensor, weights: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
+    if not any(map(is_sharded, weights)):
+        return torch.autograd.grad(value, weights, allow_unused=True)
+    # FSDP2 adds up gradients where backward leaves them, and nowhere else.
+    before = [weight.grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.grad = None
+        value.backward()
+        return tuple(weight.grad for weight in weights)
+    finally:
+        for weight, gradient in zip(weights, before, strict=True):
+            weight.grad = gradient
 
 
 def hessian_product(
@@ -84,84 +100,153 @@ def hessian_product(
 ) -> HessianProduct:
     """Product of the Hessian of ``loss`` over the trainable parameters with ``vector``. The model stays untouched.
 
+    For several products at the same weights see `hessian_at`, which has the arguments and raises the errors of this function.
+
+    Raises:
+        InputError: ``vector`` names something else than a trainable parameter.
+    """
+    require_method(method)
+    with hessian_at(model, loss, method) as hessian:
+        product = hessian.product(vector)
+    return HessianProduct(hessian.loss, hessian.gradient, product, hessian.method, hessian.forwards, hessian.backwards)
+
+
+@contextlib.contextmanager
+def hessian_at(
+    model: nn.Module, loss: Callable[[], Tensor], method: Method | Literal["auto"] = "auto"
+) -> Iterator[Hessian]:
+    """The Hessian of ``loss`` over the trainable parameters at the present weights, for products inside the context.
+
     Double backward is exact up to rounding. It computes ``scaled_dot_product_attention`` by the math kernel, which holds one
-    number per head and pair of tokens. Central differences ``(g(w + h v) - g(w - h v)) / 2h`` need first derivatives alone. Their
-    ``h ||v||`` is 2e-4 of ``||w||``, where the errors of truncation and of float32 rounding are both near 1e-3.
+    number per head and pair of tokens. The graph of the gradient is kept, so a product after the first takes one backward pass.
+    Central differences ``(g(w + h v) - g(w - h v)) / 2h`` need first derivatives alone. Their ``h ||v||`` is 2e-4 of ``||w||``,
+    where the errors of truncation and of float32 rounding are both near 1e-3.
 
     Args:
         model: whose parameters the Hessian is over.
         loss: one forward pass; the same numbers are drawn in each of its calls.
-        vector: by parameter name; names that are missing count as zero.
         method: "auto" is double backward, and central differences if the loss contains a function without a second
             derivative, or a ``torch.autograd.Function``: torch may silently omit the second derivative of the latter.
             "double_backward" trusts such functions.
 
     Raises:
-        InputError: ``vector`` names something else than a trainable parameter, or the loss is no scalar.
+        InputError: the loss is no scalar.
         NonFiniteError: the loss or the gradient is not finite.
     """
     require_method(method)
-    weights = trainable(model)
-    for name, tensor in vector.items():
-        if name not in weights or tensor.shape != weights[name].shape:
-            raise InputError(
-                f"vector[{name!r}] of shape {tuple(tensor.shape)}: pass tensors that fit trainable parameters, by name"
-            )
-    spent = 0, 0
-    if method != "central_differences":
+    with restored(model), eager(), torch.enable_grad():
+        hessian = Hessian(model, loss, method)
         try:
-            return _double_backward(model, weights, loss, vector, careful=method == "auto")
-        except _FirstDerivativeOnly:
-            spent = 1, 0
-        except RuntimeError as error:
-            if method != "auto" or not any(words in str(error) for words in _ONCE):
-                raise
-            spent = 1, 1
-    result = _central_differences(model, weights, loss, vector)
-    return replace(result, forwards=result.forwards + spent[0], backwards=result.backwards + spent[1])
+            yield hessian
+        finally:
+            hessian.close()
 
 
-def _double_backward(
-    model: nn.Module,
-    weights: Mapping[str, Tensor],
-    loss: Callable[[], Tensor],
-    vector: Mapping[str, Tensor],
-    careful: bool,
-) -> HessianProduct:
-    with restored(model), eager(), _twice_differentiable(), torch.enable_grad():
-        value = _scalar(loss())
-        if careful and _has_own_derivative(value):
-            raise _FirstDerivativeOnly
-        first = torch.autograd.grad(value, list(weights.values()), allow_unused=True, create_graph=True)
-        gradient = _named(weights, first)
-        pairs = [(gradient[name], vector[name]) for name in vector if name in gradient and gradient[name].requires_grad]
-        product: dict[str, Tensor] = {}
-        if pairs:  # a gradient without a graph does not depend on the weights
-            second = torch.autograd.grad(
-                [g for g, _ in pairs], list(weights.values()), [v.to(g) for g, v in pairs], allow_unused=True
-            )
-            product = _named(weights, second, "product")
-    gradient = {name: g.detach() for name, g in gradient.items()}
-    return HessianProduct(float(value.detach()), gradient, product, "double_backward", 1, 2)
+class Hessian:
+    """See `hessian_at`.
 
+    Attributes:
+        loss: at the weights.
+        gradient: by parameter name. A name is missing if the loss does not depend on the parameter.
+        method: how products are computed.
+        forwards, backwards: passes so far, as in `HessianProduct`.
+    """
 
-def _central_differences(
-    model: nn.Module, weights: Mapping[str, Tensor], loss: Callable[[], Tensor], vector: Mapping[str, Tensor]
-) -> HessianProduct:
-    value, gradient = gradient_of(model, loss)
-    length = math.sqrt(inner(vector, vector))
-    if not length:
-        return HessianProduct(value, gradient, {}, "central_differences", 1, 1)
-    size = math.sqrt(inner(weights, weights)) or 1.0
-    step = _STEP * size / length
-    with virtual_step(model, vector, -step):
-        product = gradient_of(model, loss)[1]
-    with virtual_step(model, vector, step):
-        below = gradient_of(model, loss)[1]
-    for name, tensor in below.items():
-        product[name] = product[name] - tensor if name in product else -tensor
-    product = {name: tensor / (2 * step) for name, tensor in product.items()}
-    return HessianProduct(value, gradient, product, "central_differences", 3, 3)
+    def __init__(self, model: nn.Module, loss: Callable[[], Tensor], method: Method | Literal["auto"]) -> None:
+        self._model, self._loss, self._auto = model, loss, method == "auto"
+        self._weights = trainable(model)
+        self._graph: dict[str, Tensor] = {}
+        self.forwards = self.backwards = 0
+        # FSDP2 gathers weights for one backward pass; a second one through it has none.
+        sharded = any(map(is_sharded, self._weights.values()))
+        self.method: Method = "central_differences" if sharded or method == "central_differences" else "double_backward"
+        if self.method == "central_differences" or not self._differentiated():
+            self.method = "central_differences"
+            self.loss, self.gradient = self._gradient()
+
+    def _differentiated(self) -> bool:
+        """Loss and gradient with the graph of the gradient; false if there is none to trust."""
+        self.forwards += 1
+        with _twice_differentiable():
+            value = _scalar(self._loss())
+            if self._auto and _has_own_derivative(value):
+                return False
+            self.backwards += 1
+            try:
+                first = torch.autograd.grad(value, list(self._weights.values()), allow_unused=True, create_graph=True)
+            except RuntimeError as error:
+                if not self._once(error):
+                    raise
+                return False
+        self._graph = _named(self._weights, first)
+        self.loss = float(value.detach())
+        self.gradient = {name: g.detach() for name, g in self._graph.items()}
+        return True
+
+    def product(self, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``H v``, by parameter name. A name is missing if its gradient does not depend on the weights: the product is zero.
+
+        Args:
+            vector: by parameter name; names that are missing count as zero.
+
+        Raises:
+            InputError: ``vector`` names something else than a trainable parameter.
+            NonFiniteError: the product is not finite.
+        """
+        for name, tensor in vector.items():
+            if name not in self._weights or tensor.shape != self._weights[name].shape:
+                raise InputError(
+                    f"vector[{name!r}] of shape {tuple(tensor.shape)}: pass tensors that fit trainable parameters, by name"
+                )
+        if self.method == "double_backward":
+            # A gradient without a graph does not depend on the weights.
+            pairs = [
+                (self._graph[n], v) for n, v in vector.items() if n in self._graph and self._graph[n].requires_grad
+            ]
+            if not pairs:
+                return {}
+            try:
+                self.backwards += 1
+                with _twice_differentiable():
+                    second = torch.autograd.grad(
+                        [g for g, _ in pairs],
+                        list(self._weights.values()),
+                        [v.to(g) for g, v in pairs],
+                        allow_unused=True,
+                        retain_graph=True,
+                    )
+                return _named(self._weights, second, "product")
+            except RuntimeError as error:
+                if not self._once(error):
+                    raise
+            self.close()
+            self.method = "central_differences"
+        return self._differences(vector)
+
+    def _once(self, error: RuntimeError) -> bool:
+        """Whether ``error`` says that a second derivative is missing, and differences may be taken instead."""
+        return self._auto and any(words in str(error) for words in _ONCE)
+
+    def _gradient(self) -> tuple[float, dict[str, Tensor]]:
+        self.forwards, self.backwards = self.forwards + 1, self.backwards + 1
+        return gradient_of(self._model, self._loss)
+
+    def _differences(self, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        length = math.sqrt(inner(vector, vector))
+        if not length:
+            return {}
+        step = _STEP * (math.sqrt(inner(self._weights, self._weights)) or 1.0) / length
+        with virtual_step(self._model, vector, -step):
+            product = self._gradient()[1]
+        with virtual_step(self._model, vector, step):
+            below = self._gradient()[1]
+        for name, tensor in below.items():
+            product[name] = product[name] - tensor if name in product else -tensor
+        return {name: tensor / (2 * step) for name, tensor in product.items()}
+
+    def close(self) -> None:
+        """Let go of the graph."""
+        self._graph = {}
 
 
 @contextlib.contextmanager
@@ -169,10 +254,6 @@ def _twice_differentiable() -> Iterator[None]:
     """Attention whose backward pass has a derivative: the fused kernels have none."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
-
-
-class _FirstDerivativeOnly(Exception):
-    """The loss goes through a function whose backward pass may have no derivative."""
 
 
 def _has_own_derivative(loss: Tensor) -> bool:
@@ -210,6 +291,8 @@ def _named(
 ) -> dict[str, Tensor]:
     named = {name: value for name, value in zip(weights, values, strict=True) if value is not None}
     for name, value in named.items():
+        if is_sharded(value):  # a process that raised alone would leave the others waiting
+            continue
         if not math.isfinite(float(value.detach().sum(dtype=torch.float64))):  # in one pass over the entries
             raise NonFiniteError(f"the {what} at {name!r} is not finite; check the weights and the batch")
     return named

@@ -189,7 +189,7 @@ def unwrapped(optimizer: object) -> torch.optim.Optimizer:
     Raises:
         InputError: there is none.
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+    while hasattr(inner := getattr(optimizer, "optimizer", None), "param_groups"):  # ZeRO's own is no torch optimizer
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"optimizer={optimizer!r}: {_REMEDY}")

@@ -1,6 +1,6 @@
 """Moments, whitened DMD and spectra. Needs torch alone; takes moments and matrices, never models."""
 
-from hf_rksp.spectral.curvature import LargestEigenvalue, largest_eigenvalue
+from hf_rksp.spectral.curvature import LargestEigenvalue, largest_eigenvalue, power_iteration
 from hf_rksp.spectral.dmd import WhitenedOperator, choose_rank, whitened_dmd
 from hf_rksp.spectral.jackknife import jackknife, leave_one_out, standard_error
 from hf_rksp.spectral.kreiss import KreissBracket, kreiss_constant
@@ -33,6 +33,7 @@ __all__ = [
     "leave_one_out",
     "merge_all",
     "modal_basis",
+    "power_iteration",
     "rounding_deviation",
     "smoothed_masses",
     "spectral_masses",

@@ -18,9 +18,12 @@ from hf_rksp.errors import InputError, NonFiniteError
 
 #: Takes and returns a vector of shape ``(n,)``.
 Product = Callable[[Tensor], Tensor]
+#: Takes sums over the entries of vectors, shape ``(k,)``, that this process has, and returns those over all processes.
+Total = Callable[[Tensor], Tensor]
 
 #: A residual within this many units of rounding of the operator's norm is zero.
 _ROUNDING = 16
+_START = "pass a finite floating vector of shape (n,) that is not zero"
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,15 @@ class LargestEigenvalue:
 
 
 def largest_eigenvalue(
-    product: Product, start: Tensor, *, tolerance: float = 1e-3, max_products: int = 100, basis: int = 16
+    product: Product,
+    start: Tensor,
+    *,
+    tolerance: float = 1e-3,
+    max_products: int = 100,
+    basis: int = 16,
+    total: Total | None = None,
 ) -> LargestEigenvalue:
-    """Lanczos for the algebraically largest eigenvalue of a symmetric operator.
+    """Lanczos for the algebraically largest eigenvalue of a symmetric operator. The host waits for the device once per product.
 
     Args:
         product: ``v -> A v``. ``A`` has to be symmetric; this is not checked.
@@ -55,6 +64,7 @@ def largest_eigenvalue(
         max_products: products at which it ends without convergence.
         basis: vectors of length ``n`` in memory, at least 4. A restart keeps a quarter of them and needs as much memory again
             for that quarter.
+        total: see `Total`; ``None`` if vectors lie here as a whole.
 
     Raises:
         InputError: an argument is out of range, or ``start`` is zero.
@@ -65,19 +75,17 @@ def largest_eigenvalue(
     >>> round(largest.value, 9), largest.converged, largest.products
     (3.0, True, 3)
     """
+    total = total or _as_it_is
     _check(start, tolerance, max_products, basis)
-    rows = [start.detach() / _norm(start)]
+    rows = [_unit(start, total)]
     projected = torch.zeros(0, 0, dtype=torch.float64)
     for products in range(1, max_products + 1):
-        w = product(rows[-1]).detach()
-        if w.shape != start.shape:
-            raise InputError(f"product: it returned shape {tuple(w.shape)} for a vector of {tuple(start.shape)}")
-        w = w.to(start.dtype, copy=True)
-        column = _orthogonalise(w, rows)
-        if not bool(column.isfinite().all()):
+        w = _multiplied(product, rows[-1])
+        column = _orthogonalise(w, rows, total)
+        *coefficients, beta = torch.cat([column, total(_dot(w, w)[None]).sqrt()]).tolist()
+        if not all(map(math.isfinite, [*coefficients, beta])):
             raise NonFiniteError(f"product: number {products} is not finite; check the loss and the weights")
-        projected = _bordered(projected, column)
-        beta = _norm(w)
+        projected = _bordered(projected, torch.tensor(coefficients, dtype=torch.float64))
         values, vectors = torch.linalg.eigh(projected)
         value, residual = float(values[-1]), beta * abs(float(vectors[-1, -1]))
         rounding = _ROUNDING * torch.finfo(start.dtype).eps * float(values.abs().max())
@@ -92,11 +100,37 @@ def largest_eigenvalue(
     raise AssertionError("unreachable: max_products is at least 1")
 
 
+def power_iteration(
+    product: Product, start: Tensor, *, tolerance: float = 1e-3, max_products: int = 5, total: Total | None = None
+) -> LargestEigenvalue:
+    """Power iteration, as published for the preconditioned Hessian (arXiv:2606.16768).
+
+    It converges to the eigenvalue of the largest modulus: ``value`` may be negative, and is then not the largest one. The
+    arguments and errors are those of `largest_eigenvalue`.
+
+    >>> matrix = torch.diag(torch.tensor([-9.0, 1.0, 3.0], dtype=torch.float64))
+    >>> round(power_iteration(lambda v: matrix @ v, torch.ones(3, dtype=torch.float64), max_products=50).value, 3)
+    -9.0
+    """
+    total = total or _as_it_is
+    _check(start, tolerance, max_products, basis=4)
+    vector = _unit(start, total)
+    for products in range(1, max_products + 1):
+        w = _multiplied(product, vector)
+        value, square = total(torch.stack([_dot(vector, w), _dot(w, w)])).tolist()
+        if not (math.isfinite(value) and math.isfinite(square)):
+            raise NonFiniteError(f"product: number {products} is not finite; check the loss and the weights")
+        residual = math.sqrt(max(square - value**2, 0.0))
+        converged = residual <= tolerance * abs(value)
+        if converged or products == max_products or not square:
+            return LargestEigenvalue(value, residual, products, converged, vector)
+        vector = w.div_(math.sqrt(square))
+    raise AssertionError("unreachable: max_products is at least 1")
+
+
 def _check(start: Tensor, tolerance: float, max_products: int, basis: int) -> None:
-    if start.ndim != 1 or not start.is_floating_point() or not start.isfinite().all() or not start.any():
-        raise InputError(
-            f"start of shape {tuple(start.shape)} and {start.dtype}: pass a finite floating vector of shape (n,) that is not zero"
-        )
+    if start.ndim != 1 or not start.is_floating_point():
+        raise InputError(f"start of shape {tuple(start.shape)} and {start.dtype}: {_START}")
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise InputError(f"tolerance={tolerance!r}: it has to be a finite number above zero")
     if max_products < 1:
@@ -105,26 +139,42 @@ def _check(start: Tensor, tolerance: float, max_products: int, basis: int) -> No
         raise InputError(f"basis={basis!r}: pass a whole number of at least 4")
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum(dtype=torch.float64))
+def _as_it_is(sums: Tensor) -> Tensor:
+    return sums
 
 
-def _norm(vector: Tensor) -> float:
-    return math.sqrt(_dot(vector, vector))
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dtype=torch.float64)
 
 
-def _orthogonalise(w: Tensor, rows: Sequence[Tensor]) -> Tensor:
+def _unit(start: Tensor, total: Total) -> Tensor:
+    start = start.detach()
+    norm = math.sqrt(float(total(_dot(start, start)[None])))
+    if not (norm and math.isfinite(norm)):
+        raise InputError(f"start of norm {norm}: {_START}")
+    return start / norm
+
+
+def _multiplied(product: Product, vector: Tensor) -> Tensor:
+    """A copy of ``product(vector)``."""
+    w = product(vector).detach()
+    if w.shape != vector.shape:
+        raise InputError(f"product: it returned shape {tuple(w.shape)} for a vector of {tuple(vector.shape)}")
+    return w.to(vector.dtype, copy=True)
+
+
+def _orthogonalise(w: Tensor, rows: Sequence[Tensor], total: Total) -> Tensor:
     """Subtract from ``w``, in place, its projection on ``rows``, and return the coefficients, shape ``(len(rows),)``.
 
     The subtraction is done twice, which is enough for full orthogonality (Kahan, in Parlett, section 6.9).
     """
-    total = torch.zeros(len(rows), dtype=torch.float64)
+    coefficients = torch.zeros(len(rows), dtype=torch.float64, device=w.device)
     for _ in range(2):
-        for index, row in enumerate(rows):
-            part = _dot(row, w)
-            w.sub_(row, alpha=part)
-            total[index] += part
-    return total
+        parts = total(torch.stack([_dot(row, w) for row in rows]))
+        for row, part in zip(rows, parts.to(w.dtype), strict=True):
+            w.addcmul_(row, part, value=-1)
+        coefficients += parts
+    return coefficients
 
 
 def _bordered(matrix: Tensor, column: Tensor) -> Tensor:

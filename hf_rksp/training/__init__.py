@@ -6,6 +6,7 @@ from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.loop import TrainingRun
 from hf_rksp.training.monitors.alignment import AlignmentMonitor
 from hf_rksp.training.monitors.attention import AttentionMonitor
+from hf_rksp.training.monitors.curvature import CurvatureMonitor
 from hf_rksp.training.monitors.spectrum import SpectralMonitor
 from hf_rksp.training.parser import parse_arguments
 from hf_rksp.training.trainer import RKSPTrainer, RKSPTrainerMixin
@@ -13,6 +14,7 @@ from hf_rksp.training.trainer import RKSPTrainer, RKSPTrainerMixin
 __all__ = [
     "AlignmentMonitor",
     "AttentionMonitor",
+    "CurvatureMonitor",
     "RKSPArguments",
     "RKSPCallback",
     "RKSPTrainer",

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
 
-from hf_rksp.config import KSS_SCHEDULES, AlignmentConfig, AttentionConfig, KSSConfig, MonitorConfig
+from hf_rksp.config import KSS_SCHEDULES, AlignmentConfig, AttentionConfig, CurvatureConfig, KSSConfig, MonitorConfig
 from hf_rksp.errors import InputError
 from hf_rksp.training.before import LIMIT, MODES, Mode
 from hf_rksp.training.monitors.alignment import AlignmentMonitor
 from hf_rksp.training.monitors.attention import AttentionMonitor
 from hf_rksp.training.monitors.base import Monitor
+from hf_rksp.training.monitors.curvature import CurvatureMonitor
 
 
 def _option(default: object, text: str) -> Any:
@@ -59,6 +60,7 @@ _KSS = _fields_of("kss_", dict(KSS_SCHEDULES))
 _SPECTRUM = _fields_of("spectrum_", {"": MonitorConfig})
 _ALIGNMENT = _fields_of("alignment_", {"": AlignmentConfig})
 _ATTENTION = _fields_of("attention_", {"": AttentionConfig})
+_CURVATURE = _fields_of("curvature_", {"": CurvatureConfig})
 
 
 # The methods stand before TrainingArguments; the type checker has to know what those have.
@@ -125,8 +127,11 @@ class ArgumentMethods(_Host):
         """
         alignment: AlignmentConfig = self._made("alignment_", AlignmentConfig, _ALIGNMENT)
         attention: AttentionConfig = self._made("attention_", AttentionConfig, _ATTENTION)
-        found: list[Monitor] = [AlignmentMonitor(alignment)] if alignment.every else []
-        return [*found, AttentionMonitor(attention)] if attention.every else found
+        curvature: CurvatureConfig = self._made("curvature_", CurvatureConfig, _CURVATURE)
+        alignment_monitor = [AlignmentMonitor(alignment)] if alignment.every else []
+        attention_monitor = [AttentionMonitor(attention)] if attention.every else []
+        curvature_monitor = [CurvatureMonitor(curvature)] if curvature.every else []
+        return [*alignment_monitor, *attention_monitor, *curvature_monitor]
 
     def _kss(self) -> KSSConfig:
         made: KSSConfig = self._made("kss_", KSSConfig, _KSS, schedule=self.kss_schedule)
@@ -159,6 +164,7 @@ RKSPArguments = make_dataclass(
         *_SPECTRUM.values(),
         *_ALIGNMENT.values(),
         *_ATTENTION.values(),
+        *_CURVATURE.values(),
         (
             "run_report",
             bool,
@@ -194,5 +200,5 @@ RKSPArguments = make_dataclass(
 class RKSPTrainingArguments(RKSPArguments, TrainingArguments):  # type: ignore[misc, valid-type]  # its fields are made above
     """TrainingArguments with the fields of KSS (``kss_...``), of risk, and of the monitors.
 
-    The monitors are ``spectrum_...``, ``alignment_...`` and ``attention_...``.
+    The monitors are ``spectrum_...``, ``alignment_...``, ``attention_...`` and ``curvature_...``.
     """

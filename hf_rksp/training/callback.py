@@ -97,6 +97,7 @@ class RKSPCallback(TrainerCallback):
         self._recorder = Recorder()
         self._begun: tuple[TrainingArguments, TrainerState, nn.Module] | None = None
         self._state = _Kept()
+        self._optimizer: object = None
         self._trials = 0
         self._late = False
 
@@ -133,6 +134,7 @@ class RKSPCallback(TrainerCallback):
             self.close()
         self._restore(state)
         self.first_step = state.global_step
+        self._optimizer = kwargs.get("optimizer")
         if not isinstance(model, nn.Module):
             kind = f"{type(model).__module__}.{type(model).__name__}"
             self._stand_aside(
@@ -165,6 +167,7 @@ class RKSPCallback(TrainerCallback):
         """The parts are attached and the run has begun."""
         assert self._begun is not None and self.engine is not None
         (args, state, model), self._begun = self._begun, None
+        self.engine.watch.optimizer = self._optimizer
         self.engine.begin(state.global_step, state.max_steps, self._state)
         self._open_history(args, state, model)
         if self._late:  # found in the first step, after it has begun

@@ -27,13 +27,12 @@ def as_before(trainer: Trainer) -> Iterator[None]:
     and the dataset hold. What they count elsewhere stays counted.
     """
     model: Any = trainer.model
-    kept = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if _is_plain(value)}
     steps, loaders, collator = trainer.state.max_steps, list(trainer.accelerator._dataloaders), trainer.data_collator
     with contextlib.suppress(Exception):  # a collator may hold a generator of its own
         trainer.data_collator = copy.deepcopy(collator)
     rewind = [back for value in getattr(trainer.train_dataset, "__dict__", {}).values() for back in _rewinding(value)]
     try:
-        with restored(model):
+        with restored(model), same_numbers(trainer):
             yield
     finally:
         trainer.data_collator = collator
@@ -41,6 +40,15 @@ def as_before(trainer: Trainer) -> Iterator[None]:
             back()
         trainer.accelerator._dataloaders[:] = loaders
         trainer.state.max_steps = steps
+
+
+@contextlib.contextmanager
+def same_numbers(trainer: Trainer) -> Iterator[None]:
+    """Every attribute of ``trainer`` that holds plain data, such as what a loss counts and logs, is put back afterwards."""
+    kept = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if _is_plain(value)}
+    try:
+        yield
+    finally:
         vars(trainer).update(kept)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,6 +45,9 @@ class TrainingRun:
         blocks: path(s) of the list(s) of residual blocks; found automatically in transformers models.
         setup: entries for the run row of the history, such as ``name`` and ``learning_rate``.
         state: `state_dict` of a checkpoint that the run goes on from.
+        optimizer: of the run, for `CurvatureMonitor`.
+        loss: the task's loss of what the model was called with and what `microbatch` was given, for `CurvatureMonitor`; the one
+            that the model returns by default.
 
     Attributes:
         step_number: optimizer steps made so far.
@@ -64,10 +67,13 @@ class TrainingRun:
         blocks: str | Sequence[str] | None = None,
         setup: Mapping[str, Any] | None = None,
         state: Mapping[str, Any] | None = None,
+        optimizer: object = None,
+        loss: Callable[[Mapping[str, Any]], Tensor] | None = None,
     ) -> None:
         self.model, self.folder, self.steps = model, Path(folder), steps
         self.parts: list[Monitor] = [*monitors, *([SpectralShaper(config=kss)] if kss else [])]
         self.blocks, self.setup, self._state = blocks, dict(setup or {}), dict(state or {})
+        self.optimizer, self.loss = optimizer, loss
         self.step_number = int(self._state.get("step", 0))
         self._recorder = Recorder()
         self._engine: Engine | None = None
@@ -99,6 +105,7 @@ class TrainingRun:
 
     def _begin(self) -> None:
         watch = self.engine.watch
+        watch.optimizer, watch.loss = self.optimizer, self.loss
         self.engine.begin(self.step_number, self.steps, self._state)
         setup = {"world_size": world_size(), **self.setup}
         self._recorder.open(

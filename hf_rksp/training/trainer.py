@@ -29,7 +29,9 @@ from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Mode
 from hf_rksp.training.callback import REMEDIES, RKSPCallback, several_devices
 from hf_rksp.training.extra_pass import extra_passes
+from hf_rksp.training.first_batches import same_numbers
 from hf_rksp.training.kss.shaper import SpectralShaper
+from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 #: State of all parts in a checkpoint.
@@ -288,7 +290,21 @@ class RKSPTrainerMixin(_Host):
         if self.rksp and self.rksp.engine:
             # A loss of one's own takes the labels out of the batch, and they tell what is padding in a decoder.
             self.rksp.engine.microbatch(_labels(inputs))
+            self._hand_over(self.rksp.engine.watch, inputs)
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _hand_over(self, watch: Watch, inputs: Any) -> None:
+        """Let monitors have the batch and the task's loss; a trainer that makes its batches itself would make others."""
+        if isinstance(inputs, Mapping) and not self._makes_batches:
+            watch.batch, watch.loss = dict(inputs), self._task_loss
+
+    def _task_loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """The loss of a batch beside the run, without the term of KSS."""
+        with same_numbers(self), self.compute_loss_context_manager():
+            loss = self.compute_loss(self.model, self._prepare_inputs(dict(batch)))
+        if not isinstance(loss, Tensor):
+            raise InputError(f"compute_loss returns a {type(loss).__name__}, and a tensor with one number is needed")
+        return loss
 
     def _measure_step(self, model: Any, shaper: SpectralShaper, batches: Sequence[Any]) -> None:
         for part in (model, self.optimizer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ class Watch:
     Attributes:
         withheld: entries of the coming batch that the model is not given: labels that a loss of one's own takes out tell the
             padding too.
+        batch: the last batch that was trained on, as ``loss`` takes it, if the trainer has said so.
+        loss: the task's loss of a batch, if the trainer has one of its own; else it is that of the model.
+        optimizer: of the run, as the trainer has it, with what an engine wraps around it; ``None`` if nobody has said.
 
     Raises:
         CaptureError, InputError: no residual blocks.
@@ -39,6 +42,9 @@ class Watch:
         self.model = self.tap.model
         self.layouts = Layouts(self.model, self.stacks)
         self.withheld: Mapping[str, Any] = {}
+        self.batch: Mapping[str, Any] | None = None
+        self.loss: Callable[[Mapping[str, Any]], Tensor] | None = None
+        self.optimizer: object = None
 
     @property
     def layers(self) -> int:

@@ -84,7 +84,7 @@ def test_fused_attention_has_no_second_derivative_by_itself(monkeypatch):
     assert hessian_product(model, lambda: model(**batch).loss, random_vector(model)).method == "double_backward"
     monkeypatch.setattr(hvp, "_twice_differentiable", lambda: torch.enable_grad())
     result = hessian_product(model, lambda: model(**batch).loss, random_vector(model))
-    assert result.method == "central_differences" and (result.forwards, result.backwards) == (4, 4)
+    assert result.method == "central_differences" and (result.forwards, result.backwards) == (3, 4)
 
 
 def test_a_function_with_one_derivative_falls_back():

@@ -98,6 +98,23 @@ def assert_same_alignment(one: Run, other: Run, sharp: bool, first: bool = False
             assert math.isclose(x.get("growth", 0), y.get("growth", 0), abs_tol=bound), (a["step"], x["path"])
 
 
+def assert_same_curvature(one: Run, other: Run, along: float, method: str) -> None:
+    """The readings of the curvature: ``along`` is the relative bound of that along the update. Eigenvalues are found to 1%."""
+    left, right = (readings_of(run, "curvature") for run in (one, other))
+    assert [row["step"] for row in left] == [row["step"] for row in right] == list(range(4))
+    for a, b in zip(left, right, strict=True):
+        assert b["method"] == method
+        for name, bound in (("lambda_direction", along), ("lambda_max", 0.02), ("left_out", 0.01)):
+            assert math.isclose(
+                a["values"][name], b["values"][name], rel_tol=bound, abs_tol=1e-3 * (name == "left_out")
+            ), (
+                a["step"],
+                name,
+                a["values"][name],
+                b["values"][name],
+            )
+
+
 def assert_same_profiles(one: Run, other: Run, sharp: bool, first: bool = False) -> None:
     """The profile rows of the history, or the ``first`` alone. ``sharp``: the model is in float64."""
     profiles = [readings_of(run, "spectrum") for run in (one, other)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.distributed.compare import assert_same_alignment, assert_same_profiles
+from tests.distributed.compare import assert_same_alignment, assert_same_curvature, assert_same_profiles
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -46,6 +46,21 @@ def test_alignment(request, one, kind, name):
 def test_alignment_zero(zero, one, stage):
     assert_same_alignment(one["balanced once"], zero[0][f"{stage}:balanced once"], sharp=False, first=True)
     assert_same_alignment(one["float32 balanced"], zero[0][f"{stage}:float32 balanced"], sharp=False)
+
+
+def test_curvature(one, ddp, fsdp2):
+    """Products are means over the processes; FSDP2 has parts of vectors, and gradients alone."""
+    assert_same_curvature(one["curvature"], ddp[0]["curvature"], 1e-6, "double_backward")
+    assert_same_curvature(one["curvature"], fsdp2[0]["curvature"], 5e-3, "central_differences")
+
+
+def test_curvature_zero(zero, one):
+    for stage in (1, 2):
+        run = zero[0][f"{stage}:float32 curvature"]
+        assert_same_curvature(one["float32 curvature"], run, 0.02, "double_backward")
+    third = zero[0]["3:float32 curvature"]
+    assert not [row for row in third["readings"] if row["monitor"] == "curvature"], "refused, and the run goes on"
+    assert third["logs"][-1]["curvature/skipped"] == 4
 
 
 def test_resumed_zero(zero, one):

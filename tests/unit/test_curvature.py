@@ -108,10 +108,10 @@ def test_the_start_stays_as_it_is():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"start": torch.zeros(3)}, r"start of shape \(3,\)"),
+        ({"start": torch.zeros(3)}, r"start of norm 0.0"),
         ({"start": torch.ones(3, 2)}, r"start of shape \(3, 2\)"),
         ({"start": torch.ones(3, dtype=torch.int64)}, "int64"),
-        ({"start": torch.tensor([1.0, math.nan])}, "finite"),
+        ({"start": torch.tensor([1.0, math.nan])}, "start of norm nan"),
         ({"tolerance": 0.0}, r"tolerance=0\.0"),
         ({"max_products": 0}, "max_products=0"),
         ({"basis": 3}, "basis=3"),

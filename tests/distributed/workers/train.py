@@ -151,6 +151,8 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         disable_tqdm=True,
         report_to="none",
         alignment_every=2 if case.monitor else 0,
+        curvature_every=int(case.curvature),
+        curvature_products=8,
         dataloader_pin_memory=False,
         **more,
     )
@@ -166,7 +168,10 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         compute_loss_func=double_loss if case.double and not case.mean else None,
         # Adam divides by the size of the gradient: it would hide a wrong factor, and blow up the rounding of gradients that
         # are zero in theory (the bias of the keys). In SGD weights follow gradients; momentum is a state to resume.
-        optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": arguments.learning_rate, "momentum": 0.5}),
+        # Only the curvature needs Adam, and few steps of it.
+        optimizer_cls_and_kwargs=(torch.optim.AdamW, {"lr": 1e-3})
+        if case.curvature
+        else (torch.optim.SGD, {"lr": arguments.learning_rate, "momentum": 0.5}),
     )
     trainer.remove_callback(PrinterCallback)
     if case.mean:

@@ -1,0 +1,42 @@
+"""Weights that FSDP2 spreads over processes: the part that this one has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is spread over processes by FSDP2 or by tensor parallelism."""
+    return isinstance(tensor, DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of ``tensor`` that this process has; all of a plain tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(part: Tensor, whole: Tensor) -> Tensor:
+    """``part``, the numbers of this process, as a tensor that is spread as ``whole`` is."""
+    part = part.view(local(whole).shape)
+    if not isinstance(whole, DTensor):
+        return part
+    return DTensor.from_local(part, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride())
+
+
+def full_sum(values: Tensor) -> Tensor:
+    """Sum of all entries in float64, of all processes that ``values`` are spread over."""
+    total = values.sum(dtype=torch.float64)
+    return total.full_tensor() if isinstance(total, DTensor) else total
+
+
+def copies(weights: Iterable[Tensor]) -> int:
+    """How many processes have the same entry of ``weights``, which are spread alike."""
+    first = next(weight for weight in weights if isinstance(weight, DTensor))
+    number = 1
+    for size, placement in zip(first.device_mesh.shape, first.placements, strict=True):
+        number *= size if isinstance(placement, Replicate) else 1
+    return number

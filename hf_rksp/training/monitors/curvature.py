@@ -1,0 +1,319 @@
+"""Preconditioned curvature of a run: the largest eigenvalue, followed from reading to reading, and the curvature along the update.
+
+Source: Cohen et al., arXiv:2207.14484 (operator and limit), arXiv:2606.16768 (warm start). The eigenvector ``u`` is kept as
+``w = P^(-1/2) u``: ``P_t^(1/2) w`` of a later reading, made a unit vector, is where the search goes on, and no old P is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture import Block, Stack
+from hf_rksp.capture.calling import untouched
+from hf_rksp.capture.hvp import Hessian, hessian_at, trainable
+from hf_rksp.capture.shards import copies, is_sharded, like, local
+from hf_rksp.config import CurvatureConfig
+from hf_rksp.errors import CaptureError, InputError, NonFiniteError
+from hf_rksp.profile.gradients import model_loss
+from hf_rksp.quantities import CURVATURE
+from hf_rksp.ranks import agreeing, current_ranks, sum_over_ranks
+from hf_rksp.spectral.curvature import LargestEigenvalue, largest_eigenvalue, power_iteration
+from hf_rksp.training.aside import Aside
+from hf_rksp.training.monitors.base import Alarm, Logged, Measuring, Reading
+from hf_rksp.training.preconditioner import Preconditioner, read_preconditioner
+from hf_rksp.training.watch import Watch
+
+#: How the monitor is switched off, for its warnings.
+OFF = "curvature_every=0 switches the monitor off"
+#: A search that begins at a random vector takes up to so many times the products of one that goes on.
+_COLD = 10
+#: Relative residual at which a search ends early.
+_TOLERANCE = 1e-2
+#: Vectors in the memory of a search.
+_BASIS = 4
+
+
+class CurvatureMonitor(Logged):
+    """Follows the largest eigenvalue of the preconditioned Hessian, and the curvature along the update.
+
+    A reading is made when the optimizer has made its step: P is that of the step, so the gradient of the step is in it, and the
+    Hessian is that of the batch of the step at the new weights. The model is in evaluation mode for it; a loss divides by the batch
+    alone. Nothing of the run changes. Between readings one vector of the size of the trainable weights is kept. It is not in a
+    checkpoint: the first reading after a resumption searches anew, and agrees with that of an uninterrupted run as far as both
+    have converged.
+
+    It needs the optimizer, and a loss: that of the trainer (`RKSPTrainer`), or else the one that the model returns.
+
+    Args:
+        config: see `CurvatureConfig`.
+
+    Attributes:
+        aside: counts the readings that could not be made, and says why.
+    """
+
+    name = "curvature"
+    quantities = CURVATURE
+
+    def __init__(self, config: CurvatureConfig | None = None) -> None:
+        self.config = config or CurvatureConfig(every=20)
+        super().__init__(Aside("The curvature monitor", "curvature/skipped", OFF))
+        self._flagged = self._calm = 0
+        self._alarmed = False
+
+    def attach(self, watch: Watch) -> None:
+        """The run begins; what an earlier one has left is forgotten."""
+        super().attach(watch)
+        self._seen: Mapping[str, Any] | None = None
+        self._first: Mapping[str, Any] | None = None
+        self._kept: Tensor | None = None
+        self._flagged = self._calm = 0
+        self._alarmed = False
+
+    def due(self, step: int, last_step: int) -> bool:
+        """Every so many steps."""
+        return self.config.every > 0 and step % self.config.every == 0
+
+    def looker(self, step: int) -> CurvatureMonitor:
+        """The monitor itself: it keeps what the model was called with."""
+        return self
+
+    def pass_begin(self, batch: Mapping[str, Any]) -> None:
+        """A pass over ``batch`` begins."""
+        self._seen = self.watch.described(batch)
+
+    def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        """States of blocks are not looked at."""
+
+    def refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
+        """States of blocks are not looked at."""
+
+    def pass_end(self, batch: Mapping[str, Any]) -> None:
+        """The pass is over."""
+
+    def step_end(self, step: int, main_process: bool) -> Measuring:
+        """The reading of the step, of all processes together."""
+        return self._reading(step, main_process)
+
+    def _reading(self, step: int, main_process: bool) -> Measuring:
+        try:
+            values, more = self._measure()
+            self._seen = None
+        except Exception as error:  # every process has it, or none
+            self._kept = None
+            self.aside("a reading", error)
+            self._log({})
+            return None
+        alarms = self._judge(values["ratio_direction"])
+        if not main_process:
+            return None
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._log({f"curvature/{name}": value for name, value in values.items()})
+        return Reading(self.name, step, values, (), more, alarms)
+        yield []
+
+    def _measure(self) -> tuple[dict[str, float], dict[str, Any]]:
+        weights = trainable(self.watch.model)
+        with agreeing(current_ranks()):
+            _require_readable(weights)
+            if self.watch.optimizer is None:
+                raise InputError("optimizer=None: pass it, as TrainingRun(optimizer=...)")
+            batch = self._chosen()
+        by = read_preconditioner(self.watch.optimizer, weights)
+        spread = _Spread(weights)
+        with untouched(self.watch.model), spread.hessian(self.watch.model, lambda: self._loss(batch)) as hessian:
+            operator = _operator(hessian, weights, by, spread)
+            gradient = spread.mean(_flat(hessian.gradient, weights, by)).mul_(by.scale)
+            along = _along(operator, gradient, spread)
+            found = self._followed(operator, by, gradient, spread)
+            method, loss = hessian.method, hessian.loss
+        self._kept = found.vector.mul_(by.scale)
+        rate = by.lr
+        values = {
+            "lambda_max": found.value,
+            "lambda_direction": along,
+            "ratio_step": rate * found.value / by.one_step_limit,
+            "ratio_momentum": rate * found.value / by.warm / by.momentum_limit,
+            "ratio_direction": rate * along / by.one_step_limit,
+            "residual": found.residual / abs(found.value) if found.value else math.nan,
+            "left_out": 1 - spread.sum(by.kept) / max(spread.sum(by.kept.new_tensor(by.entries)), 1),
+        }
+        return values, {"products": found.products + 1, "method": method, "loss": loss}
+
+    def _chosen(self) -> Mapping[str, Any]:
+        """The batch of the reading, cut to the sequences that are asked for."""
+        if self._first is not None:
+            return self._first
+        batch = self._seen if self.watch.batch is None else self.watch.batch
+        if batch is None:
+            raise InputError("no batch was seen: the loss does not call the model; pass loss= to TrainingRun")
+        tensors = [value for value in batch.values() if isinstance(value, Tensor) and value.ndim]
+        size, wanted = (len(tensors[0]) if tensors else 0), self.config.sequences
+        if wanted is not None and wanted < size:
+            batch = {
+                name: value[:wanted] if isinstance(value, Tensor) and value.ndim and len(value) == size else value
+                for name, value in batch.items()
+            }
+        if self.config.data == "first":
+            self._first = batch
+        return batch
+
+    def _loss(self, batch: Mapping[str, Any]) -> Tensor:
+        # Copies: a model or a loss may write into its inputs.
+        inputs = {name: value.clone() if isinstance(value, Tensor) else value for name, value in batch.items()}
+        return model_loss(self.watch.model, inputs) if self.watch.loss is None else self.watch.loss(inputs)
+
+    def _followed(
+        self, operator: Callable[[Tensor], Tensor], by: Preconditioner, gradient: Tensor, spread: _Spread
+    ) -> LargestEigenvalue:
+        """The largest eigenvalue, from where the last reading ended or else from the gradient and a random vector."""
+        kept, products = self._kept, self.config.products
+        if kept is not None:
+            kept = torch.where(by.scale > 0, kept / by.scale, 0.0)
+            kept = kept if spread.sum(kept.square().sum()) > 0 else None
+        if kept is None:
+            products *= _COLD
+            draw = torch.Generator().manual_seed(spread.seed)
+            noise = torch.randn(len(by.scale), generator=draw, dtype=by.scale.dtype).to(by.scale.device)
+            noise.mul_(by.scale > 0)
+            size = math.sqrt(spread.sum(noise.square().sum()) / max(spread.sum(gradient.square().sum()), 1e-30))
+            kept = gradient.mul_(size).add_(noise)
+        if self.config.method == "power":
+            return power_iteration(operator, kept, tolerance=_TOLERANCE, max_products=products, total=spread.total)
+        return largest_eigenvalue(
+            operator, kept, tolerance=_TOLERANCE, max_products=products, basis=_BASIS, total=spread.total
+        )
+
+    def _judge(self, ratio: float) -> list[Alarm]:
+        """An alarm when so many readings in a row were flagged; it has ended when as many were not."""
+        above = ratio > self.config.limit
+        self._flagged, self._calm = (self._flagged + 1, 0) if above else (0, self._calm + 1)
+        if self._alarmed:
+            self._alarmed = self._calm < self.config.dwell
+            return []
+        self._alarmed = self._flagged >= self.config.dwell
+        text = (
+            f"Learning rate times curvature along the update is {2 * ratio:.2f}, above {2 * self.config.limit:g} in "
+            f"{self.config.dwell} readings in a row: a step overshoots."
+        )
+        return [Alarm("curvature along the update", text)] if self._alarmed else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What waits for the next log, and where an alarm stands."""
+        own = {"flagged": self._flagged, "calm": self._calm, "alarmed": self._alarmed}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._flagged, self._calm = int(state["flagged"]), int(state["calm"])
+        self._alarmed = bool(state["alarmed"])
+        super().load_state_dict(state)
+
+    def close(self) -> None:
+        """Let go of the batch and of the eigenvector."""
+        self._seen = self._first = self._kept = None
+
+
+class _Spread:
+    """How vectors and batches lie over the processes.
+
+    Without FSDP2 every process has whole vectors and batches of its own: products are means over the processes. With FSDP2 a
+    process has a part of each vector, its backward pass makes the means, and sums over entries go over the processes.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
+        self.ranks = current_ranks()
+        self.sharded = any(map(is_sharded, weights.values()))
+        self._copies = copies(weights.values()) if self.sharded else 1
+        #: Parts of one random vector differ; whole vectors are one.
+        self.seed = self.ranks.rank // self._copies if self.sharded else 0
+
+    def mean(self, vector: Tensor) -> Tensor:
+        """``vector`` of a batch, as the mean over the batches of all processes."""
+        return vector if self.sharded or self.ranks.world == 1 else sum_over_ranks(vector).div_(self.ranks.world)
+
+    def total(self, sums: Tensor) -> Tensor:
+        """Sums over entries."""
+        return sum_over_ranks(sums).div(self._copies) if self.sharded else sums
+
+    def sum(self, value: Tensor) -> float:
+        """One sum over entries, on the host."""
+        return float(self.total(value.double()[None]))
+
+    @contextmanager
+    def hessian(self, model: nn.Module, loss: Callable[[], Tensor]) -> Iterator[Hessian]:
+        """`hessian_at`, entered by all processes or by none."""
+        if self.sharded:
+            with hessian_at(model, lambda: self._finite(loss())) as hessian:
+                yield hessian
+            return
+        with agreeing(self.ranks):
+            context = hessian_at(model, loss)
+            hessian = context.__enter__()
+        try:
+            yield hessian
+        finally:
+            context.__exit__(None, None, None)
+
+    def _finite(self, value: Tensor) -> Tensor:
+        """``value``; NaN on every process if one's is not finite, because the others would wait for one that raised alone."""
+        broken = sum_over_ranks((~value.detach().isfinite()).double())
+        return value * torch.where(broken > 0, torch.nan, 1.0).to(value)
+
+
+def _require_readable(weights: Mapping[str, nn.Parameter]) -> None:
+    if not weights:
+        raise InputError("the model has no trainable parameter")
+    if any(hasattr(weight, "ds_id") for weight in weights.values()):
+        raise InputError(
+            "ZeRO-3 gathers weights for one backward pass, and a Hessian product needs two; use ZeRO-2 or FSDP2"
+        )
+    if len({is_sharded(weight) for weight in weights.values()}) > 1:
+        raise InputError("some trainable weights are spread over the processes and others are not")
+
+
+def _operator(
+    hessian: Hessian, weights: Mapping[str, nn.Parameter], by: Preconditioner, spread: _Spread
+) -> Callable[[Tensor], Tensor]:
+    """``v -> P^(-1/2) H P^(-1/2) v``; NaN on every process if it fails on one."""
+
+    def product(vector: Tensor) -> Tensor:
+        scaled, place, named = by.scale * vector, 0, {}
+        for name, weight in weights.items():
+            size = local(weight).numel()
+            named[name] = like(scaled[place : place + size].to(weight.dtype), weight)
+            place += size
+        try:
+            found = _flat(hessian.product(named), weights, by)
+        except NonFiniteError:
+            found = torch.full_like(vector, math.nan)
+        return spread.mean(found).mul_(by.scale)
+
+    return product
+
+
+def _flat(values: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter], by: Preconditioner) -> Tensor:
+    """One vector of the entries that this process has, in the order of ``weights``; a name that is missing is zero."""
+    flat, place = torch.zeros_like(by.scale), 0
+    for name, weight in weights.items():
+        size = local(weight).numel()
+        if name in values:
+            flat[place : place + size] = local(values[name]).detach().reshape(-1)
+        place += size
+    return flat
+
+
+def _along(operator: Callable[[Tensor], Tensor], gradient: Tensor, spread: _Spread) -> float:
+    """``D^T H D / D^T g`` with ``D = P^(-1) g``: the Rayleigh quotient of the operator at ``P^(-1/2) g``."""
+    bent = operator(gradient)
+    up, down = spread.total(
+        torch.stack([(gradient * bent).sum(dtype=torch.float64), gradient.double().square().sum()])
+    ).tolist()
+    if not math.isfinite(up):
+        raise NonFiniteError("the Hessian product along the update is not finite; check the loss and the weights")
+    return up / down if down else math.nan
