@@ -360,6 +360,51 @@ class CurvatureConfig:
         _positive("limit", self.limit)
 
 
+@dataclass(frozen=True)
+class DepthWarmupConfig:
+    """How a network is kept shallow while the learning rate rises (arXiv:2606.16768).
+
+    Attributes:
+        schedule: "off". "paper": the first groups of blocks are unlocked at ``begin``, and one more every ``interval`` steps.
+            "lr": as the learning rate decays from its peak. "curvature": when the curvature is low; needs ``curvature_every``.
+        start: share of the blocks of each stack that are active from the first step; the deepest ones are locked.
+        groups: in how many steps the others are unlocked.
+        begin: step of the first unlocking; ``None`` for the end of the warm-up of the learning rate.
+        interval: steps from one unlocking to the next; ``None`` for 500, or 5% of the run if that is less.
+        seed_scale: standard deviation of the weights of a block that is unlocked, relative to that at initialisation.
+        ramp: steps in which the updates of a block grow to their full size; 0 for none.
+        limit: with "curvature": learning rate times curvature over its limit with momentum, below which a group is unlocked.
+        dwell: with "curvature": readings in a row below the limit.
+        latest: with "curvature": share of the run after which every block is active, whatever the curvature is.
+    """
+
+    schedule: Literal["off", "paper", "lr", "curvature"] = "off"
+    start: float = _setting(0.5, "share of the blocks that are active from the first step")
+    groups: int = _setting(4, "number of unlockings")
+    begin: int | None = _setting(None, "step of the first unlocking; the end of learning-rate warm-up by default")
+    interval: int | None = _setting(None, "steps between unlockings; min(500, 5%% of the run) by default")
+    seed_scale: float = _setting(0.05, "weights of an unlocked block, relative to their initialisation")
+    ramp: int = _setting(0, "steps in which the updates of an unlocked block grow to their full size")
+    limit: float = _setting(0.5, "'curvature': ratio_momentum below which a group of blocks is unlocked")
+    dwell: int = _setting(3, "'curvature': readings in a row below the limit")
+    latest: float = _setting(0.5, "'curvature': share of the run after which every block is active")
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("off", "paper", "lr", "curvature"):
+            raise InputError(f"schedule={self.schedule!r}: pass 'off', 'paper', 'lr' or 'curvature'")
+        for name in ("groups", "dwell"):
+            _whole(name, getattr(self, name), 1)
+        _whole("ramp", self.ramp, 0)
+        for name, least in (("begin", 0), ("interval", 1)):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), least)
+        for name in ("seed_scale", "limit"):
+            _positive(name, getattr(self, name))
+        for name in ("start", "latest"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)!r}: pass a share between 0 and 1")
+
+
 def _check_alarms(config: AlignmentConfig | AttentionConfig) -> None:
     """The settings of every monitor that compares a run with its own past."""
     _whole("every", config.every, 0, "pass a number of steps, or 0 to switch the monitor off")

@@ -18,7 +18,7 @@ class Hook:
 
     __slots__ = ("function",)
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
@@ -27,6 +27,16 @@ class Hook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Hook, (_nothing,)
+
+
+class ChangingHook(Hook):
+    """A hook whose answer takes the place of what the module returned; a copy of it changes nothing."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function answers."""
+        return self.function(*args, **kwargs)
 
 
 @functools.cache
@@ -57,6 +67,11 @@ class Attached:
         """Call ``function(module, args, kwargs, output)`` after it; with ``always_call`` after one that raised, too."""
         handle = module.register_forward_hook(Hook(function), with_kwargs=True, always_call=always_call)
         self._handles.append(handle)
+        self._hide(module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
+
+    def change(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """Let what ``function(module, args, kwargs, output)`` returns take the place of the output; ``None`` leaves it."""
+        self._handles.append(module.register_forward_hook(ChangingHook(function), with_kwargs=True))
         self._hide(module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
 
     def remove(self) -> None:

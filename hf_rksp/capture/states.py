@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -34,6 +35,19 @@ def output_state(output: object, x: Tensor) -> Tensor | None:
     """The hidden state among the outputs of a block: the first tensor; ``None`` if it has not the shape of ``x``."""
     found = raw_output(output)
     return found if found is not None and found.shape == x.shape else None
+
+
+def with_state(output: object, state: Tensor) -> object:
+    """``output`` of a block with ``state`` in the place of the tensor that `raw_output` finds."""
+    if isinstance(output, dict):
+        first = next(iter(output))
+        changed = copy.copy(output)
+        changed[first] = with_state(output[first], state)
+        return changed
+    if isinstance(output, (tuple, list)):
+        rest = [with_state(output[0], state) if isinstance(output[0], (tuple, list)) else state, *output[1:]]
+        return type(output)(*rest) if hasattr(output, "_fields") else type(output)(rest)
+    return state
 
 
 def side_streams(args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> list[tuple[int, ...]]:

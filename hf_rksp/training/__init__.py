@@ -2,6 +2,7 @@
 
 from hf_rksp.training.arguments import RKSPArguments, RKSPTrainingArguments
 from hf_rksp.training.callback import RKSPCallback
+from hf_rksp.training.depth_warmup import DepthWarmup
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.loop import TrainingRun
 from hf_rksp.training.monitors.alignment import AlignmentMonitor
@@ -15,6 +16,7 @@ __all__ = [
     "AlignmentMonitor",
     "AttentionMonitor",
     "CurvatureMonitor",
+    "DepthWarmup",
     "RKSPArguments",
     "RKSPCallback",
     "RKSPTrainer",

@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
 
-from hf_rksp.config import KSS_SCHEDULES, AlignmentConfig, AttentionConfig, CurvatureConfig, KSSConfig, MonitorConfig
+from hf_rksp.config import (
+    KSS_SCHEDULES,
+    AlignmentConfig,
+    AttentionConfig,
+    CurvatureConfig,
+    DepthWarmupConfig,
+    KSSConfig,
+    MonitorConfig,
+)
 from hf_rksp.errors import InputError
 from hf_rksp.training.before import LIMIT, MODES, Mode
+from hf_rksp.training.depth_warmup import DepthWarmup
 from hf_rksp.training.monitors.alignment import AlignmentMonitor
 from hf_rksp.training.monitors.attention import AttentionMonitor
 from hf_rksp.training.monitors.base import Monitor
@@ -61,6 +70,7 @@ _SPECTRUM = _fields_of("spectrum_", {"": MonitorConfig})
 _ALIGNMENT = _fields_of("alignment_", {"": AlignmentConfig})
 _ATTENTION = _fields_of("attention_", {"": AttentionConfig})
 _CURVATURE = _fields_of("curvature_", {"": CurvatureConfig})
+_DEPTH = _fields_of("depth_warmup_", {"": DepthWarmupConfig})
 
 
 # The methods stand before TrainingArguments; the type checker has to know what those have.
@@ -80,6 +90,7 @@ class ArgumentMethods(_Host):
     kss_schedule: Literal["balanced", "paper"]
     spectrum: bool
     run_report: bool
+    depth_warmup: Literal["off", "paper", "lr", "curvature"]
     risk: Mode
     risk_limit: float
     residual_blocks: str | None
@@ -120,7 +131,7 @@ class ArgumentMethods(_Host):
         return config if self.spectrum else None
 
     def monitors(self) -> list[Monitor]:
-        """The monitors besides that of the spectrum that are switched on.
+        """The monitors besides that of the spectrum that are switched on, and the depth warm-up.
 
         Raises:
             InputError: a value that a monitor cannot have; the message names the argument.
@@ -131,7 +142,17 @@ class ArgumentMethods(_Host):
         alignment_monitor = [AlignmentMonitor(alignment)] if alignment.every else []
         attention_monitor = [AttentionMonitor(attention)] if attention.every else []
         curvature_monitor = [CurvatureMonitor(curvature)] if curvature.every else []
-        return [*alignment_monitor, *attention_monitor, *curvature_monitor]
+        depth = self._depth()
+        if depth.schedule == "curvature" and not curvature.every:
+            raise InputError("depth_warmup='curvature': it reads the curvature; set curvature_every")
+        warmup = [DepthWarmup(depth)] if depth.schedule != "off" else []
+        return [*alignment_monitor, *attention_monitor, *curvature_monitor, *warmup]
+
+    def _depth(self) -> DepthWarmupConfig:
+        if self.depth_warmup not in ("off", "paper", "lr", "curvature"):
+            raise InputError(f"depth_warmup={self.depth_warmup!r}: pass 'off', 'paper', 'lr' or 'curvature'")
+        made: DepthWarmupConfig = self._made("depth_warmup_", DepthWarmupConfig, _DEPTH, schedule=self.depth_warmup)
+        return made
 
     def _kss(self) -> KSSConfig:
         made: KSSConfig = self._made("kss_", KSSConfig, _KSS, schedule=self.kss_schedule)
@@ -165,6 +186,16 @@ RKSPArguments = make_dataclass(
         *_ALIGNMENT.values(),
         *_ATTENTION.values(),
         *_CURVATURE.values(),
+        (
+            "depth_warmup",
+            Literal["off", "paper", "lr", "curvature"],
+            _option(
+                "off",
+                "Keep the deepest blocks locked at first. 'paper': unlock them at fixed steps. 'lr': as the learning rate decays. "
+                "'curvature': when the curvature is low.",
+            ),
+        ),
+        *_DEPTH.values(),
         (
             "run_report",
             bool,
@@ -200,5 +231,6 @@ RKSPArguments = make_dataclass(
 class RKSPTrainingArguments(RKSPArguments, TrainingArguments):  # type: ignore[misc, valid-type]  # its fields are made above
     """TrainingArguments with the fields of KSS (``kss_...``), of risk, and of the monitors.
 
-    The monitors are ``spectrum_...``, ``alignment_...``, ``attention_...`` and ``curvature_...``.
+    The monitors are ``spectrum_...``, ``alignment_...``, ``attention_...`` and ``curvature_...``. ``depth_warmup_...``
+    are those of architecture warm-up.
     """

@@ -168,6 +168,10 @@ class RKSPCallback(TrainerCallback):
         assert self._begun is not None and self.engine is not None
         (args, state, model), self._begun = self._begun, None
         self.engine.watch.optimizer = self._optimizer
+        if hasattr(args, "get_warmup_steps"):
+            schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+            self.engine.watch.warmup_steps = int(args.get_warmup_steps(state.max_steps))
+            self.engine.watch.decays = not schedule.startswith("constant")
         self.engine.begin(state.global_step, state.max_steps, self._state)
         self._open_history(args, state, model)
         if self._late:  # found in the first step, after it has begun

@@ -86,7 +86,7 @@ class Recorder:
         self._history.write(Kind.READING, **row, values=dict(reading.values), layers=list(reading.layers))
         for alarm in reading.alarms:
             more = {"layer": alarm.layer} if alarm.layer else {}
-            self.event(reading.step, reading.monitor, "alarm", alarm.text, rule=alarm.rule, **more)
+            self.event(reading.step, reading.monitor, alarm.what, alarm.text, rule=alarm.rule, **more)
 
     def event(self, step: int, by: str, what: str, text: str, **more: Any) -> None:
         """Keep what happened."""

@@ -24,6 +24,8 @@ class Watch:
             padding too.
         batch: the last batch that was trained on, as ``loss`` takes it, if the trainer has said so.
         loss: the task's loss of a batch, if the trainer has one of its own; else it is that of the model.
+        warmup_steps: of the learning rate, if the trainer says so.
+        decays: whether the learning rate falls after its warm-up; ``None`` if nobody has said.
         optimizer: of the run, as the trainer has it, with what an engine wraps around it; ``None`` if nobody has said.
 
     Raises:
@@ -45,6 +47,8 @@ class Watch:
         self.batch: Mapping[str, Any] | None = None
         self.loss: Callable[[Mapping[str, Any]], Tensor] | None = None
         self.optimizer: object = None
+        self.warmup_steps: int | None = None
+        self.decays: bool | None = None
 
     @property
     def layers(self) -> int:

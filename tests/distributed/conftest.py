@@ -6,13 +6,14 @@ from tests.distributed.launch import train
 from tests.distributed.workers.cases import CASES
 
 DDP = ["balanced", "paper", "balanced accumulated", "paper accumulated", "balanced mean", "paper mean", "paper resumed"]
-DDP += ["off accumulated", "balanced exact", "paper exact", "float32 balanced", "float32 paper", "curvature"]
+DDP += ["off accumulated", "balanced exact", "paper exact", "float32 balanced", "float32 paper", "curvature", "depth"]
 FSDP2 = ["balanced", "paper", "paper accumulated", "paper resumed", "off accumulated", "balanced exact", "paper exact"]
-FSDP2 += ["float32 balanced", "float32 paper", "curvature"]
+FSDP2 += ["float32 balanced", "float32 paper", "curvature", "depth", "depth resumed"]
 #: DeepSpeed keeps its weights and gradients in float32, so a model in float64 is one of them for the first step alone.
 ONCE = [f"{stage}:{name}" for stage in (1, 2, 3) for name in ("balanced once", "paper once")]
 ZERO = ["1:balanced", "1:paper", "2:balanced", "2:paper", "2:balanced accumulated"]
 ZERO += ["1:curvature", "2:curvature", "3:curvature"]
+ZERO += ["1:depth", "2:depth", "3:depth", "2:depth resumed", "3:depth resumed"]
 ZERO += ["3:balanced", "3:paper", "3:paper accumulated", "3:balanced exact", "3:paper resumed"]
 ZERO = [name.replace(":", ":float32 ") for name in ZERO]
 

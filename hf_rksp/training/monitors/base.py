@@ -22,11 +22,13 @@ class Alarm:
         rule: its name, in a word.
         text: one sentence.
         layer: path of the block, if it is about one.
+        what: kind of the event in the history: "alarm", or what an intervention has done.
     """
 
     rule: str
     text: str
     layer: str = ""
+    what: str = "alarm"
 
 
 @dataclass(frozen=True)

@@ -7,25 +7,24 @@ Source: Cohen et al., arXiv:2207.14484 (operator and limit), arXiv:2606.16768 (w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_rksp.capture import Block, Stack
 from hf_rksp.capture.calling import untouched
-from hf_rksp.capture.hvp import Hessian, hessian_at, trainable
-from hf_rksp.capture.shards import copies, is_sharded, like, local
+from hf_rksp.capture.hvp import trainable
 from hf_rksp.config import CurvatureConfig
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.profile.gradients import model_loss
 from hf_rksp.quantities import CURVATURE
-from hf_rksp.ranks import agreeing, current_ranks, sum_over_ranks
+from hf_rksp.ranks import agreeing, current_ranks
 from hf_rksp.spectral.curvature import LargestEigenvalue, largest_eigenvalue, power_iteration
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.monitors.base import Alarm, Logged, Measuring, Reading
+from hf_rksp.training.operator import Spread, flat, preconditioned, require_readable
 from hf_rksp.training.preconditioner import Preconditioner, read_preconditioner
 from hf_rksp.training.watch import Watch
 
@@ -120,15 +119,15 @@ class CurvatureMonitor(Logged):
     def _measure(self) -> tuple[dict[str, float], dict[str, Any]]:
         weights = trainable(self.watch.model)
         with agreeing(current_ranks()):
-            _require_readable(weights)
+            require_readable(weights)
             if self.watch.optimizer is None:
                 raise InputError("optimizer=None: pass it, as TrainingRun(optimizer=...)")
             batch = self._chosen()
         by = read_preconditioner(self.watch.optimizer, weights)
-        spread = _Spread(weights)
+        spread = Spread(weights)
         with untouched(self.watch.model), spread.hessian(self.watch.model, lambda: self._loss(batch)) as hessian:
-            operator = _operator(hessian, weights, by, spread)
-            gradient = spread.mean(_flat(hessian.gradient, weights, by)).mul_(by.scale)
+            operator = preconditioned(hessian, weights, by.scale, spread)
+            gradient = spread.mean(flat(hessian.gradient, weights, by.scale)).mul_(by.scale)
             along = _along(operator, gradient, spread)
             found = self._followed(operator, by, gradient, spread)
             method, loss = hessian.method, hessian.loss
@@ -169,7 +168,7 @@ class CurvatureMonitor(Logged):
         return model_loss(self.watch.model, inputs) if self.watch.loss is None else self.watch.loss(inputs)
 
     def _followed(
-        self, operator: Callable[[Tensor], Tensor], by: Preconditioner, gradient: Tensor, spread: _Spread
+        self, operator: Callable[[Tensor], Tensor], by: Preconditioner, gradient: Tensor, spread: Spread
     ) -> LargestEigenvalue:
         """The largest eigenvalue, from where the last reading ended or else from the gradient and a random vector."""
         kept, products = self._kept, self.config.products
@@ -219,96 +218,7 @@ class CurvatureMonitor(Logged):
         self._seen = self._first = self._kept = None
 
 
-class _Spread:
-    """How vectors and batches lie over the processes.
-
-    Without FSDP2 every process has whole vectors and batches of its own: products are means over the processes. With FSDP2 a
-    process has a part of each vector, its backward pass makes the means, and sums over entries go over the processes.
-    """
-
-    def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
-        self.ranks = current_ranks()
-        self.sharded = any(map(is_sharded, weights.values()))
-        self._copies = copies(weights.values()) if self.sharded else 1
-        #: Parts of one random vector differ; whole vectors are one.
-        self.seed = self.ranks.rank // self._copies if self.sharded else 0
-
-    def mean(self, vector: Tensor) -> Tensor:
-        """``vector`` of a batch, as the mean over the batches of all processes."""
-        return vector if self.sharded or self.ranks.world == 1 else sum_over_ranks(vector).div_(self.ranks.world)
-
-    def total(self, sums: Tensor) -> Tensor:
-        """Sums over entries."""
-        return sum_over_ranks(sums).div(self._copies) if self.sharded else sums
-
-    def sum(self, value: Tensor) -> float:
-        """One sum over entries, on the host."""
-        return float(self.total(value.double()[None]))
-
-    @contextmanager
-    def hessian(self, model: nn.Module, loss: Callable[[], Tensor]) -> Iterator[Hessian]:
-        """`hessian_at`, entered by all processes or by none."""
-        if self.sharded:
-            with hessian_at(model, lambda: self._finite(loss())) as hessian:
-                yield hessian
-            return
-        with agreeing(self.ranks):
-            context = hessian_at(model, loss)
-            hessian = context.__enter__()
-        try:
-            yield hessian
-        finally:
-            context.__exit__(None, None, None)
-
-    def _finite(self, value: Tensor) -> Tensor:
-        """``value``; NaN on every process if one's is not finite, because the others would wait for one that raised alone."""
-        broken = sum_over_ranks((~value.detach().isfinite()).double())
-        return value * torch.where(broken > 0, torch.nan, 1.0).to(value)
-
-
-def _require_readable(weights: Mapping[str, nn.Parameter]) -> None:
-    if not weights:
-        raise InputError("the model has no trainable parameter")
-    if any(hasattr(weight, "ds_id") for weight in weights.values()):
-        raise InputError(
-            "ZeRO-3 gathers weights for one backward pass, and a Hessian product needs two; use ZeRO-2 or FSDP2"
-        )
-    if len({is_sharded(weight) for weight in weights.values()}) > 1:
-        raise InputError("some trainable weights are spread over the processes and others are not")
-
-
-def _operator(
-    hessian: Hessian, weights: Mapping[str, nn.Parameter], by: Preconditioner, spread: _Spread
-) -> Callable[[Tensor], Tensor]:
-    """``v -> P^(-1/2) H P^(-1/2) v``; NaN on every process if it fails on one."""
-
-    def product(vector: Tensor) -> Tensor:
-        scaled, place, named = by.scale * vector, 0, {}
-        for name, weight in weights.items():
-            size = local(weight).numel()
-            named[name] = like(scaled[place : place + size].to(weight.dtype), weight)
-            place += size
-        try:
-            found = _flat(hessian.product(named), weights, by)
-        except NonFiniteError:
-            found = torch.full_like(vector, math.nan)
-        return spread.mean(found).mul_(by.scale)
-
-    return product
-
-
-def _flat(values: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter], by: Preconditioner) -> Tensor:
-    """One vector of the entries that this process has, in the order of ``weights``; a name that is missing is zero."""
-    flat, place = torch.zeros_like(by.scale), 0
-    for name, weight in weights.items():
-        size = local(weight).numel()
-        if name in values:
-            flat[place : place + size] = local(values[name]).detach().reshape(-1)
-        place += size
-    return flat
-
-
-def _along(operator: Callable[[Tensor], Tensor], gradient: Tensor, spread: _Spread) -> float:
+def _along(operator: Callable[[Tensor], Tensor], gradient: Tensor, spread: Spread) -> float:
     """``D^T H D / D^T g`` with ``D = P^(-1) g``: the Rayleigh quotient of the operator at ``P^(-1/2) g``."""
     bent = operator(gradient)
     up, down = spread.total(

@@ -25,6 +25,7 @@ class Case:
         double: float64 throughout, the loss included. Batches of another shape, other processors and other numbers of
             processes round differently; in float64 that hides nothing. Without it float32, as users train.
         resume: stop after half the steps, and go on in a new trainer from the checkpoint.
+        depth: lock the last block, and unlock it after half the steps.
         curvature: read the curvature in every step, of a run with Adam.
     """
 
@@ -38,6 +39,7 @@ class Case:
     resume: bool = False
     steps: int = STEPS
     curvature: bool = False
+    depth: bool = False
 
 
 BALANCED: dict[str, Any] = {"rank": 8}
@@ -91,6 +93,10 @@ CASES = {
     "paper equal one by one": Case(PAPER | {"layer_fraction": 1.0}, data="equal", **ONE_BY_ONE),
     "curvature": Case(data="equal", mean=True, steps=FEW, curvature=True),
     "float32 curvature": Case(data="equal", mean=True, curvature=True, **FLOAT32),
+    "depth": Case(depth=True),
+    "depth resumed": Case(depth=True, resume=True),
+    "float32 depth": Case(depth=True, **FLOAT32),
+    "float32 depth resumed": Case(depth=True, resume=True, **FLOAT32),
     "off long": Case(data="long"),
     "balanced long": Case(BALANCED, data="long"),
     "balanced long one by one": Case(BALANCED, data="long", **ONE_BY_ONE),

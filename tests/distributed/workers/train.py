@@ -153,6 +153,8 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         alignment_every=2 if case.monitor else 0,
         curvature_every=int(case.curvature),
         curvature_products=8,
+        depth_warmup="paper" if case.depth else "off",
+        depth_warmup_begin=case.steps // 2,
         dataloader_pin_memory=False,
         **more,
     )

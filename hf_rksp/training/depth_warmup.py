@@ -1,0 +1,313 @@
+"""Architecture warm-up: a network is shallow while the learning rate rises, and becomes deep later.
+
+Source: arXiv:2606.16768. A locked block hands its input on, to the bit, because its weights are zero. Its gradients are zero, and
+the optimizer does not see it. A block of zeros cannot learn: every gradient is a product with a zero factor. So its weights are
+drawn anew, small, when it is unlocked.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rksp.capture import Block
+from hf_rksp.capture.attach import Attached
+from hf_rksp.capture.calling import uncompiled
+from hf_rksp.capture.states import first_state, output_state, with_state
+from hf_rksp.config import DepthWarmupConfig
+from hf_rksp.errors import InputError
+from hf_rksp.profile.directions import unwrapped
+from hf_rksp.quantities import Quantity
+from hf_rksp.ranks import from_main
+from hf_rksp.training.depth_plan import DepthPlan, group_sizes
+from hf_rksp.training.monitors.base import Alarm, Intervention, Measuring, Reading
+from hf_rksp.training.watch import Watch
+from hf_rksp.training.weights import is_partitioned, pieces, read_whole, write_whole
+
+logger = logging.getLogger(__name__)
+
+#: Parameters that shape a block and carry nothing through it: those of state-space mixers, and scales of residual branches.
+_SHAPE = re.compile(r"(^|\.)(A_log|D|dt_bias|dt_proj\.bias|lambda1)$")
+_OFF = "depth_warmup='off' trains all blocks from the first step"
+
+
+class DepthWarmup(Intervention):
+    """Locks the deepest blocks of each stack at the first step, and unlocks them in groups.
+
+    A locked block is the identity: all its weights are zero but the gains of its norms. The model keeps its graph, and no
+    ``requires_grad`` changes, so DDP and ZeRO see the parameters that they were made for. A torch optimizer gets no gradient of a
+    locked block: no update, no decay, no moment. ZeRO has flat groups, where gradients of zero leave weights of zero as they
+    are; one step count serves a group, so the first updates of a block there are several times as large.
+
+    Args:
+        config: see `DepthWarmupConfig`.
+
+    Attributes:
+        active: number of blocks that train, over all stacks.
+
+    Raises:
+        InputError: (when the first step begins) PEFT, trained weights, blocks that are not the identity when their weights
+            are zero, a run that would end with locked blocks, or a stack of one block.
+    """
+
+    name = "depth_warmup"
+    quantities = (Quantity("active", "blocks that train", unit="count"),)
+
+    def __init__(self, config: DepthWarmupConfig | None = None) -> None:
+        self.config = config or DepthWarmupConfig(schedule="paper")
+        self._state: Mapping[str, Any] = {}
+        self._hooks = Attached()
+
+    def attach(self, watch: Watch) -> None:
+        """Find out which blocks are locked, and see their forward passes from now on.
+
+        Raises:
+            InputError: PEFT, or no stack of two blocks.
+        """
+        super().attach(watch)
+        if hasattr(watch.model, "peft_config"):
+            raise InputError(
+                f"depth_warmup={self.config.schedule!r}: PEFT trains a few weights of a network that is trained already, and "
+                f"a locked block would lose what it has learnt; {_OFF}"
+            )
+        self._groups: list[list[Block]] = []
+        for stack in watch.stacks:
+            sizes = group_sizes(len(stack.blocks), self.config.start, self.config.groups)
+            place = sizes[0]
+            for number, size in enumerate(sizes[1:]):
+                self._groups += [[] for _ in range(number + 1 - len(self._groups))]
+                self._groups[number] += stack.blocks[place : place + size]
+                place += size
+        if not self._groups:
+            raise InputError(
+                f"depth_warmup={self.config.schedule!r}: no stack has blocks to lock (start={self.config.start}); {_OFF}"
+            )
+        self._locked = {block.path for group in self._groups for block in group}
+        self._plan: DepthPlan | None = None
+        self._deviations: dict[str, float] = {}
+        self._began: dict[str, int] = {}
+        self._checked: set[str] = set()
+        self._readings: list[float] = []
+        self._before: list[tuple[Tensor, Tensor, float]] = []
+        self._step, self._last_step, self._logged = 0, 0, -1
+        self._hooks = Attached()
+        for block in self._lockable():
+            self._hooks.change(block.module, self._gate(block))
+
+    @property
+    def active(self) -> int:
+        """Number of blocks that train, over all stacks."""
+        return self.watch.layers - len(self._locked)
+
+    def _lockable(self) -> Iterator[Block]:
+        for group in self._groups:
+            yield from group
+
+    def _gate(self, block: Block) -> Any:
+        """Let the state pass a locked block as it is, with a graph in which every gradient of the block is exactly zero."""
+
+        def gate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> object:
+            if block.path not in self._locked or not module.training or self._plan is None:
+                return None
+            x = first_state(args, kwargs)
+            y = None if x is None else output_state(output, x)
+            if x is None or y is None:
+                raise InputError(f"depth_warmup: {block.path} hands on no state of the shape that it takes; {_OFF}")
+            if block.path not in self._checked:
+                self._checked.add(block.path)
+                if not torch.equal(x.detach(), y.detach()):
+                    raise InputError(
+                        f"depth_warmup: {block.path} ({type(module).__name__}) is not the identity when its weights are zero, "
+                        f"so it cannot be locked; {_OFF}"
+                    )
+            return with_state(output, x + 0.0 * (y - x))
+
+        return gate
+
+    def due(self, step: int, last_step: int) -> bool:
+        """Every step, to look at the plan."""
+        self._last_step = last_step
+        return True
+
+    def step_begin(self, step: int, main_process: bool) -> Measuring:
+        """Lock in the first step; unlock what is due; a reading if something has changed."""
+        self._step, alarms = step, []
+        if self._plan is None:
+            self._make_plan()
+            if not self._state:
+                self._lock()
+        assert self._plan is not None
+        opened = self._plan.done
+        wanted = self._plan.due(step, self._rate(), self._shared_readings())
+        for number in range(opened, wanted):
+            self._unlock(self._groups[number], step)
+            alarms.append(self._event(self._groups[number]))
+        self._keep_ramping(step)
+        return self._reading(step, main_process, alarms)
+
+    def _reading(self, step: int, main_process: bool, alarms: Sequence[Alarm]) -> Measuring:
+        if main_process and self._logged != self.active:
+            self._logged = self.active
+            return Reading(self.name, step, {"active": float(self.active)}, alarms=alarms)
+        return None
+        yield []
+
+    def _event(self, group: Sequence[Block]) -> Alarm:
+        names = f"{group[0].path} to {group[-1].path}" if len(group) > 1 else group[0].path
+        text = f"Unlocked {names}: {self.active} of {self.watch.layers} blocks train."
+        logger.info("Step %d: %s", self._step, text)
+        return Alarm("unlocked", text, group[0].path, what="unlocked")
+
+    def _make_plan(self) -> None:
+        warmup = self.watch.warmup_steps or 0
+        self._plan = DepthPlan(self.config, len(self._groups), self._last_step, warmup, self.watch.decays)
+        self._plan.done = int(self._state.get("done", 0))
+        self._plan.peak = float(self._state.get("peak", 0.0))
+        self._plan.below = int(self._state.get("below", 0))
+        for group in self._groups[: self._plan.done]:
+            self._locked -= {block.path for block in group}
+
+    def _rate(self) -> float | None:
+        optimizer = self.watch.optimizer
+        return None if optimizer is None else float(unwrapped(optimizer).param_groups[0]["lr"])
+
+    def _shared_readings(self) -> list[float]:
+        """New readings of the curvature, which the main process has, on every process."""
+        readings, self._readings = self._readings, []
+        if self.config.schedule != "curvature":
+            return []
+        shared: list[float] = from_main(readings)
+        return shared
+
+    def _lock(self) -> None:
+        """Make the blocks the identity; first see that none of them was trained."""
+        if self._step:
+            raise InputError(
+                f"depth_warmup={self.config.schedule!r}: the run goes on from step {self._step} of a checkpoint that had no depth "
+                f"warm-up, and its blocks are trained; {_OFF}"
+            )
+        for block in self._lockable():
+            for name, gain in _gains(block):
+                values = read_whole(gain)
+                if bool((values != values.reshape(-1)[0]).any()):
+                    raise InputError(
+                        f"depth_warmup={self.config.schedule!r}: {name} has been trained, and a locked block would lose what it "
+                        f"has learnt; {_OFF}"
+                    )
+        for block in self._lockable():
+            for name, weight in _carrying(block):
+                values = read_whole(weight)
+                if values.ndim > 1:
+                    self._deviations[name] = float(values.double().std())
+                write_whole(weight, torch.zeros_like(values))
+
+    def _unlock(self, group: Sequence[Block], step: int) -> None:
+        """Draw small weights, which depend on the seed and on the name alone."""
+        for block in group:
+            for name, weight in _carrying(block):
+                if name not in self._deviations:
+                    continue
+                draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+                values = torch.randn(_shape(weight), generator=draw)
+                write_whole(weight, values.mul_(self.config.seed_scale * self._deviations[name]))
+            self._locked.discard(block.path)
+            self._began[block.path] = step
+
+    def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
+        """Take the gradients of locked blocks from a torch optimizer; note readings of the curvature."""
+        for reading in readings:
+            if reading.monitor == "curvature" and "ratio_momentum" in reading.values:
+                self._readings.append(reading.values["ratio_momentum"])
+        for block in self._lockable():
+            if block.path in self._locked:
+                for weight in block.module.parameters():
+                    if not hasattr(weight, "_hp_mapping") and not is_partitioned(weight):
+                        weight.grad = None
+
+    def _keep_ramping(self, step: int) -> None:
+        """Keep the weights of blocks whose updates are not at their full size yet."""
+        self._before = []
+        if not self.config.ramp:
+            return
+        for block in self._lockable():
+            if block.path in self._began and step < self._began[block.path] + self.config.ramp:
+                size = (step - self._began[block.path] + 1) / self.config.ramp
+                for weight in block.module.parameters():
+                    if is_partitioned(weight):
+                        raise InputError(
+                            f"depth_warmup_ramp={self.config.ramp}: ZeRO-3 spreads weights over the processes; pass 0"
+                        )
+                    self._before += [(piece, piece.clone(), size) for piece in pieces(weight)]
+
+    def step_made(self) -> None:
+        """Shorten the updates of blocks that were unlocked lately."""
+        for piece, before, size in self._before:
+            piece.copy_(before + size * (piece - before))
+        self._before = []
+
+    def pop_logs(self) -> dict[str, float]:
+        """Number of blocks that train."""
+        return {"depth_warmup/active": float(self.active)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which groups are unlocked, and what unlocking the others needs."""
+        if self._plan is None:
+            return dict(self._state)
+        return {
+            "done": self._plan.done,
+            "peak": self._plan.peak,
+            "below": self._plan.below,
+            "deviations": dict(self._deviations),
+            "began": dict(self._began),
+            "readings": list(self._readings),
+            "logged": self._logged,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`; the weights are those of the checkpoint.
+
+        Raises:
+            KeyError: it is not of a depth warm-up.
+        """
+        self._deviations, self._began = dict(state["deviations"]), dict(state["began"])
+        self._readings, self._state = list(state["readings"]), dict(state)
+        self._logged = int(state["logged"])
+
+    def close(self) -> None:
+        """Let go of the blocks; those that are locked stay as they are."""
+        self._hooks.remove()
+        if self._plan is not None and self._locked and self._step + 1 >= self._last_step:
+            logger.warning("The run has ended with %d blocks that were never unlocked", len(self._locked))
+
+
+def _shape(weight: Tensor) -> torch.Size:
+    """Of the whole weight; ZeRO-3 leaves an empty tensor here."""
+    shape: torch.Size = getattr(weight, "ds_shape", weight.shape)
+    return torch.Size(shape)
+
+
+def _parts(block: Block) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    """Name, parameter, and whether it is the gain of a norm."""
+    for path, module in uncompiled(block.module).named_modules():
+        for name, weight in module.named_parameters(recurse=False):
+            gain = "norm" in type(module).__name__.lower() and name == "weight"
+            yield ".".join(filter(None, [block.path, path, name])), weight, gain
+
+
+def _carrying(block: Block) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters that carry something through the block: zero makes it the identity."""
+    for name, weight, gain in _parts(block):
+        if not gain and not _SHAPE.search(name):
+            yield name, weight
+
+
+def _gains(block: Block) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, weight, gain in _parts(block):
+        if gain:
+            yield name, weight

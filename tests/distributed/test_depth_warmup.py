@@ -1,0 +1,31 @@
+"""A depth warm-up on two processes is that of one: locked, unlocked with the same weights, and resumed before it unlocks."""
+
+import pytest
+
+from tests.distributed.compare import WEIGHTS, assert_same_logs, assert_same_weights, readings_of
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+def assert_unlocked(run, step):
+    assert [(row["step"], row["values"]["active"]) for row in readings_of(run, "depth_warmup")] == [(0, 2), (step, 3)]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("ddp", "depth"), ("fsdp2", "depth"), ("fsdp2", "depth resumed")])
+def test_sharded(request, one, kind, name):
+    run = request.getfixturevalue(kind)[0][name]
+    assert_same_weights(one["depth"], run)
+    assert_unlocked(run, 10)
+    if name == "depth":
+        assert_same_logs(one["depth"], run)
+
+
+@pytest.mark.parametrize("name", ["1:float32 depth", "2:float32 depth", "3:float32 depth", "2:float32 depth resumed"])
+def test_zero(zero, one, name):
+    """Both copies of a weight are written: that of the model and that of the optimizer."""
+    assert_same_weights(one["float32 depth"], zero[0][name], WEIGHTS)
+    assert_unlocked(zero[0][name], 2)
+
+
+def test_zero_resumed(zero, one):
+    assert_same_weights(one["float32 depth"], zero[0]["3:float32 depth resumed"], WEIGHTS)
