@@ -148,6 +148,9 @@ class DepthWarmup(Intervention):
         for number in range(opened, wanted):
             self._unlock(self._groups[number], step)
             alarms.append(self._event(self._groups[number]))
+            if main_process:
+                # Few lines per run, and what its owner has asked for; below a warning, logging shows nothing by default.
+                logger.warning("Step %d: %s", step, alarms[-1].text)
         self._keep_ramping(step)
         return self._reading(step, main_process, alarms)
 
@@ -161,7 +164,6 @@ class DepthWarmup(Intervention):
     def _event(self, group: Sequence[Block]) -> Alarm:
         names = f"{group[0].path} to {group[-1].path}" if len(group) > 1 else group[0].path
         text = f"Unlocked {names}: {self.active} of {self.watch.layers} blocks train."
-        logger.info("Step %d: %s", self._step, text)
         return Alarm("unlocked", text, group[0].path, what="unlocked")
 
     def _make_plan(self) -> None:
