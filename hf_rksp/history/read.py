@@ -73,6 +73,17 @@ class HistoryBuilder:
         self._abandoned: list[Row] = []
         self._others: list[Row] = []
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was a run row."""
+        return self._run is not None
+
+    @property
+    def last_step(self) -> int | None:
+        """The largest step of the logs and readings so far; ``None`` before the first."""
+        ends = [next(reversed(self._logs), -1), *(step for step, _ in [next(reversed(self._readings), (-1, ""))])]
+        return max(ends) if max(ends) >= 0 else None
+
     def feed(self, line: bytes) -> None:
         """Take the next line.
 

@@ -52,6 +52,16 @@ class Tail:
             self._builder.feed(line)
         return bool(whole)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the run row was read."""
+        return self._builder.begun
+
+    @property
+    def last_step(self) -> int | None:
+        """The largest step of the rows so far."""
+        return self._builder.last_step
+
     def history(self) -> History:
         """All whole lines so far.
 

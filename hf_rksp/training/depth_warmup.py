@@ -95,7 +95,7 @@ class DepthWarmup(Intervention):
         self._checked: set[str] = set()
         self._readings: list[float] = []
         self._before: list[tuple[Tensor, Tensor, float]] = []
-        self._step, self._last_step, self._logged = 0, 0, -1
+        self._step, self._last_step = 0, 0
         self._hooks = Attached()
         for block in self._lockable():
             self._hooks.change(block.module, self._gate(block))
@@ -136,7 +136,7 @@ class DepthWarmup(Intervention):
         return True
 
     def step_begin(self, step: int, main_process: bool) -> Measuring:
-        """Lock in the first step; unlock what is due; a reading if something has changed."""
+        """Lock in the first step; unlock what is due, and say so."""
         self._step, alarms = step, []
         if self._plan is None:
             self._make_plan()
@@ -152,13 +152,10 @@ class DepthWarmup(Intervention):
                 # Few lines per run, and what its owner has asked for; below a warning, logging shows nothing by default.
                 logger.warning("Step %d: %s", step, alarms[-1].text)
         self._keep_ramping(step)
-        return self._reading(step, main_process, alarms)
+        return self._told(step, main_process, alarms)
 
-    def _reading(self, step: int, main_process: bool, alarms: Sequence[Alarm]) -> Measuring:
-        if main_process and self._logged != self.active:
-            self._logged = self.active
-            return Reading(self.name, step, {"active": float(self.active)}, alarms=alarms)
-        return None
+    def _told(self, step: int, main_process: bool, alarms: Sequence[Alarm]) -> Measuring:
+        return Reading(self.name, step, {}, alarms=alarms) if main_process and alarms else None
         yield []
 
     def _event(self, group: Sequence[Block]) -> Alarm:
@@ -268,7 +265,6 @@ class DepthWarmup(Intervention):
             "deviations": dict(self._deviations),
             "began": dict(self._began),
             "readings": list(self._readings),
-            "logged": self._logged,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -279,7 +275,6 @@ class DepthWarmup(Intervention):
         """
         self._deviations, self._began = dict(state["deviations"]), dict(state["began"])
         self._readings, self._state = list(state["readings"]), dict(state)
-        self._logged = int(state["logged"])
 
     def close(self) -> None:
         """Let go of the blocks; those that are locked stay as they are."""

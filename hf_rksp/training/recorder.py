@@ -79,11 +79,12 @@ class Recorder:
         history.begin(**description, quantities=quantities)
 
     def reading(self, reading: Reading) -> None:
-        """Keep a reading, and each of its alarms as an event."""
+        """Keep a reading if it measured something, and each of its alarms as an event."""
         if self._history is None:
             return
-        row = {"monitor": reading.monitor, "step": reading.step, "epoch": self.epoch, **reading.more}
-        self._history.write(Kind.READING, **row, values=dict(reading.values), layers=list(reading.layers))
+        if reading.values or reading.layers:
+            row = {"monitor": reading.monitor, "step": reading.step, "epoch": self.epoch, **reading.more}
+            self._history.write(Kind.READING, **row, values=dict(reading.values), layers=list(reading.layers))
         for alarm in reading.alarms:
             more = {"layer": alarm.layer} if alarm.layer else {}
             self.event(reading.step, reading.monitor, alarm.what, alarm.text, rule=alarm.rule, **more)

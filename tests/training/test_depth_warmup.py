@@ -156,7 +156,7 @@ def test_unlocking_is_nearly_continuous_and_starts_learning(tmp_path, kind):
     assert moved > 0.05, "the block learns"
     events = [row for row in read_history(tmp_path).events if row["what"] == "unlocked"]
     assert [row["step"] for row in events] == [3, 5]
-    assert [row["values"]["active"] for row in read_history(tmp_path).of("depth_warmup")] == [2, 3, 4]
+    assert [row["depth_warmup/active"] for row in read_history(tmp_path).logs] == [2] * 3 + [3] * 2 + [4] * 9
 
 
 @ALL

@@ -18,7 +18,7 @@ from hf_rksp.report.run.movie import DIGITS, SHIFT, Movie, encode
 from hf_rksp.report.run.numbers import Run, gaps
 from hf_rksp.report.run.readings import groups_of
 from hf_rksp.report.run.rise import largest_rise
-from hf_rksp.report.run.words import cautions, story
+from hf_rksp.report.run.words import cautions, measured, story
 from tests.browser.histories import (
     bare,
     broken,
@@ -221,6 +221,8 @@ def test_story_of_a_calm_run(tmp_path):
     assert story(run_) == [
         "Loss 3.95 at step 1, 3.00 at step 20.",
         "Largest gradient norm 1.50, at step 11.",
+    ]
+    assert measured(run_, "spectrum") == [
         "Spectrum was measured 5 times, step 0 to 20: near-unit mass, mean over layers 0.220 → 0.820; near-unit mass, largest "
         "layer 0.240 → 0.840; expansive mass, mean over layers 0.250 → 0.250; nonlinearity ratio, mean over layers 0.200 → "
         "0.200; spectral radius, largest layer 1.30 → 2.30; eigenvector condition, largest layer 12.5 → 12.5.",
@@ -235,7 +237,7 @@ def test_story_of_a_broken_run(tmp_path):
         "The loss is not a finite number from step 13 to the end, step 20.",
     ]
     assert "The gradient norm is not a finite number from step 13 to the end, step 20." in sentences
-    assert sentences[-1] == "The last reading is at step 12; training continued to step 20."
+    assert measured(run_, "spectrum")[-1] == "The last reading is at step 12; training continued to step 20."
 
 
 def test_story_of_odd_runs(tmp_path):
@@ -246,12 +248,15 @@ def test_story_of_odd_runs(tmp_path):
         [run(), profile(3, [layer(0), layer(1)])],
         [run(), profile(0, [layer(0), layer(1)]), profile(5, [layer(1)])],
     ]
-    stories = [story(run_) for run_ in runs_of(tmp_path, *samples)]
+    runs = runs_of(tmp_path, *samples)
+    stories = [story(run_) for run_ in runs]
     assert "The loss is not a finite number at 2 of 5 logged steps, first at step 2." in stories[0]
     assert "The loss is not a finite number at any of 2 logged steps." in stories[1]
     assert stories[2] == ["No loss was logged.", "Nothing was measured besides the log."]
-    assert stories[3][-1].startswith("Spectrum was measured once, at step 3: near-unit mass, mean over layers 0.250")
-    assert stories[4][-1] == "In 1 of 2 readings a layer is missing, first at step 5."
+    assert measured(runs[3], "spectrum")[-1].startswith(
+        "Spectrum was measured once, at step 3: near-unit mass, mean over layers 0.250"
+    )
+    assert measured(runs[4], "spectrum")[-1] == "In 1 of 2 readings a layer is missing, first at step 5."
 
 
 def test_story_says_the_event(tmp_path):

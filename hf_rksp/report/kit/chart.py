@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy
+
 from hf_rksp.report.kit import svg
 from hf_rksp.report.kit.svg import Scale, coordinate
 from hf_rksp.report.kit.text import number
@@ -178,13 +180,11 @@ def thinned(points: Sequence[Point], most: int, columns: float = 1.5) -> Sequenc
     """
     if len(points) <= most:
         return points
-    kept: list[Point] = []
-    start, column = 0, round(points[0][0] * columns)
-    for place in range(1, len(points) + 1):
-        here = round(points[place][0] * columns) if place < len(points) else column
-        if here != column or place == len(points):
-            heights = [y for _, y in points[start:place]]
-            ends = {0, heights.index(min(heights)), heights.index(max(heights)), len(heights) - 1}
-            kept += [points[start + at] for at in sorted(ends)]
-            start, column = place, here
-    return kept
+    x, y = numpy.array(points, dtype=float).T
+    starts = numpy.flatnonzero(numpy.diff(numpy.rint(x * columns), prepend=numpy.nan))
+    sizes = numpy.diff(starts, append=len(points))
+    kept = [starts, starts + sizes - 1]
+    for extreme in (numpy.minimum, numpy.maximum):
+        there = numpy.flatnonzero(y == numpy.repeat(extreme.reduceat(y, starts), sizes))
+        kept.append(there[numpy.searchsorted(there, starts)])  # the first one of each column
+    return [points[place] for place in numpy.unique(numpy.concatenate(kept))]

@@ -22,6 +22,7 @@ from hf_rksp.report.kit.svg import Figure
 
 #: Package whose folder ``templates`` every page shares.
 KIT = "hf_rksp.report.kit"
+_CONNECTS = "; connect-src 'self'; frame-src 'self'"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def page_of_panels(
     return page(package, "page.html", style, template_text(package, script), panels=panels, **shown)
 
 
-def page(package: str, template: str, style: str, script: str, **shown: Any) -> str:
+def page(package: str, template: str, style: str, script: str, connects: bool = False, **shown: Any) -> str:
     """Render a page.
 
     Args:
@@ -64,21 +65,22 @@ def page(package: str, template: str, style: str, script: str, **shown: Any) -> 
         template: its name.
         style: style sheet of the page, besides the one of all pages.
         script: the one script of the page.
+        connects: whether it may ask the server that it comes from, and frame its pages.
         shown: what the template shows.
     """
     style = svg.style() + template_text(KIT, "page.css") + style
     return (
         environment(package)
         .get_template(template)
-        .render(shown, style=Markup(style), script=Markup(script), policy=_policy(style, script))
+        .render(shown, style=Markup(style), script=Markup(script), policy=_policy(style, script, connects))
     )
 
 
-def _policy(style: str, script: str) -> str:
+def _policy(style: str, script: str, connects: bool) -> str:
     """Names the one style and the one script by their hashes: nothing else could run even if a name slipped through escaping."""
     return (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"base-uri 'none'; form-action 'none'{_CONNECTS if connects else ''}"
     )
 
 

@@ -12,7 +12,8 @@ from hf_rksp.report.kit import svg
 from hf_rksp.report.kit.chart import Plot, cross, dot, polyline, step_ticks, thinned, ticks, with_margin
 from hf_rksp.report.kit.svg import Figure, Scale
 from hf_rksp.report.kit.text import count, number
-from hf_rksp.report.run.numbers import Run, Series, gaps
+from hf_rksp.report.run.numbers import Run, gaps
+from hf_rksp.report.run.rise import Series
 
 WIDTH, HEIGHT = 440, 236
 PLOT = Plot(left=66, right=428, top=30, base=194, edge=WIDTH)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +15,8 @@ from hf_rksp.history.schema import Row
 from hf_rksp.json_data import finite, items
 from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit.text import line
+from hf_rksp.report.run.rise import Rise, Series, largest_rise
 
-#: Step and value; ``None`` is a number that was not finite.
-Series = list[tuple[int, float | None]]
 #: Entries of a row that are no series.
 _NO_SERIES = ("kind", "step", "epoch", "monitor", "layers", "values")
 
@@ -30,15 +30,23 @@ class Extreme:
 
 
 class Run:
-    """A history, and the series in it. ``name`` and ``events`` are those of the history."""
+    """A history, and the series in it. ``name`` and ``events`` are those of the history.
 
-    def __init__(self, history: History) -> None:
-        self.history = history
+    Args:
+        history: the run.
+        before: the same run when its history was shorter; series go on from those of it.
+    """
+
+    def __init__(self, history: History, before: Run | None = None) -> None:
+        self.history, self._before = history, _Logged()
+        if before is not None and _begins_with(history.logs, before.history.logs):
+            self._before = before._all_logged
         self.name, self.events = line(history.name, 60), history.events
 
     def logged(self, key: str) -> Series:
         """A key of the log rows, at the steps whose row has it; empty if no row holds a number (the loss is kept)."""
-        return self._logged.get(key, [])
+        series = self._all_logged.series.get(key, [])
+        return series if key == "loss" or key in self.log_keys else []
 
     def measured(self, monitor: str, name: str) -> Series:
         """A value of the readings of a monitor; empty if no reading holds a number."""
@@ -55,10 +63,20 @@ class Run:
                 found[-1].append((row["step"], finite(values[key])))
         return found
 
+    @cached_property
+    def log_keys(self) -> dict[str, None]:
+        """The keys that have a series, in the order in which they were logged first."""
+        return dict.fromkeys(key for key, series in self._all_logged.series.items() if key == "loss" or _any(series))
+
+    @cached_property
+    def rise(self) -> Rise | None:
+        """The largest rise of the loss."""
+        return largest_rise(self.logged("loss"))
+
     @property
-    def log_keys(self) -> Iterable[str]:
-        """The keys that have a series."""
-        return self._logged
+    def training_steps(self) -> list[int]:
+        """Steps of the logs that say something about training, in their order."""
+        return self._all_logged.training
 
     @cached_property
     def monitors(self) -> dict[str, list[str]]:
@@ -75,15 +93,20 @@ class Run:
         return [row["step"] for row in (*self.history.logs, *self.history.readings)]
 
     @cached_property
-    def _logged(self) -> dict[str, Series]:
-        found: dict[str, Series] = {}
-        for row in self.history.logs:
+    def _all_logged(self) -> _Logged:
+        before = self._before
+        found = _Logged(before.rows, list(before.training), {key: list(one) for key, one in before.series.items()})
+        self._before = _Logged()
+        for row in self.history.logs[found.rows :]:
             step, training = row["step"], is_training(row)
+            if training:
+                found.training.append(step)
             for key, value in row.items():
                 if key not in _NO_SERIES and (training or key.startswith("eval_")):
                     number = value if type(value) is float and math.isfinite(value) else finite(value)
-                    found.setdefault(key, []).append((step, number))
-        return {key: series for key, series in found.items() if key == "loss" or _any(series)}
+                    found.series.setdefault(key, []).append((step, number))
+        found.rows = len(self.history.logs)
+        return found
 
     @cached_property
     def _measured(self) -> dict[tuple[str, str], Series]:
@@ -92,6 +115,20 @@ class Run:
             for name, value in row["values"].items():
                 found.setdefault((row["monitor"], name), []).append((row["step"], finite(value)))
         return {key: series for key, series in found.items() if _any(series)}
+
+
+@dataclass
+class _Logged:
+    """What the first ``rows`` log rows say: steps that trained, and a series per key."""
+
+    rows: int = 0
+    training: list[int] = field(default_factory=list)
+    series: dict[str, Series] = field(default_factory=dict)
+
+
+def _begins_with(rows: Sequence[Row], others: Sequence[Row]) -> bool:
+    """Whether ``others`` are the first of ``rows``: the same objects, because a row that was replaced is another one."""
+    return len(others) <= len(rows) and all(map(operator.is_, rows, others))
 
 
 def _any(series: Series) -> bool:

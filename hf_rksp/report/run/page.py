@@ -51,7 +51,11 @@ def render_timeline(histories: Sequence[History]) -> str:
     Raises:
         InputError: no history, or more than the page can show.
     """
-    runs = [Run(history) for history in _named(histories)]
+    return render_runs([Run(history) for history in named(histories)])
+
+
+def render_runs(runs: Sequence[Run]) -> str:
+    """The page of `render_timeline`, from runs with a name each."""
     bounds = margins(runs[0].history.run)
     steps, names, groups, movie = across(runs), [run.name for run in runs], groups_of(runs), Movie(runs, bounds[:3])
     reading_tables, events = tables.reading_tables(runs), event_table(runs)
@@ -59,6 +63,7 @@ def render_timeline(histories: Sequence[History]) -> str:
     measured = [
         {
             "group": group,
+            "stories": [(run.name, words.measured(run, group.monitor)) for run in runs],
             "curves": [(*html.drawn([figure(curve, steps, names)])[0], curve.runs) for curve in group.curves],
             "heats": [html.drawn([heat.figure for heat in row]) for row in group.heats],
         }
@@ -140,15 +145,15 @@ def write_timeline(histories: Sequence[History], path: str | os.PathLike[str]) -
     return html.write_page(render_timeline(histories), path)
 
 
-def _named(histories: Sequence[History]) -> list[History]:
+def named(histories: Sequence[History]) -> list[History]:
     """The runs with a name each: of two that are called the same, the later one gets a number."""
     if not 1 <= len(histories) <= MOST_RUNS:
         raise InputError(f"{len(histories)} histories: pass 1 to {MOST_RUNS}, one per run")
-    named: list[History] = []
+    found: list[History] = []
     for history in histories:
         name, number = history.name, 1
-        while name in [other.name for other in named]:
+        while name in [other.name for other in found]:
             number += 1
             name = f"{history.name} ({number})"
-        named.append(replace(history, name=name))
-    return named
+        found.append(replace(history, name=name))
+    return found

@@ -12,7 +12,8 @@ from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit.text import line
 from hf_rksp.report.run.curves import Curve, curve_of
 from hf_rksp.report.run.heat import Heat, heats_of
-from hf_rksp.report.run.numbers import Run, Series, described, heading
+from hf_rksp.report.run.numbers import Run, described, heading
+from hf_rksp.report.run.rise import Series
 
 #: Charts of one group; a log can hold a number per layer.
 _MOST = 24
@@ -30,6 +31,7 @@ class Group:
 
     Attributes:
         title, note: heading, and what to know.
+        monitor: its name; empty for what was logged alone.
         curves: charts over the steps.
         heats: per quantity of layers a heat map of each run.
     """
@@ -38,6 +40,7 @@ class Group:
     note: str
     curves: list[Curve]
     heats: list[list[Heat]] = field(default_factory=list)
+    monitor: str = ""
 
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
@@ -84,7 +87,7 @@ def _measured(runs: Sequence[Run], monitor: str, names: Sequence[str]) -> Group:
     ]
     number = sum(len(run.history.of(monitor)) for run in runs)
     note = f"{number:,} {'reading' if number == 1 else 'readings'}, one dot each; the tables below have the numbers."
-    return Group(heading(monitor), note, curves[:_MOST], heats_of(runs, monitor, layered))
+    return Group(heading(monitor), note, curves[:_MOST], heats_of(runs, monitor, layered), monitor)
 
 
 def _logged(runs: Sequence[Run], part: str, keys: Sequence[str]) -> Group:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from hf_rksp.report.run.numbers import Series
-
+#: Step and value; ``None`` is a number that was not finite.
+Series = list[tuple[int, float | None]]
 #: A rise counts from this share of what the loss had come down, ...
 _SHARE = 0.25
 #: ... from this share of the value that it rose from, ...

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_rksp.history.read import History, is_training, layers_at
+from hf_rksp.history.read import History, layers_at
 from hf_rksp.history.schema import Row
 from hf_rksp.json_data import finite, section
 from hf_rksp.quantities import LAYER, Quantity
 from hf_rksp.report.kit.text import DASH, anything, count, form_of, line, number, seconds
 from hf_rksp.report.profile.tables import setup_blocks
 from hf_rksp.report.run.numbers import Run, described, gaps, heading, peak
-from hf_rksp.report.run.rise import largest_rise
 
 _TOKENS = {"batch": "training batch", "probe": "fixed probe"}
 #: Rows that the tables of layers have together; beyond it the page would be mostly table.
@@ -32,11 +31,11 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def _column(run: Run) -> dict[str, str]:
-    steps = [row["step"] for row in run.history.logs if is_training(row)]
+    steps = run.training_steps
     loss, readings = run.logged("loss"), run.history.readings
     known = [(step, value) for step, value in loss if value is not None]
     lowest = min(known, key=lambda pair: pair[1]) if known else None
-    gradient, lost, rise = peak(run.logged("grad_norm")), gaps(loss), largest_rise(loss)
+    gradient, lost, rise = peak(run.logged("grad_norm")), gaps(loss), run.rise
 
     def at(pair: tuple[int, float] | None) -> str:
         return f"{number(pair[1])} at {count(pair[0])}" if pair else DASH

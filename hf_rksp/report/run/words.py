@@ -12,9 +12,9 @@ from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit.svg import median
 from hf_rksp.report.kit.text import DASH, count, form_of, large, line, number
 from hf_rksp.report.run.events import Event, events_of
-from hf_rksp.report.run.numbers import Run, Series, described, gaps, heading, layer_names, peak
+from hf_rksp.report.run.numbers import Run, described, gaps, heading, layer_names, peak
 from hf_rksp.report.run.readings import LEFT_OUT
-from hf_rksp.report.run.rise import largest_rise
+from hf_rksp.report.run.rise import Series
 from hf_rksp.report.run.tables import tokens
 
 #: Values of a monitor that the words name.
@@ -51,12 +51,13 @@ def _common(values: Iterable[str]) -> str:
 
 def story(run: Run) -> list[str]:
     """What happened, one thing per sentence, and no judgement."""
-    sentences = [*_loss(run), *_gradient(run), *_events(run)]
-    for monitor in run.monitors:
-        sentences += [*_measured(run, monitor), *_ended(run, monitor)]
-    if not run.history.readings:
-        sentences.append("Nothing was measured besides the log.")
-    return [*sentences, *_left_out(run)]
+    nothing = [] if run.history.readings else ["Nothing was measured besides the log."]
+    return [*_loss(run), *_gradient(run), *_events(run), *nothing, *_left_out(run)]
+
+
+def measured(run: Run, monitor: str) -> list[str]:
+    """How often a monitor has measured, and its numbers at the first and at the last reading."""
+    return [*_measured(run, monitor), *_ended(run, monitor)] if monitor in run.monitors else []
 
 
 def _loss(run: Run) -> list[str]:
@@ -71,11 +72,11 @@ def _loss(run: Run) -> list[str]:
         ends = f"The one finite loss is {number(start)}, at step {count(first)}."
     else:
         ends = f"Loss {number(start)} at step {count(first)}, {number(end)} at step {count(last)}."
-    return [ends, *_rise(series), *_lost("The loss", series)]
+    return [ends, *_rise(run), *_lost("The loss", series)]
 
 
-def _rise(series: Series) -> list[str]:
-    rise = largest_rise(series)
+def _rise(run: Run) -> list[str]:
+    rise = run.rise
     if rise is None:
         return []
     low, high = number(rise.low), f"{number(rise.high)} at step {count(rise.high_step)}"
