@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,7 +60,12 @@ def require_method(method: str) -> None:
 
 def inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Sum over all entries of ``a * b`` in float64; a name that one of both lacks counts as zero."""
-    return math.fsum(float(full_sum(a[name].detach() * b[name].detach())) for name in a if name in b)
+    return math.fsum(_on_host([full_sum(a[name].detach() * b[name].detach()) for name in a if name in b]))
+
+
+def _on_host(sums: Sequence[Tensor]) -> list[float]:
+    """Numbers of a device, in one transfer."""
+    return torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else []
 
 
 def gradient_of(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, dict[str, Tensor]]:
@@ -290,9 +295,10 @@ def _named(
     weights: Mapping[str, Tensor], values: tuple[Tensor | None, ...], what: str = "gradient"
 ) -> dict[str, Tensor]:
     named = {name: value for name, value in zip(weights, values, strict=True) if value is not None}
-    for name, value in named.items():
-        if is_sharded(value):  # a process that raised alone would leave the others waiting
-            continue
-        if not math.isfinite(float(value.detach().sum(dtype=torch.float64))):  # in one pass over the entries
+    # Sharded ones are not looked at: a process that raised alone would leave the others waiting.
+    whole = {name: value for name, value in named.items() if not is_sharded(value)}
+    sums = _on_host([value.detach().sum(dtype=torch.float64) for value in whole.values()])
+    for name, total in zip(whole, sums, strict=True):
+        if not math.isfinite(total):
             raise NonFiniteError(f"the {what} at {name!r} is not finite; check the weights and the batch")
     return named

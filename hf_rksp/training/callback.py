@@ -19,6 +19,7 @@ from hf_rksp.history.schema import FILE_NAME
 from hf_rksp.json_data import plain
 from hf_rksp.machine import versions
 from hf_rksp.ranks import world_size
+from hf_rksp.training.alerts import sender
 from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Said
 from hf_rksp.training.engine import Engine
@@ -226,7 +227,7 @@ class RKSPCallback(TrainerCallback):
         )
         if self.said is not None:
             self._recorder.event(state.global_step, "risk", "forecast", self.said.text, **self.said.values)
-        self.path = self._recorder.path
+        self.path, self._recorder.send = self._recorder.path, sender(getattr(args, "report_to", ()))
         self._keep_in_state()
 
     def _describe(self, args: TrainingArguments, model: nn.Module) -> dict[str, Any]:
@@ -286,6 +287,7 @@ class RKSPCallback(TrainerCallback):
     def pop_logs(self) -> dict[str, float]:
         """The numbers of all parts that were not logged yet."""
         logs = self.engine.pop_logs() if self.engine else {}
+        logs |= {f"{part}/alarms": float(number) for part, number in self._recorder.alarms.items()}
         self._keep_in_state()
         return logs
 

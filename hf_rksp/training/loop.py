@@ -151,6 +151,7 @@ class TrainingRun:
         self.engine.microbatch({})  # what was withheld was of this step
         self.step_number += 1
         numbers = self.engine.pop_logs()
+        numbers |= {f"{part}/alarms": float(number) for part, number in self._recorder.alarms.items()}
         self._recorder.log(self.step_number, {**logs, **numbers}, everything=True)
         if not ended:
             self.engine.step_begin(self.step_number)

@@ -7,7 +7,7 @@ their factor ``1 - beta1^t``, which is a number of its own here).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ def _second_moments(
     first = next(iter(weights.values()))
     sizes = _sizes(weights)
     moments = torch.zeros(sum(sizes), dtype=_dtype(first), device=local(first).device)
-    steps = {}
+    steps: dict[nn.Parameter, Any] = {}
     for weight, part in zip(weights.values(), moments.split(sizes), strict=True):
         group = groups.get(id(weight))
         if group is None:
@@ -109,13 +109,22 @@ def _second_moments(
         state = inner.state.get(group["params"][0] if zero else weight)
         if not state or name not in state:
             continue
-        steps[weight] = float(state.get("step", group.get("step")))
+        steps[weight] = state.get("step", group.get("step"))
         if not zero:
             part.copy_(local(state[name]).detach().reshape(-1))
         elif fragment is not None:
             here, there = fragment.lp_fragment_address, fragment.hp_fragment_address
             part[here.start : here.start + here.numel] = state[name][there.start : there.start + there.numel]
-    return moments, steps
+    return moments, dict(zip(steps, _numbers(list(steps.values())), strict=True))
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    """Plain numbers of ``values``; of tensors in one transfer, because fused optimizers count their steps on the device."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if len(tensors) < len(values) or not tensors:
+        return [float(value) for value in values]
+    found: list[float] = torch.stack([value.reshape(()).to(tensors[0].device) for value in tensors]).double().tolist()
+    return found
 
 
 def _sizes(weights: Mapping[str, nn.Parameter]) -> list[int]:

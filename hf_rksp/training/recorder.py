@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Recorder:
     Attributes:
         path: of the history, if there is one.
         name, mark: of the history, for a checkpoint.
+        alarms: how many each part has raised so far.
+        send: is called with a title and a sentence for each alarm; see `hf_rksp.training.alerts`.
     """
 
     def __init__(self) -> None:
@@ -32,6 +34,9 @@ class Recorder:
         self.epoch: float | None = None
         self._history: HistoryWriter | None = None
         self._barren: Path | None = None
+        self._main = True
+        self.alarms: dict[str, int] = {}
+        self.send: Callable[[str, str], None] | None = None
 
     def open(
         self,
@@ -55,7 +60,8 @@ class Recorder:
             name: of a fresh file.
         """
         self.path = folder / (state.get("history") or name)
-        self._history = None
+        self._history, self._main = None, main_process
+        self.alarms = {str(name): int(number) for name, number in (state.get("alarms") or {}).items()}
         if not main_process:
             return
         if step and not state.get("mark") and self.path.exists():
@@ -80,12 +86,14 @@ class Recorder:
 
     def reading(self, reading: Reading) -> None:
         """Keep a reading if it measured something, and each of its alarms as an event."""
-        if self._history is None:
-            return
-        if reading.values or reading.layers:
+        if self._history is not None and (reading.values or reading.layers):
             row = {"monitor": reading.monitor, "step": reading.step, "epoch": self.epoch, **reading.more}
             self._history.write(Kind.READING, **row, values=dict(reading.values), layers=list(reading.layers))
-        for alarm in reading.alarms:
+        for alarm in reading.alarms if self._main else ():
+            if alarm.what == "alarm":
+                self.alarms[reading.monitor] = self.alarms.get(reading.monitor, 0) + 1
+                if self.send is not None:
+                    self.send(f"{reading.monitor}: {alarm.rule}", f"Step {reading.step}: {alarm.text}")
             more = {"layer": alarm.layer} if alarm.layer else {}
             self.event(reading.step, reading.monitor, alarm.what, alarm.text, rule=alarm.rule, **more)
 
@@ -103,7 +111,7 @@ class Recorder:
         """Which file, and what is in it so far."""
         if self._history is None:
             return {}
-        return {"history": self._history.path.name, "mark": list(self._history.mark)}
+        return {"history": self._history.path.name, "mark": list(self._history.mark), "alarms": dict(self.alarms)}
 
     def close(self) -> Path | None:
         """Let go of the history; its path, if it was written."""

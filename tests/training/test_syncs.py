@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_rksp import KSSConfig, SpectralShaper
+from hf_rksp import (
+    AlignmentConfig,
+    AlignmentMonitor,
+    AttentionConfig,
+    AttentionMonitor,
+    CurvatureConfig,
+    CurvatureMonitor,
+    KSSConfig,
+    SpectralShaper,
+)
 from hf_rksp.config import MonitorConfig
 from hf_rksp.training import host
 from hf_rksp.training.engine import Engine
@@ -103,6 +112,49 @@ def test_a_monitor_waits_for_nothing_between_its_readings(layers):
         assert (found == plain and moved == 0) == (step > 0)  # the first step has a reading
         assert bool(engine.readings) == (step == 0)
     engine.close()
+
+
+MONITORS = {
+    "alignment": lambda every: AlignmentMonitor(AlignmentConfig(every=every)),
+    "attention": lambda every: AttentionMonitor(AttentionConfig(every=every)),
+    "curvature": lambda every: CurvatureMonitor(CurvatureConfig(every=every)),
+}
+
+
+def reading_waits(name, layers, every, steps):
+    """Waits beside those of the step itself, and moves to the host, in the last of some steps."""
+    model = gpt2(dropout=0.0, n_layer=layers).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def whole(engine, step):
+        engine.step_begin(step)
+        step_of(model, None)()
+        engine.gradients_ready()
+        optimizer.step()
+        engine.step_end()
+
+    plain, _ = waits_of(lambda: whole(Engine(Watch(model), [], Recorder()), 0))
+    watch = Watch(model)
+    watch.optimizer = optimizer
+    engine = Engine(watch, [MONITORS[name](every)], Recorder())
+    engine.begin(0, 100, {})
+    for step in range(steps):
+        found, moved = waits_of(lambda step=step: whole(engine, step))
+    assert bool(engine.readings) == ((steps - 1) % every == 0)
+    engine.close()
+    return sum(found.values()) - sum(plain.values()), moved
+
+
+@pytest.mark.parametrize("name", MONITORS)
+def test_no_monitor_waits_between_its_readings(name):
+    assert reading_waits(name, 2, every=10, steps=3) == (0, 0)
+
+
+@pytest.mark.parametrize(("name", "most", "moves"), [("alignment", 2, 1), ("attention", 2, 1), ("curvature", 25, 0)])
+def test_a_reading_waits_equally_often_however_many_layers(name, most, moves):
+    """One transfer has the numbers of all layers; a curvature reading of five products waits 25 times."""
+    few, many = (reading_waits(name, layers, every=1, steps=3) for layers in (2, 6))
+    assert few == many and few[0] <= most and few[1] == moves
 
 
 @pytest.mark.gpu

@@ -15,6 +15,8 @@ from hf_rksp.report.run.numbers import Run
 
 #: Height of the lane of one part, and lanes at most; parts beyond share the last one.
 _LANE, _LANES = 16, 8
+#: Letters that fit beside a lane.
+_WIDE = 9
 #: Events up to which each has a line through the chart.
 _LINES = 40
 #: Rows of the table at its beginning, and at its end.
@@ -107,7 +109,7 @@ def _marks(events: Sequence[Event], lanes: Sequence[str], steps: Scale, lift: in
     heights = {by: _LANE * (place + 1) - lift - 6 for place, by in enumerate(lanes)}
     for by, y in heights.items():
         parts.append(svg.segment(PLOT.left, y, PLOT.right, y, "grid"))
-        parts.append(svg.text(PLOT.left - 7, y + 4, by[:10], "small", "e"))
+        parts.append(svg.text(PLOT.left - 7, y + 4, by if len(by) <= _WIDE else f"{by[: _WIDE - 1]}…", "small", "e"))
     for event in events:
         x, y = steps(event.step), heights.get(event.by, -6)
         shape = (
