@@ -20,15 +20,15 @@ def add_parser(commands: Any) -> None:
         commands,
         "watch",
         "show a training run while it goes on",
-        "Serve the page of a run on this machine (127.0.0.1) and keep it up to date until Ctrl-C. It is the page that the run "
-        "writes at its end. Only what is new in the history is read, and nothing is written.",
+        "Serve the page of a run at 127.0.0.1 and keep it up to date until Ctrl-C. At the end of the run it equals "
+        "rksp_report.html. Only new lines of the history are read, and nothing is written. Every user of this machine can open it.",
         "rksp watch out/my_run",
     )
     parser.add_argument(
         "runs",
         nargs="+",
         metavar="RUN_DIR",
-        help="output_dir of a run, or a .jsonl history; several share the axes. The run may begin later",
+        help="output_dir of a run, or a .jsonl history; several share the axes. The folder may still be empty",
     )
     parser.add_argument(
         "--port", type=int, default=None, metavar="N", help=f"port (default: {_PORT}, or any free one if it is taken)"
@@ -48,10 +48,13 @@ def run(args: argparse.Namespace) -> int:
         if args.port is not None:
             raise
         server = LiveServer(page, 0)
+        say_note(f"port {_PORT} is taken")
+    port = server.server_address[1]
     with server:
-        print(f"watching {', '.join(map(str, page.paths))}: {server.address} (Ctrl-C ends)", flush=True)
+        print(f"watching {', '.join(str(run.path) for run in page.runs)}: {server.address} (Ctrl-C ends)", flush=True)
+        print(f"from another machine: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE, then the same address", flush=True)
         try:
             server.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
-            say_note("stopped; the run goes on")
+            say_note("stopped; training is not affected")
     return exit_codes.OK

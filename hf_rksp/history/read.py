@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,7 +44,7 @@ class History:
         """The readings of one monitor."""
         return tuple(row for row in self.readings if row["monitor"] == monitor)
 
-    @property
+    @cached_property
     def spectra(self) -> tuple[Row, ...]:
         """The readings of monitors that measure eigenvalues."""
         having = {row["monitor"] for row in self.readings if any("eigenvalues" in layer for layer in row["layers"])}
@@ -140,7 +141,7 @@ class HistoryBuilder:
             before = self._logs.get(row["step"], {}) if _beside(row) else {}
             self._logs[row["step"]] = {**before, **_known(row)} if _beside(row) else row
         elif kind == Kind.READING:
-            self._readings[row["step"], row["monitor"]] = row
+            self._readings[row["step"], row["monitor"]] = _Reading(row)
         elif kind == Kind.EVENT:
             self._events.append(row)
             if isinstance(to := row.get("to"), int):
@@ -217,8 +218,20 @@ def _name(run: Row, file: Path) -> str:
     return file.resolve().parent.name or file.stem
 
 
+class _Reading(dict[str, Any]):
+    """A reading of a history, which keeps its layers by name: many parts of a page ask for them."""
+
+    @cached_property
+    def by_name(self) -> dict[str, Row]:
+        return _by_name(self)
+
+
 def layers_at(profile: Row) -> dict[str, Row]:
     """Layers of a reading by name: the path, else stack and number."""
+    return profile.by_name if isinstance(profile, _Reading) else _by_name(profile)
+
+
+def _by_name(profile: Row) -> dict[str, Row]:
     return {
         str(layer.get("path") or f"{layer.get('stack') or 'layer'}.{layer.get('index', place)}"): layer
         for place, layer in enumerate(items(profile, "layers"))

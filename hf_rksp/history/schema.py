@@ -48,8 +48,8 @@ def parse(raw: bytes) -> dict[str, Any]:
         return row | ({"quantities": _FIRST_QUANTITIES} if row.get("schema_version") == 1 else {})
     step = row.get("step")
     known = kind in (*Kind, "profile")
-    if known and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
-        raise ValueError(f"step={step!r}: pass a whole number of at least 0")
+    if known and (isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**53):
+        raise ValueError(f"step={str(step)[:40]}: pass a whole number of at least 0 and below 2^53")
     if kind == "profile":
         row = row | {"kind": Kind.READING.value, "monitor": _FIRST}
     if row["kind"] == Kind.READING:

@@ -93,7 +93,9 @@ class Recorder:
             if alarm.what == "alarm":
                 self.alarms[reading.monitor] = self.alarms.get(reading.monitor, 0) + 1
                 if self.send is not None:
-                    self.send(f"{reading.monitor}: {alarm.rule}", f"Step {reading.step}: {alarm.text}")
+                    self.send(
+                        f"{reading.monitor}: {alarm.rule} {alarm.layer}".rstrip(), f"Step {reading.step}: {alarm.text}"
+                    )
             more = {"layer": alarm.layer} if alarm.layer else {}
             self.event(reading.step, reading.monitor, alarm.what, alarm.text, rule=alarm.rule, **more)
 

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.browser
 class Site:
     """A run that is served, and what is appended to it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, port=0):
         self.file = folder / "rksp_history.jsonl"
-        self.server = LiveServer(LivePage([folder]))
+        self.server = LiveServer(LivePage([folder]), port)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
 
@@ -111,11 +111,49 @@ def test_a_movie_that_plays_is_not_taken_away(site, open_page):
     wait_until(page, lambda: "202" in frame.locator("body").text_content())
 
 
-def test_a_broken_history_and_an_end_of_the_server_are_said(site, open_page):
+def test_a_broken_history_is_said_and_what_was_shown_stays(site, open_page):
     site.append(calm()[:5])
     page = open_page(site)
     framed(page)
     site.append([["no row"]])
     wait_until(page, lambda: page.locator("#trouble").is_visible())
     assert "line 6" in page.locator("#trouble").text_content()
-    assert page.locator("iframe").count() == 1, "what was shown stays"
+    assert page.locator("iframe").count() == 1
+
+
+def test_an_end_of_the_server_is_said_and_another_server_shows_its_own_run(site, open_page, tmp_path):
+    site.append(calm("first"))
+    page = open_page(site)
+    framed(page)
+    port = site.server.server_address[1]
+    site.close()
+    page.wait_for_timeout(4000)  # two polls
+    wait_until(page, lambda: page.locator("#state").text_content() == "rksp watch does not answer")
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "rksp_history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in calm("second", steps=10)))
+    again = Site(folder, port)
+    page.wait_for_timeout(2000)
+    wait_until(
+        page, lambda: "steps 0 to 10" in page.frame_locator("iframe:not(.coming)").locator(".facts").text_content()
+    )
+    again.close()
+
+
+def test_boxes_keep_their_places_and_updates_can_be_paused(site, open_page):
+    rows = calm(steps=200, every=1)
+    site.append(rows[:300])
+    page = open_page(site)
+    frame = framed(page)
+    frame.locator("details").first.evaluate("one => { one.open = true; }")
+    box = frame.locator("details .scroll").first
+    box.evaluate("one => { one.scrollTop = 300; one.focus(); }")
+    page.locator("#hold").click()
+    site.append(rows[300:320])
+    page.wait_for_timeout(4500)
+    assert page.locator("#state").text_content() == "Updates held"
+    inner = next(one for one in page.frames if one != page.main_frame)
+    page.locator("#hold").click()
+    wait_until(page, lambda: page.locator("iframe").count() == 1 and inner.is_detached())
+    assert framed(page).locator("details .scroll").first.evaluate("one => one.scrollTop") == 300
+    assert page.locator("#state").text_content() == "Following the run" and page.trouble == []

@@ -59,7 +59,22 @@ def test_a_tracker_that_fails_is_said_once(monkeypatch, caplog):
     send = alerts.sender(["trackio"])
     send("a", "b")
     send("a", "b")
-    assert caplog.text.count("trackio gets no alerts of this run: ConnectionError: no network") == 1
+    assert caplog.text.count("trackio did not take an alert: ConnectionError: no network") == 1
+
+
+def test_a_tracker_that_fails_once_gets_the_next_alert(monkeypatch):
+    calls = []
+
+    def shaky(title, text):
+        calls.append(title)
+        if len(calls) in (1, *range(4, 40)):
+            raise TimeoutError
+
+    monkeypatch.setitem(alerts._TRACKERS, "trackio", shaky)
+    send = alerts.sender(["trackio"])
+    for _ in range(20):
+        send("a", "b")
+    assert len(calls) == 8, "after five failures in a row it is left alone"
 
 
 def test_without_a_run_of_the_tracker_nothing_is_sent(monkeypatch):

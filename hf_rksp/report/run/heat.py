@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +20,8 @@ from hf_rksp.report.run.curves import slug
 from hf_rksp.report.run.numbers import Readings, Run, layer_labels, layer_names, steps_of
 
 _WIDTH, _TOP, _BOTTOM, _RIGHT = 440, 10, 84, 8
+#: Columns of a map at most: about two points of the drawing each.
+_COLUMNS = 200
 #: Shades of a colour: classes h0, h1, ... of readings.css.
 _SHADES = 16
 #: Powers of ten from a limit beyond which a value gets no deeper colour.
@@ -51,20 +54,22 @@ class _Grid:
     steps: list[int]
     names: list[str]
     labels: list[str]
+    #: Readings of one column.
+    each: int = 1
 
-    @property
+    @cached_property
     def left(self) -> int:
         return 34 if max(map(len, self.labels)) <= 3 else 110
 
-    @property
+    @cached_property
     def wide(self) -> float:
         return (_WIDTH - _RIGHT - self.left) / len(self.steps)
 
-    @property
+    @cached_property
     def high(self) -> float:
         return min(26.0, max(5.0, 230 / len(self.labels)))
 
-    @property
+    @cached_property
     def base(self) -> float:
         return _TOP + self.high * len(self.labels)
 
@@ -85,10 +90,13 @@ def heats_of(runs: Sequence[Run], monitor: str, quantities: Sequence[tuple[str, 
     names = layer_names(readings)
     if not names:
         return []
-    grid = _Grid(steps_of(readings), names, list(layer_labels(readings).values()))
+    steps = steps_of(readings)
+    each = -(-len(steps) // _COLUMNS)
+    grid = _Grid(steps[::each], names, list(layer_labels(readings).values()), each)
+    columns = {step: place // each for place, step in enumerate(steps)}
     found = []
     for name, quantity in quantities:
-        cells = _cells(readings, grid, name)
+        cells = _cells(readings, columns, grid, name)
         values = [value for run in cells for *_, value in run if value is not None]
         if values:
             colours = _colours(quantity, values)
@@ -99,20 +107,24 @@ def heats_of(runs: Sequence[Run], monitor: str, quantities: Sequence[tuple[str, 
     return found
 
 
-def _cells(readings: Readings, grid: _Grid, key: str) -> list[list[_Cell]]:
-    """Of each run. A cell reaches to the run's next reading."""
-    columns = {step: place for place, step in enumerate(grid.steps)}
+def _cells(readings: Readings, columns: Mapping[int, int], grid: _Grid, key: str) -> list[list[_Cell]]:
+    """Of each run. A cell reaches to the run's next reading; of several readings in one column it has the largest value."""
     rows = {name: place for place, name in enumerate(grid.names)}
     found: list[list[_Cell]] = []
     for run in readings:
-        places = [columns[reading["step"]] for reading in run]
-        spans = [after - before for before, after in pairwise(places)] + [1]
+        values: dict[int, dict[int, float | None]] = {}
+        for reading in run:
+            column = values.setdefault(columns[reading["step"]], {})
+            for name, layer in layers_at(reading).items():
+                if key in layer:
+                    value, other = finite(layer[key]), column.get(rows[name])
+                    column[rows[name]] = value if other is None else other if value is None else max(value, other)
+        spans = [after - before for before, after in pairwise(values)] + [1]
         found.append(
             [
-                (column, span, rows[name], finite(layer.get(key)))
-                for column, span, reading in zip(places, spans, run, strict=False)
-                for name, layer in layers_at(reading).items()
-                if key in layer
+                (column, span, row, value)
+                for (column, cells), span in zip(values.items(), spans, strict=False)
+                for row, value in cells.items()
             ]
         )
     return found
@@ -172,7 +184,9 @@ def _heat(key: str, quantity: Quantity, colours: _Colours, grid: _Grid, cells: S
     body += "".join(f'<path class="cell {name} h{shade}" d="{d}"/>' for (name, shade), d in sorted(shades.items()))
     body += crosses + _axes(grid) + _key(grid, colours) + _frame(grid)
     caption = "One column per reading, the first layer at the bottom."
-    if any(span > 1 for _, span, _, _ in cells):
+    if grid.each > 1:
+        caption = f"A column has {grid.each} readings and shows the largest value of each layer. The first layer is at the bottom."
+    elif any(span > 1 for _, span, _, _ in cells):
         caption = "Columns are the readings of all runs; a cell reaches to the next reading of its run."
     caption += " ×: not a finite number." if crosses else ""
     caption += " Grey: no reading, or the layer is missing in it." if empty else ""

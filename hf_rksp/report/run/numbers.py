@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit.text import line
 from hf_rksp.report.run.rise import Rise, Series, largest_rise
 
+_MOST = 1e150
 #: Entries of a row that are no series.
 _NO_SERIES = ("kind", "step", "epoch", "monitor", "layers", "values")
 
@@ -103,8 +103,7 @@ class Run:
                 found.training.append(step)
             for key, value in row.items():
                 if key not in _NO_SERIES and (training or key.startswith("eval_")):
-                    number = value if type(value) is float and math.isfinite(value) else finite(value)
-                    found.series.setdefault(key, []).append((step, number))
+                    found.series.setdefault(key, []).append((step, _drawable(value)))
         found.rows = len(self.history.logs)
         return found
 
@@ -113,7 +112,7 @@ class Run:
         found: dict[tuple[str, str], Series] = {}
         for row in self.history.readings:
             for name, value in row["values"].items():
-                found.setdefault((row["monitor"], name), []).append((row["step"], finite(value)))
+                found.setdefault((row["monitor"], name), []).append((row["step"], _drawable(value)))
         return {key: series for key, series in found.items() if _any(series)}
 
 
@@ -129,6 +128,12 @@ class _Logged:
 def _begins_with(rows: Sequence[Row], others: Sequence[Row]) -> bool:
     """Whether ``others`` are the first of ``rows``: the same objects, because a row that was replaced is another one."""
     return len(others) <= len(rows) and all(map(operator.is_, rows, others))
+
+
+def _drawable(value: Any) -> float | None:
+    """``value`` if it is a number that fits an axis: the span of two larger ones has no finite size."""
+    number = value if type(value) is float else finite(value)
+    return number if number is not None and abs(number) < _MOST else None
 
 
 def _any(series: Series) -> bool:

@@ -1,23 +1,30 @@
-"""Serve a `LivePage` on this machine alone. Nothing is written, and other sites cannot read it through a browser."""
+"""Serve a `LivePage` at 127.0.0.1. Nothing is written, and other sites cannot read it through a browser of this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import socket
+import sys
 from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from hf_rksp.errors import InputError, RkspError
+from hf_rksp.errors import InputError
 from hf_rksp.report.kit import html
 from hf_rksp.report.run.live import LivePage
 
-#: Names by which a browser may ask: with any other one, a site whose name was pointed at this machine asks.
+logger = logging.getLogger(__name__)
+
+#: Names by which a browser may ask, at any port, because a port may be forwarded. A site whose name was pointed at this machine has
+#: another one.
 _HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'self'",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -38,7 +45,8 @@ class LiveServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, page: LivePage, port: int = 0) -> None:
-        self.page = page
+        self.page, self.ended = page, False
+        self._said: set[str] = set()
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
@@ -49,8 +57,22 @@ class LiveServer(ThreadingHTTPServer):
         """Where a browser finds it."""
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
+    def server_close(self) -> None:
+        """End, also for browsers that have a connection open."""
+        self.ended = True
+        super().server_close()
+
+    def say(self, text: str) -> None:
+        """Warn of a defect on the terminal, once."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("rksp watch: %s", text)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away in the middle is no error."""
+        """A browser that goes away in the middle is no error; all else is said."""
+        error = sys.exception()
+        if error is not None and not isinstance(error, (ConnectionError, TimeoutError)):
+            self.say(f"{type(error).__name__}: {error}")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -62,19 +84,26 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.settimeout(30)
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        with contextlib.suppress(OSError):
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
 
     def do_GET(self) -> None:
         """Answer a browser of this machine."""
-        host, _, port = (self.headers.get("Host") or "").rpartition(":")
-        if host not in _HOSTS or port != str(self.server.server_address[1]):
-            self._send(HTTPStatus.FORBIDDEN, "text/plain", b"rksp watch answers to 127.0.0.1 alone\n")
+        if self.server.ended:
+            self.close_connection = True
             return
-        path = self.path.partition("?")[0]
-        if path == "/":
+        asked, path = self.headers.get("Host") or "", self.path.partition("?")[0]
+        host = asked.rpartition(":")[0] if asked.rpartition(":")[2].isdigit() else asked
+        # A link elsewhere may lead to the shell; nothing else is for other sites.
+        foreign = self.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and path != "/"
+        if host not in _HOSTS or foreign:
+            self._send(
+                HTTPStatus.FORBIDDEN, "text/plain", b"rksp watch answers to the names 127.0.0.1 and localhost alone\n"
+            )
+        elif path == "/":
             self._send(HTTPStatus.OK, "text/html", _shell())
         elif path == "/state":
-            self._send(HTTPStatus.OK, "application/json", json.dumps(self._state()).encode())
+            self._send(HTTPStatus.OK, "application/json", json.dumps(self.server.page.state()).encode())
         elif path == "/page":
             self._page()
         else:
@@ -82,17 +111,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def _state(self) -> dict[str, object]:
-        try:
-            return self.server.page.state()
-        except RkspError as error:
-            return {"error": str(error)}
-
     def _page(self) -> None:
         try:
             text = self.server.page.html()
-        except RkspError as error:
-            self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{error}\n".encode())
+        except Exception as error:  # the page would be asked for again and again, and nobody would know why
+            text = None
+            self.server.say(f"the page cannot be drawn ({type(error).__name__}: {error}); please report it")
+            why = f"the page cannot be drawn: {type(error).__name__}: {error}\n"
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", why.encode("utf-8", "replace"))
             return
         if text is None:
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"the run has not begun\n")
@@ -101,13 +127,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
         self.send_response(status)
-        for name, value in _HEADERS.items():
-            self.send_header(name, value)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def end_headers(self) -> None:
+        """Of errors of the library too."""
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         """A line per request would bury what the run prints beside it."""

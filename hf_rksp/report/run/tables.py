@@ -16,6 +16,8 @@ from hf_rksp.report.run.numbers import Run, described, gaps, heading, peak
 _TOKENS = {"batch": "training batch", "probe": "fixed probe"}
 #: Rows that the tables of layers have together; beyond it the page would be mostly table.
 _MOST_ROWS = 2_000
+#: Readings that the table of a monitor has.
+_MOST_READINGS = 500
 #: Columns of values that a table has at most.
 _MOST_COLUMNS = 24
 #: Entries of the row of a layer that say which layer it is.
@@ -108,30 +110,37 @@ def conditions(runs: Sequence[Run]) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def reading_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """For each run and monitor one row per reading and, if they are not too many, one row per layer."""
-    tables = [_table(run, monitor) for run in runs for monitor in run.monitors]
-    small = sum(len(table["layers"]) for table in tables) <= _MOST_ROWS
-    return [
-        table | {"layers": table["layers"] if small else [], "folded": bool(table["layers"]) and not small}
-        for table in tables
-    ]
+    rows = sum(len(row["layers"]) for run in runs for row in run.history.readings)
+    return [_table(run, monitor, rows <= _MOST_ROWS) for run in runs for monitor in run.monitors]
 
 
-def _table(run: Run, monitor: str) -> dict[str, Any]:
+def _table(run: Run, monitor: str, by_layer: bool) -> dict[str, Any]:
+    """Of very many readings the first and the last ones."""
     readings, names = run.history.of(monitor), run.monitors[monitor][:_MOST_COLUMNS]
+    kept = (
+        readings
+        if len(readings) <= _MOST_READINGS
+        else readings[: _MOST_READINGS // 2] + readings[-_MOST_READINGS // 2 :]
+    )
     quantities = [described([run], f"{monitor}/{name}") or Quantity(name, name) for name in names]
     layers = list(
         dict.fromkeys(key for row in readings for layer in row["layers"] for key in layer if key not in _NO_NUMBERS)
+        if by_layer
+        else ()
     )
     columns = [(key, described([run], f"{monitor}/{key}") or LAYER.get(key) or Quantity(key, key)) for key in layers]
     columns = [(key, quantity) for key, quantity in columns if _is_number(readings, key)][:_MOST_COLUMNS]
     return {
         "name": f"{run.name}: {heading(monitor)}",
         "heads": ["step", "epoch", "tokens", "of", "layers", *(quantity.title for quantity in quantities)],
-        "readings": [_reading(row, names, quantities) for row in readings],
+        "number": len(readings),
+        "left_out": len(readings) - len(kept),
+        "readings": [_reading(row, names, quantities) for row in kept],
+        "folded": not by_layer and any(row["layers"] for row in readings),
         "layer_heads": [(quantity.symbol or quantity.title, quantity.title) for _, quantity in columns],
         "layers": [
             (count(row["step"]), line(name, 60), [form_of(quantity)(layer.get(key)) for key, quantity in columns])
-            for row in readings
+            for row in (readings if by_layer else ())
             for name, layer in layers_at(row).items()
         ],
     }

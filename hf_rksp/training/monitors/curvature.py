@@ -190,6 +190,8 @@ class CurvatureMonitor(Logged):
 
     def _judge(self, ratio: float) -> list[Alarm]:
         """An alarm when so many readings in a row were flagged; it has ended when as many were not."""
+        if not math.isfinite(ratio):  # no reading: neither healthy nor flagged
+            return []
         above = ratio > self.config.limit
         self._flagged, self._calm = (self._flagged + 1, 0) if above else (0, self._calm + 1)
         if self._alarmed:
