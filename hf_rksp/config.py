@@ -345,7 +345,7 @@ class CurvatureConfig:
     method: Literal["lanczos", "power"] = _setting(
         "lanczos", "'lanczos', or 'power' for power iteration as published (arXiv:2606.16768)"
     )
-    limit: float = _setting(1.0, "learning rate times curvature along the update over 2 that flags a reading")
+    limit: float = _setting(1.0, "a reading with a ratio_direction above it is flagged")
     dwell: int = _setting(3, _ALARM["dwell"])
 
     def __post_init__(self) -> None:
