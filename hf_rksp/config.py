@@ -375,7 +375,7 @@ class DepthWarmupConfig:
         ramp: steps in which the updates of a block grow to their full size; 0 for none.
         limit: with "curvature": learning rate times curvature over its limit with momentum, below which a group is unlocked.
         dwell: with "curvature": readings in a row below the limit.
-        latest: with "curvature": share of the run after which every block is active, whatever the curvature is.
+        latest: with "lr" and "curvature": share of the run after which every block is active, whatever those are.
     """
 
     schedule: Literal["off", "paper", "lr", "curvature"] = "off"
@@ -387,7 +387,7 @@ class DepthWarmupConfig:
     ramp: int = _setting(0, "steps in which the updates of an unlocked block grow to their full size")
     limit: float = _setting(0.5, "'curvature': ratio_momentum below which a group of blocks is unlocked")
     dwell: int = _setting(3, "'curvature': readings in a row below the limit")
-    latest: float = _setting(0.5, "'curvature': share of the run after which every block is active")
+    latest: float = _setting(0.9, "'lr' and 'curvature': share of the run after which every block is active")
 
     def __post_init__(self) -> None:
         if self.schedule not in ("off", "paper", "lr", "curvature"):

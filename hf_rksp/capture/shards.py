@@ -14,6 +14,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
+def is_flattened(weights: Iterable[Tensor]) -> bool:
+    """Whether FSDP1 has made flat parts of ``weights``: what is left of a weight here has no shape of its own."""
+    return any(getattr(weight, "_fsdp_flattened", False) or hasattr(weight, "_is_flat_param") for weight in weights)
+
+
 def local(tensor: Tensor) -> Tensor:
     """The part of ``tensor`` that this process has; all of a plain tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -169,6 +169,7 @@ class RKSPCallback(TrainerCallback):
         assert self._begun is not None and self.engine is not None
         (args, state, model), self._begun = self._begun, None
         self.engine.watch.optimizer = self._optimizer
+        self.engine.watch.seed = int(getattr(args, "seed", 0) or 0)
         if hasattr(args, "get_warmup_steps"):
             schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
             self.engine.watch.warmup_steps = int(args.get_warmup_steps(state.max_steps))

@@ -64,7 +64,7 @@ class DepthPlan:
                 f"interval={self.interval}: the last of {self.groups} unlockings would be at step {self.steps()[-1]} of a run of "
                 f"{self.last_step}, which would end with locked blocks; make begin ({self.begin}), interval or groups smaller"
             )
-        if config.schedule == "curvature" and not self.begin < config.latest * self.last_step:
+        if config.schedule in ("lr", "curvature") and not self.begin < config.latest * self.last_step:
             raise InputError(
                 f"latest={config.latest}: that is step {config.latest * self.last_step:.0f}, and the first unlocking is at step "
                 f"{self.begin} (begin) at the earliest; make latest larger"
@@ -103,7 +103,7 @@ class DepthPlan:
         if step < self.begin or not self.peak:
             return 0
         fallen = 1 - rate / self.peak
-        return int(fallen * (self.groups + 1) + 1e-9)
+        return max(int(fallen * (self.groups + 1) + 1e-9), self._forced(step))
 
     def _by_curvature(self, step: int, ratios: Sequence[float]) -> int:
         if step < self.begin:
@@ -113,6 +113,9 @@ class DepthPlan:
             self.below = self.below + 1 if ratio < self.config.limit else 0
             if self.below >= self.config.dwell:
                 wanted, self.below = wanted + 1, 0
-        end = self.config.latest * self.last_step
-        forced = int(self.groups * (step - self.begin) / max(end - self.begin, 1))
-        return max(wanted, forced)
+        return max(wanted, self._forced(step))
+
+    def _forced(self, step: int) -> int:
+        """Groups that are unlocked whatever the learning rate or the curvature is: at equal intervals, the last one at `latest`."""
+        end = int(self.config.latest * self.last_step)
+        return max(int(self.groups * (step - self.begin) / max(end - self.begin, 1)), 0)

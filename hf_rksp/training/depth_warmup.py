@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,14 +20,15 @@ from torch import Tensor, nn
 from hf_rksp.capture import Block
 from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.calling import uncompiled
+from hf_rksp.capture.shards import is_flattened, local
 from hf_rksp.capture.states import first_state, output_state, with_state
 from hf_rksp.config import DepthWarmupConfig
 from hf_rksp.errors import InputError
-from hf_rksp.profile.directions import unwrapped
 from hf_rksp.quantities import Quantity
 from hf_rksp.ranks import from_main
 from hf_rksp.training.depth_plan import DepthPlan, group_sizes
-from hf_rksp.training.monitors.base import Alarm, Intervention, Measuring, Reading
+from hf_rksp.training.monitors.base import Alarm, Intervention, Measuring, Monitor, Reading
+from hf_rksp.training.preconditioner import largest_rate
 from hf_rksp.training.watch import Watch
 from hf_rksp.training.weights import is_partitioned, pieces, read_whole, write_whole
 
@@ -63,19 +65,17 @@ class DepthWarmup(Intervention):
         self.config = config or DepthWarmupConfig(schedule="paper")
         self._state: Mapping[str, Any] = {}
         self._hooks = Attached()
+        self._of: weakref.ref[nn.Module] | None = None
+        self._deviations: dict[str, float] = {}
 
     def attach(self, watch: Watch) -> None:
         """Find out which blocks are locked, and see their forward passes from now on.
 
         Raises:
-            InputError: PEFT, or no stack of two blocks.
+            InputError: PEFT, a loss of routers, weights that blocks share, or no stack of two blocks.
         """
         super().attach(watch)
-        if hasattr(watch.model, "peft_config"):
-            raise InputError(
-                f"depth_warmup={self.config.schedule!r}: PEFT trains a few weights of a network that is trained already, and "
-                f"a locked block would lose what it has learnt; {_OFF}"
-            )
+        self._require(watch.model)
         self._groups: list[list[Block]] = []
         for stack in watch.stacks:
             sizes = group_sizes(len(stack.blocks), self.config.start, self.config.groups)
@@ -85,14 +85,17 @@ class DepthWarmup(Intervention):
                 self._groups[number] += stack.blocks[place : place + size]
                 place += size
         if not self._groups:
-            raise InputError(
-                f"depth_warmup={self.config.schedule!r}: no stack has blocks to lock (start={self.config.start}); {_OFF}"
-            )
-        self._locked = {block.path for group in self._groups for block in group}
+            raise self._refusal(f"no stack has blocks to lock (start={self.config.start})")
+        self._require_own_weights(watch.model)
+        if self._of is None or self._of() is not watch.model:
+            # Else the same model is trained again, and its locked blocks have no deviation any more.
+            self._of, self._deviations = weakref.ref(watch.model), {}
+        watch.locked = {block.path for block in self._lockable()}
+        self._state = {}
         self._plan: DepthPlan | None = None
-        self._deviations: dict[str, float] = {}
         self._began: dict[str, int] = {}
-        self._checked: set[str] = set()
+        self._originals: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._unchecked = set(watch.locked)
         self._readings: list[float] = []
         self._before: list[tuple[Tensor, Tensor, float]] = []
         self._step, self._last_step = 0, 0
@@ -100,10 +103,33 @@ class DepthWarmup(Intervention):
         for block in self._lockable():
             self._hooks.change(block.module, self._gate(block))
 
+    def _refusal(self, why: str) -> InputError:
+        return InputError(f"depth_warmup={self.config.schedule!r}: {why}; {_OFF}")
+
+    def _require(self, model: nn.Module) -> None:
+        if hasattr(model, "peft_config"):
+            raise self._refusal(
+                "PEFT trains a few weights of a network that is trained already, and a locked block would lose what it has learnt"
+            )
+        if getattr(getattr(model, "config", None), "output_router_logits", False):
+            raise self._refusal(
+                "the loss of the routers (output_router_logits) does not go through the stream, so locked routers would be trained"
+            )
+
+    def _require_own_weights(self, model: nn.Module) -> None:
+        """A weight that a locked block shares with another part of the network would be taken from that part."""
+        places = {block.path: number for number, group in enumerate(self._groups) for block in group}
+        owners: dict[int, set[int | None]] = {}
+        for path, weight in model.named_parameters(remove_duplicate=False):
+            number = next((one for block, one in places.items() if path.startswith(f"{block}.")), None)
+            owners.setdefault(id(weight), set()).add(number)
+        if any(len(found) > 1 for found in owners.values()):
+            raise self._refusal("blocks share weights with blocks that train earlier")
+
     @property
     def active(self) -> int:
         """Number of blocks that train, over all stacks."""
-        return self.watch.layers - len(self._locked)
+        return self.watch.layers - len(self.watch.locked)
 
     def _lockable(self) -> Iterator[Block]:
         for group in self._groups:
@@ -113,19 +139,22 @@ class DepthWarmup(Intervention):
         """Let the state pass a locked block as it is, with a graph in which every gradient of the block is exactly zero."""
 
         def gate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> object:
-            if block.path not in self._locked or not module.training or self._plan is None:
+            if block.path not in self.watch.locked or not module.training or self._plan is None:
                 return None
             x = first_state(args, kwargs)
             y = None if x is None else output_state(output, x)
             if x is None or y is None:
-                raise InputError(f"depth_warmup: {block.path} hands on no state of the shape that it takes; {_OFF}")
-            if block.path not in self._checked:
-                self._checked.add(block.path)
+                self._restore()
+                raise self._refusal(f"{block.path} hands on no state of the shape that it takes")
+            if block.path in self._unchecked:
                 if not torch.equal(x.detach(), y.detach()):
-                    raise InputError(
-                        f"depth_warmup: {block.path} ({type(module).__name__}) is not the identity when its weights are zero, "
-                        f"so it cannot be locked; {_OFF}"
+                    self._restore()
+                    raise self._refusal(
+                        f"{block.path} ({type(module).__name__}) is not the identity when its weights are zero"
                     )
+                self._unchecked.discard(block.path)
+                if not self._unchecked:
+                    self._originals = {}
             return with_state(output, x + 0.0 * (y - x))
 
         return gate
@@ -166,15 +195,22 @@ class DepthWarmup(Intervention):
     def _make_plan(self) -> None:
         warmup = self.watch.warmup_steps or 0
         self._plan = DepthPlan(self.config, len(self._groups), self._last_step, warmup, self.watch.decays)
+        if self._state and self._state["groups"] != self._paths():
+            raise self._refusal(
+                f"the checkpoint has the groups {self._state['groups']}, and these settings make {self._paths()}; pass start and "
+                "groups as they were"
+            )
         self._plan.done = int(self._state.get("done", 0))
         self._plan.peak = float(self._state.get("peak", 0.0))
         self._plan.below = int(self._state.get("below", 0))
         for group in self._groups[: self._plan.done]:
-            self._locked -= {block.path for block in group}
+            self.watch.locked -= {block.path for block in group}
+
+    def _paths(self) -> list[list[str]]:
+        return [[block.path for block in group] for group in self._groups]
 
     def _rate(self) -> float | None:
-        optimizer = self.watch.optimizer
-        return None if optimizer is None else float(unwrapped(optimizer).param_groups[0]["lr"])
+        return largest_rate(self.watch.optimizer)
 
     def _shared_readings(self) -> list[float]:
         """New readings of the curvature, which the main process has, on every process."""
@@ -187,24 +223,45 @@ class DepthWarmup(Intervention):
     def _lock(self) -> None:
         """Make the blocks the identity; first see that none of them was trained."""
         if self._step:
-            raise InputError(
-                f"depth_warmup={self.config.schedule!r}: the run goes on from step {self._step} of a checkpoint that had no depth "
-                f"warm-up, and its blocks are trained; {_OFF}"
+            raise self._refusal(
+                f"the run goes on from step {self._step} of a checkpoint that had no depth warm-up, and its blocks are trained"
             )
+        if is_flattened(self.watch.model.parameters()):
+            raise self._refusal("FSDP1 has made flat parts of the weights; use FSDP2 (fsdp_version: 2)")
         for block in self._lockable():
-            for name, gain in _gains(block):
-                values = read_whole(gain)
-                if bool((values != values.reshape(-1)[0]).any()):
-                    raise InputError(
-                        f"depth_warmup={self.config.schedule!r}: {name} has been trained, and a locked block would lose what it "
-                        f"has learnt; {_OFF}"
-                    )
+            self._require_untrained(block)
         for block in self._lockable():
             for name, weight in _carrying(block):
                 values = read_whole(weight)
-                if values.ndim > 1:
+                if values.ndim > 1 and bool(values.any()):
                     self._deviations[name] = float(values.double().std())
+                if not is_partitioned(weight):
+                    self._originals.setdefault(name, [(piece, piece.cpu().clone()) for piece in pieces(weight)])
                 write_whole(weight, torch.zeros_like(values))
+            if not any(self._deviations.get(name) for name, _ in _carrying(block)):
+                self._restore()
+                raise self._refusal(f"{block.path} is zero already, as an earlier run has left it; make the model anew")
+
+    def _restore(self) -> None:
+        """Give the blocks their weights back: the run does not begin."""
+        for kept in self._originals.values():
+            for piece, before in kept:
+                piece.copy_(before)
+        self._originals = {}
+
+    def _require_untrained(self, block: Block) -> None:
+        """Gains of norms, and biases, are constant at initialisation."""
+        told = False
+        for name, weight, gain in _parts(block):
+            if not gain and not (name.endswith(".bias") and not _SHAPE.search(name)):
+                continue
+            values, told = read_whole(weight).reshape(-1), True
+            if bool((values != values[0]).any()):
+                raise self._refusal(f"{name} has been trained, and a locked block would lose what it has learnt")
+        if not told:
+            raise self._refusal(
+                f"{block.path} has neither gains of norms nor biases, which tell new weights from trained ones"
+            )
 
     def _unlock(self, group: Sequence[Block], step: int) -> None:
         """Draw small weights, which depend on the seed and on the name alone."""
@@ -212,11 +269,14 @@ class DepthWarmup(Intervention):
             for name, weight in _carrying(block):
                 if name not in self._deviations:
                     continue
-                draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+                draw = torch.Generator().manual_seed((self.watch.seed << 32) + zlib.crc32(name.encode()))
                 values = torch.randn(_shape(weight), generator=draw)
                 write_whole(weight, values.mul_(self.config.seed_scale * self._deviations[name]))
-            self._locked.discard(block.path)
+            self.watch.locked.discard(block.path)
+            self._unchecked.discard(block.path)
             self._began[block.path] = step
+        if not self._unchecked:
+            self._originals = {}
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
         """Take the gradients of locked blocks from a torch optimizer; note readings of the curvature."""
@@ -224,7 +284,7 @@ class DepthWarmup(Intervention):
             if reading.monitor == "curvature" and "ratio_momentum" in reading.values:
                 self._readings.append(reading.values["ratio_momentum"])
         for block in self._lockable():
-            if block.path in self._locked:
+            if block.path in self.watch.locked:
                 for weight in block.module.parameters():
                     if not hasattr(weight, "_hp_mapping") and not is_partitioned(weight):
                         weight.grad = None
@@ -259,6 +319,7 @@ class DepthWarmup(Intervention):
         if self._plan is None:
             return dict(self._state)
         return {
+            "groups": self._paths(),
             "done": self._plan.done,
             "peak": self._plan.peak,
             "below": self._plan.below,
@@ -279,8 +340,39 @@ class DepthWarmup(Intervention):
     def close(self) -> None:
         """Let go of the blocks; those that are locked stay as they are."""
         self._hooks.remove()
-        if self._plan is not None and self._locked and self._step + 1 >= self._last_step:
-            logger.warning("The run has ended with %d blocks that were never unlocked", len(self._locked))
+        self._originals, self._before = {}, []
+        if self._plan is None or self._step + 1 < self._last_step:
+            return
+        zero = [block.path for block in self._lockable() if _is_zero(block)]
+        if zero:
+            why = (
+                "were never unlocked" if self.watch.locked else "are those of an earlier checkpoint, loaded at the end"
+            )
+            logger.warning("The model ends with %d blocks that are zero and %s: %s", len(zero), why, ", ".join(zero))
+
+
+def require_part(state: Mapping[str, Any] | None, parts: Sequence[Monitor]) -> None:
+    """Refuse to go on from a checkpoint with locked blocks without a `DepthWarmup`: the blocks would stay zero for ever.
+
+    Args:
+        state: of the checkpoint, by part.
+        parts: of the run that goes on.
+    """
+    own = (state or {}).get(DepthWarmup.name)
+    if isinstance(own, Mapping) and not any(isinstance(part, DepthWarmup) for part in parts):
+        left = [path for group in own.get("groups", ())[int(own.get("done", 0)) :] for path in group]
+        if left:
+            raise InputError(
+                f"depth_warmup='off': the checkpoint has locked blocks ({', '.join(left)}), which would stay zero; pass "
+                "depth_warmup as it was"
+            )
+
+
+def _is_zero(block: Block) -> bool:
+    weights = [weight for _, weight in _carrying(block)]
+    return not any(is_partitioned(weight) for weight in weights) and not any(
+        bool(local(weight.detach()).any()) for weight in weights
+    )
 
 
 def _shape(weight: Tensor) -> torch.Size:

@@ -125,9 +125,9 @@ class Engine:
         """
         self.watch.tap.look_away()
         due, self._due = self._due, []
-        found = self._measure([part.step_end(self.step, self._main) for part in due])
         for part in self.interventions:
             part.step_made()
+        found = self._measure([part.step_end(self.step, self._main) for part in due])
         self.step += 1
         if ended:
             found += self._measure([part.run_end(self.step, self._main) for part in self.parts])

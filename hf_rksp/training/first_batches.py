@@ -6,7 +6,7 @@ import contextlib
 import copy
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy
@@ -44,21 +44,75 @@ def as_before(trainer: Trainer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def same_numbers(trainer: Trainer) -> Iterator[None]:
-    """Every attribute of ``trainer`` that holds plain data, such as what a loss counts and logs, is put back afterwards."""
-    kept = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if _is_plain(value)}
+    """What a loss counts and logs in attributes of ``trainer`` is put back afterwards: numbers, texts, tensors, containers of them.
+
+    Containers and tensors stay the same objects, because others may hold them too. New attributes are gone again.
+    """
+    own = vars(trainer)
+    names = set(own)
+    kept = {name: (value, _copied(value)) for name, value in own.items() if _is_plain(value)}
     try:
         yield
     finally:
-        vars(trainer).update(kept)
+        for name in set(own) - names:
+            del own[name]
+        for name, (value, before) in kept.items():
+            own[name] = _put_back(value, before)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of plain data; of a tensor without its graph."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_copied(one) for one in value]
+    return value
+
+
+def _put_back(value: Any, before: Any) -> Any:
+    """``value`` with the content ``before``; its containers are the same objects."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:  # of a graph: it was not written to
+            return value
+        with torch.no_grad():
+            if value.shape == before.shape and not torch.equal(value, before):
+                value.copy_(before)
+        return value
+    if isinstance(value, MutableMapping):
+        for key in list(value):
+            if key not in before:
+                del value[key]
+        for key, one in before.items():
+            value[key] = _restored(value.get(key), one)
+        return value
+    if isinstance(value, list):
+        value[:] = [_restored(value[at] if at < len(value) else None, one) for at, one in enumerate(before)]
+        return value
+    if isinstance(value, set):
+        value.clear()
+        value.update(before)
+        return value
+    return value if isinstance(value, (tuple, Mapping)) else before
+
+
+def _restored(now: Any, before: Any) -> Any:
+    """An entry of a container, the same object if it still stands there."""
+    return (
+        _put_back(now, before)
+        if isinstance(now, (MutableMapping, list, set, Tensor)) and type(before) in (dict, list, Tensor)
+        else before
+    )
 
 
 def _is_plain(value: object) -> bool:
-    """Whether it is numbers and texts, or containers of such: what a subclass counts and logs."""
+    """Whether it is numbers, texts and tensors, or containers of such: what a subclass counts and logs."""
     if isinstance(value, Mapping):
         return all(_is_plain(key) and _is_plain(one) for key, one in value.items())
     if isinstance(value, (list, tuple, set)):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+    return value is None or isinstance(value, (bool, int, float, str, Tensor))
 
 
 def _rewinding(value: object) -> Iterator[Callable[[], object]]:

@@ -105,7 +105,7 @@ class TrainingRun:
 
     def _begin(self) -> None:
         watch = self.engine.watch
-        watch.optimizer, watch.loss = self.optimizer, self.loss
+        watch.optimizer, watch.loss, watch.seed = self.optimizer, self.loss, int(self.setup.get("seed") or 0)
         self.engine.begin(self.step_number, self.steps, self._state)
         setup = {"world_size": world_size(), **self.setup}
         self._recorder.open(

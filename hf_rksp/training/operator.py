@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.hvp import Hessian, hessian_at
-from hf_rksp.capture.shards import copies, is_sharded, like, local
-from hf_rksp.errors import InputError, NonFiniteError
+from hf_rksp.capture.shards import copies, is_flattened, is_sharded, like, local
+from hf_rksp.errors import InputError
 from hf_rksp.ranks import agreeing, current_ranks, sum_over_ranks
 
 
@@ -22,6 +22,8 @@ def require_readable(weights: Mapping[str, nn.Parameter]) -> None:
     """Raise `InputError` for weights whose Hessian cannot be multiplied with."""
     if not weights:
         raise InputError("the model has no trainable parameter")
+    if is_flattened(weights.values()):
+        raise InputError("FSDP1 has made flat parts of the weights; use FSDP2 (fsdp_version: 2)")
     if any(hasattr(weight, "ds_id") for weight in weights.values()):
         raise InputError(
             "ZeRO-3 gathers weights for one backward pass, and a Hessian product needs two; use ZeRO-2 or FSDP2"
@@ -50,7 +52,8 @@ def preconditioned(
             place += size
         try:
             found = flat(hessian.product(named), weights, scale)
-        except NonFiniteError:
+        except Exception as error:  # also memory that has run out: the others wait for this process in the mean
+            spread.error = error
             found = torch.full_like(vector, math.nan)
         return spread.mean(found).mul_(scale)
 
@@ -84,6 +87,8 @@ class Spread:
         self._copies = copies(weights.values()) if self.sharded else 1
         #: Parts of one random vector differ; whole vectors are one.
         self.seed = self.ranks.rank // self._copies if self.sharded else 0
+        #: Why a product of this process failed.
+        self.error: Exception | None = None
 
     def mean(self, vector: Tensor) -> Tensor:
         """``vector`` of a batch, as the mean over the batches of all processes."""

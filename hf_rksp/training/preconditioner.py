@@ -33,7 +33,7 @@ class Preconditioner:
     Attributes:
         scale: shape ``(n,)``: ``(lr_i / lr)^(1/2) P_i^(-1/2)`` of each entry of the trainable weights that this process has, 0 for
             those that are left out. Groups with a learning rate of their own so become one operator.
-        lr: of the first group, in the units of which eigenvalues are.
+        lr: the largest of all groups, in the units of which eigenvalues are.
         kept, entries: entries of this process that are not left out, and all.
         one_step_limit: eigenvalue times lr above which one step without momentum overshoots: 2.
         momentum_limit: eigenvalue times lr at which the optimizer itself becomes unstable on a quadratic.
@@ -62,10 +62,11 @@ def read_preconditioner(optimizer: object, weights: Mapping[str, nn.Parameter]) 
     with agreeing(current_ranks()):
         inner = unwrapped(optimizer)
         groups = _groups(optimizer, inner)
-        reference = next((groups[id(weight)] for weight in weights.values() if id(weight) in groups), None)
         name = type(inner).__name__
-        if reference is None:
+        used = [groups[id(weight)] for weight in weights.values() if id(weight) in groups]
+        if not used:
             raise InputError(f"optimizer={name}: it moves no trainable parameter of the model")
+        reference = max(used, key=lambda group: float(group["lr"]))
         if name == "SGD":
             return _sgd(weights, groups, reference)
         if name not in _ADAM and not isinstance(inner, torch.optim.Adam):
@@ -89,6 +90,14 @@ def read_preconditioner(optimizer: object, weights: Mapping[str, nn.Parameter]) 
     warm = 1 - beta1 ** max(steps.values()) if reference.get("bias_correction", True) else 1.0
     limit = (2 + 2 * beta1) / (1 - beta1)
     return Preconditioner(scale, float(reference["lr"]), scale.count_nonzero(), len(scale), limit, warm)
+
+
+def largest_rate(optimizer: object) -> float | None:
+    """The largest learning rate of the groups of ``optimizer`` now; ``None`` if it has none that can be read."""
+    try:
+        return max(float(group["lr"]) for group in unwrapped(optimizer).param_groups)
+    except (InputError, KeyError, ValueError):
+        return None
 
 
 def _second_moments(
@@ -158,7 +167,7 @@ def _dtype(weight: Tensor) -> torch.dtype:
 
 
 def _share(group: Mapping[str, Any], reference: Mapping[str, Any]) -> float:
-    """Learning rate of a group over that of the first; at the end of a schedule both may be zero."""
+    """Learning rate of a group over the largest; at the end of a schedule both may be zero."""
     rate, first = float(group["lr"]), float(reference["lr"])
     return rate / first if first else 1.0
 

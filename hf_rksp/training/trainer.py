@@ -28,6 +28,7 @@ from hf_rksp.training.arguments import ArgumentMethods
 from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Mode
 from hf_rksp.training.callback import REMEDIES, RKSPCallback, several_devices
+from hf_rksp.training.depth_warmup import require_part
 from hf_rksp.training.extra_pass import extra_passes
 from hf_rksp.training.first_batches import same_numbers
 from hf_rksp.training.kss.shaper import SpectralShaper
@@ -154,6 +155,8 @@ class RKSPTrainerMixin(_Host):
                 self._add(RKSPCallback(False, None, self._blocks, self._report, self._monitors))
             if kss:
                 self._check_exact(kss)
+            state = _read_state(kwargs.get("resume_from_checkpoint"))
+            require_part(state, self.rksp.monitors if self.rksp else ())
             if self.rksp:
                 stack.callback(self._let_go)
                 self.rksp.kss, self.rksp.driven = kss, True
@@ -162,7 +165,7 @@ class RKSPTrainerMixin(_Host):
                     # Now, and not on_train_begin: an engine wraps the model before.
                     self.rksp.said = before.say(self, self._blocks, kss is not None)
                     before.act(self.rksp.said, self._risk, self._risk_limit, kwargs.get("trial"))
-                self.rksp.resume(_read_state(kwargs.get("resume_from_checkpoint")))
+                self.rksp.resume(state)
                 self._waits = bool(kss or self.rksp.config or self.rksp.monitors or self.rksp.said)
             self._term_sum, self._logged_step = 0.0, 0
             if self._waits and (self._blocks or not needs_probe(self.model)):

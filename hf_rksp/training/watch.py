@@ -26,6 +26,8 @@ class Watch:
         loss: the task's loss of a batch, if the trainer has one of its own; else it is that of the model.
         warmup_steps: of the learning rate, if the trainer says so.
         decays: whether the learning rate falls after its warm-up; ``None`` if nobody has said.
+        seed: of the run.
+        locked: paths of blocks that an intervention keeps as identities: no part of the network yet.
         optimizer: of the run, as the trainer has it, with what an engine wraps around it; ``None`` if nobody has said.
 
     Raises:
@@ -48,6 +50,8 @@ class Watch:
         self.loss: Callable[[Mapping[str, Any]], Tensor] | None = None
         self.optimizer: object = None
         self.warmup_steps: int | None = None
+        self.seed = 0
+        self.locked: set[str] = set()
         self.decays: bool | None = None
 
     @property

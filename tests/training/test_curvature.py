@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers import Trainer, TrainingArguments
 
-from hf_rksp import CurvatureConfig, CurvatureMonitor, RKSPCallback
+from hf_rksp import CurvatureConfig, CurvatureMonitor, RKSPCallback, RKSPTrainer
 from hf_rksp.capture.calling import untouched
 from hf_rksp.capture.hvp import hessian_at, trainable
 from hf_rksp.errors import InputError
@@ -27,6 +28,17 @@ def small(dropout=0.0, seed=0):
 def rows(count, vocabulary=12, seed=0):
     ids = torch.randint(3, vocabulary, (count, 9), generator=torch.Generator().manual_seed(seed))
     return [{"input_ids": part, "labels": part.clone()} for part in ids.split(4)]
+
+
+class Counting(RKSPTrainer):
+    """Counts and averages what its loss was, in plain attributes; the loss is divided by the average."""
+
+    def compute_loss(self, *args, **kwargs):
+        loss = super().compute_loss(*args, **kwargs)
+        self.seen.append(float(loss.detach()))
+        self.kinds["train" if self.model.training else "eval"].append(1)
+        self.mean = loss.detach() if self.mean is None else 0.9 * self.mean + 0.1 * loss.detach()
+        return loss / self.mean
 
 
 def adam(model, lr=1e-2, **changes):
@@ -101,21 +113,103 @@ def test_a_run_is_the_same_with_it_and_without(tmp_path, dropout):
     assert_same_weights(*models)
 
 
-def test_in_a_trainer_and_in_a_callback(tmp_path):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_in_a_trainer_and_in_a_callback(tmp_path, accumulate):
     """The trainer hands over its own loss; a callback takes that of the model, which is the same here."""
-    found = []
+    found, more = [], {"gradient_accumulation_steps": accumulate, "per_device_train_batch_size": 4 // accumulate}
     for kind in ("trainer", "callback"):
         folder = tmp_path / kind
         if kind == "trainer":
-            one = trainer(folder, gpt2(0.0), token_rows(16), kss=False, spectrum=False, curvature_every=2)
+            one = trainer(folder, gpt2(0.0), token_rows(16), kss=False, spectrum=False, curvature_every=2, **more)
         else:
             callback = RKSPCallback(False, monitors=[CurvatureMonitor(CurvatureConfig(every=2))])
-            one = trainer(folder, gpt2(0.0), token_rows(16), kss=False, spectrum=False, callbacks=[callback])
+            one = trainer(folder, gpt2(0.0), token_rows(16), Trainer, TrainingArguments, callbacks=[callback], **more)
         one.train()
         found.append(read_history(folder).of("curvature"))
     assert len(found[0]) == 2
     for a, b in zip(*found, strict=True):
         assert a["values"] == pytest.approx(b["values"], rel=1e-5)
+
+
+def test_what_a_loss_counts_is_put_back(tmp_path):
+    found = []
+    for every in (0, 1):
+        seen = []
+        one = trainer(
+            tmp_path / str(every), gpt2(0.0), token_rows(16), Counting, kss=False, spectrum=False, curvature_every=every
+        )
+        one.seen, one.kinds, one.mean = seen, {"train": [], "eval": []}, None
+        kinds = one.kinds
+        one.train()
+        assert one.seen is seen and one.kinds is kinds and len(seen) == len(kinds["train"]) == 4 and not kinds["eval"]
+        found.append(one)
+    assert_same_weights(*(one.model for one in found))
+    assert float(found[0].mean) == float(found[1].mean)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(tmp_path, caplog):
+    model = gpt2(0.0).train()
+    monitor = CurvatureMonitor(CurvatureConfig(every=1, sequences=2))
+    with TrainingRun(model, tmp_path, 2, [monitor], optimizer=adam(model)) as run:
+        run.microbatch({"patches": torch.zeros(64, 3)})
+        model(**batches(token_rows(4).rows)[0]).loss.backward()
+        run.step()
+    assert "curvature_sequences=2: the tensors of the batch have" in caplog.text
+
+
+def test_differences_in_half_precision_are_refused(tmp_path, caplog):
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    def loss(batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return Once.apply(model(**batch).loss)
+
+    model = gpt2(0.0).train()
+    optimizer = adam(model)
+    with TrainingRun(model, tmp_path, 2, [CurvatureMonitor()], optimizer=optimizer, loss=loss) as run:
+        model(**batches(token_rows(4).rows)[0]).loss.backward()
+        optimizer.step()
+        numbers = run.step()
+    assert numbers["curvature/skipped"] == 1 and "half precision" in caplog.text
+
+
+def test_a_larger_eigenvalue_elsewhere_is_found(tmp_path):
+    """Two parts of a network that do not touch each other: the old eigenvector stays one, and is not the largest."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(40, dtype=torch.float64))
+            self.h = nn.ModuleList([nn.Identity(), nn.Identity()])
+            self.scale = torch.ones(40, dtype=torch.float64)
+            self.scale[0] = 10.0
+
+        def forward(self, x):
+            for block in self.h:
+                x = block(x)
+            return (self.scale * (self.weight - 3).square()).sum() / 2 + 0 * x.sum()
+
+    model = Two()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    monitor = CurvatureMonitor(CurvatureConfig(every=1))
+    with TrainingRun(
+        model, tmp_path, 4, [monitor], blocks="h", optimizer=optimizer, loss=lambda batch: model(batch["x"])
+    ) as run:
+        for step in range(4):
+            if step == 2:
+                model.scale[1] = 60.0
+            model(torch.zeros(2, 3, 4)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            run.step()
+    assert read_history(tmp_path).of("curvature")[-1]["values"]["lambda_max"] == pytest.approx(60, rel=0.02)
 
 
 def test_kss_is_no_part_of_the_loss(tmp_path):

@@ -6,12 +6,17 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+    TrainerCallback,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -21,7 +26,7 @@ from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training import TrainingRun
 from hf_rksp.training.depth_plan import DepthPlan, group_sizes
-from tests.training.common import VOCAB, assert_same_weights, gpt2, token_rows, trainer
+from tests.training.common import VOCAB, assert_same_weights, gpt2, token_rows, trained, trainer
 from tests.training.test_alignment import batches
 
 LAYERS = 4
@@ -263,7 +268,7 @@ def test_plans():
     assert [rates.due(step, rate, []) for step, rate in ((5, 0.5), (10, 1.0), (40, 0.8), (60, 0.5), (99, 0.0))] == [
         0, 0, 1, 2, 4,
     ]  # fmt: skip
-    curved = DepthPlan(DepthWarmupConfig(schedule="curvature", dwell=2), 4, 100, 10)
+    curved = DepthPlan(DepthWarmupConfig(schedule="curvature", dwell=2, latest=0.5), 4, 100, 10)
     assert curved.due(5, None, [0.1, 0.1]) == 0, "not before the learning rate has warmed up"
     assert [curved.due(step, None, [ratio]) for step, ratio in ((11, 0.1), (12, 0.9), (13, 0.1), (14, 0.1))] == [
         0,
@@ -290,6 +295,155 @@ def test_what_cannot_end_well_is_refused_before_the_first_step(tmp_path, change,
     with pytest.raises(InputError, match=words):
         trainer(tmp_path, model, token_rows(16), kss=False, spectrum=False, **change).train()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)), "weights are as they were"
+
+
+def norms(model):
+    """Norm of the matrices of each block."""
+    return [
+        float(torch.cat([w.detach().reshape(-1) for w in b.parameters() if w.ndim > 1]).norm())
+        for b in layers_of(model)
+    ]
+
+
+SETTINGS = {
+    "kss": False, "spectrum": False, "depth_warmup": "paper", "depth_warmup_begin": 3, "depth_warmup_interval": 1,
+    "depth_warmup_groups": 2, "max_steps": 8,
+}  # fmt: skip
+
+
+def test_training_again_after_an_interruption_unlocks_as_the_first_time(tmp_path):
+    """As auto_find_batch_size does: the second run finds blocks that are zero, and knows what they were."""
+
+    class Stops(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2 and not args.run_name:
+                raise KeyboardInterrupt
+
+    one = trainer(tmp_path, llama(), token_rows(64), callbacks=[Stops()], **SETTINGS)
+    one.args.run_name = ""
+    with pytest.raises(KeyboardInterrupt):
+        one.train()
+    one.args.run_name = "again"
+    assert norms(one.model)[2:] == [0.0, 0.0]
+    for layer in layers_of(one.model)[:2]:  # what two steps have done to the gains of active blocks is not looked at
+        assert layer.input_layernorm.weight.std() > 0
+    one.train()
+    assert min(norms(one.model)) > 0
+    with pytest.raises(InputError, match="has been trained"):
+        one.train()
+
+
+def test_blocks_that_are_zero_already_are_refused(tmp_path):
+    model = llama()
+    with torch.no_grad():
+        for weight in (w for w in layers_of(model)[3].parameters() if w.ndim > 1):
+            weight.zero_()
+    before = norms(model)
+    with pytest.raises(InputError, match="is zero already"):
+        trainer(tmp_path, model, token_rows(64), **SETTINGS).train()
+    assert norms(model) == before, "the others are as they were"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"depth_warmup_groups": 1}, "as they were"),
+        ({"depth_warmup_start": 0.75}, "as they were"),
+        ({"depth_warmup": "off"}, "which would stay zero"),
+    ],
+)
+def test_a_resumption_with_other_settings_is_refused(tmp_path, change, words):
+    trainer(tmp_path, llama(), token_rows(64), save_strategy="steps", save_steps=2, **SETTINGS).train()
+    again = trainer(tmp_path, llama(), token_rows(64), **(SETTINGS | change))
+    with pytest.raises(InputError, match=words):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_a_fresh_run_after_a_resumed_one_locks_again(tmp_path):
+    trainer(tmp_path, llama(), token_rows(64), save_strategy="steps", save_steps=4, **SETTINGS).train()
+    one = trainer(tmp_path, None, token_rows(64), model_init=llama, **SETTINGS)
+    one.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    one.train()
+    logs = [row["depth_warmup/active"] for row in one.state.log_history if "depth_warmup/active" in row]
+    assert logs == [2, 2, 2, 3, 4, 4, 4, 4]
+
+
+def test_loading_a_shallow_checkpoint_at_the_end_is_said(tmp_path, caplog):
+    one = trainer(
+        tmp_path, llama(), token_rows(64), eval_dataset=token_rows(4), load_best_model_at_end=True, eval_strategy="steps",
+        eval_steps=2, save_strategy="steps", save_steps=2, metric_for_best_model="samples", greater_is_better=False,
+        compute_metrics=lambda found: {"samples": one.state.global_step}, **SETTINGS,
+    )  # fmt: skip
+    one.train()
+    assert norms(one.model)[2:] == [0.0, 0.0] and "earlier checkpoint" in caplog.text
+
+
+def test_the_seed_of_the_run_draws_the_weights(tmp_path):
+    found = [trained(tmp_path / str(seed), llama(), token_rows(64), seed=seed, **SETTINGS).model for seed in (1, 2)]
+    assert not torch.equal(*(layers_of(model)[3].mlp.up_proj.weight for model in found))
+
+
+@pytest.mark.parametrize("schedule", ["balanced", "paper"])
+def test_kss_sees_the_shallow_network(tmp_path, schedule):
+    """Its draws, its means over the layers, and the end of the stream: weights after two steps are the same to the bit."""
+    settings = {
+        "kss": True, "kss_schedule": schedule, "kss_every": 1, "kss_layer_fraction": 1.0, "max_steps": 2, "spectrum": False,
+        "lr_scheduler_type": "constant", "max_grad_norm": 0.0,
+    }  # fmt: skip
+    flat = trained(tmp_path / "flat", shallow(MODELS["gpt2"](), LAYERS // 2), token_rows(64), **settings)
+    locked = {"depth_warmup": "paper", "depth_warmup_groups": 1, "depth_warmup_begin": 2, "max_steps": 4}
+    deep = trainer(tmp_path / "deep", MODELS["gpt2"](), token_rows(64), callbacks=[StopAt(2)], **(settings | locked))
+    deep.train()
+    shared = dict(flat.model.named_parameters())
+    for name, weight in deep.model.named_parameters():
+        if name in shared:
+            assert torch.equal(weight, shared[name]), name
+    assert flat.state.log_history[0]["kss/loss"] == deep.state.log_history[0]["kss/loss"]
+
+
+class StopAt(TrainerCallback):
+    """Ends a run early."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_weights_that_blocks_share_and_losses_of_routers_are_refused(tmp_path):
+    model = llama()
+    layers_of(model)[3].mlp = layers_of(model)[0].mlp
+    with pytest.raises(InputError, match="share weights"):
+        trainer(tmp_path, model, token_rows(64), **SETTINGS).train()
+    routed = mixtral()
+    routed.config.output_router_logits = True
+    with pytest.raises(InputError, match="output_router_logits"):
+        trainer(tmp_path, routed, token_rows(64), **SETTINGS).train()
+
+
+def test_a_block_that_is_no_identity_gets_its_weights_back(tmp_path):
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(vocab_size=VOCAB, **SIZES, hidden_dropout_prob=0.0))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    with pytest.raises(InputError, match="not the identity"):
+        trainer(tmp_path, model, token_rows(64), **SETTINGS).train()
+    assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+
+
+def test_blocks_without_gains_and_biases_are_refused(tmp_path):
+    torch.manual_seed(0)
+    model = OlmoForCausalLM(OlmoConfig(vocab_size=VOCAB, **SIZES, pad_token_id=0))
+    with pytest.raises(InputError, match="neither gains"):
+        trainer(tmp_path, model, token_rows(64), **SETTINGS).train()
+
+
+@pytest.mark.parametrize("schedule", ["inverse_sqrt", "cosine_with_min_lr"])
+def test_a_learning_rate_that_falls_too_little_still_unlocks_every_block(tmp_path, schedule):
+    more = {"lr_scheduler_kwargs": {"min_lr": 4e-3}} if "min" in schedule else {}
+    settings = SETTINGS | {"depth_warmup": "lr", "depth_warmup_begin": 1, "lr_scheduler_type": schedule, **more}
+    one = trained(tmp_path, llama(), token_rows(64), **settings)
+    assert min(norms(one.model)) > 0
 
 
 def test_trained_weights_and_peft_are_refused(tmp_path):

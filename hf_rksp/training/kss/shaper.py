@@ -270,6 +270,7 @@ class SpectralShaper(Intervention):
     def _finish(self, seen: list[Transition], batch: Mapping[str, Any]) -> None:
         """A forward pass has ended: measure what can be read of it, and let the schedule act."""
         refused, self._refused = self._refused, []
+        seen = [transition for transition in seen if transition.block.path not in self.watch.locked]
         self._saw_pass = True
         if not self.active:
             return

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from hf_rksp.capture import Block, Stack
 from hf_rksp.capture.calling import untouched
-from hf_rksp.capture.hvp import trainable
+from hf_rksp.capture.hvp import Hessian, trainable
 from hf_rksp.config import CurvatureConfig
 from hf_rksp.errors import CaptureError, InputError, NonFiniteError
 from hf_rksp.profile.gradients import model_loss
@@ -25,7 +26,7 @@ from hf_rksp.spectral.curvature import LargestEigenvalue, largest_eigenvalue, po
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.monitors.base import Alarm, Logged, Measuring, Reading
 from hf_rksp.training.operator import Spread, flat, preconditioned, require_readable
-from hf_rksp.training.preconditioner import Preconditioner, read_preconditioner
+from hf_rksp.training.preconditioner import Preconditioner, largest_rate, read_preconditioner
 from hf_rksp.training.watch import Watch
 
 #: How the monitor is switched off, for its warnings.
@@ -34,6 +35,8 @@ OFF = "curvature_every=0 switches the monitor off"
 _COLD = 10
 #: Relative residual at which a search ends early.
 _TOLERANCE = 1e-2
+#: Share of noise in the start of a search that goes on.
+_NOISE = 0.05
 #: Vectors in the memory of a search.
 _BASIS = 4
 
@@ -71,6 +74,8 @@ class CurvatureMonitor(Logged):
         self._seen: Mapping[str, Any] | None = None
         self._first: Mapping[str, Any] | None = None
         self._kept: Tensor | None = None
+        self._rate: float | None = None
+        self._half = False
         self._flagged = self._calm = 0
         self._alarmed = False
 
@@ -84,7 +89,11 @@ class CurvatureMonitor(Logged):
 
     def pass_begin(self, batch: Mapping[str, Any]) -> None:
         """A pass over ``batch`` begins."""
-        self._seen = self.watch.described(batch)
+        # Trainer divides by the labels of a whole step, of which this is one batch.
+        self._seen = {
+            name: value for name, value in self.watch.described(batch).items() if name != "num_items_in_batch"
+        }
+        self._rate = largest_rate(self.watch.optimizer)
 
     def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         """States of blocks are not looked at."""
@@ -101,11 +110,12 @@ class CurvatureMonitor(Logged):
 
     def _reading(self, step: int, main_process: bool) -> Measuring:
         try:
+            self._reason: Exception | None = None
             values, more = self._measure()
             self._seen = None
-        except Exception as error:  # every process has it, or none
+        except Exception as error:  # every process has one, or none
             self._kept = None
-            self.aside("a reading", error)
+            self.aside("a reading", self._reason or error)
             self._log({})
             return None
         alarms = self._judge(values["ratio_direction"])
@@ -126,13 +136,18 @@ class CurvatureMonitor(Logged):
         by = read_preconditioner(self.watch.optimizer, weights)
         spread = Spread(weights)
         with untouched(self.watch.model), spread.hessian(self.watch.model, lambda: self._loss(batch)) as hessian:
+            self._require_precision(hessian)
             operator = preconditioned(hessian, weights, by.scale, spread)
             gradient = spread.mean(flat(hessian.gradient, weights, by.scale)).mul_(by.scale)
-            along = _along(operator, gradient, spread)
-            found = self._followed(operator, by, gradient, spread)
+            try:
+                along = _along(operator, gradient, spread)
+                found = self._followed(operator, by, gradient, spread)
+            except NonFiniteError:
+                self._reason = spread.error
+                raise
             method, loss = hessian.method, hessian.loss
         self._kept = found.vector.mul_(by.scale)
-        rate = by.lr
+        rate = by.lr if self._rate is None else self._rate
         values = {
             "lambda_max": found.value,
             "lambda_direction": along,
@@ -151,18 +166,45 @@ class CurvatureMonitor(Logged):
         batch = self._seen if self.watch.batch is None else self.watch.batch
         if batch is None:
             raise InputError("no batch was seen: the loss does not call the model; pass loss= to TrainingRun")
-        tensors = [value for value in batch.values() if isinstance(value, Tensor) and value.ndim]
-        size, wanted = (len(tensors[0]) if tensors else 0), self.config.sequences
-        if wanted is not None and wanted < size:
-            batch = {
-                name: value[:wanted] if isinstance(value, Tensor) and value.ndim and len(value) == size else value
-                for name, value in batch.items()
-            }
+        wanted = self.config.sequences
+        sizes = {name: len(value) for name, value in batch.items() if isinstance(value, Tensor) and value.ndim}
+        if wanted is not None and sizes:
+            if len(set(sizes.values())) > 1:
+                raise InputError(
+                    f"curvature_sequences={wanted}: the tensors of the batch have {sizes} entries, so a part of it cannot be cut "
+                    "out; leave curvature_sequences out"
+                )
+            batch = {name: value[:wanted] if name in sizes else value for name, value in batch.items()}
         if self.config.data == "first":
             self._first = batch
         return batch
 
+    def _require_precision(self, hessian: Hessian) -> None:
+        """Differences of gradients in half precision are noise.
+
+        Raises:
+            InputError: on every process, because all compute in one precision.
+        """
+        if hessian.method == "central_differences" and self._half:
+            raise InputError(
+                "the model computes in half precision, and part of its loss has no second derivative (FSDP2, FlashAttention, a "
+                "fused kernel): differences of gradients would be noise"
+            )
+
     def _loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """Of a batch; notes whether products of matrices are in half precision."""
+        linear = next((m for m in self.watch.model.modules() if isinstance(m, (torch.nn.Linear, Conv1D))), None)
+        handle = None if linear is None else linear.register_forward_hook(self._note_precision)
+        try:
+            return self._task_loss(batch)
+        finally:
+            if handle is not None:
+                handle.remove()
+
+    def _note_precision(self, module: torch.nn.Module, args: Any, output: Tensor) -> None:
+        self._half = output.dtype in (torch.float16, torch.bfloat16)
+
+    def _task_loss(self, batch: Mapping[str, Any]) -> Tensor:
         # Copies: a model or a loss may write into its inputs.
         inputs = {name: value.clone() if isinstance(value, Tensor) else value for name, value in batch.items()}
         return model_loss(self.watch.model, inputs) if self.watch.loss is None else self.watch.loss(inputs)
@@ -174,18 +216,21 @@ class CurvatureMonitor(Logged):
         kept, products = self._kept, self.config.products
         if kept is not None:
             kept = torch.where(by.scale > 0, kept / by.scale, 0.0)
-            kept = kept if spread.sum(kept.square().sum()) > 0 else None
-        if kept is None:
+        draw = torch.Generator().manual_seed(spread.seed)
+        noise = torch.randn(len(by.scale), generator=draw, dtype=by.scale.dtype).to(by.scale.device).mul_(by.scale > 0)
+        square = spread.sum(noise.square().sum())
+        length = 0.0 if kept is None else spread.sum(kept.square().sum())
+        if kept is None or not length > 0:
             products *= _COLD
-            draw = torch.Generator().manual_seed(spread.seed)
-            noise = torch.randn(len(by.scale), generator=draw, dtype=by.scale.dtype).to(by.scale.device)
-            noise.mul_(by.scale > 0)
-            size = math.sqrt(spread.sum(noise.square().sum()) / max(spread.sum(gradient.square().sum()), 1e-30))
-            kept = gradient.mul_(size).add_(noise)
+            size = math.sqrt(square / max(spread.sum(gradient.square().sum()), 1e-30))
+            start = gradient.mul_(size).add_(noise)
+        else:
+            # An eigenvector that has become the second one would otherwise be found again for ever.
+            start = kept.add_(noise, alpha=_NOISE * math.sqrt(length / square))
         if self.config.method == "power":
-            return power_iteration(operator, kept, tolerance=_TOLERANCE, max_products=products, total=spread.total)
+            return power_iteration(operator, start, tolerance=_TOLERANCE, max_products=products, total=spread.total)
         return largest_eigenvalue(
-            operator, kept, tolerance=_TOLERANCE, max_products=products, basis=_BASIS, total=spread.total
+            operator, start, tolerance=_TOLERANCE, max_products=products, basis=_BASIS, total=spread.total
         )
 
     def _judge(self, ratio: float) -> list[Alarm]:

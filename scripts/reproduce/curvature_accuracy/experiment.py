@@ -26,6 +26,8 @@ from scripts.reproduce.risk.tasks import TASKS, batch
 _ALL = 1e-12
 #: Products of a first reading, for those that go on from it.
 _COLD = 40
+#: Share of noise in a start.
+_NOISE = 0.05
 
 
 class Counted:
@@ -107,6 +109,10 @@ METHODS: dict[str, tuple[Search, bool, int | None]] = {
     "warm Lanczos, 3 products": (lanczos, True, 3),
     "warm Lanczos, 6 products": (lanczos, True, 6),
     "warm Lanczos from eigenvector and gradient": (lanczos, True, None),
+    "warm Lanczos from eigenvector and noise": (lanczos, True, None),
+    "warm Lanczos from eigenvector and noise, 6 products": (lanczos, True, 6),
+    "warm Lanczos from eigenvector and noise, 8 products": (lanczos, True, 8),
+    "warm Lanczos from eigenvector and noise to 10%, at most 16": (until(0.1), True, 16),
     "warm Lanczos to 20%, at most 8": (until(0.2), True, 8),
     "warm Lanczos to 10%, at most 8": (until(0.1), True, 8),
     "warm Lanczos to 10%, at most 16": (until(0.1), True, 16),
@@ -126,7 +132,7 @@ class Follower:
 
     def __init__(self, name: str, products: int, seed: int) -> None:
         self.search, self.warm, own = METHODS[name]
-        self.mixes = "gradient" in name
+        self.mixes, self.noisy = "gradient" in name, "noise" in name
         self.products = own or products
         self.draw = torch.Generator().manual_seed(seed)
         self.kept: Tensor | None = None
@@ -143,6 +149,8 @@ class Follower:
             start = torch.where(scale > 0, self.kept / scale, 0.0)
             if self.mixes:
                 start = start / start.norm() + gradient / gradient.norm()
+            if self.noisy:  # an eigenvector that has become the second one would otherwise be found again for ever
+                start = start / start.norm() + _NOISE * noise / noise.norm()
         elif self.warm:
             products = _COLD
         found = self.search(counted, start, products, self.last)
