@@ -216,8 +216,9 @@ class CurvatureMonitor(Logged):
         kept, products = self._kept, self.config.products
         if kept is not None:
             kept = torch.where(by.scale > 0, kept / by.scale, 0.0)
-        draw = torch.Generator().manual_seed(spread.seed)
-        noise = torch.randn(len(by.scale), generator=draw, dtype=by.scale.dtype).to(by.scale.device).mul_(by.scale > 0)
+        draw = torch.Generator(by.scale.device).manual_seed(spread.seed)
+        noise = torch.randn(by.scale.shape, generator=draw, dtype=by.scale.dtype, device=by.scale.device)
+        noise.mul_(by.scale > 0)
         square = spread.sum(noise.square().sum())
         length = 0.0 if kept is None else spread.sum(kept.square().sum())
         if kept is None or not length > 0:
