@@ -57,7 +57,7 @@ def largest_eigenvalue(
     """Lanczos for the algebraically largest eigenvalue of a symmetric operator. The host waits for the device once per product.
 
     Args:
-        product: ``v -> A v``. ``A`` has to be symmetric; this is not checked.
+        product: ``v -> A v``. ``A`` has to be symmetric; this is not checked. What it returns is overwritten, unless it is ``v``.
         start: shape ``(n,)``. Its dtype and device are those of the basis; sums are in float64. Take a random vector: an
             eigenvector to which ``start`` is orthogonal is missed.
         tolerance: relative residual at which the search ends.
@@ -156,11 +156,12 @@ def _unit(start: Tensor, total: Total) -> Tensor:
 
 
 def _multiplied(product: Product, vector: Tensor) -> Tensor:
-    """A copy of ``product(vector)``."""
+    """``product(vector)``, which may be overwritten."""
     w = product(vector).detach()
     if w.shape != vector.shape:
         raise InputError(f"product: it returned shape {tuple(w.shape)} for a vector of {tuple(vector.shape)}")
-    return w.to(vector.dtype, copy=True)
+    same = w.untyped_storage().data_ptr() == vector.untyped_storage().data_ptr()
+    return w.to(vector.dtype, copy=same)
 
 
 def _orthogonalise(w: Tensor, rows: Sequence[Tensor], total: Total) -> Tensor:

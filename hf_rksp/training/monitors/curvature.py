@@ -141,7 +141,9 @@ class CurvatureMonitor(Logged):
             gradient = spread.mean(flat(hessian.gradient, weights, by.scale)).mul_(by.scale)
             try:
                 along = _along(operator, gradient, spread)
-                found = self._followed(operator, by, gradient, spread)
+                start, products = self._start(by, gradient, spread)
+                del gradient  # as large as the weights, and the search needs some such vectors
+                found = self._search(operator, start, products, spread)
             except NonFiniteError:
                 self._reason = spread.error
                 raise
@@ -209,25 +211,25 @@ class CurvatureMonitor(Logged):
         inputs = {name: value.clone() if isinstance(value, Tensor) else value for name, value in batch.items()}
         return model_loss(self.watch.model, inputs) if self.watch.loss is None else self.watch.loss(inputs)
 
-    def _followed(
-        self, operator: Callable[[Tensor], Tensor], by: Preconditioner, gradient: Tensor, spread: Spread
-    ) -> LargestEigenvalue:
-        """The largest eigenvalue, from where the last reading ended or else from the gradient and a random vector."""
-        kept, products = self._kept, self.config.products
-        if kept is not None:
-            kept = torch.where(by.scale > 0, kept / by.scale, 0.0)
+    def _start(self, by: Preconditioner, gradient: Tensor, spread: Spread) -> tuple[Tensor, int]:
+        """Where the search begins, and products: at the last eigenvector, or else at the gradient and a random vector."""
         draw = torch.Generator(by.scale.device).manual_seed(spread.seed)
         noise = torch.randn(by.scale.shape, generator=draw, dtype=by.scale.dtype, device=by.scale.device)
         noise.mul_(by.scale > 0)
         square = spread.sum(noise.square().sum())
-        length = 0.0 if kept is None else spread.sum(kept.square().sum())
-        if kept is None or not length > 0:
-            products *= _COLD
-            size = math.sqrt(square / max(spread.sum(gradient.square().sum()), 1e-30))
-            start = gradient.mul_(size).add_(noise)
-        else:
-            # An eigenvector that has become the second one would otherwise be found again for ever.
-            start = kept.add_(noise, alpha=_NOISE * math.sqrt(length / square))
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept = torch.where(by.scale > 0, kept / by.scale, 0.0)
+            length = spread.sum(kept.square().sum())
+            if length > 0:
+                # An eigenvector that has become the second one would otherwise be found again for ever.
+                return kept.add_(noise, alpha=_NOISE * math.sqrt(length / square)), self.config.products
+        size = math.sqrt(square / max(spread.sum(gradient.square().sum()), 1e-30))
+        return gradient.mul_(size).add_(noise), _COLD * self.config.products
+
+    def _search(
+        self, operator: Callable[[Tensor], Tensor], start: Tensor, products: int, spread: Spread
+    ) -> LargestEigenvalue:
         if self.config.method == "power":
             return power_iteration(operator, start, tolerance=_TOLERANCE, max_products=products, total=spread.total)
         return largest_eigenvalue(
