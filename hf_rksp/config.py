@@ -326,8 +326,9 @@ class CurvatureConfig:
 
     Attributes:
         every: optimizer steps from one reading to the next; 0 switches the monitor off.
-        products: Hessian products per reading that follow the largest eigenvalue; the first reading takes up to ten times as many.
-            One more is taken along the update.
+        products: Hessian products per reading at most. A search has at least four and ends if the residual of the largest
+            eigenvalue is 5% of it; the first reading may take four times as many. One more product is
+            taken along the update.
         sequences: of a batch that the Hessian is of; ``None`` for all of them. A part of a batch costs less and has a larger
             eigenvalue than the whole.
         data: "batch" takes the batch of the step; "first" keeps the first batch that is read and takes it again in every reading.
@@ -337,7 +338,7 @@ class CurvatureConfig:
     """
 
     every: int = _setting(0, "optimizer steps from one reading of the curvature to the next; 0 switches it off")
-    products: int = _setting(4, "Hessian products per reading that follow the largest eigenvalue")
+    products: int = _setting(16, "Hessian products per reading at most, for the largest eigenvalue")
     sequences: int | None = _setting(None, "sequences of a batch that the Hessian is of; all of them by default")
     data: Literal["batch", "first"] = _setting(
         "batch", "'batch': the batch of the step. 'first': the first batch, in every reading"

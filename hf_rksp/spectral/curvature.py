@@ -51,6 +51,7 @@ def largest_eigenvalue(
     *,
     tolerance: float = 1e-3,
     max_products: int = 100,
+    min_products: int = 1,
     basis: int = 16,
     total: Total | None = None,
 ) -> LargestEigenvalue:
@@ -62,6 +63,8 @@ def largest_eigenvalue(
             eigenvector to which ``start`` is orthogonal is missed.
         tolerance: relative residual at which the search ends.
         max_products: products at which it ends without convergence.
+        min_products: products before which a small residual does not end it: it may be that of another eigenvalue, if ``start`` is
+            near an eigenvector.
         basis: vectors of length ``n`` in memory, at least 4. A restart keeps a quarter of them and needs as much memory again
             for that quarter.
         total: see `Total`; ``None`` if vectors lie here as a whole.
@@ -90,7 +93,7 @@ def largest_eigenvalue(
         value, residual = float(values[-1]), beta * abs(float(vectors[-1, -1]))
         rounding = _ROUNDING * torch.finfo(start.dtype).eps * float(values.abs().max())
         converged = residual <= max(tolerance * abs(value), rounding)
-        if converged or products == max_products:
+        if (converged and products >= min_products) or beta <= rounding or products == max_products:
             return LargestEigenvalue(value, residual, products, converged, _combined(rows, vectors[:, -1]))
         if len(rows) == basis:
             kept = basis // 4

@@ -95,13 +95,13 @@ def test_a_reading_is_that_of_the_dense_operator(tmp_path):
     )
     for step, (reading, (largest, along, root)) in enumerate(zip(readings, found, strict=True), 1):
         values = reading["values"]
-        assert values["lambda_max"] == pytest.approx(largest, rel=3e-2 if step == 1 else 0.1), step
+        assert values["lambda_max"] == pytest.approx(largest, rel=3e-2), step
         assert values["lambda_max"] <= largest * (1 + 1e-9), "a Ritz value is a lower bound"
         assert values["lambda_direction"] == pytest.approx(along, rel=1e-6)
         assert values["ratio_step"] == pytest.approx(1e-2 * values["lambda_max"] / 2)
         assert values["ratio_momentum"] == pytest.approx(1e-2 * values["lambda_max"] / (1 - 0.9**step) / 38)
         assert values["left_out"] == pytest.approx(float((root < 1e-7).double().mean()))
-    assert readings[1]["products"] <= 5 < readings[0]["products"], "the first search is cold, and the second goes on"
+        assert values["residual"] <= 0.05 and reading["products"] <= (65 if step == 1 else 17)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

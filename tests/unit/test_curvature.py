@@ -99,6 +99,19 @@ def test_a_factor_and_a_shift_pass_through():
     assert shifted.value == pytest.approx(plain.value + 3, rel=1e-9)
 
 
+def test_a_start_near_another_eigenvector_is_left():
+    """Its residual is small; with so many products at least the largest one is found."""
+    matrix = torch.diag(torch.tensor([1.0, *[0.1] * 50, 5.0], dtype=torch.float64))
+    start = torch.full((52,), 1e-3, dtype=torch.float64)
+    start[0] = 1.0
+    early = largest_eigenvalue(lambda v: matrix @ v, start, tolerance=0.05)
+    assert early.products == 1 and early.converged and early.value == pytest.approx(1, rel=0.01)
+    found = largest_eigenvalue(lambda v: matrix @ v, start, tolerance=0.05, min_products=4)
+    assert found.value == pytest.approx(5, rel=1e-6)
+    whole = largest_eigenvalue(lambda v: 2 * v, start, min_products=4)
+    assert whole.products == 1 and whole.value == pytest.approx(2), "nothing is left to search"
+
+
 def test_the_start_stays_as_it_is():
     start, before = vector(5), vector(5)
     largest_eigenvalue(lambda v: v, start)

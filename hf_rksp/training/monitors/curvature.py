@@ -32,9 +32,11 @@ from hf_rksp.training.watch import Watch
 #: How the monitor is switched off, for its warnings.
 OFF = "curvature_every=0 switches the monitor off"
 #: A search that begins at a random vector takes up to so many times the products of one that goes on.
-_COLD = 10
+_COLD = 4
 #: Relative residual at which a search ends early.
-_TOLERANCE = 1e-2
+_TOLERANCE = 0.05
+#: Products before which a search does not end: the last eigenvector has a small residual also if another one is the largest now.
+_LEAST = 4
 #: Share of noise in the start of a search that goes on.
 _NOISE = 0.05
 #: Vectors in the memory of a search.
@@ -233,7 +235,13 @@ class CurvatureMonitor(Logged):
         if self.config.method == "power":
             return power_iteration(operator, start, tolerance=_TOLERANCE, max_products=products, total=spread.total)
         return largest_eigenvalue(
-            operator, start, tolerance=_TOLERANCE, max_products=products, basis=_BASIS, total=spread.total
+            operator,
+            start,
+            tolerance=_TOLERANCE,
+            max_products=products,
+            min_products=min(_LEAST, products),
+            basis=_BASIS,
+            total=spread.total,
         )
 
     def _judge(self, ratio: float) -> list[Alarm]:
