@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from hf_rksp.capture import Block
 from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.calling import uncompiled
-from hf_rksp.capture.shards import is_flattened, local
+from hf_rksp.capture.shards import is_flattened, is_sharded, local
 from hf_rksp.capture.states import first_state, output_state, with_state
 from hf_rksp.config import DepthWarmupConfig
 from hf_rksp.errors import InputError
+from hf_rksp.profile.directions import unwrapped
 from hf_rksp.quantities import Quantity
 from hf_rksp.ranks import from_main
 from hf_rksp.training.depth_plan import DepthPlan, group_sizes
@@ -44,8 +45,8 @@ class DepthWarmup(Intervention):
 
     A locked block is the identity: all its weights are zero but the gains of its norms. The model keeps its graph, and no
     ``requires_grad`` changes, so DDP and ZeRO see the parameters that they were made for. A torch optimizer gets no gradient of a
-    locked block: no update, no decay, no moment. ZeRO has flat groups, where gradients of zero leave weights of zero as they
-    are; one step count serves a group, so the first updates of a block there are several times as large.
+    locked block: no update, no decay, no moment. With FSDP2 and ZeRO it gets gradients of zero, which leave weights of zero as
+    they are; FSDP2's moments begin anew when a block is unlocked. ZeRO has flat groups and one step count for each.
 
     Args:
         config: see `DepthWarmupConfig`.
@@ -94,6 +95,8 @@ class DepthWarmup(Intervention):
         self._state = {}
         self._plan: DepthPlan | None = None
         self._began: dict[str, int] = {}
+        #: Gains of norms at initialisation: an optimizer that keeps locked blocks in its groups may let them decay.
+        self._constants: dict[str, float] = {}
         self._originals: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._unchecked = set(watch.locked)
         self._readings: list[float] = []
@@ -231,6 +234,8 @@ class DepthWarmup(Intervention):
         for block in self._lockable():
             self._require_untrained(block)
         for block in self._lockable():
+            for name, gain in _gains(block):
+                self._constants[name] = float(read_whole(gain).reshape(-1)[0])
             for name, weight in _carrying(block):
                 values = read_whole(weight)
                 if values.ndim > 1 and bool(values.any()):
@@ -272,6 +277,14 @@ class DepthWarmup(Intervention):
                 draw = torch.Generator().manual_seed((self.watch.seed << 32) + zlib.crc32(name.encode()))
                 values = torch.randn(_shape(weight), generator=draw)
                 write_whole(weight, values.mul_(self.config.seed_scale * self._deviations[name]))
+            for name, gain in _gains(block):
+                if name in self._constants:
+                    write_whole(gain, torch.full(_shape(gain), self._constants[name]))
+            for weight in block.module.parameters():
+                if is_sharded(weight) and self.watch.optimizer is not None:
+                    unwrapped(self.watch.optimizer).state.pop(
+                        weight, None
+                    )  # moments of zero, and steps that it did not make
             self.watch.locked.discard(block.path)
             self._unchecked.discard(block.path)
             self._began[block.path] = step
@@ -286,7 +299,7 @@ class DepthWarmup(Intervention):
         for block in self._lockable():
             if block.path in self.watch.locked:
                 for weight in block.module.parameters():
-                    if not hasattr(weight, "_hp_mapping") and not is_partitioned(weight):
+                    if not _stays_in_the_optimizer(weight):
                         weight.grad = None
 
     def _keep_ramping(self, step: int) -> None:
@@ -324,6 +337,7 @@ class DepthWarmup(Intervention):
             "peak": self._plan.peak,
             "below": self._plan.below,
             "deviations": dict(self._deviations),
+            "constants": dict(self._constants),
             "began": dict(self._began),
             "readings": list(self._readings),
         }
@@ -335,6 +349,7 @@ class DepthWarmup(Intervention):
             KeyError: it is not of a depth warm-up.
         """
         self._deviations, self._began = dict(state["deviations"]), dict(state["began"])
+        self._constants = dict(state["constants"])
         self._readings, self._state = list(state["readings"]), dict(state)
 
     def close(self) -> None:
@@ -366,6 +381,14 @@ def require_part(state: Mapping[str, Any] | None, parts: Sequence[Monitor]) -> N
                 f"depth_warmup='off': the checkpoint has locked blocks ({', '.join(left)}), which would stay zero; pass "
                 "depth_warmup as it was"
             )
+
+
+def _stays_in_the_optimizer(weight: nn.Parameter) -> bool:
+    """Whether a locked weight has gradients of zero instead of none.
+
+    ZeRO has flat groups. A checkpoint of FSDP2 has to have a state of every weight.
+    """
+    return hasattr(weight, "_hp_mapping") or is_partitioned(weight) or is_sharded(weight)
 
 
 def _is_zero(block: Block) -> bool:

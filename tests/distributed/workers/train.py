@@ -245,7 +245,7 @@ def train(case: Case, stage: int, folder: Path) -> dict[str, Any]:
         "weights": weights(trainer),
         "given": trainer.given,
         "drawn": drawn,
-        "readings": list(read_history(history).readings) if history.exists() else [],
+        "readings": [dict(row) for row in read_history(history).readings] if history.exists() else [],
     }
 
 
