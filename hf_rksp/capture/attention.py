@@ -22,14 +22,19 @@ class AttentionLogits(TorchFunctionMode):
     softmax over the last of at least four axes ``(batch, heads, queries, keys)``, which is how attention is written out. Logits
     that a mask forbids do not count. Flash attention that a package calls by itself is not seen.
 
+    Args:
+        tokens: shape ``(batch, tokens)``, which queries count; padding has queries too. ``None`` for all. Attention of other sizes
+            counts as a whole.
+
     Attributes:
         on_device: the largest of all logits that are allowed, as a tensor without dimensions: to read it waits for the device.
             ``None`` if no attention was seen; minus infinity if every one was forbidden.
         calls: attentions that were seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: Tensor | None = None) -> None:
         super().__init__()
+        self.tokens = tokens
         self.on_device: Tensor | None = None
         self.calls = 0
 
@@ -57,7 +62,11 @@ class AttentionLogits(TorchFunctionMode):
         self.calls += 1
         if not logits.numel():
             return
-        value = logits.detach().float().max()  # NaN if one is
+        logits = logits.detach()
+        tokens = self.tokens
+        if tokens is not None and logits.ndim == 4 and tokens.shape == (logits.shape[0], logits.shape[-2]):
+            logits = logits.masked_fill(tokens.to(logits.device)[:, None, :, None] == 0, -math.inf)
+        value = logits.float().max()  # NaN if one is
         value = torch.where(value <= _FORBIDDEN, torch.full_like(value, -math.inf), value)
         before = self.on_device
         self.on_device = value if before is None else torch.maximum(before.to(value.device), value)

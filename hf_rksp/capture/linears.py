@@ -166,15 +166,14 @@ class QueryKey:
     heads: int
     key_heads: int
 
-    @contextlib.contextmanager
-    def by_head(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Weights of queries and keys, shape ``(heads, head size, in)``; see `LinearMap.matrix`."""
-        with self.query.matrix() as query, self.key.matrix() as key:
-            split = key.view(self.key_heads, -1, key.shape[-1])
-            yield (
-                query.view(self.heads, -1, query.shape[-1]),
-                split.repeat_interleave(self.heads // self.key_heads, 0),
-            )
+    def by_head(self) -> tuple[Tensor, Tensor]:
+        """Copies of the weights of queries and keys, shape ``(heads, head size, in)``; see `LinearMap.matrix`."""
+        with self.query.matrix() as weight:
+            query = weight.clone()
+        with self.key.matrix() as weight:  # of the same parameter, if it is fused: ZeRO-3 gathers it once at a time
+            key = weight.clone()
+        split = key.view(self.key_heads, -1, key.shape[-1])
+        return query.view(self.heads, -1, query.shape[-1]), split.repeat_interleave(self.heads // self.key_heads, 0)
 
 
 def query_key_pairs(maps: Sequence[LinearMap], config: Any) -> list[QueryKey]:

@@ -98,6 +98,18 @@ def assert_same_alignment(one: Run, other: Run, sharp: bool, first: bool = False
             assert math.isclose(x.get("growth", 0), y.get("growth", 0), abs_tol=bound), (a["step"], x["path"])
 
 
+def assert_same_attention(one: Run, other: Run, sharp: bool) -> None:
+    """The readings of queries, keys and logits. The change of a step is small, so its numbers round more than the weights do."""
+    left, right = (readings_of(run, "attention") for run in (one, other))
+    assert [row["step"] for row in left] == [row["step"] for row in right] and len(left) >= 2
+    bound = 1e-6 if sharp else 0.02
+    for a, b in zip(left, right, strict=True):
+        assert a["values"].keys() == b["values"].keys() and "largest_logit" in a["values"]
+        for name, value in a["values"].items():
+            assert math.isclose(value, b["values"][name], rel_tol=bound), (a["step"], name, value, b["values"][name])
+    assert "effective_rank/min" in left[1]["values"]
+
+
 def assert_same_curvature(one: Run, other: Run, along: float, method: str) -> None:
     """The readings of the curvature: ``along`` is the relative bound of that along the update. Eigenvalues are found to 1%."""
     left, right = (readings_of(run, "curvature") for run in (one, other))

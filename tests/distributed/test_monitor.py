@@ -2,7 +2,12 @@
 
 import pytest
 
-from tests.distributed.compare import assert_same_alignment, assert_same_curvature, assert_same_profiles
+from tests.distributed.compare import (
+    assert_same_alignment,
+    assert_same_attention,
+    assert_same_curvature,
+    assert_same_profiles,
+)
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -46,6 +51,19 @@ def test_alignment(request, one, kind, name):
 def test_alignment_zero(zero, one, stage):
     assert_same_alignment(one["balanced once"], zero[0][f"{stage}:balanced once"], sharp=False, first=True)
     assert_same_alignment(one["float32 balanced"], zero[0][f"{stage}:float32 balanced"], sharp=False)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("name", ["balanced", "paper", "off accumulated"])
+def test_attention(request, one, kind, name):
+    """The logit is the largest over all processes; weights that are spread are gathered."""
+    reference = {"off accumulated": "off"}.get(name, name)
+    assert_same_attention(one[reference], request.getfixturevalue(kind)[0][name], sharp=True)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_attention_zero(zero, one, stage):
+    assert_same_attention(one["float32 balanced"], zero[0][f"{stage}:float32 balanced"], sharp=False)
 
 
 def test_curvature(one, ddp, fsdp2):

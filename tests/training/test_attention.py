@@ -11,7 +11,7 @@ from hf_rksp import AttentionConfig, AttentionMonitor
 from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training import TrainingRun
-from tests.training.common import VOCAB, assert_same_weights, gpt2, hooks, token_rows, trained, trainer
+from tests.training.common import VOCAB, assert_same_weights, gpt2, hooks, padded_rows, token_rows, trained, trainer
 from tests.training.test_alignment import batches
 
 
@@ -66,6 +66,22 @@ def test_the_largest_logit_is_that_of_the_attention_that_is_written_out(tmp_path
         readings, _ = loop(tmp_path / kind, model, batches(token_rows(4).rows))
         found.append(readings[0]["values"]["largest_logit"])
     assert found[0] == pytest.approx(found[1], rel=1e-5) and math.isfinite(found[0])
+
+
+@pytest.mark.parametrize("kind", ["eager", "sdpa"])
+def test_padding_has_no_logit(tmp_path, kind):
+    """More padding, and other tokens in it, change nothing: queries of padding attend to the text too."""
+    found = []
+    for filler, more in ((0, 0), (7, 0), (7, 5)):
+        batch = batches(padded_rows(4, filler).rows)[0]
+        batch = {
+            name: torch.nn.functional.pad(value, (0, more), value=-100 if name == "labels" else 0)
+            for name, value in batch.items()
+        }
+        model = gpt2(dropout=0.0, attn_implementation=kind).train()
+        readings, _ = loop(tmp_path / f"{filler}{more}", model, [batch])
+        found.append(readings[0]["values"]["largest_logit"])
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
 
 
 def test_keys_that_several_heads_share(tmp_path):

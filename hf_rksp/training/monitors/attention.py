@@ -92,8 +92,9 @@ class AttentionMonitor(Logged):
 
     def _changed(self, place: int, pair: QueryKey) -> Tensor | None:
         """Smallest and mean effective rank over the heads, and the squared norm of the change."""
-        with pair.by_head() as (query, key), torch.no_grad():
-            before, self._before[place] = self._before[place], (query.clone(), key.clone())
+        with torch.no_grad():
+            query, key = pair.by_head()
+            before, self._before[place] = self._before[place], (query, key)
             if before is None:
                 return None
             changes = query - before[0], key - before[1]
@@ -108,7 +109,9 @@ class AttentionMonitor(Logged):
     def pass_begin(self, batch: Mapping[str, Any]) -> None:
         """See the logits of the pass that begins."""
         self._seeing.close()
-        self._mode = self._seeing.enter_context(AttentionLogits())
+        mask = batch.get("attention_mask")
+        padded = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        self._mode = self._seeing.enter_context(AttentionLogits(padded))
 
     def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         """States of blocks are not looked at."""

@@ -151,6 +151,7 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         disable_tqdm=True,
         report_to="none",
         alignment_every=2 if case.monitor else 0,
+        attention_every=2 if case.monitor else 0,
         curvature_every=int(case.curvature),
         curvature_products=8,
         depth_warmup="paper" if case.depth else "off",
