@@ -12,10 +12,12 @@ FSDP2 += ["float32 balanced", "float32 paper", "curvature", "depth", "depth resu
 #: DeepSpeed keeps its weights and gradients in float32, so a model in float64 is one of them for the first step alone.
 ONCE = [f"{stage}:{name}" for stage in (1, 2, 3) for name in ("balanced once", "paper once")]
 ZERO = ["1:balanced", "1:paper", "2:balanced", "2:paper", "2:balanced accumulated"]
-ZERO += ["1:curvature", "2:curvature", "3:curvature"]
 ZERO += ["1:depth", "2:depth", "3:depth", "2:depth resumed", "3:depth resumed"]
 ZERO += ["3:balanced", "3:paper", "3:paper accumulated", "3:balanced exact", "3:paper resumed"]
 ZERO = [name.replace(":", ":float32 ") for name in ZERO]
+#: With Adam, which blows up the rounding of weights: readings alone are compared. They come first, because ZeRO-3 puts a linear map
+#: without a second derivative into torch.
+CURVATURE = [f"{stage}:float32 curvature" for stage in (1, 2, 3)]
 
 
 def reference(name: str) -> str:
@@ -43,4 +45,4 @@ def fsdp2(tmp_path_factory):
 @pytest.fixture(scope="session")
 def zero(tmp_path_factory):
     # DeepSpeed compiles its communication at first use, which takes a minute or two.
-    return train("zero", 2, tmp_path_factory.mktemp("zero"), ONCE + ZERO, timeout=600)
+    return train("zero", 2, tmp_path_factory.mktemp("zero"), CURVATURE + ONCE + ZERO, timeout=600)
