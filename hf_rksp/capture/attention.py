@@ -62,11 +62,10 @@ class AttentionLogits(TorchFunctionMode):
         self.calls += 1
         if not logits.numel():
             return
-        logits = logits.detach()
-        tokens = self.tokens
-        if tokens is not None and logits.ndim == 4 and tokens.shape == (logits.shape[0], logits.shape[-2]):
-            logits = logits.masked_fill(tokens.to(logits.device)[:, None, :, None] == 0, -math.inf)
-        value = logits.float().max()  # NaN if one is
+        largest, tokens = logits.detach().amax(-1).float(), self.tokens  # of each query; NaN if one is
+        if tokens is not None and largest.ndim == 3 and tokens.shape == (largest.shape[0], largest.shape[-1]):
+            largest = largest.masked_fill(tokens.to(largest.device)[:, None] == 0, -math.inf)
+        value = largest.max()
         value = torch.where(value <= _FORBIDDEN, torch.full_like(value, -math.inf), value)
         before = self.on_device
         self.on_device = value if before is None else torch.maximum(before.to(value.device), value)

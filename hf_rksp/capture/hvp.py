@@ -78,11 +78,11 @@ def gradient_of(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, di
     weights = trainable(model)
     with restored(model), eager(), torch.enable_grad():
         value = _scalar(loss())
-        gradients = _differentiated(value, list(weights.values()))
+        gradients = _gradients(value, list(weights.values()))
     return float(value.detach()), _named(weights, gradients)
 
 
-def _differentiated(value: Tensor, weights: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
+def _gradients(value: Tensor, weights: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
     if not any(map(is_sharded, weights)):
         return torch.autograd.grad(value, weights, allow_unused=True)
     # FSDP2 adds up gradients where backward leaves them, and nowhere else.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -30,6 +30,25 @@ def like(part: Tensor, whole: Tensor) -> Tensor:
     if not isinstance(whole, DTensor):
         return part
     return DTensor.from_local(part, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride())
+
+
+def to_vector(values: Mapping[str, Tensor], weights: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """One vector, shape ``(n,)``, of the entries of ``values`` that this process has, in the order of ``weights``.
+
+    A name that ``values`` lacks is zero. The device is that of the first weight.
+    """
+    sizes = [local(weight).numel() for weight in weights.values()]
+    vector = torch.zeros(sum(sizes), dtype=dtype, device=local(next(iter(weights.values()))).device)
+    for name, part in zip(weights, vector.split(sizes), strict=True):
+        if name in values:
+            part.copy_(local(values[name]).detach().reshape(-1))
+    return vector
+
+
+def from_vector(vector: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `to_vector`: by name, in the dtypes of ``weights``, spread as those are."""
+    parts = vector.split([local(weight).numel() for weight in weights.values()])
+    return {name: like(part.to(w.dtype), w) for (name, w), part in zip(weights.items(), parts, strict=True)}
 
 
 def full_sum(values: Tensor) -> Tensor:

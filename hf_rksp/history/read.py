@@ -81,9 +81,9 @@ class HistoryBuilder:
 
     @property
     def last_step(self) -> int | None:
-        """The largest step of the logs and readings so far; ``None`` before the first."""
-        ends = [next(reversed(self._logs), -1), *(step for step, _ in [next(reversed(self._readings), (-1, ""))])]
-        return max(ends) if max(ends) >= 0 else None
+        """The step of the last log or reading so far; ``None`` before the first."""
+        log, (reading, _) = next(reversed(self._logs), -1), next(reversed(self._readings), (-1, ""))
+        return max(log, reading) if max(log, reading) >= 0 else None
 
     def feed(self, line: bytes) -> None:
         """Take the next line.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.hvp import Method, trainable
+from hf_rksp.capture.shards import from_vector, to_vector
 from hf_rksp.errors import InputError
 from hf_rksp.profile.gradients import GradientProbe, Loss, measuring, model_loss, require_measurable
 from hf_rksp.spectral.curvature import largest_eigenvalue
@@ -98,7 +99,8 @@ def measure_curvature(
     probe = GradientProbe(model, loss or model_loss, batches, eps, method)
     weights = trainable(model)
     with measuring(model, training):
-        root = _flat(weights, {name: v.sqrt_() for name, v in probe.second_moment().items()})
+        dtype = next(iter(weights.values())).dtype
+        root = to_vector({name: v.sqrt_() for name, v in probe.second_moment().items()}, weights, dtype)
         at_floors = tuple(
             _at_floor(probe, weights, root, floor, hessian_batches, tolerance, max_products, seed) for floor in floors
         )
@@ -124,24 +126,11 @@ def _at_floor(
     scale = torch.where(kept, (root + probe.eps).rsqrt(), 0.0)
 
     def product(vector: Tensor) -> Tensor:
-        along, total = _named(weights, scale * vector), torch.zeros_like(vector)
+        along, total = from_vector(scale * vector, weights), torch.zeros_like(vector)
         for index in range(batches):
-            total += _flat(weights, probe.product(index, along).product)
+            total += to_vector(probe.product(index, along).product, weights, scale.dtype)
         return total.mul_(scale).div_(batches)
 
     start = torch.randn(len(root), generator=torch.Generator().manual_seed(seed), dtype=root.dtype).to(root.device)
     largest = largest_eigenvalue(product, start * kept, tolerance=tolerance, max_products=max_products)
     return EigenvalueAtFloor(floor, share, largest.value, largest.residual, largest.products, largest.converged)
-
-
-def _flat(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> Tensor:
-    """One vector of all entries in the order of ``weights``; a name that is missing is zero."""
-    first = next(iter(weights.values()))
-    parts = (values.get(name, torch.zeros_like(weight)).detach().reshape(-1) for name, weight in weights.items())
-    return torch.cat([part.to(first) for part in parts])
-
-
-def _named(weights: dict[str, nn.Parameter], vector: Tensor) -> dict[str, Tensor]:
-    sizes = [weight.numel() for weight in weights.values()]
-    parts = torch.split(vector, sizes)
-    return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}

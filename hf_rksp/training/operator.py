@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from hf_rksp.capture.hvp import Hessian, hessian_at
-from hf_rksp.capture.shards import copies, is_flattened, is_sharded, like, local
+from hf_rksp.capture.shards import copies, from_vector, is_flattened, is_sharded, to_vector
 from hf_rksp.errors import InputError
 from hf_rksp.ranks import agreeing, current_ranks, sum_over_ranks
 
@@ -45,33 +45,14 @@ def preconditioned(
     """
 
     def product(vector: Tensor) -> Tensor:
-        scaled, place, named = scale * vector, 0, {}
-        for name, weight in weights.items():
-            size = local(weight).numel()
-            named[name] = like(scaled[place : place + size].to(weight.dtype), weight)
-            place += size
         try:
-            found = flat(hessian.product(named), weights, scale)
+            found = to_vector(hessian.product(from_vector(scale * vector, weights)), weights, scale.dtype)
         except Exception as error:  # also memory that has run out: the others wait for this process in the mean
             spread.error = error
             found = torch.full_like(vector, math.nan)
         return spread.mean(found).mul_(scale)
 
     return product
-
-
-def flat(values: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter], scale: Tensor) -> Tensor:
-    """One vector of the entries that this process has, in the order of ``weights``; a name that is missing is zero.
-
-    ``scale`` gives dtype and device.
-    """
-    vector, place = torch.zeros_like(scale), 0
-    for name, weight in weights.items():
-        size = local(weight).numel()
-        if name in values:
-            vector[place : place + size] = local(values[name]).detach().reshape(-1)
-        place += size
-    return vector
 
 
 class Spread:
@@ -105,17 +86,13 @@ class Spread:
     @contextmanager
     def hessian(self, model: nn.Module, loss: Callable[[], Tensor]) -> Iterator[Hessian]:
         """`hessian_at`, entered by all processes or by none."""
-        if self.sharded:
-            with hessian_at(model, lambda: self._finite(loss())) as hessian:
+        with ExitStack() as stack:
+            if self.sharded:  # its passes have collectives
+                yield stack.enter_context(hessian_at(model, lambda: self._finite(loss())))
+            else:
+                with agreeing(self.ranks):
+                    hessian = stack.enter_context(hessian_at(model, loss))
                 yield hessian
-            return
-        with agreeing(self.ranks):
-            context = hessian_at(model, loss)
-            hessian = context.__enter__()
-        try:
-            yield hessian
-        finally:
-            context.__exit__(None, None, None)
 
     def _finite(self, value: Tensor) -> Tensor:
         """``value``; NaN on every process if one's is not finite, because the others would wait for one that raised alone."""

@@ -34,7 +34,6 @@ class Preconditioner:
         scale: shape ``(n,)``: ``(lr_i / lr)^(1/2) P_i^(-1/2)`` of each entry of the trainable weights that this process has, 0 for
             those that are left out. Groups with a learning rate of their own so become one operator.
         lr: the largest of all groups, in the units of which eigenvalues are.
-        kept, entries: entries of this process that are not left out, and all.
         one_step_limit: eigenvalue times lr above which one step without momentum overshoots: 2.
         momentum_limit: eigenvalue times lr at which the optimizer itself becomes unstable on a quadratic.
         warm: ``1 - beta1^t``, the share of Adam's bias correction that the momentum has.
@@ -42,8 +41,6 @@ class Preconditioner:
 
     scale: Tensor
     lr: float
-    kept: Tensor
-    entries: int
     momentum_limit: float
     warm: float
     one_step_limit: float = 2.0
@@ -89,7 +86,7 @@ def read_preconditioner(optimizer: object, weights: Mapping[str, nn.Parameter]) 
     beta1 = float(reference["betas"][0])
     warm = 1 - beta1 ** max(steps.values()) if reference.get("bias_correction", True) else 1.0
     limit = (2 + 2 * beta1) / (1 - beta1)
-    return Preconditioner(scale, float(reference["lr"]), scale.count_nonzero(), len(scale), limit, warm)
+    return Preconditioner(scale, float(reference["lr"]), limit, warm)
 
 
 def largest_rate(optimizer: object) -> float | None:
@@ -158,7 +155,7 @@ def _sgd(
     beta = float(reference["momentum"])
     limit = (2 + 2 * beta) / ((1 + 2 * beta) if reference["nesterov"] else (1 - float(reference["dampening"])))
     scale = torch.cat(parts)
-    return Preconditioner(scale, float(reference["lr"]), scale.count_nonzero(), len(scale), limit, 1.0)
+    return Preconditioner(scale, float(reference["lr"]), limit, 1.0)
 
 
 def _dtype(weight: Tensor) -> torch.dtype:

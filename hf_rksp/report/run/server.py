@@ -115,7 +115,6 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             text = self.server.page.html()
         except Exception as error:  # the page would be asked for again and again, and nobody would know why
-            text = None
             self.server.say(f"the page cannot be drawn ({type(error).__name__}: {error}); please report it")
             why = f"the page cannot be drawn: {type(error).__name__}: {error}\n"
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", why.encode("utf-8", "replace"))

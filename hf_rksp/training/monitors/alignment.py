@@ -30,7 +30,7 @@ from hf_rksp.spectral.alignment import (
 )
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
-from hf_rksp.training.monitors.base import Alarm, Logged, Measuring, Reading, none
+from hf_rksp.training.monitors.base import Alarm, Measuring, Reading, Regular, none
 from hf_rksp.training.monitors.baseline import Baseline
 from hf_rksp.training.watch import Watch
 
@@ -41,7 +41,7 @@ _FLOOR = 0.01
 _NOTHING = "the residual blocks have no linear map whose weight is a matrix of floating-point numbers"
 
 
-class AlignmentMonitor(Logged):
+class AlignmentMonitor(Regular):
     """Follows the principal direction of each linear map, and how the tokens of the training batch lie relative to it.
 
     A reading costs two products with each weight and one pass over the inputs of the maps. Nothing of the run changes. Of fused
@@ -57,6 +57,7 @@ class AlignmentMonitor(Logged):
 
     name = "alignment"
     quantities = ALIGNMENT
+    config: AlignmentConfig
 
     def __init__(self, config: AlignmentConfig | None = None) -> None:
         self.config = config or AlignmentConfig(every=10)
@@ -110,10 +111,6 @@ class AlignmentMonitor(Logged):
             start = torch.randn(one.width, dtype=one.dtype, generator=torch.Generator().manual_seed(place))
             return first_principal(products, start.to(one.device))
 
-    def looker(self, step: int) -> AlignmentMonitor:
-        """The monitor itself."""
-        return self
-
     def pass_begin(self, batch: Mapping[str, Any]) -> None:
         """A forward pass that is looked at begins: see the inputs of the maps."""
         self._let_go()
@@ -154,9 +151,6 @@ class AlignmentMonitor(Logged):
         except CaptureError:
             mask = None
         self._add(block.module, mask)
-
-    def refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
-        """The block is none; its maps are read all the same, every token of them."""
 
     def pass_end(self, batch: Mapping[str, Any]) -> None:
         """The pass is over."""

@@ -14,17 +14,15 @@ import numpy
 import torch
 from torch import Tensor
 
-from hf_rksp.capture import Block, Stack
 from hf_rksp.capture.attention import AttentionLogits
 from hf_rksp.capture.linears import QueryKey, find_linears, query_key_pairs
 from hf_rksp.config import AttentionConfig
-from hf_rksp.errors import CaptureError
 from hf_rksp.quantities import ATTENTION
 from hf_rksp.ranks import current_ranks
 from hf_rksp.spectral.query_key import change_of_product, effective_rank
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
-from hf_rksp.training.monitors.base import Alarm, Logged, Measuring, Reading, none
+from hf_rksp.training.monitors.base import Alarm, Measuring, Reading, Regular, none
 from hf_rksp.training.monitors.baseline import Baseline
 from hf_rksp.training.watch import Watch
 
@@ -37,7 +35,7 @@ _NOTHING = (
 )
 
 
-class AttentionMonitor(Logged):
+class AttentionMonitor(Regular):
     """Follows how queries and keys change from reading to reading, and the largest attention logit of the training batch.
 
     It keeps a copy of the weights of queries and keys of the last reading: ``2 d^2`` numbers per block. The copies are not part of
@@ -53,6 +51,7 @@ class AttentionMonitor(Logged):
 
     name = "attention"
     quantities = ATTENTION
+    config: AttentionConfig
 
     def __init__(self, config: AttentionConfig | None = None) -> None:
         self.config = config or AttentionConfig(every=10)
@@ -74,10 +73,6 @@ class AttentionMonitor(Logged):
         )
         self._logits: Tensor | None = None
         self._seeing = contextlib.ExitStack()
-
-    def due(self, step: int, last_step: int) -> bool:
-        """Every so many steps."""
-        return self.config.every > 0 and step % self.config.every == 0
 
     def step_begin(self, step: int, main_process: bool) -> Measuring:
         """Compare queries and keys with those of the last reading."""
@@ -102,22 +97,12 @@ class AttentionMonitor(Logged):
             norm = changes[0].square().sum() + changes[1].square().sum() * (pair.key_heads / pair.heads)
             return torch.stack([ranks.amin(), ranks.mean(), norm]).double()
 
-    def looker(self, step: int) -> AttentionMonitor:
-        """The monitor itself."""
-        return self
-
     def pass_begin(self, batch: Mapping[str, Any]) -> None:
         """See the logits of the pass that begins."""
         self._seeing.close()
         mask = batch.get("attention_mask")
         padded = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
         self._mode = self._seeing.enter_context(AttentionLogits(padded))
-
-    def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
-        """States of blocks are not looked at."""
-
-    def refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
-        """States of blocks are not looked at."""
 
     def pass_end(self, batch: Mapping[str, Any]) -> None:
         """The pass is over."""

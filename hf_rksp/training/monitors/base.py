@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from hf_rksp.capture import Block, Stack
 from hf_rksp.capture.tap import Looker
+from hf_rksp.errors import CaptureError
 from hf_rksp.quantities import Quantity
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.watch import Watch
@@ -152,6 +154,44 @@ class Logged(Monitor):
         """Go on from `state_dict`."""
         self._pending = dict(state.get("pending") or {})
         self.aside.count = int(state.get("skipped") or 0)
+
+
+class HasEvery(Protocol):
+    """Settings with an interval."""
+
+    @property
+    def every(self) -> int:
+        """Optimizer steps from one reading to the next; 0 for none."""
+
+
+class Regular(Logged):
+    """A logged monitor that reads every so many steps, and looks at the training batch of the step itself.
+
+    Attributes:
+        config: its settings.
+    """
+
+    config: HasEvery
+
+    def due(self, step: int, last_step: int) -> bool:
+        """Every so many steps."""
+        return self.config.every > 0 and step % self.config.every == 0
+
+    def looker(self, step: int) -> Looker | None:
+        """The monitor itself."""
+        return self
+
+    def pass_begin(self, batch: Mapping[str, Any]) -> None:
+        """A pass over ``batch`` begins."""
+
+    def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        """A block is over; its states are not looked at unless a monitor overrides this."""
+
+    def refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
+        """The block is none; nothing is lost unless a monitor overrides this."""
+
+    def pass_end(self, batch: Mapping[str, Any]) -> None:
+        """The pass is over."""
 
 
 class Intervention(Monitor):

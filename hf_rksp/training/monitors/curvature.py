@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from hf_rksp.capture import Block, Stack
 from hf_rksp.capture.calling import untouched
 from hf_rksp.capture.hvp import Hessian, trainable
+from hf_rksp.capture.shards import to_vector
 from hf_rksp.config import CurvatureConfig
-from hf_rksp.errors import CaptureError, InputError, NonFiniteError
+from hf_rksp.errors import InputError, NonFiniteError
 from hf_rksp.profile.gradients import model_loss
 from hf_rksp.quantities import CURVATURE
 from hf_rksp.ranks import agreeing, current_ranks
 from hf_rksp.spectral.curvature import LargestEigenvalue, largest_eigenvalue, power_iteration
 from hf_rksp.training.aside import Aside
-from hf_rksp.training.monitors.base import Alarm, Logged, Measuring, Reading
-from hf_rksp.training.operator import Spread, flat, preconditioned, require_readable
+from hf_rksp.training.monitors.base import Alarm, Measuring, Reading, Regular
+from hf_rksp.training.operator import Spread, preconditioned, require_readable
 from hf_rksp.training.preconditioner import Preconditioner, largest_rate, read_preconditioner
 from hf_rksp.training.watch import Watch
 
@@ -43,7 +43,7 @@ _NOISE = 0.05
 _BASIS = 4
 
 
-class CurvatureMonitor(Logged):
+class CurvatureMonitor(Regular):
     """Follows the largest eigenvalue of the preconditioned Hessian, and the curvature along the update.
 
     A reading is made when the optimizer has made its step: P is that of the step, so the gradient of the step is in it, and the
@@ -63,6 +63,7 @@ class CurvatureMonitor(Logged):
 
     name = "curvature"
     quantities = CURVATURE
+    config: CurvatureConfig
 
     def __init__(self, config: CurvatureConfig | None = None) -> None:
         self.config = config or CurvatureConfig(every=20)
@@ -81,14 +82,6 @@ class CurvatureMonitor(Logged):
         self._flagged = self._calm = 0
         self._alarmed = False
 
-    def due(self, step: int, last_step: int) -> bool:
-        """Every so many steps."""
-        return self.config.every > 0 and step % self.config.every == 0
-
-    def looker(self, step: int) -> CurvatureMonitor:
-        """The monitor itself: it keeps what the model was called with."""
-        return self
-
     def pass_begin(self, batch: Mapping[str, Any]) -> None:
         """A pass over ``batch`` begins."""
         # Trainer divides by the labels of a whole step, of which this is one batch.
@@ -96,15 +89,6 @@ class CurvatureMonitor(Logged):
             name: value for name, value in self.watch.described(batch).items() if name != "num_items_in_batch"
         }
         self._rate = largest_rate(self.watch.optimizer)
-
-    def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
-        """States of blocks are not looked at."""
-
-    def refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
-        """States of blocks are not looked at."""
-
-    def pass_end(self, batch: Mapping[str, Any]) -> None:
-        """The pass is over."""
 
     def step_end(self, step: int, main_process: bool) -> Measuring:
         """The reading of the step, of all processes together."""
@@ -140,7 +124,7 @@ class CurvatureMonitor(Logged):
         with untouched(self.watch.model), spread.hessian(self.watch.model, lambda: self._loss(batch)) as hessian:
             self._require_precision(hessian)
             operator = preconditioned(hessian, weights, by.scale, spread)
-            gradient = spread.mean(flat(hessian.gradient, weights, by.scale)).mul_(by.scale)
+            gradient = spread.mean(to_vector(hessian.gradient, weights, by.scale.dtype)).mul_(by.scale)
             try:
                 along = _along(operator, gradient, spread)
                 start, products = self._start(by, gradient, spread)
@@ -159,7 +143,7 @@ class CurvatureMonitor(Logged):
             "ratio_momentum": rate * found.value / by.warm / by.momentum_limit,
             "ratio_direction": rate * along / by.one_step_limit,
             "residual": found.residual / abs(found.value) if found.value else math.nan,
-            "left_out": 1 - spread.sum(by.kept) / max(spread.sum(by.kept.new_tensor(by.entries)), 1),
+            "left_out": spread.sum((by.scale == 0).sum()) / spread.sum(by.scale.new_tensor(len(by.scale))),
         }
         return values, {"products": found.products + 1, "method": method, "loss": loss}
 

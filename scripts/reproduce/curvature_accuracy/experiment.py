@@ -14,8 +14,9 @@ from torch import Tensor
 
 from hf_rksp.capture.calling import untouched
 from hf_rksp.capture.hvp import hessian_at, trainable
+from hf_rksp.capture.shards import to_vector
 from hf_rksp.spectral.curvature import LargestEigenvalue, largest_eigenvalue, power_iteration
-from hf_rksp.training.operator import Spread, flat, preconditioned
+from hf_rksp.training.operator import Spread, preconditioned
 from hf_rksp.training.preconditioner import read_preconditioner
 from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.harness.markdown import table
@@ -185,7 +186,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         by, spread = read_preconditioner(optimizer, weights), Spread(weights)
         with untouched(model), hessian_at(model, lambda: model(input_ids=x, labels=y).loss) as hessian:  # noqa: B023
             operator = preconditioned(hessian, weights, by.scale, spread)
-            gradient = flat(hessian.gradient, weights, by.scale) * by.scale
+            gradient = to_vector(hessian.gradient, weights, by.scale.dtype) * by.scale
             counted = Counted(operator, len(by.scale))
             start = gradient if vector is None else torch.where(by.scale > 0, vector / by.scale, 0.0)
             values, vectors = eigsh(
