@@ -78,6 +78,10 @@ class DepthPlan:
         """The steps of the unlockings, with the schedule of the paper."""
         return [self.begin + place * self.interval for place in range(self.groups)]
 
+    def listens(self, step: int) -> bool:
+        """Whether readings of the curvature decide something when ``step`` begins; the same on every process."""
+        return self.config.schedule == "curvature" and step >= self.begin and self.done < self.groups
+
     def due(self, step: int, rate: float | None, ratios: Sequence[float]) -> int:
         """How many groups are unlocked when ``step`` begins, all in all.
 

@@ -8,9 +8,7 @@ drawn anew, small, when it is unlocked.
 from __future__ import annotations
 
 import logging
-import re
 import weakref
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,24 +17,21 @@ from torch import Tensor, nn
 
 from hf_rksp.capture import Block
 from hf_rksp.capture.attach import Attached
-from hf_rksp.capture.calling import uncompiled
-from hf_rksp.capture.shards import is_flattened, is_sharded, local
+from hf_rksp.capture.shards import is_flattened
 from hf_rksp.capture.states import first_state, output_state, with_state
 from hf_rksp.config import DepthWarmupConfig
 from hf_rksp.errors import InputError
-from hf_rksp.profile.directions import unwrapped
 from hf_rksp.quantities import Quantity
 from hf_rksp.ranks import from_main
 from hf_rksp.training.depth_plan import DepthPlan, group_sizes
+from hf_rksp.training.locks import Locks, is_zero, shares_weights, stays_in_the_optimizer
 from hf_rksp.training.monitors.base import Alarm, Intervention, Measuring, Monitor, Reading
 from hf_rksp.training.preconditioner import largest_rate
 from hf_rksp.training.watch import Watch
-from hf_rksp.training.weights import is_partitioned, pieces, read_whole, write_whole
+from hf_rksp.training.weights import is_partitioned, pieces
 
 logger = logging.getLogger(__name__)
 
-#: Parameters that shape a block and carry nothing through it: those of state-space mixers, and scales of residual branches.
-_SHAPE = re.compile(r"(^|\.)(A_log|D|dt_bias|dt_proj\.bias|lambda1)$")
 _OFF = "depth_warmup='off' trains all blocks from the first step"
 
 
@@ -67,7 +62,7 @@ class DepthWarmup(Intervention):
         self._state: Mapping[str, Any] = {}
         self._hooks = Attached()
         self._of: weakref.ref[nn.Module] | None = None
-        self._deviations: dict[str, float] = {}
+        self._locks = Locks()
 
     def attach(self, watch: Watch) -> None:
         """Find out which blocks are locked, and see their forward passes from now on.
@@ -87,17 +82,15 @@ class DepthWarmup(Intervention):
                 place += size
         if not self._groups:
             raise self._refusal(f"no stack has blocks to lock (start={self.config.start})")
-        self._require_own_weights(watch.model)
+        if shares_weights(watch.model, self._groups):
+            raise self._refusal("blocks share weights with blocks that train earlier")
         if self._of is None or self._of() is not watch.model:
-            # Else the same model is trained again, and its locked blocks have no deviation any more.
-            self._of, self._deviations = weakref.ref(watch.model), {}
+            # Else the same model is trained again, and what its locked blocks were is known from the first time.
+            self._of, self._locks = weakref.ref(watch.model), Locks()
         watch.locked = {block.path for block in self._lockable()}
         self._state = {}
         self._plan: DepthPlan | None = None
         self._began: dict[str, int] = {}
-        #: Gains of norms at initialisation: an optimizer that keeps locked blocks in its groups may let them decay.
-        self._constants: dict[str, float] = {}
-        self._originals: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._unchecked = set(watch.locked)
         self._readings: list[float] = []
         self._before: list[tuple[Tensor, Tensor, float]] = []
@@ -119,16 +112,6 @@ class DepthWarmup(Intervention):
                 "the loss of the routers (output_router_logits) does not go through the stream, so locked routers would be trained"
             )
 
-    def _require_own_weights(self, model: nn.Module) -> None:
-        """A weight that a locked block shares with another part of the network would be taken from that part."""
-        places = {block.path: number for number, group in enumerate(self._groups) for block in group}
-        owners: dict[int, set[int | None]] = {}
-        for path, weight in model.named_parameters(remove_duplicate=False):
-            number = next((one for block, one in places.items() if path.startswith(f"{block}.")), None)
-            owners.setdefault(id(weight), set()).add(number)
-        if any(len(found) > 1 for found in owners.values()):
-            raise self._refusal("blocks share weights with blocks that train earlier")
-
     @property
     def active(self) -> int:
         """Number of blocks that train, over all stacks."""
@@ -147,17 +130,17 @@ class DepthWarmup(Intervention):
             x = first_state(args, kwargs)
             y = None if x is None else output_state(output, x)
             if x is None or y is None:
-                self._restore()
+                self._locks.give_back()
                 raise self._refusal(f"{block.path} hands on no state of the shape that it takes")
             if block.path in self._unchecked:
                 if not torch.equal(x.detach(), y.detach()):
-                    self._restore()
+                    self._locks.give_back()
                     raise self._refusal(
                         f"{block.path} ({type(module).__name__}) is not the identity when its weights are zero"
                     )
                 self._unchecked.discard(block.path)
                 if not self._unchecked:
-                    self._originals = {}
+                    self._locks.forget()
             return with_state(output, x + 0.0 * (y - x))
 
         return gate
@@ -176,9 +159,9 @@ class DepthWarmup(Intervention):
                 self._lock()
         assert self._plan is not None
         opened = self._plan.done
-        wanted = self._plan.due(step, self._rate(), self._shared_readings())
+        wanted = self._plan.due(step, largest_rate(self.watch.optimizer), self._shared_readings(step))
         for number in range(opened, wanted):
-            self._unlock(self._groups[number], step)
+            self._unlock(self._groups[number])
             alarms.append(self._event(self._groups[number]))
             if main_process:
                 # Few lines per run, and what its owner has asked for; below a warning, logging shows nothing by default.
@@ -212,84 +195,34 @@ class DepthWarmup(Intervention):
     def _paths(self) -> list[list[str]]:
         return [[block.path for block in group] for group in self._groups]
 
-    def _rate(self) -> float | None:
-        return largest_rate(self.watch.optimizer)
-
-    def _shared_readings(self) -> list[float]:
-        """New readings of the curvature, which the main process has, on every process."""
+    def _shared_readings(self, step: int) -> list[float]:
+        """New readings of the curvature, which the main process has, on every process; none where none are asked for."""
         readings, self._readings = self._readings, []
-        if self.config.schedule != "curvature":
+        if self._plan is None or not self._plan.listens(step):
             return []
         shared: list[float] = from_main(readings)
         return shared
 
     def _lock(self) -> None:
-        """Make the blocks the identity; first see that none of them was trained."""
         if self._step:
             raise self._refusal(
                 f"the run goes on from step {self._step} of a checkpoint that had no depth warm-up, and its blocks are trained"
             )
         if is_flattened(self.watch.model.parameters()):
             raise self._refusal("FSDP1 has made flat parts of the weights; use FSDP2 (fsdp_version: 2)")
-        for block in self._lockable():
-            self._require_untrained(block)
-        for block in self._lockable():
-            for name, gain in _gains(block):
-                self._constants[name] = float(read_whole(gain).reshape(-1)[0])
-            for name, weight in _carrying(block):
-                values = read_whole(weight)
-                if values.ndim > 1 and bool(values.any()):
-                    self._deviations[name] = float(values.double().std())
-                if not is_partitioned(weight):
-                    self._originals.setdefault(name, [(piece, piece.cpu().clone()) for piece in pieces(weight)])
-                write_whole(weight, torch.zeros_like(values))
-            if not any(self._deviations.get(name) for name, _ in _carrying(block)):
-                self._restore()
-                raise self._refusal(f"{block.path} is zero already, as an earlier run has left it; make the model anew")
+        try:
+            self._locks.lock(self._lockable())
+        except InputError as error:
+            raise self._refusal(str(error)) from None
 
-    def _restore(self) -> None:
-        """Give the blocks their weights back: the run does not begin."""
-        for kept in self._originals.values():
-            for piece, before in kept:
-                piece.copy_(before)
-        self._originals = {}
-
-    def _require_untrained(self, block: Block) -> None:
-        """Gains of norms, and biases, are constant at initialisation."""
-        told = False
-        for name, weight, gain in _parts(block):
-            if not gain and not (name.endswith(".bias") and not _SHAPE.search(name)):
-                continue
-            values, told = read_whole(weight).reshape(-1), True
-            if bool((values != values[0]).any()):
-                raise self._refusal(f"{name} has been trained, and a locked block would lose what it has learnt")
-        if not told:
-            raise self._refusal(
-                f"{block.path} has neither gains of norms nor biases, which tell new weights from trained ones"
-            )
-
-    def _unlock(self, group: Sequence[Block], step: int) -> None:
-        """Draw small weights, which depend on the seed and on the name alone."""
+    def _unlock(self, group: Sequence[Block]) -> None:
         for block in group:
-            for name, weight in _carrying(block):
-                if name not in self._deviations:
-                    continue
-                draw = torch.Generator().manual_seed((self.watch.seed << 32) + zlib.crc32(name.encode()))
-                values = torch.randn(_shape(weight), generator=draw)
-                write_whole(weight, values.mul_(self.config.seed_scale * self._deviations[name]))
-            for name, gain in _gains(block):
-                if name in self._constants:
-                    write_whole(gain, torch.full(_shape(gain), self._constants[name]))
-            for weight in block.module.parameters():
-                if is_sharded(weight) and self.watch.optimizer is not None:
-                    unwrapped(self.watch.optimizer).state.pop(
-                        weight, None
-                    )  # moments of zero, and steps that it did not make
+            self._locks.unlock(block, self.watch.seed, self.config.seed_scale, self.watch.optimizer)
             self.watch.locked.discard(block.path)
             self._unchecked.discard(block.path)
-            self._began[block.path] = step
+            self._began[block.path] = self._step
         if not self._unchecked:
-            self._originals = {}
+            self._locks.forget()
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
         """Take the gradients of locked blocks from a torch optimizer; note readings of the curvature."""
@@ -299,7 +232,7 @@ class DepthWarmup(Intervention):
         for block in self._lockable():
             if block.path in self.watch.locked:
                 for weight in block.module.parameters():
-                    if not _stays_in_the_optimizer(weight):
+                    if not stays_in_the_optimizer(weight):
                         weight.grad = None
 
     def _keep_ramping(self, step: int) -> None:
@@ -336,8 +269,7 @@ class DepthWarmup(Intervention):
             "done": self._plan.done,
             "peak": self._plan.peak,
             "below": self._plan.below,
-            "deviations": dict(self._deviations),
-            "constants": dict(self._constants),
+            **self._locks.state_dict(),
             "began": dict(self._began),
             "readings": list(self._readings),
         }
@@ -348,17 +280,18 @@ class DepthWarmup(Intervention):
         Raises:
             KeyError: it is not of a depth warm-up.
         """
-        self._deviations, self._began = dict(state["deviations"]), dict(state["began"])
-        self._constants = dict(state["constants"])
+        self._locks.load_state_dict(state)
+        self._began = dict(state["began"])
         self._readings, self._state = list(state["readings"]), dict(state)
 
     def close(self) -> None:
         """Let go of the blocks; those that are locked stay as they are."""
         self._hooks.remove()
-        self._originals, self._before = {}, []
+        self._locks.forget()
+        self._before = []
         if self._plan is None or self._step + 1 < self._last_step:
             return
-        zero = [block.path for block in self._lockable() if _is_zero(block)]
+        zero = [block.path for block in self._lockable() if is_zero(block)]
         if zero:
             why = (
                 "were never unlocked" if self.watch.locked else "are those of an earlier checkpoint, loaded at the end"
@@ -381,45 +314,3 @@ def require_part(state: Mapping[str, Any] | None, parts: Sequence[Monitor]) -> N
                 f"depth_warmup='off': the checkpoint has locked blocks ({', '.join(left)}), which would stay zero; pass "
                 "depth_warmup as it was"
             )
-
-
-def _stays_in_the_optimizer(weight: nn.Parameter) -> bool:
-    """Whether a locked weight has gradients of zero instead of none.
-
-    ZeRO has flat groups. A checkpoint of FSDP2 has to have a state of every weight.
-    """
-    return hasattr(weight, "_hp_mapping") or is_partitioned(weight) or is_sharded(weight)
-
-
-def _is_zero(block: Block) -> bool:
-    weights = [weight for _, weight in _carrying(block)]
-    return not any(is_partitioned(weight) for weight in weights) and not any(
-        bool(local(weight.detach()).any()) for weight in weights
-    )
-
-
-def _shape(weight: Tensor) -> torch.Size:
-    """Of the whole weight; ZeRO-3 leaves an empty tensor here."""
-    shape: torch.Size = getattr(weight, "ds_shape", weight.shape)
-    return torch.Size(shape)
-
-
-def _parts(block: Block) -> Iterator[tuple[str, nn.Parameter, bool]]:
-    """Name, parameter, and whether it is the gain of a norm."""
-    for path, module in uncompiled(block.module).named_modules():
-        for name, weight in module.named_parameters(recurse=False):
-            gain = "norm" in type(module).__name__.lower() and name == "weight"
-            yield ".".join(filter(None, [block.path, path, name])), weight, gain
-
-
-def _carrying(block: Block) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters that carry something through the block: zero makes it the identity."""
-    for name, weight, gain in _parts(block):
-        if not gain and not _SHAPE.search(name):
-            yield name, weight
-
-
-def _gains(block: Block) -> Iterator[tuple[str, nn.Parameter]]:
-    for name, weight, gain in _parts(block):
-        if gain:
-            yield name, weight
