@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
 
-from hf_rksp import AlignmentConfig, AlignmentMonitor, AttentionConfig, AttentionMonitor, TrainingRun
-from hf_rksp.history.read import read_history
+from hf_rksp import AlignmentConfig, AlignmentMonitor, AttentionConfig, AttentionMonitor
 from hf_rksp.training.monitors.baseline import Baseline
 from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.harness.markdown import table
-from scripts.reproduce.risk.ensemble import MOST_LOSS, MOST_NORM
 from scripts.reproduce.risk.labels import LOST, outcomes
-from scripts.reproduce.risk.networks import FAMILIES, make
-from scripts.reproduce.risk.tasks import TASKS, batch
+from scripts.reproduce.watched import failure, train
 
-#: A spike: the mean loss between two readings lies so many nats above the lowest one before.
-SPIKE = 0.5
 #: What raises alarms by the rule of the monitors: their own series, and two that everybody has.
 SIGNALS = ("alignment", "effective rank", "update norm", "largest logit", "loss", "gradient norm")
 #: Scatter of log2 of loss and gradient norm that counts at least.
@@ -37,45 +29,19 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """One run: loss and gradient norm between readings, alarms with their steps, and how it ended."""
-    shape = {name: settings[name] for name in ("width", "layers", "heads", "std", "length")}
-    model = make(FAMILIES[job["family"]], shape | {"vocabulary": TASKS["text"].vocabulary}, job["seed"]).train()
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings["decay"]}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=job["lr"], betas=(0.9, settings["beta2"]))
     every, steps = settings["every"], settings["steps"]
     monitors = [AlignmentMonitor(AlignmentConfig(every=every)), AttentionMonitor(AttentionConfig(every=every))]
-    losses, norms, exploded = [], [], None
-    with tempfile.TemporaryDirectory() as folder:
-        with TrainingRun(model, folder, steps, monitors) as watched:
-            for step in range(steps):
-                ids, labels = batch("text", job["seed"], step, settings["sequences"], settings["length"])
-                share = min((step + 1) / settings["warmup"], 1.0) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-                for group in optimizer.param_groups:
-                    group["lr"] = job["lr"] * share
-                loss = model(input_ids=ids, labels=labels).loss
-                loss.backward()
-                bound = 1.0 if job["clip"] else math.inf
-                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), bound))
-                losses.append(float(loss.detach()))
-                norms.append(norm)
-                if not (losses[-1] <= MOST_LOSS and norm <= MOST_NORM):
-                    exploded = step
-                    break
-                optimizer.step()
-                optimizer.zero_grad()
-                watched.step()
-        events = [row for row in read_history(Path(folder)).events if row["what"] == "alarm"]
-        shares = [row["values"].get("majority_share/max") for row in read_history(Path(folder)).of("alignment")]
+    course = train(settings | job, monitors, clip=1.0 if job["clip"] else math.inf)
+    events = [row for row in course.history.events if row["what"] == "alarm"]
+    shares = [row["values"].get("majority_share/max") for row in course.history.of("alignment")]
+    means, norms = course.means(every), course.norms
     alarms = [[row["rule"], row["step"], row.get("layer", "")] for row in events]
-    means = [float(numpy.mean(losses[i : i + every])) for i in range(0, len(losses), every)]
     largest = [float(max(norms[i : i + every])) for i in range(0, len(norms), every)]
     alarms += [["loss", step, ""] for step in _alarms(means, every)]
     alarms += [["gradient norm", step, ""] for step in _alarms(largest, every)]
-    last = losses[-steps // 10 :]
     return {
-        "final": None if exploded is not None else float(numpy.mean(last)),
-        "exploded": exploded,
+        "final": course.final(steps // 10),
+        "exploded": course.exploded,
         "alarms": alarms,
         "loss": _rounded(means),
         "gradient_norm": _rounded(largest),
@@ -98,17 +64,6 @@ def _rounded(values: Sequence[float]) -> list[float | None]:
     return [float(f"{value:.4g}") if math.isfinite(value) else None for value in values]
 
 
-def failure(row: dict[str, Any], every: int) -> int | None:
-    """The step at which a run fails: its first spike, or its explosion; ``None`` if there is none."""
-    lowest = math.inf
-    for place, loss in enumerate(row["loss"]):
-        if loss is None or loss > lowest + SPIKE:
-            return place * every
-        lowest = min(lowest, loss)
-    found: int | None = row["exploded"]
-    return found
-
-
 def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """Alarms in healthy runs, and their lead in runs that fail."""
     every = settings["every"]
@@ -120,7 +75,7 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     for _, group in groupby(sorted(rows, key=place), key=place):
         runs = list(group)
         judged += zip(runs, outcomes(runs, {"task": "text"}), strict=True)
-    fails = [(row, outcome, failure(row, every)) for row, outcome in judged]
+    fails = [(row, outcome, failure(row["loss"], every, row["exploded"])) for row, outcome in judged]
     healthy = [row for row, outcome, at in fails if outcome not in LOST and at is None]
     spikes = [(row, at) for row, _, at in fails if at is not None]
     silent = [row for row, outcome, at in fails if outcome in LOST and at is None]

@@ -21,6 +21,7 @@ from scripts.reproduce.harness.intervals import paired, share
 from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.risk.ensemble import MOST_LOSS, MOST_NORM
 from scripts.reproduce.risk.networks import gated, modern
+from scripts.reproduce.watched import groups_of
 
 from .attention import Watched, clip_queries_and_keys
 
@@ -53,10 +54,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Train; loss, loss on held-out text over the steps, relative FLOPs, seconds per step, and when the run was lost."""
     arm, steps = settings["arms"][job["arm"]], settings["steps"]
     model = network(settings, arm, job["seed"]).train()
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings["decay"]}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=job["lr"], betas=(0.9, settings["beta2"]))
+    optimizer = torch.optim.AdamW(groups_of(model, settings["decay"]), lr=job["lr"], betas=(0.9, settings["beta2"]))
     parts = []
     if "depth" in arm:
         config = {"schedule": "paper", "groups": settings["groups"], "begin": settings["warmup"]} | arm["depth"]

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
 
-from hf_rksp import CurvatureConfig, CurvatureMonitor, TrainingRun
-from hf_rksp.history.read import read_history
+from hf_rksp import CurvatureConfig, CurvatureMonitor
 from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.harness.intervals import mean
 from scripts.reproduce.harness.markdown import table
-from scripts.reproduce.risk.ensemble import MOST_LOSS, MOST_NORM
-from scripts.reproduce.risk.networks import FAMILIES, make
-from scripts.reproduce.risk.tasks import TASKS, batch
+from scripts.reproduce.watched import failure, train
 
 RATIOS = ("ratio_step", "ratio_momentum", "ratio_direction")
 #: Limits that are tried, and readings in a row that an alarm needs.
 LIMITS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 DWELL = 3
-#: A spike: the mean loss between two readings lies so many nats above the lowest one before.
-SPIKE = 0.5
 #: A run that ends above it has learnt less than the frequencies of the bytes and half a nat more.
 USELESS = 2.7
 
@@ -38,56 +30,19 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """One run: the readings, and the mean loss between them."""
-    shape = {name: settings[name] for name in ("width", "heads", "std", "length")}
-    shape |= {"layers": job["layers"], "vocabulary": TASKS["text"].vocabulary}
-    model = make(FAMILIES[job["family"]], shape, job["seed"]).train()
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings["decay"]}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=job["lr"], betas=(0.9, settings["beta2"]))
-    steps, every = job["steps"], job["every"]
-    losses, norms, exploded = [], [], None
-    with tempfile.TemporaryDirectory() as folder:
-        monitor = CurvatureMonitor(CurvatureConfig(every=every))
-        with TrainingRun(model, folder, steps, [monitor], optimizer=optimizer) as watched:
-            for step in range(steps):
-                ids, labels = batch("text", job["seed"], step, settings["sequences"], settings["length"])
-                share = min((step + 1) / job["warmup"], 1.0) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-                for group in optimizer.param_groups:
-                    group["lr"] = job["lr"] * share
-                loss = model(input_ids=ids, labels=labels).loss
-                loss.backward()
-                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
-                losses.append(float(loss.detach()))
-                norms.append(norm)
-                if not (losses[-1] <= MOST_LOSS and norm <= MOST_NORM):
-                    exploded = step
-                    break
-                optimizer.step()
-                optimizer.zero_grad()
-                watched.step()
-        readings = read_history(Path(folder)).of("curvature")
+    every = job["every"]
+    course = train(settings | job, [CurvatureMonitor(CurvatureConfig(every=every))], clip=1.0)
+    readings = course.history.of("curvature")
     return {
-        "exploded": exploded,
-        "final": None if exploded is not None else float(numpy.mean(losses[-40:])),
-        "loss": [round(float(numpy.mean(losses[i : i + every])), 4) for i in range(0, len(losses), every)],
+        "exploded": course.exploded,
+        "final": course.final(40),
+        "loss": [round(loss, 4) if math.isfinite(loss) else None for loss in course.means(every)],
         "products": [row["products"] for row in readings],
         **{
             name: [float(f"{row['values'].get(name, math.nan):.4g}") for row in readings]
             for name in ("lambda_max", "lambda_direction", "residual", *RATIOS)
         },
     }
-
-
-def failure(row: dict[str, Any]) -> int | None:
-    """The step of the first spike, or of the explosion; ``None`` if there is none."""
-    lowest = math.inf
-    for place, loss in enumerate(row["loss"]):
-        if not loss <= lowest + SPIKE:
-            return place * int(row["every"])
-        lowest = min(lowest, loss)
-    found: int | None = row["exploded"]
-    return found
 
 
 def first_alarm(row: dict[str, Any], ratio: str, limit: float) -> int | None:
@@ -130,7 +85,7 @@ def _depth(rows: list[dict[str, Any]]) -> str:
 
 
 def _alarms(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    fails = [(row, failure(row)) for row in rows]
+    fails = [(row, failure(row["loss"], row["every"], row["exploded"])) for row in rows]
     healthy = [row for row, at in fails if at is None and row["final"] is not None and row["final"] < USELESS]
     spikes = [(row, at) for row, at in fails if at is not None]
     lines = []
