@@ -46,6 +46,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python scripts/bench/training.py --json $(OUT)/bench_training.json
 	$(BIN)/python scripts/bench/monitors.py --json $(OUT)/bench_monitors.json
 	$(BIN)/python scripts/bench/risk.py --json $(OUT)/bench_risk.json
+	$(BIN)/python scripts/bench/live_page.py --json $(OUT)/bench_live_page.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

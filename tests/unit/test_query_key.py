@@ -23,6 +23,30 @@ def test_first_order_is_the_change_itself_for_small_steps():
     torch.testing.assert_close(change_of_product(q, k, 1e-6 * dq, 1e-6 * dk), truth, rtol=1e-4, atol=1e-10)
 
 
+@pytest.mark.parametrize("part", [(1e-4, 1e-4), (1e-4, 0.0), (0.0, 1e-4), (1e-2, 1e-6), (1e-7, 1e-3)])
+@pytest.mark.parametrize("rank", [1, 3, 64])
+def test_float32_is_enough_for_small_changes_and_low_rank(part, rank):
+    dice = torch.Generator().manual_seed(2)
+    q, k = (torch.randn(3, 32, 100, generator=dice) for _ in range(2))
+    dq, dk = (
+        size * torch.randn(3, 32, rank, generator=dice) @ torch.randn(3, rank, 100, generator=dice) for size in part
+    )
+    exact = torch.linalg.svdvals(dq.double().mT @ k.double() + q.double().mT @ dk.double())
+    found = effective_rank(change_of_product(q, k, dq, dk))
+    torch.testing.assert_close(found.double(), effective_rank(exact), rtol=5e-3, atol=0)
+
+
+def test_weights_that_did_not_move_have_no_rank_and_broken_ones_touch_no_other():
+    dice = torch.Generator().manual_seed(3)
+    q, k, dq, dk = (torch.randn(3, 4, 12, generator=dice) for _ in range(4))
+    dq[0] = dk[0] = 0.0
+    k[1, 0, 0] = torch.nan
+    found = change_of_product(q, k, dq, dk)
+    assert found[0].tolist() == [0.0] * 8 and found[1].isnan().all()
+    torch.testing.assert_close(found[2:], change_of_product(q[2:], k[2:], dq[2:], dk[2:]))
+    assert effective_rank(found).isnan().tolist() == [True, True, False]
+
+
 def test_effective_rank_of_equal_values_and_of_one():
     assert float(effective_rank(torch.tensor([3.0, 3.0, 3.0]))) == pytest.approx(3)
     assert float(effective_rank(torch.tensor([5.0, 0.0]))) == pytest.approx(1)

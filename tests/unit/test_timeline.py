@@ -15,9 +15,10 @@ from hf_rksp.report.kit.plane import Cloud
 from hf_rksp.report.run.curves import across, figure
 from hf_rksp.report.run.events import event_table, events_of, happened_figures
 from hf_rksp.report.run.movie import DIGITS, SHIFT, Movie, encode
-from hf_rksp.report.run.numbers import Run, gaps
+from hf_rksp.report.run.numbers import Run
 from hf_rksp.report.run.readings import groups_of
 from hf_rksp.report.run.rise import largest_rise
+from hf_rksp.report.run.series import Series
 from hf_rksp.report.run.words import cautions, measured, story
 from tests.browser.histories import (
     bare,
@@ -88,8 +89,8 @@ def test_evaluation_is_added_to_its_step(tmp_path):
     rows += [log(2, None), {"kind": "log", "step": 2, "loss": None, "eval_loss": None}]
     rows += [{"kind": "log", "step": 3, "eval_loss": 3.0}]
     run_ = Run(read_history(write(tmp_path, rows)))
-    assert run_.logged("loss") == [(1, 4.0), (2, None)]
-    assert run_.logged("eval_loss") == [(1, 3.5), (2, None), (3, 3.0)]
+    assert list(run_.logged("loss")) == [(1, 4.0), (2, None)]
+    assert list(run_.logged("eval_loss")) == [(1, 3.5), (2, None), (3, 3.0)]
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])
@@ -311,11 +312,11 @@ def test_noise_is_no_rise():
     rng = random.Random(0)
     for noise in (0.01, 0.3, 1.0):
         calm_loss = [(step, 3 * math.exp(-step / 3_000) + rng.gauss(0, noise)) for step in range(20_000)]
-        assert largest_rise(calm_loss) is None
+        assert largest_rise(Series(calm_loss)) is None
     rising = [(step, value + (4.0 if step > 15_000 else 0.0)) for step, value in calm_loss]
-    assert largest_rise(rising) is None  # with this much noise no one could tell
+    assert largest_rise(Series(rising)) is None  # with this much noise no one could tell
     rising = [(step, (0.1 if step < 15_000 else 4.0) + rng.gauss(0, 0.1)) for step in range(20_000)]
-    assert 14_990 <= largest_rise(rising).left_step <= 14_999 and largest_rise(rising).times == 1
+    assert 14_990 <= largest_rise(Series(rising)).left_step <= 14_999 and largest_rise(Series(rising)).times == 1
 
 
 def test_marks_of_events(tmp_path):
@@ -393,7 +394,7 @@ def test_missing_numbers_break_the_line_and_are_marked(tmp_path):
     (run_,) = runs_of(
         tmp_path, [run(), *(log(step, None if step in (3, 4, 8) else 2.0 + step) for step in range(1, 9))]
     )
-    assert gaps(run_.logged("loss")) == [(3, 4), (8, 8)]
+    assert run_.logged("loss").gaps() == [(3, 4), (8, 8)]
     figure, _ = drawn([run_])["loss"]
     assert figure.body.count('class="run"') == 2 and figure.body.count('class="lost"') == 2
     assert "first at step 3" in figure.caption

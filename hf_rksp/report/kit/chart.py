@@ -134,15 +134,19 @@ def spaced(labels: Sequence[str], places: Sequence[float], room: float) -> list[
     return list(zip(places[::every], labels[::every], strict=True))
 
 
-def with_margin(values: Iterable[float], log: bool = False) -> tuple[float, float]:
-    """Ends of an axis that holds every value, with a margin; from 0 if that costs little. Powers of ten if ``log``."""
-    known = list(values)
+def with_margin(values: numpy.ndarray, log: bool = False) -> tuple[float, float]:
+    """Ends of an axis that holds every value, with a margin; from 0 if that costs little. Powers of ten if ``log``.
+
+    Args:
+        values: shape ``(n,)``; there may be none.
+        log: leave out what is not positive.
+    """
     if log:
-        powers = [math.log10(value) for value in known if value > 0] or [0.0]
-        low, high = min(powers), max(powers)
+        powers = numpy.log10(values[values > 0]) if (values > 0).any() else numpy.zeros(1)
+        low, high = float(powers.min()), float(powers.max())
         margin = max(0.05, 0.06 * (high - low))
         return low - margin, high + margin
-    low, high = min(known, default=0.0), max(known, default=1.0)
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     low = min(low, 0.0) if low < 0.5 * high or low == high else low
     margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     return low - (margin if low != 0 else 0), high + margin
@@ -171,20 +175,24 @@ def past_end(x: float, y: float) -> str:
     return f'<path class="past" d="M{coordinate(x - 4)} {coordinate(y + 7)}l4-7l4 7z"/>'
 
 
-def thinned(points: Sequence[Point], most: int, columns: float = 1.5) -> Sequence[Point]:
-    """First, lowest, highest and last point of each column if there are more than ``most``: a spike stays.
+def thinned(x: numpy.ndarray, y: numpy.ndarray, most: int, columns: float = 1.5) -> numpy.ndarray:
+    """Places of the first, lowest, highest and last point of each column if there are more than ``most``: a spike stays.
 
     Args:
-        points: by rising x.
+        x: rising, shape ``(n,)``.
+        y: a value at each, shape ``(n,)``.
+        most: points up to which all are kept.
         columns: per unit of x.
+
+    Returns:
+        Rising places, shape ``(kept,)``.
     """
-    if len(points) <= most:
-        return points
-    x, y = numpy.array(points, dtype=float).T
+    if len(x) <= most:
+        return numpy.arange(len(x))
     starts = numpy.flatnonzero(numpy.diff(numpy.rint(x * columns), prepend=numpy.nan))
-    sizes = numpy.diff(starts, append=len(points))
+    sizes = numpy.diff(starts, append=len(x))
     kept = [starts, starts + sizes - 1]
     for extreme in (numpy.minimum, numpy.maximum):
         there = numpy.flatnonzero(y == numpy.repeat(extreme.reduceat(y, starts), sizes))
         kept.append(there[numpy.searchsorted(there, starts)])  # the first one of each column
-    return [points[place] for place in numpy.unique(numpy.concatenate(kept))]
+    return numpy.unique(numpy.concatenate(kept))

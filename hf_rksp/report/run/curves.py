@@ -7,13 +7,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy
+
 from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit import svg
 from hf_rksp.report.kit.chart import Plot, cross, dot, polyline, step_ticks, thinned, ticks, with_margin
 from hf_rksp.report.kit.svg import Figure, Scale
 from hf_rksp.report.kit.text import count, number
-from hf_rksp.report.run.numbers import Run, gaps
-from hf_rksp.report.run.rise import Series
+from hf_rksp.report.run.numbers import Run
+from hf_rksp.report.run.series import Series
 
 WIDTH, HEIGHT = 440, 236
 PLOT = Plot(left=66, right=428, top=30, base=194, edge=WIDTH)
@@ -90,13 +92,13 @@ def slug(key: str) -> str:
 def spreads(series: Sequence[Series]) -> bool:
     """Whether the values span so much that a linear axis would show the largest alone."""
     values = _known(series)
-    return bool(values) and min(values) > 0 and max(values) > 20 * svg.median(values)
+    return len(values) > 0 and values.min() > 0 and values.max() > 20 * numpy.median(values)
 
 
 def across(runs: Sequence[Run]) -> Scale:
     """The axis of steps that all charts of the page share."""
-    steps = [step for run in runs for step in run.steps]
-    low, high = min(steps, default=0), max(steps, default=1)
+    spans = [span for run in runs if (span := run.span)]
+    low, high = min((low for low, _ in spans), default=0), max((high for _, high in spans), default=1)
     return PLOT.x(low, max(high, low + 1))
 
 
@@ -122,12 +124,11 @@ def figure(curve: Curve, steps: Scale, names: Sequence[str], over: str = "", lif
     body = f'<g transform="translate(0 {lift})">{body}</g>' if lift else body
     told, missing = [], []
     for name, series in zip(names, curve.series, strict=True):
-        known = [(step, value) for step, value in series if value is not None]
-        if known:
-            (first, start), (last, end) = known[0], known[-1]
+        if known := series.known():
+            (first, start), (last, end) = next(iter(known)), known.last
             told.append(f"{name}: {number(start)} at step {count(first)}, {number(end)} at step {count(last)}")
-        if found := gaps(series):
-            to_end = series[-1][1] is None and len(found) == 1
+        if found := series.gaps():
+            to_end = series.last[1] is None and len(found) == 1
             when = f"from step {count(found[0][0])} to the end" if to_end else f"first at step {count(found[0][0])}"
             missing.append(f"{name} {when}" if len(names) > 1 else when)
     parts = [curve.note]
@@ -141,33 +142,31 @@ def figure(curve: Curve, steps: Scale, names: Sequence[str], over: str = "", lif
     return Figure(curve.key, curve.title, " ".join(filter(None, parts)), alt, WIDTH, HEIGHT + lift, body)
 
 
-def _known(series: Sequence[Series]) -> list[float]:
-    return [value for one in series for _, value in one if value is not None]
+def _known(series: Sequence[Series]) -> numpy.ndarray:
+    values: numpy.ndarray = numpy.concatenate([numpy.empty(0), *(one.known().values for one in series)])
+    return values
 
 
 def _scale(curve: Curve) -> Scale:
     """An axis that holds every value: a run that blows up is what a reader came to see."""
     values = _known([*curve.series, *(part for parts in curve.abandoned for part in parts)])
-    values += [curve.limit] if curve.limit is not None else []
+    if curve.limit is not None:
+        values = numpy.append(values, curve.limit)
     if curve.share:
-        return PLOT.y(min([0.0, *values]), max([1.0, *values]))
+        return PLOT.y(float(values.min(initial=0.0)), float(values.max(initial=1.0)))
     return PLOT.y(*with_margin(values, curve.log), log=curve.log)
 
 
 def _lines(series: Series, steps: Scale, scale: Scale, kind: str, dots: bool = False) -> str:
     """The line, broken where numbers are missing."""
-    stretches: list[list[tuple[float, float]]] = [[]]
-    for step, value in series:
-        if value is None:
-            stretches.append([])
-        else:
-            stretches[-1].append((step, value))
+    x, y, parts = series.steps, series.values, []
     columns = 1.5 * (steps.end - steps.start) / (steps.high - steps.low)
-    parts = []
-    for points in stretches:
-        drawn = [(steps(step), scale(value)) for step, value in thinned(points, _MOST, columns)]
+    edges = numpy.flatnonzero(numpy.diff(numpy.concatenate([[True], numpy.isnan(y), [True]]))).reshape(-1, 2)
+    for first, end in edges:
+        kept = first + thinned(x[first:end], y[first:end], _MOST, columns)
+        drawn = [(steps(float(step)), scale(float(value))) for step, value in zip(x[kept], y[kept], strict=True)]
         parts.append(polyline(drawn, kind))
-        if len(points) == 1 or dots:
+        if end - first == 1 or dots:
             parts += [dot(x, y, 2.8, "spot") for x, y in drawn]
     return "".join(parts)
 
@@ -176,7 +175,7 @@ def _trace(series: Series, steps: Scale, scale: Scale, dots: bool, place: int) -
     """The line, and a cross at the first step of each stretch without numbers."""
     parts = [_lines(series, steps, scale, "run", len(series) <= (_DOTS if dots else _FEW))]
     y = PLOT.top + 4 + 11 * place
-    for first, last in gaps(series)[:_CROSSES]:
+    for first, last in series.gaps()[:_CROSSES]:
         x, end = steps(first), steps(last)
         parts.append(
             cross(

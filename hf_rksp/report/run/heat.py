@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
-from hf_rksp.history.read import layers_at
-from hf_rksp.json_data import finite
+import numpy
+
 from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit import svg
 from hf_rksp.report.kit.chart import Plot, cross, spaced
 from hf_rksp.report.kit.svg import Figure, coordinate
 from hf_rksp.report.kit.text import form_of, line, number
 from hf_rksp.report.run.curves import slug
-from hf_rksp.report.run.numbers import Readings, Run, layer_labels, layer_names, steps_of
+from hf_rksp.report.run.layered import Layered, labels_in, names_in
+from hf_rksp.report.run.numbers import Run
 
 _WIDTH, _TOP, _BOTTOM, _RIGHT = 440, 10, 84, 8
 #: Columns of a map at most: about two points of the drawing each.
@@ -86,17 +86,17 @@ class _Grid:
 
 def heats_of(runs: Sequence[Run], monitor: str, quantities: Sequence[tuple[str, Quantity]]) -> list[list[Heat]]:
     """For each quantity of the layers, by its name in their rows, a map per run: same columns, rows and colours for all runs."""
-    readings = [run.history.of(monitor) for run in runs]
-    names = layer_names(readings)
+    layered = [run.layered(monitor) for run in runs]
+    names = names_in(layered)
     if not names:
         return []
-    steps = steps_of(readings)
+    steps = numpy.unique(numpy.concatenate([one.steps for one in layered]))
     each = -(-len(steps) // _COLUMNS)
-    grid = _Grid(steps[::each], names, list(layer_labels(readings).values()), each)
-    columns = {step: place // each for place, step in enumerate(steps)}
+    grid = _Grid(steps[::each].tolist(), names, labels_in(layered), each)
+    columns = [numpy.searchsorted(steps, one.steps) // each for one in layered]
     found = []
     for name, quantity in quantities:
-        cells = _cells(readings, columns, grid, name)
+        cells = [_cells(*pair, grid, name) for pair in zip(layered, columns, strict=True)]
         values = [value for run in cells for *_, value in run if value is not None]
         if values:
             colours = _colours(quantity, values)
@@ -107,27 +107,13 @@ def heats_of(runs: Sequence[Run], monitor: str, quantities: Sequence[tuple[str, 
     return found
 
 
-def _cells(readings: Readings, columns: Mapping[int, int], grid: _Grid, key: str) -> list[list[_Cell]]:
-    """Of each run. A cell reaches to the run's next reading; of several readings in one column it has the largest value."""
-    rows = {name: place for place, name in enumerate(grid.names)}
-    found: list[list[_Cell]] = []
-    for run in readings:
-        values: dict[int, dict[int, float | None]] = {}
-        for reading in run:
-            column = values.setdefault(columns[reading["step"]], {})
-            for name, layer in layers_at(reading).items():
-                if key in layer:
-                    value, other = finite(layer[key]), column.get(rows[name])
-                    column[rows[name]] = value if other is None else other if value is None else max(value, other)
-        spans = [after - before for before, after in pairwise(values)] + [1]
-        found.append(
-            [
-                (column, span, row, value)
-                for (column, cells), span in zip(values.items(), spans, strict=False)
-                for row, value in cells.items()
-            ]
-        )
-    return found
+def _cells(layered: Layered, columns: numpy.ndarray, grid: _Grid, key: str) -> list[_Cell]:
+    """Of a run. A cell reaches to the run's next reading; of several readings in one column it has the largest value."""
+    values, there = layered.grid(key, columns, len(grid.steps), grid.names)
+    known, own = numpy.isfinite(values).tolist(), numpy.unique(columns)
+    spans = dict(zip(own.tolist(), [*numpy.diff(own).tolist(), 1], strict=False))
+    spots, numbers = numpy.argwhere(there).tolist(), values.tolist()
+    return [(column, spans[column], row, numbers[column][row] if known[column][row] else None) for column, row in spots]
 
 
 def _colours(quantity: Quantity, values: Sequence[float]) -> _Colours:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,19 +15,13 @@ from hf_rksp.history.schema import Row
 from hf_rksp.json_data import finite, items
 from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit.text import line
-from hf_rksp.report.run.rise import Rise, Series, largest_rise
+from hf_rksp.report.run.layered import Layered, names_in
+from hf_rksp.report.run.rise import Rise, largest_rise
+from hf_rksp.report.run.series import Extreme, Series
 
 _MOST = 1e150
 #: Entries of a row that are no series.
 _NO_SERIES = ("kind", "step", "epoch", "monitor", "layers", "values")
-
-
-@dataclass(frozen=True)
-class Extreme:
-    """A value and where it was found: a step, or a layer."""
-
-    value: float
-    where: Any
 
 
 class Run:
@@ -38,19 +33,27 @@ class Run:
     """
 
     def __init__(self, history: History, before: Run | None = None) -> None:
-        self.history, self._before = history, _Logged()
-        if before is not None and _begins_with(history.logs, before.history.logs):
-            self._before = before._all_logged
-        self.name, self.events = line(history.name, 60), history.events
+        self.history, self.name, self.events = history, line(history.name, 60), history.events
+        self._kept: _Kept = _Kept() if before is None else before._kept.going_on(history, before.history)
+        self._kept.read(history)
 
     def logged(self, key: str) -> Series:
         """A key of the log rows, at the steps whose row has it; empty if no row holds a number (the loss is kept)."""
-        series = self._all_logged.series.get(key, [])
-        return series if key == "loss" or key in self.log_keys else []
+        return self._kept.logged[key] if key in self.log_keys else Series()
 
     def measured(self, monitor: str, name: str) -> Series:
         """A value of the readings of a monitor; empty if no reading holds a number."""
-        return self._measured.get((monitor, name), [])
+        series = self._kept.measured.get((monitor, name))
+        return series if series and series.any() else Series()
+
+    def layered(self, monitor: str) -> Layered:
+        """What the readings of a monitor say of layers."""
+        return self._kept.layered.get(monitor) or Layered()
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """Every layer that any monitor has measured."""
+        return names_in(list(self._kept.layered.values()))
 
     def abandoned(self, key: str, monitor: str = "") -> list[Series]:
         """The same of the attempts that the run went back from, one series per attempt."""
@@ -58,15 +61,15 @@ class Run:
         for row in self.history.abandoned:
             values: Mapping[str, Any] = row.get("values", {}) if monitor else row
             if key in values and row.get("monitor", "") == monitor and (monitor or is_training(row)):
-                if not found or row["step"] <= found[-1][-1][0]:
-                    found.append([])
-                found[-1].append((row["step"], finite(values[key])))
+                if not found or row["step"] <= found[-1].last[0]:
+                    found.append(Series())
+                found[-1].add(row["step"], finite(values[key]))
         return found
 
     @cached_property
     def log_keys(self) -> dict[str, None]:
         """The keys that have a series, in the order in which they were logged first."""
-        return dict.fromkeys(key for key, series in self._all_logged.series.items() if key == "loss" or _any(series))
+        return dict.fromkeys(key for key, series in self._kept.logged.items() if key == "loss" or series.any())
 
     @cached_property
     def rise(self) -> Rise | None:
@@ -74,55 +77,64 @@ class Run:
         return largest_rise(self.logged("loss"))
 
     @property
-    def training_steps(self) -> list[int]:
+    def training_steps(self) -> array[int]:
         """Steps of the logs that say something about training, in their order."""
-        return self._all_logged.training
+        return self._kept.training
 
     @cached_property
     def monitors(self) -> dict[str, list[str]]:
         """Monitor -> names of its values that have a series, the described ones first and in the order of the run row."""
-        found: dict[str, list[str]] = {row["monitor"]: [] for row in self.history.readings}
+        found: dict[str, list[str]] = {monitor: [] for monitor in self._kept.layered}
         order = {key: place for place, key in enumerate(self.history.quantities)}
-        for monitor, name in sorted(self._measured, key=lambda pair: order.get("/".join(pair), len(order))):
-            found[monitor].append(name)
+        for monitor, name in sorted(self._kept.measured, key=lambda pair: order.get("/".join(pair), len(order))):
+            if self._kept.measured[monitor, name].any():
+                found[monitor].append(name)
         return found
 
-    @cached_property
-    def steps(self) -> list[int]:
-        """Steps of all logs and readings, in no order."""
-        return [row["step"] for row in (*self.history.logs, *self.history.readings)]
-
-    @cached_property
-    def _all_logged(self) -> _Logged:
-        before = self._before
-        found = _Logged(before.rows, list(before.training), {key: list(one) for key, one in before.series.items()})
-        self._before = _Logged()
-        for row in self.history.logs[found.rows :]:
-            step, training = row["step"], is_training(row)
-            if training:
-                found.training.append(step)
-            for key, value in row.items():
-                if key not in _NO_SERIES and (training or key.startswith("eval_")):
-                    found.series.setdefault(key, []).append((step, _drawable(value)))
-        found.rows = len(self.history.logs)
-        return found
-
-    @cached_property
-    def _measured(self) -> dict[tuple[str, str], Series]:
-        found: dict[tuple[str, str], Series] = {}
-        for row in self.history.readings:
-            for name, value in row["values"].items():
-                found.setdefault((row["monitor"], name), []).append((row["step"], _drawable(value)))
-        return {key: series for key, series in found.items() if _any(series)}
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """The first and the last step of all logs and readings; ``None`` if there are none."""
+        ends = [row["step"] for rows in (self.history.logs, self.history.readings) for row in (*rows[:1], *rows[-1:])]
+        return (min(ends), max(ends)) if ends else None
 
 
 @dataclass
-class _Logged:
-    """What the first ``rows`` log rows say: steps that trained, and a series per key."""
+class _Kept:
+    """What the first rows of a history say: steps that trained, a series per key, and what was measured by layer."""
 
-    rows: int = 0
-    training: list[int] = field(default_factory=list)
-    series: dict[str, Series] = field(default_factory=dict)
+    logs: int = 0
+    readings: int = 0
+    training: array[int] = field(default_factory=lambda: array("q"))
+    logged: dict[str, Series] = field(default_factory=dict)
+    measured: dict[tuple[str, str], Series] = field(default_factory=dict)
+    layered: dict[str, Layered] = field(default_factory=dict)
+
+    def going_on(self, history: History, before: History) -> _Kept:
+        """A copy of what is still true of a history that has grown; a row that was replaced is another one."""
+        found = _Kept()
+        if _begins_with(history.logs, before.logs):
+            found.logs, found.training = self.logs, self.training[:]
+            found.logged = {key: series.copy() for key, series in self.logged.items()}
+        if _begins_with(history.readings, before.readings):
+            found.readings = self.readings
+            found.measured = {key: series.copy() for key, series in self.measured.items()}
+            found.layered = {monitor: layered.copy() for monitor, layered in self.layered.items()}
+        return found
+
+    def read(self, history: History) -> None:
+        """Take the rows that are new."""
+        for row in history.logs[self.logs :]:
+            step, training = row["step"], is_training(row)
+            if training:
+                self.training.append(step)
+            for key, value in row.items():
+                if key not in _NO_SERIES and (training or key.startswith("eval_")):
+                    self.logged.setdefault(key, Series()).add(step, _drawable(value))
+        for row in history.readings[self.readings :]:
+            self.layered.setdefault(row["monitor"], Layered()).add(row)
+            for name, value in row["values"].items():
+                self.measured.setdefault((row["monitor"], name), Series()).add(row["step"], _drawable(value))
+        self.logs, self.readings = len(history.logs), len(history.readings)
 
 
 def _begins_with(rows: Sequence[Row], others: Sequence[Row]) -> bool:
@@ -134,10 +146,6 @@ def _drawable(value: Any) -> float | None:
     """``value`` if it is a number that fits an axis: the span of two larger ones has no finite size."""
     number = value if type(value) is float else finite(value)
     return number if number is not None and abs(number) < _MOST else None
-
-
-def _any(series: Series) -> bool:
-    return any(value is not None for _, value in series)
 
 
 def described(runs: Sequence[Run], key: str) -> Quantity | None:
@@ -190,37 +198,6 @@ def layer_names(readings: Readings) -> list[str]:
     return list(names)
 
 
-def layer_labels(readings: Readings) -> dict[str, str]:
-    """Layer -> what an axis calls it: its number, if all runs have one stack."""
-    names = layer_names(readings)
-    rows = {name: layer for run in readings for row in run for name, layer in layers_at(row).items()}
-    if len({str(layer.get("stack")) for layer in rows.values()}) == 1:
-        labels = {name: str(rows[name].get("index", place)) for place, name in enumerate(names)}
-        if len(set(labels.values())) == len(labels):
-            return labels
-    return {name: name for name in names}
-
-
 def steps_of(readings: Readings) -> list[int]:
     """The steps at which any run has a reading."""
     return sorted({row["step"] for rows in readings for row in rows})
-
-
-def gaps(series: Series) -> list[tuple[int, int]]:
-    """First and last step of each stretch without a finite number."""
-    found: list[list[int]] = []
-    before: float | None = 0.0
-    for step, value in series:
-        if value is None:
-            if before is None:
-                found[-1][1] = step
-            else:
-                found.append([step, step])
-        before = value
-    return [(first, last) for first, last in found]
-
-
-def peak(series: Series) -> Extreme | None:
-    """The largest value, and the first step that has it."""
-    known = [(value, step) for step, value in series if value is not None]
-    return Extreme(*max(known, key=lambda pair: (pair[0], -pair[1]))) if known else None

@@ -13,7 +13,7 @@ from hf_rksp.report.kit.text import line
 from hf_rksp.report.run.curves import Curve, curve_of
 from hf_rksp.report.run.heat import Heat, heats_of
 from hf_rksp.report.run.numbers import Run, described, heading
-from hf_rksp.report.run.rise import Series
+from hf_rksp.report.run.series import Series
 
 #: Charts of one group; a log can hold a number per layer.
 _MOST = 24

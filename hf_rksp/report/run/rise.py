@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
-from statistics import median
 
-#: Step and value; ``None`` is a number that was not finite.
-Series = list[tuple[int, float | None]]
+import numpy
+
+from hf_rksp.report.run.series import Series
+
 #: A rise counts from this share of what the loss had come down, ...
 _SHARE = 0.25
 #: ... from this share of the value that it rose from, ...
@@ -51,35 +51,34 @@ def largest_rise(series: Series) -> Rise | None:
 
     The noise is taken before the rise: the median difference of neighbours, as standard deviation of independent normal values.
     """
-    known = [(step, value) for step, value in series if value is not None]
+    known = series.known()
     if len(known) < 3:
         return None
-    values = [value for _, value in known]
-    at, start, end = 0, 0, 0
-    for place, value in enumerate(values):
-        at = place if value < values[at] else at
-        if value - values[at] > values[end] - values[start]:
-            start, end = at, place
-    low, high = values[start], values[end]
-    rise, fall = high - low, max(values[: start + 1]) - low
+    steps, values = known.steps, known.values
+    lowest = numpy.minimum.accumulate(values)
+    end = int(numpy.argmax(values - lowest))
+    start = int(numpy.argmax(values == lowest[end]))
+    low, high = float(values[start]), float(values[end])
+    rise, fall = high - low, float(values[: start + 1].max()) - low
     before = values[: start + 1] if start > _FEW else values
-    noise = 1.05 * median(abs(second - first) for first, second in pairwise(before)) if len(before) > _FEW else 0.0
+    noise = 1.05 * float(numpy.median(abs(numpy.diff(before)))) if len(before) > _FEW else 0.0
     least = max(_SHARE * fall, _RELATIVE * abs(low), _NOISES * noise)
     if rise <= 0 or rise < least:
         return None
     level = low + min(rise / 2, max(min(_LEVEL * rise, least / 2), _NOISES * noise))
-    above = [value > level for value in values]
-    leaving = [place for place in range(start, len(values) - 1) if above[place + 1] and not above[place]]
-    back = next((place for place in range(end, len(values)) if values[place] <= level), None)
+    above = values > level
+    leaving = start + numpy.flatnonzero(above[start + 1 :] & ~above[start:-1])
+    back = end + numpy.flatnonzero(~above[end:])[:1]
     return Rise(
-        known[start][0],
+        int(steps[start]),
         low,
-        known[leaving[0]][0],
+        int(steps[leaving[0]]),
         len(leaving),
-        known[end][0],
+        int(steps[end]),
         high,
-        low == min(values),
-        None if back is None else known[back][0],
-        None if back is None else values[back],
-        *known[-1],
+        bool(low == values.min()),
+        int(steps[back[0]]) if len(back) else None,
+        float(values[back[0]]) if len(back) else None,
+        int(steps[-1]),
+        float(values[-1]),
     )

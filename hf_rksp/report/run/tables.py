@@ -11,7 +11,7 @@ from hf_rksp.json_data import finite, section
 from hf_rksp.quantities import LAYER, Quantity
 from hf_rksp.report.kit.text import DASH, anything, count, form_of, line, number, seconds
 from hf_rksp.report.profile.tables import setup_blocks
-from hf_rksp.report.run.numbers import Run, described, gaps, heading, peak
+from hf_rksp.report.run.numbers import Run, described, heading
 
 _TOKENS = {"batch": "training batch", "probe": "fixed probe"}
 #: Rows that the tables of layers have together; beyond it the page would be mostly table.
@@ -35,18 +35,17 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 def _column(run: Run) -> dict[str, str]:
     steps = run.training_steps
     loss, readings = run.logged("loss"), run.history.readings
-    known = [(step, value) for step, value in loss if value is not None]
-    lowest = min(known, key=lambda pair: pair[1]) if known else None
-    gradient, lost, rise = peak(run.logged("grad_norm")), gaps(loss), run.rise
+    known, lowest = loss.known(), loss.lowest()
+    gradient, lost, rise = run.logged("grad_norm").highest(), loss.gaps(), run.rise
 
-    def at(pair: tuple[int, float] | None) -> str:
+    def at(pair: tuple[int, float | None] | None) -> str:
         return f"{number(pair[1])} at {count(pair[0])}" if pair else DASH
 
     rows = {
         "Logged steps": f"{count(len(steps))}, {count(steps[0])} to {count(steps[-1])}" if steps else DASH,
-        "First loss, at step": at(known[0] if known else None),
-        "Last finite loss, at step": at(known[-1] if known else None),
-        "Lowest loss, at step": at(lowest),
+        "First loss, at step": at(next(iter(known), None)),
+        "Last finite loss, at step": at(known.last if known else None),
+        "Lowest loss, at step": at((lowest.where, lowest.value) if lowest else None),
         "Largest rise of the loss": f"{number(rise.low)} → {number(rise.high)} at {count(rise.high_step)}"
         if rise
         else DASH,
@@ -61,7 +60,7 @@ def _column(run: Run) -> dict[str, str]:
     for monitor, names in run.monitors.items():
         for name in names[:_MOST_COLUMNS]:
             quantity = described([run], f"{monitor}/{name}") or Quantity(name, name)
-            values = [value for _, value in run.measured(monitor, name) if value is not None]
+            values = run.measured(monitor, name).known().values
             ends = (*values[:1], *values[1:][-1:])
             rows[f"{heading(monitor)}: {quantity.title}"] = " → ".join(map(form_of(quantity), ends))
     return rows

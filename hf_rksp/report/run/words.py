@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
-from hf_rksp.history.read import layers_at
+import numpy
+
 from hf_rksp.history.schema import Row
 from hf_rksp.json_data import section
 from hf_rksp.quantities import Quantity
-from hf_rksp.report.kit.svg import median
 from hf_rksp.report.kit.text import DASH, count, form_of, large, line, number
 from hf_rksp.report.run.events import Event, events_of
-from hf_rksp.report.run.numbers import Run, described, gaps, heading, layer_names, peak
+from hf_rksp.report.run.numbers import Run, described, heading
 from hf_rksp.report.run.readings import LEFT_OUT
-from hf_rksp.report.run.rise import Series
+from hf_rksp.report.run.series import Series
 from hf_rksp.report.run.tables import tokens
 
 #: Values of a monitor that the words name.
@@ -32,13 +31,13 @@ def title(runs: Sequence[Run]) -> str:
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """The line under the title."""
     models = [section(run.history.run, "model") for run in runs]
-    steps = [step for run in runs for step in run.steps]
-    layers = len(layer_names([run.history.readings for run in runs]))
+    spans = [span for run in runs if (span := run.span)]
+    layers = len({name for run in runs for name in run.layers})
     found = [
         ("class", _common(line(model.get("class") or "", 80) for model in models)),
         ("parameters", _common(large(model.get("parameters")) for model in models)),
         ("layers", count(layers) if layers else ""),
-        ("steps", f"{count(min(steps))} to {count(max(steps))}" if steps else ""),
+        ("steps", f"{count(min(low for low, _ in spans))} to {count(max(high for _, high in spans))}" if spans else ""),
         ("readings", " + ".join(count(len(run.history.readings)) for run in runs)),
         ("events", " + ".join(count(len(run.events)) for run in runs) if any(run.events for run in runs) else ""),
     ]
@@ -62,12 +61,12 @@ def measured(run: Run, monitor: str) -> list[str]:
 
 def _loss(run: Run) -> list[str]:
     series = run.logged("loss")
-    known = [(step, value) for step, value in series if value is not None]
+    known = series.known()
     if not series:
         return ["No loss was logged."]
     if not known:
         return [f"The loss is not a finite number at any of {count(len(series))} logged steps."]
-    (first, start), (last, end) = known[0], known[-1]
+    (first, start), (last, end) = next(iter(known)), known.last
     if len(known) == 1:
         ends = f"The one finite loss is {number(start)}, at step {count(first)}."
     else:
@@ -96,22 +95,22 @@ def _rise(run: Run) -> list[str]:
 
 
 def _lost(what: str, series: Series) -> list[str]:
-    found = gaps(series)
+    found = series.gaps()
     if not found:
         return []
-    start, missing = count(found[0][0]), sum(value is None for _, value in series)
-    if len(found) == 1 and series[-1][1] is None and missing > 1:
-        return [f"{what} is not a finite number from step {start} to the end, step {count(series[-1][0])}."]
+    start, missing = count(found[0][0]), len(series) - len(series.known())
+    if len(found) == 1 and series.last[1] is None and missing > 1:
+        return [f"{what} is not a finite number from step {start} to the end, step {count(series.last[0])}."]
     where = f"first at step {start}" if missing > 1 else f"step {start}"
     return [f"{what} is not a finite number at {count(missing)} of {count(len(series))} logged steps, {where}."]
 
 
 def _gradient(run: Run) -> list[str]:
     series = run.logged("grad_norm")
-    found = peak(series)
+    found = series.highest()
     if not found:
         return []
-    usual = median(value for _, value in series if value is not None)
+    usual = float(numpy.median(series.known().values))
     times = f", {number(found.value / usual)} times the median" if 0 < usual * _PEAK < found.value else ""
     return [
         f"Largest gradient norm {number(found.value)}, at step {count(found.where)}{times}.",
@@ -146,9 +145,9 @@ def _measured(run: Run, monitor: str) -> list[str]:
     for name in run.monitors[monitor][:_MOST]:
         key = f"{monitor}/{name}"
         quantity = described([run], key) or Quantity(key, key)
-        known = [value for _, value in run.measured(monitor, name) if value is not None]
-        form = form_of(quantity)
-        ends = form(known[0]) if len(known) == 1 else f"{form(known[0])} → {form(known[-1])}"
+        known = run.measured(monitor, name).known()
+        form, first_value, last_value = form_of(quantity), next(iter(known))[1], known.last[1]
+        ends = form(first_value) if len(known) == 1 else f"{form(first_value)} → {form(last_value)}"
         values.append(f"{quantity.title} {ends}")
     label, text = heading(monitor), "; ".join(values)
     first, last = readings[0]["step"], readings[-1]["step"]
@@ -158,25 +157,24 @@ def _measured(run: Run, monitor: str) -> list[str]:
         else f"{count(len(readings))} times, step {count(first)} to {count(last)}"
     )
     sentences = [f"{label} was measured {when}: {text}." if values else f"{label} was measured {when}."]
-    layers = len(layer_names([readings]))
-    short = [row["step"] for row in readings if len(layers_at(row)) < layers]
-    if short:
+    layered = run.layered(monitor)
+    short = layered.steps[layered.counts < len(layered.names)]
+    if len(short):
         sentences.append(
-            f"In {count(len(short))} of {count(len(readings))} readings a layer is missing, first at step {count(short[0])}."
+            f"In {count(len(short))} of {count(len(readings))} readings a layer is missing, first at step {count(int(short[0]))}."
         )
     return sentences
 
 
 def _ended(run: Run, monitor: str) -> list[str]:
     """Readings can end before the run does: states that are not finite have no spectrum."""
-    steps = [row["step"] for row in run.history.of(monitor)]
+    steps = run.layered(monitor).steps
     if len(steps) < 2 or not run.history.logs:
         return []
-    usual = median(after - before for before, after in pairwise(steps))
-    end = run.history.logs[-1]["step"]
-    if end <= steps[-1] + usual:
+    last, end = int(steps[-1]), run.history.logs[-1]["step"]
+    if end <= last + numpy.median(numpy.diff(steps)):
         return []
-    return [f"The last reading is at step {count(steps[-1])}; training continued to step {count(end)}."]
+    return [f"The last reading is at step {count(last)}; training continued to step {count(end)}."]
 
 
 def _left_out(run: Run) -> list[str]:
@@ -228,5 +226,7 @@ def cautions(runs: Sequence[Run]) -> list[str]:
 
 
 def _differs(run: Run, key: str) -> bool:
-    loss = dict(run.logged("loss"))
-    return any(value is not None and value != loss.get(step) for step, value in run.logged(key))
+    loss, other = run.logged("loss"), run.logged(key).known()
+    there = numpy.searchsorted(loss.steps, other.steps).clip(max=max(len(loss) - 1, 0))
+    same = (loss.steps[there] == other.steps) & (loss.values[there] == other.values) if loss else numpy.False_
+    return bool(other) and not bool(numpy.all(same))
