@@ -14,9 +14,9 @@ from tests.training.common import gpt2
 VOCAB, LENGTH, STEPS = 24, 12, 4
 
 
-def llama():
+def llama(**changes):
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, attn_implementation="eager", **sizes))
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **sizes, **changes))
 
 
 def vit():
@@ -38,13 +38,26 @@ MODELS = {
     "llama": (llama, tokens),
     "vit": (vit, images),
 }
+GELU = {"llama with gelu": (lambda: llama(hidden_act="gelu"), tokens)}
+
+
+class Logits(torch.nn.Module):
+    """The scores of the next tokens, one row each."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, data):
+        return self.model(**data).logits[:, :-1].flatten(0, 1)
 
 
 def watched(folder, name):
     """Train in float64; the model, its last batch, P^(-1/2) after the last step, and the last reading."""
     torch.manual_seed(0)
-    make, draw = MODELS[name]
+    make, draw = (MODELS | GELU)[name]
     model = make().double().train()
+    model.set_attn_implementation("eager")  # for the oracles: fused kernels have no second derivative
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     monitor = CurvatureMonitor(CurvatureConfig(every=1))
     with TrainingRun(model, folder, STEPS, [monitor], optimizer=optimizer) as run:
@@ -62,43 +75,44 @@ def watched(folder, name):
     return model.eval(), batch, torch.cat(roots), read_history(folder).of("curvature")[-1]["values"]
 
 
+def agrees(values, largest, product, model, batch, scale):
+    """The reading is within its residual of the eigenvalue, and is the Rayleigh quotient at the gradient."""
+    assert values["residual"] <= 0.1
+    assert largest * (1 - values["residual"]) <= values["lambda_max"] <= largest * (1 + 1e-8), (
+        "a Ritz value is a lower bound"
+    )
+    gradient = torch.autograd.grad(model(**batch).loss, list(model.parameters()))
+    g = scale * torch.cat([part.reshape(-1) for part in gradient])
+    assert values["lambda_direction"] == pytest.approx(float(g @ product(g) / (g @ g)), rel=1e-6)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_hessian_eigenthings(tmp_path, name):
     model, batch, scale, values = watched(tmp_path, name)
     hessian = HessianOperator(model, [batch], hf_lm_loss())
     operator = LambdaOperator(lambda v: scale * hessian.matvec(scale * v), hessian.size, dtype=torch.float64)
     found = lanczos(operator, k=1, max_iter=120, tol=1e-8, which="LA", reorthogonalize=True, seed=0)
-    largest = float(found.eigenvalues[0])
-    assert values["lambda_max"] == pytest.approx(largest, rel=2e-2)
-    assert values["lambda_max"] <= largest * (1 + 1e-8), "a Ritz value is a lower bound"
+    agrees(values, float(found.eigenvalues[0]), operator.matvec, model, batch, scale)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_curvlinops(tmp_path, name):
-    """curvlinops needs torchvision, which is not among the requirements: run where it is installed."""
+def test_curvlinops(tmp_path):
+    """Run where it is installed: it needs torchvision, which is not among the requirements.
+
+    Its products are derivatives in forward mode of a gradient. In torch 2.13 these are wrong by several percent for the gain of a
+    LayerNorm, as central differences show, and missing for SiLU; so the network has RMSNorm and GELU.
+    """
     curvlinops = pytest.importorskip("curvlinops")
-    model, batch, scale, values = watched(tmp_path, name)
+    model, batch, scale, values = watched(tmp_path, "llama with gelu")
+    labels = batch["labels"][:, 1:].flatten()
     hessian = curvlinops.HessianLinearOperator(
-        lambda data: model(**data).logits,
-        lambda logits, labels: model.loss_function(logits=logits, labels=labels, **_extra(model)),
+        Logits(model),
+        torch.nn.CrossEntropyLoss(),
         list(model.parameters()),
-        [(_inputs(batch), batch["labels"])],
+        [({"input_ids": batch["input_ids"]}, labels)],
         check_deterministic=False,
-        batch_size_fn=len,
+        batch_size_fn=lambda data: len(labels),
     ).to_scipy()
     root = scale.numpy()
     operator = LinearOperator(hessian.shape, lambda v: root * (hessian @ (root * v.ravel())), dtype=numpy.float64)
     largest = eigsh(operator, k=1, which="LA", tol=1e-8, return_eigenvectors=False)[0]
-    assert values["lambda_max"] == pytest.approx(largest, rel=2e-2)
-
-
-def _inputs(batch):
-    return {key: value for key, value in batch.items() if key != "labels"}
-
-
-def _extra(model):
-    return (
-        {"vocab_size": VOCAB}
-        if "ForCausalLM" in type(model).__name__ or "LMHead" in type(model).__name__
-        else {"config": model.config}
-    )
+    agrees(values, float(largest), lambda v: torch.from_numpy(operator @ v.numpy()), model, batch, scale)
