@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 
 import pytest
 import torch
@@ -122,6 +123,35 @@ def test_growth_is_the_change_of_the_spectral_norm(tmp_path):
         growth = [layers(reading)[path].get("growth") for reading in readings]
         assert growth[0] is None
         assert sum(growth[1:]) == pytest.approx(norms[-1] - norms[0], abs=0.02 * norms[0])
+
+
+def test_growth_keeps_its_sign_where_all_tokens_lie_on_one_side(tmp_path):
+    """Theorem 1 of arXiv:2510.04202 in a run: one token repeated aligns all inputs, and random tokens do not.
+
+    The theorem takes the gradient along the left vector to have the sign that makes the weight grow. With the other sign, which
+    occurs as well, the weight falls in every step.
+    """
+    ids = torch.full((4, TOKENS), 7)
+    runs = {
+        "aligned": [{"input_ids": ids, "labels": ids.clone()}] * 40,
+        "mixed": batches(token_rows(160).rows),
+    }
+    rising = {}
+    for name, data in runs.items():
+        readings, _ = loop(tmp_path / name, gpt2(dropout=0.0).train(), data, lr=0.02)
+        rows = {path: [layers(reading)[path] for reading in readings] for path in layers(readings[0])}
+        rising[name] = {
+            path: sum(row["growth"] > 0 for row in found[1:]) / (len(found) - 1) for path, found in rows.items()
+        }
+        if name == "aligned":
+            up, down = rows["transformer.h.0.mlp.c_fc"], rows["transformer.h.0.attn.c_proj"]
+    for found in (up, down):
+        assert statistics.median(row["majority_share"] for row in found) == 1
+        change = found[-1]["spectral_norm"] - found[0]["spectral_norm"]
+        assert sum(row["growth"] for row in found[1:]) == pytest.approx(change, rel=0.3)
+    assert rising["aligned"]["transformer.h.0.mlp.c_fc"] == 1, "it grows in every step"
+    assert rising["aligned"]["transformer.h.0.attn.c_proj"] == 0, "aligned too, and it falls in every step"
+    assert all(0.25 < share < 0.75 for share in rising["mixed"].values()), "no direction is kept"
 
 
 def test_a_resumed_run_reads_what_an_uninterrupted_one_does(tmp_path):
