@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_rksp.capture.calling import eager, uncompiled
@@ -152,7 +153,8 @@ class Hessian:
 
     Attributes:
         loss: at the weights.
-        gradient: by parameter name. A name is missing if the loss does not depend on the parameter.
+        gradient: by parameter name. A name is missing if the loss does not depend on the parameter. Products do not need it:
+            it may be cleared.
         method: how products are computed.
         forwards, backwards: passes so far, as in `HessianProduct`.
     """
@@ -160,7 +162,8 @@ class Hessian:
     def __init__(self, model: nn.Module, loss: Callable[[], Tensor], method: Method | Literal["auto"]) -> None:
         self._model, self._loss, self._auto = model, loss, method == "auto"
         self._weights = trainable(model)
-        self._graph: dict[str, Tensor] = {}
+        #: Where a product enters the graph of the gradient. The numbers of the gradient are not kept for it.
+        self._edges: dict[str, GradientEdge] = {}
         self.forwards = self.backwards = 0
         # FSDP2 gathers weights for one backward pass; a second one through it has none.
         sharded = any(map(is_sharded, self._weights.values()))
@@ -183,9 +186,11 @@ class Hessian:
                 if not self._once(error):
                     raise
                 return False
-        self._graph = _named(self._weights, first)
+        named = _named(self._weights, first)
+        # A gradient without a graph does not depend on the weights.
+        self._edges = {name: get_gradient_edge(g) for name, g in named.items() if g.requires_grad}
         self.loss = float(value.detach())
-        self.gradient = {name: g.detach() for name, g in self._graph.items()}
+        self.gradient = {name: g.detach() for name, g in named.items()}
         return True
 
     def product(self, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -204,19 +209,16 @@ class Hessian:
                     f"vector[{name!r}] of shape {tuple(tensor.shape)}: pass tensors that fit trainable parameters, by name"
                 )
         if self.method == "double_backward":
-            # A gradient without a graph does not depend on the weights.
-            pairs = [
-                (self._graph[n], v) for n, v in vector.items() if n in self._graph and self._graph[n].requires_grad
-            ]
+            pairs = [(self._edges[n], v.to(self._weights[n])) for n, v in vector.items() if n in self._edges]
             if not pairs:
                 return {}
             try:
                 self.backwards += 1
                 with _twice_differentiable():
                     second = torch.autograd.grad(
-                        [g for g, _ in pairs],
+                        [edge for edge, _ in pairs],
                         list(self._weights.values()),
-                        [v.to(g) for g, v in pairs],
+                        [v for _, v in pairs],
                         allow_unused=True,
                         retain_graph=True,
                     )
@@ -251,7 +253,7 @@ class Hessian:
 
     def close(self) -> None:
         """Let go of the graph."""
-        self._graph = {}
+        self._edges = {}
 
 
 @contextlib.contextmanager

