@@ -39,6 +39,8 @@ _PUBLIC = {
     "DepthWarmup": "hf_rksp.training.depth_warmup",
     "CurvatureMonitor": "hf_rksp.training.monitors.curvature",
     "SpectralMonitor": "hf_rksp.training.monitors.spectrum",
+    "Diagnosis": "hf_rksp.doctor.diagnose",
+    "diagnose": "hf_rksp.doctor.diagnose",
     "TrainingRun": "hf_rksp.training.loop",
 }
 

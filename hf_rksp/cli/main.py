@@ -11,11 +11,11 @@ import traceback
 from collections.abc import Sequence
 
 from hf_rksp import __version__
-from hf_rksp.cli import audit, check, compare, env, exit_codes, report, risk, timeline, watch, zoo
+from hf_rksp.cli import audit, check, compare, doctor, env, exit_codes, report, risk, timeline, watch, zoo
 from hf_rksp.cli.terminal import speak_plainly
 from hf_rksp.errors import OutputError, RkspError
 
-_COMMANDS = (risk, audit, check, compare, report, timeline, watch, zoo, env)
+_COMMANDS = (risk, audit, check, compare, report, timeline, watch, doctor, zoo, env)
 
 
 def build_parser() -> argparse.ArgumentParser:

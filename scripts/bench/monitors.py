@@ -63,7 +63,7 @@ CASES = {
     "attention": Case(lambda: AttentionMonitor(AttentionConfig(every=1)), 10),
     "spectrum": Case(lambda: SpectralMonitor(MonitorConfig(every=1)), 500),
     # A reading is as long as about ten steps, and the first one of each turn as long as a hundred: few pairs, and not the largest.
-    "curvature": Case(lambda: CurvatureMonitor(CurvatureConfig(every=1)), 100, 3, 512),
+    "curvature": Case(lambda: CurvatureMonitor(CurvatureConfig(every=1)), 500, 3, 512),
 }
 
 

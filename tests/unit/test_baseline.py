@@ -5,7 +5,7 @@ import json
 import numpy
 import pytest
 
-from hf_rksp.training.monitors.baseline import Baseline
+from hf_rksp.baseline import Baseline
 
 
 def healthy(steps, series=3, seed=0):

@@ -13,6 +13,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from hf_rksp.baseline import Baseline
 from hf_rksp.capture import Block, Layout, Stack, Unsettled
 from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.linears import LinearMap, find_linears
@@ -31,7 +32,6 @@ from hf_rksp.spectral.alignment import (
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
 from hf_rksp.training.monitors.base import Alarm, Measuring, Reading, Regular, none
-from hf_rksp.training.monitors.baseline import Baseline
 from hf_rksp.training.watch import Watch
 
 #: How the monitor is switched off, for its warnings.

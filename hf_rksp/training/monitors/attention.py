@@ -14,6 +14,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from hf_rksp.baseline import Baseline
 from hf_rksp.capture.attention import AttentionLogits
 from hf_rksp.capture.linears import QueryKey, find_linears, query_key_pairs
 from hf_rksp.config import AttentionConfig
@@ -23,7 +24,6 @@ from hf_rksp.spectral.query_key import change_of_product, effective_rank
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
 from hf_rksp.training.monitors.base import Alarm, Measuring, Reading, Regular, none
-from hf_rksp.training.monitors.baseline import Baseline
 from hf_rksp.training.watch import Watch
 
 #: How the monitor is switched off, for its warnings.

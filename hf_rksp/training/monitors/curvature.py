@@ -66,7 +66,7 @@ class CurvatureMonitor(Regular):
     config: CurvatureConfig
 
     def __init__(self, config: CurvatureConfig | None = None) -> None:
-        self.config = config or CurvatureConfig(every=20)
+        self.config = config or CurvatureConfig(every=500)
         super().__init__(Aside("The curvature monitor", "curvature/skipped", OFF))
         self._flagged = self._calm = 0
         self._alarmed = False

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 
 from hf_rksp import AlignmentConfig, AlignmentMonitor, AttentionConfig, AttentionMonitor
-from hf_rksp.training.monitors.baseline import Baseline
+from hf_rksp.baseline import Baseline
 from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.risk.labels import LOST, outcomes

@@ -23,6 +23,12 @@ if options.mode == "fsdp2":
 
     PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
 
+if options.mode == "zero":
+    # On a processor with float16 DeepSpeed refuses a model in float64, and on others it does not.
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: False
+
 import torch
 from cases import CASES, LAYERS, LONG, SEQUENCES, TOKENS, VOCABULARY, WIDTH, Case
 from torch.distributed.tensor import DTensor

@@ -1,4 +1,4 @@
-"""Alarms of a monitor: deviation of a number from the healthy past of this run.
+"""Alarms of a series: deviation of a number from the healthy past of this run.
 
 No threshold is published for the alignment of a layer, and a healthy network may have any level. So each series is compared with
 its own past: the median of a window, in units of its scatter. Several readings in a row are needed. Readings that deviate do
