@@ -54,7 +54,7 @@ def write_whole(weight: nn.Parameter, values: Tensor) -> None:
 
 def pieces(weight: nn.Parameter) -> Sequence[Tensor]:
     """The tensors of this process that hold ``weight``, for arithmetic that is the same on every entry. Not with ZeRO-3."""
-    return [local(weight.detach()), *(piece for piece, _ in _second_copies(weight))]
+    return [local(weight.detach()), *(piece.detach() for piece, _ in _second_copies(weight))]
 
 
 def _second_copies(weight: nn.Parameter) -> list[tuple[Tensor, slice]]:

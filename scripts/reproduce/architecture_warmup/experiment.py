@@ -52,6 +52,7 @@ def network(settings: dict[str, Any], arm: dict[str, Any], seed: int) -> nn.Modu
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Train; loss, loss on held-out text over the steps, relative FLOPs, seconds per step, and when the run was lost."""
+    settings = settings | job
     arm, steps = settings["arms"][job["arm"]], settings["steps"]
     model = network(settings, arm, job["seed"]).train()
     optimizer = torch.optim.AdamW(groups_of(model, settings["decay"]), lr=job["lr"], betas=(0.9, settings["beta2"]))
@@ -125,28 +126,25 @@ def lost(row: dict[str, Any]) -> bool:
 
 def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """Per learning rate a row for each arm: lost runs, held-out loss beside the baseline's, at equal steps and at equal FLOPs."""
+    if "steps" in rows[0]:
+        return _overhead(rows)
     lines: list[str] = []
     by_lr = sorted(rows, key=lambda row: row["lr"])
     for lr, group in groupby(by_lr, key=lambda row: row["lr"]):
         runs = list(group)
         base = {row["seed"]: row for row in runs if row["arm"] == "baseline"}
-        seconds = (
-            statistics.median(row["step_seconds"] for row in base.values() if row["step_seconds"]) if base else None
-        )
         found = []
         for arm in dict.fromkeys(row["arm"] for row in runs):
             mine = {row["seed"]: row for row in runs if row["arm"] == arm}
             count = sum(map(lost, mine.values()))
             estimate = share(count, len(mine))
             whole = [row["held_out"] for row in mine.values() if not lost(row)]
-            time_of = [row["step_seconds"] for row in mine.values() if row["step_seconds"]]
             found.append(
                 [
                     arm, f"{count} of {len(mine)} [{estimate.low:.0%}, {estimate.high:.0%}]",
                     f"{statistics.fmean(whole):.3f}" if whole else "-",
                     _beside(base, mine, _last), _beside(base, mine, _at_flops(mine)),
                     f"{_flops(mine):.0%}",
-                    f"{statistics.median(time_of) / seconds - 1:+.0%}" if seconds and time_of else "-",
                 ]
             )  # fmt: skip
         lines += [f"Learning rate {lr:g}:", "", *table(_HEADS, found), ""]
@@ -155,8 +153,24 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
 
 _HEADS = [
     "arm", "lost [95% interval]", "held-out loss of the others", "minus baseline, equal steps", "minus baseline, equal FLOPs",
-    "FLOPs of blocks", "step time",
+    "FLOPs of blocks",
 ]  # fmt: skip
+
+
+def _overhead(rows: list[dict[str, Any]]) -> str:
+    """Median time of a step by arm, over runs that were made one after the other."""
+    times: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        times.setdefault(row["arm"], []).append(row["step_seconds"])
+    base = times.get("baseline")
+    lines = [
+        [
+            arm, ", ".join(f"{1e3 * value:.1f}" for value in found),
+            f"{statistics.median(found) / statistics.median(base) - 1:+.0%}" if base else "-",
+        ]
+        for arm, found in times.items()
+    ]  # fmt: skip
+    return "\n".join(table(["arm", "median step in ms, by run", "minus baseline"], lines)) + "\n"
 
 
 def _flops(runs: dict[int, dict[str, Any]]) -> float:

@@ -26,6 +26,7 @@ class Case:
             processes round differently; in float64 that hides nothing. Without it float32, as users train.
         resume: stop after half the steps, and go on in a new trainer from the checkpoint.
         depth: lock the last block, and unlock it after half the steps.
+        ramp: steps in which the updates of the unlocked block grow.
         curvature: read the curvature in every step, of a run with Adam.
     """
 
@@ -40,6 +41,7 @@ class Case:
     steps: int = STEPS
     curvature: bool = False
     depth: bool = False
+    ramp: int = 0
 
 
 BALANCED: dict[str, Any] = {"rank": 8}
@@ -96,6 +98,8 @@ CASES = {
     "depth": Case(depth=True),
     "depth resumed": Case(depth=True, resume=True),
     "float32 depth": Case(depth=True, **FLOAT32),
+    "depth ramp": Case(depth=True, ramp=4),
+    "float32 depth ramp": Case(depth=True, ramp=2, **FLOAT32),
     "float32 depth resumed": Case(depth=True, resume=True, **FLOAT32),
     "off long": Case(data="long"),
     "balanced long": Case(BALANCED, data="long"),

@@ -162,6 +162,7 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         curvature_products=8,
         depth_warmup="paper" if case.depth else "off",
         depth_warmup_begin=case.steps // 2,
+        depth_warmup_ramp=case.ramp,
         dataloader_pin_memory=False,
         **more,
     )
