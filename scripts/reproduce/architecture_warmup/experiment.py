@@ -197,7 +197,7 @@ def _at_flops(mine: dict[int, dict[str, Any]]) -> Any:
 def _beside(base: dict[int, dict[str, Any]], mine: dict[int, dict[str, Any]], value: Any) -> str:
     """Mean difference of seeds that neither lost, with its 95% interval."""
     seeds: Sequence[int] = [seed for seed in mine if seed in base and not lost(mine[seed]) and not lost(base[seed])]
-    if len(seeds) < 3 or mine is base:
+    if len(seeds) < 3 or mine == base:
         return "-"
     found = paired({seed: _last(mine[seed]) for seed in seeds}, {seed: value(base[seed]) for seed in seeds})
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}] (n={found.count})"
