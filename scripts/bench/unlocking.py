@@ -32,26 +32,27 @@ WAYS = [("torch", 0), ("ZeRO-1", 0), ("ZeRO-1", 20)]
 
 
 class Moves(TrainerCallback):
-    """Notes the update of the last block in every step after its unlocking, from the forward pass to the end of the step.
+    """Notes the update of the last block in every step after its unlocking, from one forward pass to the next.
 
-    DeepSpeed makes its step inside of backward, so no callback stands right before it.
+    DeepSpeed makes its step inside of backward, and a ramp acts after the step: no callback stands around both.
     """
 
     def __init__(self, model: Any) -> None:
         self.sizes: list[float] = []
+        self._step = 0
+        self._kept: torch.Tensor | None = None
         self._weights = list(model.transformer.h[-1].mlp.parameters())
         model.transformer.register_forward_pre_hook(self._begin)
 
-    def _now(self) -> torch.Tensor:
-        return torch.cat([weight.detach().flatten() for weight in self._weights])
-
     def _begin(self, module: Any, args: Any) -> None:
-        self._kept = self._now()
+        now = torch.cat([weight.detach().flatten() for weight in self._weights])
+        if self._kept is not None and self._step > BEFORE:
+            self.sizes.append(float((now - self._kept).square().mean().sqrt()) / RATE)
+        self._kept = now
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The weights have moved."""
-        if state.global_step > BEFORE:
-            self.sizes.append(float((self._now() - self._kept).square().mean().sqrt()) / RATE)
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """So many steps are done."""
+        self._step = state.global_step
 
 
 def one(way: str, ramp: int) -> list[float]:

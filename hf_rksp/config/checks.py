@@ -1,0 +1,38 @@
+"""What settings are checked for, and how a setting says what the command line shows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field
+from typing import Any
+
+from hf_rksp.errors import InputError
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise `InputError` unless ``value`` is a finite number above zero."""
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        raise InputError(f"{name}={value!r}: it has to be a finite number above zero")
+
+
+def require_whole(name: str, value: int, least: int, remedy: str = "") -> None:
+    """Raise `InputError` unless ``value`` is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}={value!r}: {remedy or f'pass a whole number of at least {least}'}")
+
+
+def require_flag(name: str, value: bool) -> None:
+    """Raise `InputError` unless ``value`` is true or false."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value!r}: pass True or False")
+
+
+def require_not_negative(name: str, value: float) -> None:
+    """Raise `InputError` unless ``value`` is a finite number of at least zero."""
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+        raise InputError(f"{name}={value!r}: it has to be a finite number, zero or more")
+
+
+def setting(default: Any, text: str) -> Any:
+    """A field with the help that the command line shows for it."""
+    return field(default=default, metadata={"help": text})
