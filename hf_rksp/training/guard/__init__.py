@@ -1,0 +1,1 @@
+"""The guard: is a step of a run healthy, and what is done if it is not?"""
