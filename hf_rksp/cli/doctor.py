@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from hf_rksp.cli import exit_codes
 from hf_rksp.cli.options import add_output_options, new_parser
 from hf_rksp.cli.output import check_json_target, progress, say_note, table, write_json
+from hf_rksp.report.kit.text import line
 
 if TYPE_CHECKING:
-    from hf_rksp.doctor.checkpoint import Tensors
+    from hf_rksp.doctor.checkpoint import Checkpoint, Tensors
     from hf_rksp.doctor.diagnose import Diagnosis
     from hf_rksp.doctor.log import Log
 
 #: Tensors of a checkpoint that are named.
 _NAMED = 3
+#: Longest line with text from a file in it, whose control characters are left out.
+_LONG = 1_000
 
 
 def add_parser(commands: Any) -> None:
@@ -39,20 +42,20 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what the log says, then what the checkpoints hold, then what to try."""
-    from hf_rksp.doctor.log import read_run
+    from hf_rksp.doctor.log import read_log
 
     check_json_target(args.json)
     step, silent = progress(args.quiet), args.json == "-"
-    log, folders = read_run(Path(args.path))
+    log = read_log(Path(args.path))
     for note in log.notes:
-        say_note(note)
+        say_note(line(note, _LONG))
     if not silent:
         print("\n".join(_logged(log)), flush=True)  # before torch is loaded: a reader waits for the first words
-    if folders:
-        step(f"reading {len(folders)} checkpoint{'s' if len(folders) > 1 else ''}")
+    if log.checkpoints:
+        step(f"reading {len(log.checkpoints)} checkpoint{'s' if len(log.checkpoints) > 1 else ''}")
     from hf_rksp.doctor.diagnose import diagnose
 
-    found = diagnose(args.path, step)
+    found = diagnose(args.path, log, lambda text: step(line(text, _LONG)))
     if args.json:
         write_json(found.to_dict(), args.json)
     if not silent:
@@ -64,12 +67,11 @@ def _logged(log: Log) -> list[str]:
     if log.run is None:
         return ["No log was found."]
     planned = f" of {log.run.planned:,}" if log.run.planned else ""
-    lines = [f"{log.run.source}: {log.run.step:,}{planned} steps"]
+    lines = [f"{line(str(log.run.source), _LONG)}: {log.run.step:,}{planned} steps"]
     if not log.signs:
         return [*lines, "The log has no sign of a failure."]
-    lines += ["", "Signs, the first one first:"]
-    lines += [f"  {'-' if sign.step is None else f'step {sign.step:,}':<14}{sign.text}" for sign in log.signs]
-    return lines
+    lines += ["", "Signs, the first one first:" if any(sign.breaks for sign in log.signs) else "What happened:"]
+    return lines + [f"  {'-' if sign.step is None else f'step {sign.step:,}':<14}{sign.text}" for sign in log.signs]
 
 
 def _looked(found: Diagnosis) -> list[str]:
@@ -77,20 +79,30 @@ def _looked(found: Diagnosis) -> list[str]:
     if found.checkpoints:
         rows = [
             [
-                one.path.name, one.weights.kind, one.moments.kind,
+                line(one.path.name, _LONG), one.weights.kind, one.moments.kind,
                 f"{one.weights.largest:.3g}" if one.weights.number else "–", found.verdict(one),
             ]
             for one in found.checkpoints
         ]  # fmt: skip
         lines += ["", table(["checkpoint", "weights", "moments", "largest weight", "verdict"], rows)]
-        unsound = [one for one in found.checkpoints if not one.sound or one.moments.note]
-        for one in unsound[:1]:  # of a run that was lost, all later ones look alike
+        # Of a run that was lost, all later checkpoints look alike.
+        damaged = [one for one in found.checkpoints if one.damaged] or [one for one in found.checkpoints if _notes(one)]
+        for one in damaged[:1]:
             for part, tensors in (("weights", one.weights), ("moments", one.moments)):
-                lines += [f"  {one.path.name}, {part}: {text}" for text in _wrong(tensors)]
-        lines += ["", f"Last healthy checkpoint: {found.healthy.path if found.healthy else 'none'}"]
+                lines += [f"  {line(f'{one.path.name}, {part}: {text}', _LONG)}" for text in _wrong(tensors)]
+        healthy = line(str(found.healthy.path), _LONG) if found.healthy else "none"
+        lines += ["", f"Last healthy checkpoint: {healthy}"]
     if found.advice:
-        lines += ["", "What to try:", *(f"  {place}. {text}" for place, text in enumerate(found.advice, 1))]
+        lines += [
+            "",
+            "What to try:",
+            *(f"  {place}. {line(text, _LONG)}" for place, text in enumerate(found.advice, 1)),
+        ]
     return lines
+
+
+def _notes(one: Checkpoint) -> str:
+    return one.weights.note or one.moments.note
 
 
 def _wrong(tensors: Tensors) -> list[str]:

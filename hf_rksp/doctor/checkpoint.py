@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,16 +15,20 @@ from hf_rksp.errors import cause_of
 from hf_rksp.inputs.damage import damage
 from hf_rksp.json_data import section
 
-#: Files with weights: whole ones and indices of shards, those of adapters too.
+#: Files with weights, in the order in which Trainer looks for them: of each line the first that is there.
 _WEIGHTS = (
-    "model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors", "pytorch_model.bin",
-    "adapter_model.safetensors", "adapter_model.bin",
-)  # fmt: skip
+    ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ("adapter_model.safetensors", "adapter_model.bin"),
+)
 _MOMENTS = "optimizer.pt"
 #: Weights and moments in pieces that hold objects of Python.
 _PIECES = ("global_step*", "pytorch_model_fsdp_*", "optimizer_*")
 #: Numbers that are looked at at once.
 _PIECE = 2**24
+#: Names of second moments, which are at least 0.
+_SECOND = ("exp_avg_sq", "max_exp_avg_sq")
+#: How deep a file may nest its tensors.
+_DEEP = 8
 Kind = Literal["finite", "not finite", "unreadable", "not read", "missing"]
 
 
@@ -42,11 +46,11 @@ class Tensors:
     """What was found in the weights, or in the moments.
 
     Attributes:
-        kind: "not read" if they are in a format that can hold code.
+        kind: "not read" if they are in a format that can hold code; "missing" if there are none.
         broken: the tensors that are not finite.
         number: how many tensors were read.
         largest: largest modulus of a finite number, and ``where`` it is.
-        note: why they could not be read.
+        note: what could not be read, and why.
     """
 
     kind: Kind
@@ -59,7 +63,7 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint. ``step`` is in the name of its folder, else in its state; ``None`` if it is nowhere."""
+    """One checkpoint. ``step`` is in the name of its folder; ``None`` if it is not."""
 
     path: Path
     step: int | None
@@ -68,8 +72,13 @@ class Checkpoint:
 
     @property
     def sound(self) -> bool:
-        """Whether all that was read is finite, and the weights were read."""
+        """Whether the weights were read, and all that was read is finite."""
         return self.weights.kind == "finite" and self.moments.kind in ("finite", "not read", "missing")
+
+    @property
+    def damaged(self) -> bool:
+        """Whether something in it is not finite, or cannot be read although it should be."""
+        return any(part.kind in ("not finite", "unreadable") for part in (self.weights, self.moments))
 
 
 def read_checkpoint(folder: Path, step: int | None) -> Checkpoint:
@@ -78,27 +87,51 @@ def read_checkpoint(folder: Path, step: int | None) -> Checkpoint:
 
 
 def _weights(folder: Path) -> Tensors:
-    name = next((name for name in _WEIGHTS if (folder / name).exists()), None)
-    if name is None:
-        pieces = _pieces(folder)
-        if pieces:
-            return Tensors(
-                "not read",
-                note=f"in pieces, one per process, in {pieces}: put them together with `python zero_to_fp32.py` (DeepSpeed) or "
-                "`accelerate merge-weights` (FSDP)",
-            )
-        return Tensors("missing", note="there is no file with weights")
     try:
-        files = _shards(folder / name) if name.endswith(".index.json") else [folder / name]
-    except (OSError, ValueError) as error:
-        return Tensors("unreadable", note=f"{name}: {cause_of(error)}")
-    return _looked_at(files, _tensors_of)
+        names = [next((name for name in line if (folder / name).exists()), None) for line in _WEIGHTS]
+        pieces = _pieces(folder)
+        present = [name for name in names if name is not None]
+        if present:
+            return _together([_file(folder / name) for name in present])
+    except OSError as error:
+        return Tensors("unreadable", note=cause_of(error))
+    if pieces:
+        return Tensors(
+            "not read",
+            note=f"in pieces, one per process, in {pieces}: put them together with `python zero_to_fp32.py` (DeepSpeed) or "
+            "`accelerate merge-weights` (FSDP), and read the result",
+        )
+    return Tensors("missing", note="there is no file with weights in it")
+
+
+def _file(file: Path) -> Tensors:
+    if not file.name.endswith(".index.json"):
+        return _looked_at([file], _tensors_of)
+    try:
+        listed = section(json.loads(file.read_text("utf-8")), "weight_map")
+        if not listed or not all(isinstance(name, str) for name in listed.values()):
+            raise ValueError("it lists no weights")
+    except (OSError, ValueError, RecursionError) as error:
+        return Tensors("unreadable", note=f"{file.name}: {cause_of(error)}")
+    # A name with a folder in it would lead out of the checkpoint.
+    files = [file.parent / Path(name).name for name in dict.fromkeys(listed.values())]
+    seen: set[str] = set()
+    found = _looked_at(files, _tensors_of, seen)
+    lacking = [name for name in listed if name not in seen]
+    if found.kind in ("finite", "not finite") and lacking:
+        note = f"{len(lacking)} of the tensors in {file.name} are in no file, such as {lacking[0]}"
+        return Tensors("unreadable", found.broken, found.number, found.largest, found.where, note)
+    return found
 
 
 def _moments(folder: Path) -> Tensors:
-    if (folder / _MOMENTS).exists():
-        return _looked_at([folder / _MOMENTS], _state_of)
-    pieces = _pieces(folder)
+    try:
+        if (folder / _MOMENTS).exists():
+            found = _looked_at([folder / _MOMENTS], _state_of)
+            return Tensors("missing") if found.kind == "missing" else found  # SGD without momentum keeps none
+        pieces = _pieces(folder)
+    except OSError as error:
+        return Tensors("unreadable", note=cause_of(error))
     return Tensors("not read", note=f"in pieces, in {pieces}") if pieces else Tensors("missing")
 
 
@@ -106,16 +139,19 @@ def _pieces(folder: Path) -> str:
     return next((path.name for pattern in _PIECES for path in sorted(folder.glob(pattern)) if path.is_dir()), "")
 
 
-def _shards(index: Path) -> list[Path]:
-    listed = section(json.loads(index.read_text("utf-8")), "weight_map")
-    if not listed:
-        raise ValueError("it lists no weights")
-    # A name with a folder in it would lead out of the checkpoint.
-    return [index.parent / Path(str(name)).name for name in dict.fromkeys(listed.values())]
+def _together(parts: list[Tensors]) -> Tensors:
+    """Weights in several files of their own, such as an adapter beside a model: the worst of them says what they are."""
+    order: tuple[Kind, ...] = ("unreadable", "not finite", "missing", "not read", "finite")
+    worst = min(parts, key=lambda part: order.index(part.kind))
+    largest = max(parts, key=lambda part: part.largest)
+    broken = tuple(one for part in parts for one in part.broken)
+    return Tensors(worst.kind, broken, sum(part.number for part in parts), largest.largest, largest.where, worst.note)
 
 
-def _looked_at(files: list[Path], read: Callable[[Path], Iterator[tuple[str, Tensor]]]) -> Tensors:
-    broken, number, largest, where = [], 0, 0.0, ""
+def _looked_at(
+    files: list[Path], read: Callable[[Path], Iterator[tuple[str, Tensor]]], seen: set[str] | None = None
+) -> Tensors:
+    broken, number, skipped, largest, where = [], 0, 0, 0.0, ""
     for file in files:
         try:
             if not file.exists():
@@ -123,15 +159,24 @@ def _looked_at(files: list[Path], read: Callable[[Path], Iterator[tuple[str, Ten
             if words := damage(file):
                 raise ValueError(f"{file.name} {words}")
             for name, tensor in read(file):
-                bad, most = _bad(name, tensor)
+                if seen is not None:
+                    seen.add(name)
                 number += 1
+                found = _bad(name, tensor)
+                if found is None:
+                    skipped += 1
+                    continue
+                bad, most = found
                 if bad:
                     broken.append(Broken(name, bad, tensor.numel()))
                 if most > largest:
                     largest, where = most, name
         except Exception as error:  # a format has many ways to be broken
             return Tensors("unreadable", tuple(broken), number, largest, where, _why(file, error))
-    return Tensors("not finite" if broken else "finite", tuple(broken), number, largest, where)
+    note = f"{skipped} of {number} tensors are of a kind that is not looked at" if skipped else ""
+    if not number:
+        return Tensors("missing", note=f"{files[0].name} holds no tensor")
+    return Tensors("not finite" if broken else "finite", tuple(broken), number, largest, where, note)
 
 
 def _why(file: Path, error: Exception) -> str:
@@ -149,33 +194,56 @@ def _tensors_of(file: Path) -> Iterator[tuple[str, Tensor]]:
             for name in opened.keys():
                 yield name, opened.get_tensor(name)
     else:
-        data = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        yield from ((str(name), value) for name, value in data.items() if isinstance(value, Tensor))
+        yield from _walk(_loaded(file), "")
 
 
 def _state_of(file: Path) -> Iterator[tuple[str, Tensor]]:
-    data = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    for number, state in dict(data.get("state", {})).items():
-        for name, value in dict(state).items():
-            if isinstance(value, Tensor):
-                yield f"{name} of parameter {number}", value
+    data = _loaded(file)
+    for number, state in dict(section(data, "state")).items():
+        for name, tensor in _walk(state, ""):
+            yield f"{name} of parameter {number}", tensor
 
 
-def _bad(name: str, tensor: Tensor) -> tuple[int, float]:
-    """How many numbers are wrong, and the largest modulus of the others."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return 0, 0.0
-    bad, largest = 0, 0.0
-    second = name.startswith(("exp_avg_sq", "max_exp_avg_sq"))
-    for piece in tensor.detach().reshape(-1).split(_PIECE):
-        numbers = piece if piece.element_size() > 1 else piece.float()
-        wrong = ~numbers.isfinite()
-        if second:
-            wrong |= numbers < 0
-        bad += int(wrong.sum())
-        if numbers.numel():
-            largest = max(largest, float(numbers.masked_fill(wrong, 0).abs().max()))
-    return bad, largest
+def _loaded(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        return torch.load(file, map_location="cpu", weights_only=True)  # as torch before 1.6 wrote it
+
+
+def _walk(data: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested objects, by the names on the way to them."""
+    if isinstance(data, Tensor):
+        yield name or "tensor", data
+    elif depth < _DEEP:
+        parts = (
+            data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, (list, tuple)) else ()
+        )
+        for key, part in parts:
+            yield from _walk(part, f"{name}.{key}" if name else str(key), depth + 1)
+
+
+def _bad(name: str, tensor: Tensor) -> tuple[int, float] | None:
+    """How many numbers are wrong, and the largest modulus of the others; ``None`` if torch cannot tell for this kind of tensor."""
+    try:
+        tensor = tensor.detach()
+        tensor = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return 0, 0.0
+        bad, largest = 0, 0.0
+        for piece in tensor.reshape(-1).split(_PIECE):
+            numbers = piece if piece.element_size() > 1 else piece.float()
+            wrong = ~numbers.isfinite()
+            if name.startswith(_SECOND) and not numbers.is_complex():
+                wrong |= numbers < 0
+            bad += int(wrong.sum())
+            if numbers.numel():
+                largest = max(largest, float(numbers.masked_fill(wrong, 0).abs().max()))
+        return bad, largest
+    except (RuntimeError, NotImplementedError, TypeError):
+        return None
 
 
 def described(tensors: Tensors) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_rksp.doctor.advice import advice
 from hf_rksp.doctor.checkpoint import Checkpoint, described, read_checkpoint
-from hf_rksp.doctor.log import Log, read_run, step_in
+from hf_rksp.doctor.log import Log, read_log, step_in
+
+#: A checkpoint is not healthy if its largest weight is above this and so many times that of an earlier one.
+_LARGE, _GROWN = 10.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Diagnosis:
         path: as given.
         log: what was logged.
         checkpoints: by step.
-        healthy: the last checkpoint whose numbers are finite and that was saved before the run broke.
+        healthy: the last checkpoint whose numbers are finite, whose weights have not exploded, and that was saved before the run
+            broke.
         advice: sentences.
     """
 
@@ -32,12 +36,15 @@ class Diagnosis:
     advice: tuple[str, ...]
 
     def verdict(self, checkpoint: Checkpoint) -> str:
-        """ "healthy", "saved after the first sign" or what is wrong with its numbers."""
-        if not checkpoint.sound:
-            kinds = {"weights": checkpoint.weights.kind, "moments": checkpoint.moments.kind}
-            wrong = [f"{name} {kind}" for name, kind in kinds.items() if kind in ("not finite", "unreadable")]
+        """ "healthy", when it was saved, or what is wrong with its numbers."""
+        parts = {"weights": checkpoint.weights.kind, "moments": checkpoint.moments.kind}
+        wrong = [f"{name} {kind}" for name, kind in parts.items() if kind in ("not finite", "unreadable")]
+        if wrong or not checkpoint.sound:
             return ", ".join(wrong) or f"weights {checkpoint.weights.kind}"
-        return "healthy" if _before(checkpoint, self.log.breaks_at) else "finite, saved after the run broke"
+        if not _before(checkpoint, self.log.breaks_at):
+            return "finite, saved after the run broke"
+        times = _grown(checkpoint, self.checkpoints)
+        return f"finite, largest weight {times:.3g} times as large as before" if times > _GROWN else "healthy"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -63,24 +70,36 @@ class Diagnosis:
         }
 
 
-def diagnose(path: str | os.PathLike[str], step: Callable[[str], None] = lambda text: None) -> Diagnosis:
+def diagnose(
+    path: str | os.PathLike[str], log: Log | None = None, step: Callable[[str], None] = lambda text: None
+) -> Diagnosis:
     """Read a run or a checkpoint. Nothing is written, and no code that a file holds is run.
 
     Args:
         path: the ``output_dir`` of a run, a checkpoint, or a ``trainer_state.json``.
+        log: of it, if it was read already.
         step: called with each checkpoint that is read.
 
     Raises:
         InputError: there is nothing that Trainer, or this package, has written.
     """
-    log, folders = read_run(Path(path))
+    path, log = Path(path), log or read_log(Path(path))
     found = []
-    for folder in folders:
+    for folder in log.checkpoints:
         step(f"reading {folder.name}")
         found.append(read_checkpoint(folder, step_in(folder)))
-    sound = [one for one in found if one.sound and _before(one, log.breaks_at)]
+    sound = [one for one in found if one.sound and _before(one, log.breaks_at) and _grown(one, found) <= _GROWN]
     healthy = sound[-1] if sound else None
-    return Diagnosis(Path(path), log, tuple(found), healthy, tuple(advice(log.run, log.signs, found, healthy)))
+    alone = list(log.checkpoints) == [path]
+    return Diagnosis(path, log, tuple(found), healthy, tuple(advice(log.run, log.signs, found, healthy, alone)))
+
+
+def _grown(checkpoint: Checkpoint, all_of_run: Sequence[Checkpoint]) -> float:
+    """Its largest weight, as a multiple of the smallest such number of an earlier checkpoint; 1 for weights that are small."""
+    earlier = [one.weights.largest for one in all_of_run[: list(all_of_run).index(checkpoint)] if one.sound]
+    if not earlier or checkpoint.weights.largest < _LARGE or not min(earlier):
+        return 1.0
+    return checkpoint.weights.largest / min(earlier)
 
 
 def _before(checkpoint: Checkpoint, breaks_at: int | None) -> bool:

@@ -10,9 +10,13 @@ from pathlib import Path
 from hf_rksp.doctor.signs import Sign, in_order, signs_in, signs_of
 from hf_rksp.doctor.state import FILE_NAME, LoggedRun, read_state, series_of
 from hf_rksp.errors import InputError, SchemaError
+from hf_rksp.files import reason_of
 from hf_rksp.history.read import History, histories_in, read_history
+from hf_rksp.report.run.series import Series
 
 _NUMBER = re.compile(r"checkpoint-(\d+)")
+#: Files of a checkpoint whose folder has another name.
+_WEIGHTS = ("*model*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "global_step*")
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,13 @@ class Log:
     Attributes:
         run: ``None`` if no log was found.
         signs: by step.
+        checkpoints: folders of the checkpoints, by step.
         notes: what could not be read.
     """
 
     run: LoggedRun | None
     signs: tuple[Sign, ...]
+    checkpoints: tuple[Path, ...]
     notes: tuple[str, ...]
 
     @property
@@ -36,77 +42,104 @@ class Log:
         return min(steps, default=None)
 
 
-def read_run(path: Path) -> tuple[Log, list[Path]]:
-    """The log of a run, and the folders of its checkpoints.
+def read_log(path: Path) -> Log:
+    """The log of a run.
 
     Args:
         path: the ``output_dir`` of a run, a checkpoint, or a ``trainer_state.json``.
 
     Raises:
-        InputError: there is nothing that Trainer, or this package, has written.
+        InputError: there is nothing that Trainer, or this package, has written; or the folder cannot be read.
+        SchemaError: the file that was given is no state of Trainer.
     """
-    if not path.exists():
+    try:
+        if not path.exists():
+            raise InputError(
+                f"path={str(path)[:200]!r}: there is no such file or folder; pass the output_dir of a run, or a checkpoint"
+            )
+        if path.is_file():
+            run = read_state(path)
+            return Log(run, tuple(signs_of(run)), (), ())
+        folders = checkpoints_in(path)
+    except OSError as error:
         raise InputError(
-            f"path={str(path)!r}: there is no such file or folder; pass the output_dir of a run, or a checkpoint"
-        )
-    folders = checkpoints_in(path)
-    log = _read_log(path, folders)
+            f"path={str(path)[:200]!r}: {reason_of(error)}; pass the output_dir of a run, or a checkpoint"
+        ) from None
+    log = _of_folder(path, folders)
     if log.run is None and not folders and not log.notes:
         raise InputError(
             f"path={str(path)!r}: it holds no {FILE_NAME}, no checkpoint-N and no history; pass the output_dir of a run, or a "
             "checkpoint"
         )
-    return log, folders
+    return log
 
 
 def checkpoints_in(path: Path) -> list[Path]:
-    """The folders ``checkpoint-N`` in a run by rising N; ``path`` itself if it is a checkpoint."""
+    """The folders ``checkpoint-N`` in a run by rising N; ``path`` itself if it is a checkpoint. A link counts by its own name."""
     if path.is_file():
         return []
     found = [(step, folder) for folder in path.iterdir() if (step := step_in(folder)) is not None and folder.is_dir()]
     if found:
         return [folder for _, folder in sorted(found)]
-    holds = any(path.glob("*.safetensors")) or any(path.glob("*.bin")) or any(path.glob("global_step*"))
+    holds = any(any(path.glob(pattern)) for pattern in _WEIGHTS)
     return [path] if holds or step_in(path) is not None else []
 
 
 def step_in(folder: Path) -> int | None:
     """The step in the name of a checkpoint's folder; ``None`` if there is none."""
-    match = _NUMBER.fullmatch(folder.resolve().name)
+    match = _NUMBER.fullmatch(folder.absolute().name)
     return int(match[1]) if match else None
 
 
-def _read_log(path: Path, checkpoints: Sequence[Path]) -> Log:
-    """The longest log: of the run, or of its newest checkpoint that can be read; and the alarms of its history."""
-    files = [path] if path.is_file() else [folder / FILE_NAME for folder in (path, *reversed(checkpoints))]
-    notes, runs = [], []
-    for file in dict.fromkeys(files):
-        if not file.exists():
-            continue
-        try:
-            runs.append(read_state(file))
-        except SchemaError as error:
-            if path.is_file():
-                raise
-            notes.append(str(error))
-            continue
-        if len(runs) > 1 or file.parent != path:
-            break  # older checkpoints hold the beginning of the same log
+def _of_folder(path: Path, checkpoints: Sequence[Path]) -> Log:
+    notes: list[str] = []
+    own = _state(path, notes)
+    newest = next((run for folder in reversed(checkpoints) if (run := _state(folder, notes)) is not None), None)
+    if own is not None and newest is not None and not _same_run(own, newest):
+        notes.append(f"{own.source}: it is of another run than {newest.source}, and is left out")
+        own = None
+    run = max((one for one in (own, newest) if one is not None), key=lambda one: one.step, default=None)
     history = _history(path, notes)
-    run = max(runs, key=lambda one: one.step, default=None)
-    if run is None and history is not None and history.logs:
-        rows = [dict(row) for row in history.logs]
-        run = LoggedRun(path, max(row["step"] for row in rows), None, series_of(rows))
+    if history is not None and history.logs:
+        run = _longer(run, history, path)
     signs = signs_of(run) if run is not None else []
     signs += signs_in([dict(row) for row in history.events]) if history is not None else []
-    return Log(run, tuple(in_order(signs)), tuple(notes))
+    return Log(run, tuple(in_order(signs)), tuple(checkpoints), tuple(notes))
+
+
+def _state(folder: Path, notes: list[str]) -> LoggedRun | None:
+    try:
+        return read_state(folder / FILE_NAME) if (folder / FILE_NAME).exists() else None
+    except (SchemaError, OSError) as error:
+        notes.append(str(error))
+        return None
+
+
+def _same_run(one: LoggedRun, other: LoggedRun) -> bool:
+    """Whether both have logged the same losses at the steps that both have."""
+    first, second = dict(one.of("loss")), dict(other.of("loss"))
+    common = first.keys() & second.keys()
+    return not common or sum(first[step] == second[step] for step in common) > len(common) / 2
+
+
+def _longer(run: LoggedRun | None, history: History, path: Path) -> LoggedRun:
+    """The log with what the history has after its end: a history is written at once, and a state with a checkpoint."""
+    rows = [dict(row) for row in history.logs]
+    last = max(row["step"] for row in rows)
+    if run is not None and last <= run.step:
+        return run
+    if run is None:
+        return LoggedRun(path, last, None, series_of(rows))
+    series = {key: one.copy() for key, one in run.series.items()}
+    for key, one in series_of([row for row in rows if row["step"] > run.step]).items():
+        for step, value in one:
+            series.setdefault(key, Series()).add(step, value)
+    return LoggedRun(run.source, last, run.planned, series)
 
 
 def _history(path: Path, notes: list[str]) -> History | None:
-    if path.is_file() or not histories_in(path):
-        return None
     try:
-        return read_history(path)
-    except SchemaError as error:
+        return read_history(path) if histories_in(path) else None
+    except (SchemaError, InputError, OSError) as error:
         notes.append(str(error))
         return None

@@ -14,6 +14,8 @@ from hf_rksp.json_data import finite
 from hf_rksp.report.run.series import Series
 
 FILE_NAME = "trainer_state.json"
+#: Numbers from here on are taken for infinite: differences of them may be.
+_MOST = 1e150
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ def series_of(rows: list[Any]) -> dict[str, Series]:
                         number = float(value)
                     except ValueError:
                         continue
-                if isinstance(number, (int, float)) or number is None:
-                    found.setdefault(str(key), {})[step] = finite(number)
+                if (isinstance(number, (int, float)) and not isinstance(number, bool)) or number is None:
+                    value = finite(number)
+                    found.setdefault(str(key), {})[step] = value if value is None or abs(value) < _MOST else None
     return {key: Series(sorted(values.items())) for key, values in found.items()}
 
 

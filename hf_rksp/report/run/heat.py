@@ -120,7 +120,7 @@ def _colours(quantity: Quantity, values: Sequence[float]) -> _Colours:
     """A share from 0; two colours that meet at a limit, in powers of ten; else one colour from the smallest to the largest."""
     form, low, high = form_of(quantity), min(values), max(values)
     if quantity.unit == "share" and low >= 0:
-        top = min(1.0, max(0.1, math.ceil(high * 10) / 10))
+        top = max(0.1, math.ceil(min(high, 1.0) * 10) / 10)
         return _Colours(lambda value: ("hn", _shade(value / top)), [("hn", False, "0", f"{top:g}")])
     if quantity.limit and quantity.limit > 0 and low > 0:
         return _around(quantity.limit, values)
