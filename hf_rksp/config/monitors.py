@@ -108,9 +108,11 @@ class CurvatureConfig:
             taken along the update.
         sequences: of a batch that the Hessian is of; ``None`` for all of them. A part of a batch costs less and has a larger
             eigenvalue than the whole.
-        data: "batch" takes the batch of the step; "first" keeps the first batch that is read and takes it again in every reading.
+        data: "batch" takes the batch of the step; "first" keeps the first batch that is read and takes it again in every
+            reading.
         method: "lanczos", or "power" for power iteration as published.
-        limit: learning rate times curvature along the update over 2, above which a reading is flagged.
+        limit: ``ratio_momentum`` above which a reading is flagged; ``None`` for no alarms. On tuning runs no limit told failing
+            runs from healthy ones (`scripts/reproduce/curvature_claims`).
         dwell: flagged readings in a row from which an alarm begins; as many others end it.
     """
 
@@ -123,7 +125,7 @@ class CurvatureConfig:
     method: Literal["lanczos", "power"] = setting(
         "lanczos", "'lanczos', or 'power' for power iteration as published (arXiv:2606.16768)"
     )
-    limit: float = setting(1.0, "a reading with a ratio_direction above it is flagged")
+    limit: float | None = setting(None, "a reading with a ratio_momentum above it is flagged; no alarms by default")
     dwell: int = setting(3, _ALARM["dwell"])
 
     def __post_init__(self) -> None:
@@ -135,7 +137,8 @@ class CurvatureConfig:
         for name, words in (("data", ("batch", "first")), ("method", ("lanczos", "power"))):
             if getattr(self, name) not in words:
                 raise InputError(f"{name}={getattr(self, name)!r}: pass {' or '.join(map(repr, words))}")
-        require_positive("limit", self.limit)
+        if self.limit is not None:
+            require_positive("limit", self.limit)
 
 
 def _require_alarms(config: AlignmentConfig | AttentionConfig) -> None:

@@ -321,12 +321,16 @@ def test_power_iteration_as_published(tmp_path):
 def test_an_overshooting_run_is_an_alarm(tmp_path):
     model = gpt2(0.0).train()
     data = [batches(token_rows(4).rows)[0]] * 40
-    loop(tmp_path, model, data, torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9))
+    config = CurvatureConfig(every=1, limit=1.0)
+    loop(tmp_path, model, data, torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), config)
     assert not [row for row in read_history(tmp_path).events if row["what"] == "alarm"]
     model = gpt2(0.0).train()
-    loop(tmp_path / "large", model, data, torch.optim.SGD(model.parameters(), lr=3.0))
+    loop(tmp_path / "large", model, data, torch.optim.SGD(model.parameters(), lr=3.0), config)
     events = [row for row in read_history(tmp_path / "large").events if row["what"] == "alarm"]
-    assert events and events[0]["rule"] == "curvature along the update"
+    assert events and events[0]["rule"] == "curvature" and "stability limit" in events[0]["text"]
+    model = gpt2(0.0).train()
+    loop(tmp_path / "silent", model, data[:8], torch.optim.SGD(model.parameters(), lr=3.0))
+    assert not read_history(tmp_path / "silent").events, "no alarms unless they are asked for"
 
 
 @pytest.mark.parametrize(

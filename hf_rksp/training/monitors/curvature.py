@@ -104,7 +104,7 @@ class CurvatureMonitor(Regular):
             self.aside("a reading", self._reason or error)
             self._log({})
             return None
-        alarms = self._judge(values["ratio_direction"])
+        alarms = self._judge(values["ratio_momentum"])
         if not main_process:
             return None
         values = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -229,7 +229,7 @@ class CurvatureMonitor(Regular):
 
     def _judge(self, ratio: float) -> list[Alarm]:
         """An alarm when so many readings in a row were flagged; it has ended when as many were not."""
-        if not math.isfinite(ratio):  # no reading: neither healthy nor flagged
+        if self.config.limit is None or not math.isfinite(ratio):  # neither healthy nor flagged
             return []
         above = ratio > self.config.limit
         self._flagged, self._calm = (self._flagged + 1, 0) if above else (0, self._calm + 1)
@@ -238,10 +238,10 @@ class CurvatureMonitor(Regular):
             return []
         self._alarmed = self._flagged >= self.config.dwell
         text = (
-            f"Learning rate times curvature along the update is {2 * ratio:.2f}, above {2 * self.config.limit:g} in "
-            f"{self.config.dwell} readings in a row: a step overshoots."
+            f"Learning rate times curvature is {ratio:.3g} times the stability limit of the optimizer, above {self.config.limit:g} "
+            f"in {self.config.dwell} readings in a row."
         )
-        return [Alarm("curvature along the update", text)] if self._alarmed else []
+        return [Alarm("curvature", text)] if self._alarmed else []
 
     def state_dict(self) -> dict[str, Any]:
         """What waits for the next log, and where an alarm stands."""

@@ -19,6 +19,8 @@ RATIOS = ("ratio_step", "ratio_momentum", "ratio_direction")
 #: Limits that are tried, and readings in a row that an alarm needs.
 LIMITS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 DWELL = 3
+#: Growth of the largest eigenvalue from one reading to the next that counts as a surge.
+SURGE = 10
 #: A run that ends above it has learnt less than the frequencies of the bytes and half a nat more.
 USELESS = 2.7
 
@@ -57,7 +59,7 @@ def first_alarm(row: dict[str, Any], ratio: str, limit: float) -> int | None:
 
 def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """Depth, or alarms at every limit, whatever the rows are of."""
-    return _depth(rows) if len({row["layers"] for row in rows}) > 1 else _alarms(rows, settings)
+    return _depth(rows) if len({row["layers"] for row in rows}) > 1 else _alarms(rows)
 
 
 def _depth(rows: list[dict[str, Any]]) -> str:
@@ -70,28 +72,29 @@ def _depth(rows: list[dict[str, Any]]) -> str:
         runs = list(group)
         peaks = [max(row["lambda_max"][1:]) for row in runs]
         steps = [1 + int(numpy.argmax(row["lambda_max"][1:])) for row in runs]
-        ends = [row["lambda_max"][-1] for row in runs]
-        at = [row["lambda_max"][row["warmup"] // row["every"]] for row in runs]
+        ends = [row["warmup"] // row["every"] for row in runs]
+        early = [float(numpy.median(row["lambda_max"][1:end])) for row, end in zip(runs, ends, strict=True)]
+        late = [float(numpy.median(row["lambda_max"][end:])) for row, end in zip(runs, ends, strict=True)]
         lines.append(
             [
-                family, str(layers), str(len(runs)), mean(peaks).text(0),
+                family, str(layers), str(len(runs)), mean(early).text(0), mean(late).text(0),
+                f"{numpy.median(peaks):.0f}",
                 ", ".join(str(step * row["every"]) for step, row in zip(steps, runs, strict=True)),
-                mean(at).text(0), mean(ends).text(0), f"{numpy.mean([row['final'] for row in runs if row['final']]):.3f}",
+                f"{numpy.mean([row['final'] for row in runs if row['final']]):.3f}",
             ]
         )  # fmt: skip
-    heads = ["network", "layers", "runs", "largest eigenvalue, its peak", "steps of the peaks", "at the end of the warm-up",
-             "at the end", "final loss"]  # fmt: skip
+    heads = ["network", "layers", "runs", "largest eigenvalue, median in the warm-up", "median after it",
+             "largest reading, median of the runs", "steps of the largest readings", "final loss"]  # fmt: skip
     return "\n".join(table(heads, lines)) + "\n"
 
 
-def _alarms(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+def _alarms(rows: list[dict[str, Any]]) -> str:
     fails = [(row, failure(row["loss"], row["every"], row["exploded"])) for row in rows]
     healthy = [row for row, at in fails if at is None and row["final"] is not None and row["final"] < USELESS]
     spikes = [(row, at) for row, at in fails if at is not None]
     lines = []
     for ratio in RATIOS:
-        chosen = settings["limits"][ratio]
-        for limit in LIMITS if chosen is None else [chosen]:
+        for limit in LIMITS:
             false = sum(first_alarm(row, ratio, limit) is not None for row in healthy)
             leads = [
                 at - found for row, at in spikes if (found := first_alarm(row, ratio, limit)) is not None and found < at
@@ -103,22 +106,29 @@ def _alarms(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
                 ]
             )  # fmt: skip
     heads = ["ratio", "limit", "healthy runs with an alarm", "spikes with an earlier alarm", "median lead in steps"]
-    return "\n".join([*table(heads, lines), "", *_surges(spikes)]) + "\n"
+    return "\n".join([*table(heads, lines), "", *_surges(healthy, spikes)]) + "\n"
 
 
-def _surges(spikes: Sequence[tuple[dict[str, Any], int]]) -> list[str]:
-    """The largest eigenvalue around a spike, relative to its median over the 50 steps before that."""
-    found = []
+def _surges(healthy: Sequence[dict[str, Any]], spikes: Sequence[tuple[dict[str, Any], int]]) -> list[str]:
+    """Whether the largest eigenvalue jumps at a spike, and how often it does in runs without one."""
+    with_surge, before = 0, 0
     for row, at in spikes:
-        place, values = at // row["every"], row["lambda_max"]
-        before = values[max(place - 12, 1) : max(place - 2, 1)]
-        around = values[max(place - 2, 0) : place + 3]
-        if len(before) >= 4 and around:
-            found.append(max(around) / float(numpy.median(before)))
-    if not found:
-        return ["No spike has ten readings before it."]
-    above = sum(value > 2 for value in found)
+        place, found = at // row["every"], surges(row)
+        with_surge += any(place <= one <= place + 2 for one in found)
+        before += any(place - 2 <= one < place for one in found)
+    calm = [len(surges(row)) for row in healthy]
+    readings = sum(len(row["lambda_max"]) for row in healthy)
     return [
-        f"Around {above} of {len(found)} spikes (two readings before to two after) the largest eigenvalue is more than twice "
-        f"its median of the ten readings before; the median of that ratio is {numpy.median(found):.2f}."
+        f"A surge is a largest eigenvalue of more than {SURGE} times that of the reading before. {with_surge} of {len(spikes)} "
+        f"spikes have one at the spike or in the two readings after it, {before} in the two readings before it.",
+        f"{sum(map(bool, calm))} of {len(healthy)} healthy runs have surges, {1000 * sum(calm) / max(readings, 1):.0f} per 1,000 "
+        "readings.",
+    ]
+
+
+def surges(row: dict[str, Any]) -> list[int]:
+    """The readings at which the largest eigenvalue has grown more than `SURGE` times since the one before."""
+    values = row["lambda_max"]
+    return [
+        place for place in range(1, len(values)) if values[place - 1] > 0 and values[place] > SURGE * values[place - 1]
     ]
