@@ -117,8 +117,8 @@ class Baseline:
         middle, scatter = numpy.full(len(values), numpy.nan), numpy.full(len(values), numpy.nan)
         rows = values[which]
         if len(rows):
-            middle[which] = numpy.nanmedian(rows, 1)
-            spread = numpy.nanmedian(abs(rows - middle[which][:, None]), 1) * _PER_MAD
+            middle[which] = _medians(rows)
+            spread = _medians(abs(rows - middle[which][:, None])) * _PER_MAD
             scatter[which] = numpy.maximum(spread, self.floor)
         return middle, scatter
 
@@ -128,13 +128,20 @@ class Baseline:
         _, scatter = self._level(self._refused, full)
         halves = [numpy.full(len(full), numpy.nan), numpy.full(len(full), numpy.nan)]
         for place, half in enumerate(numpy.array_split(self._refused, 2, axis=1)):
-            halves[place][full] = numpy.median(half[full], 1)
+            halves[place][full] = _medians(half[full])
         return numpy.flatnonzero(full & (abs(halves[1] - halves[0]) <= scatter))
 
     @staticmethod
     def _push(held: numpy.ndarray, values: numpy.ndarray, which: numpy.ndarray) -> None:
         """The newest value last."""
         held[which] = numpy.concatenate([held[which, 1:], values[which, None]], axis=1)
+
+
+def _medians(rows: numpy.ndarray) -> numpy.ndarray:
+    """`numpy.nanmedian` of each row, which takes ten times as long for few short rows; NaN for a row without a number."""
+    ordered, count = numpy.sort(rows, axis=1), numpy.isfinite(rows).sum(1)[:, None]  # NaN at the end
+    low, high = (numpy.take_along_axis(ordered, place, 1)[:, 0] for place in ((count - 1) // 2, count // 2))
+    return (low + high) / 2
 
 
 _STATE = ("past", "refused", "flagged", "calm", "alarmed")
