@@ -36,6 +36,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "path", metavar="CHECKPOINT_OR_RUN", help="output_dir of a run, one of its checkpoints, or a trainer_state.json"
     )
+    parser.add_argument(
+        "--fail-if-broken", action="store_true", help="exit code 5 if the run is broken or a checkpoint is damaged"
+    )
     add_output_options(parser)
     parser.set_defaults(run=run)
 
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         write_json(found.to_dict(), args.json)
     if not silent:
         print("\n".join(_looked(found)))
-    return exit_codes.OK
+    return exit_codes.BROKEN if args.fail_if_broken and found.broken else exit_codes.OK
 
 
 def _logged(log: Log) -> list[str]:

@@ -5,6 +5,7 @@ FAILED = 1
 BAD_INPUT = 2
 DIFFERS = 3
 LIKELY_LOST = 4
+BROKEN = 5
 INTERRUPTED = 130
 
 EPILOG = """exit codes:
@@ -13,5 +14,6 @@ EPILOG = """exit codes:
   2    bad input: an option, a model, a text or a report cannot be used; nothing was done
   3    check: the statistics differ between runs; see the table
   4    risk: the run is lost with a higher probability than --fail-above
+  5    doctor --fail-if-broken: the run is broken, or a checkpoint is damaged
   130  interrupted
 """

@@ -57,10 +57,8 @@ def advice(
     norms = run.of("grad_norm").known().values if run is not None else numpy.empty(0)
     if len(norms) and norms.max() > _CLIPPED * max(1.0, float(numpy.median(norms))):
         found.append("Keep gradient clipping on: max_grad_norm=1.0 is the default of Trainer.")
-    found.append(
-        "Watch the next run: RKSPTrainer with alignment_every=10 names the layer that leaves its past, and KSS (kss=True) slows "
-        "the growth that leads to a spike."
-    )
+    if "divergence" in names:
+        found.append("KSS (RKSPTrainer, kss=True) slows the growth that leads to a spike; it helps most with RMSNorm.")
     return found
 
 

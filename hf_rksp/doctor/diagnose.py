@@ -35,6 +35,11 @@ class Diagnosis:
     healthy: Checkpoint | None
     advice: tuple[str, ...]
 
+    @property
+    def broken(self) -> bool:
+        """Whether the run broke, or a checkpoint is damaged."""
+        return self.log.breaks_at is not None or any(one.damaged for one in self.checkpoints)
+
     def verdict(self, checkpoint: Checkpoint) -> str:
         """ "healthy", when it was saved, or what is wrong with its numbers."""
         parts = {"weights": checkpoint.weights.kind, "moments": checkpoint.moments.kind}
@@ -53,6 +58,7 @@ class Diagnosis:
             "log": None if self.log.run is None else str(self.log.run.source),
             "last_step": None if self.log.run is None else self.log.run.step,
             "planned_steps": None if self.log.run is None else self.log.run.planned,
+            "broken": self.broken,
             "signs": [asdict(sign) for sign in self.log.signs],
             "notes": list(self.log.notes),
             "checkpoints": [

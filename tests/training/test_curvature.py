@@ -8,7 +8,16 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from hf_rksp import CurvatureConfig, CurvatureMonitor, RKSPCallback, RKSPTrainer
+from hf_rksp import (
+    AlignmentConfig,
+    AlignmentMonitor,
+    AttentionConfig,
+    AttentionMonitor,
+    CurvatureConfig,
+    CurvatureMonitor,
+    RKSPCallback,
+    RKSPTrainer,
+)
 from hf_rksp.capture.calling import untouched
 from hf_rksp.capture.hvp import hessian_at, trainable
 from hf_rksp.errors import InputError
@@ -363,6 +372,15 @@ def test_weights_that_are_not_finite(tmp_path, caplog):
 
     readings, _ = loop(tmp_path, model, batches(token_rows(4).rows), optimizer, after=broken)
     assert not readings and "has to be finite" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("monitor", "config"),
+    [(CurvatureMonitor, CurvatureConfig), (AlignmentMonitor, AlignmentConfig), (AttentionMonitor, AttentionConfig)],
+)
+def test_a_monitor_that_would_never_read_is_refused(monitor, config):
+    with pytest.raises(InputError, match="every=0"):
+        monitor(config(dwell=2))
 
 
 def test_settings_are_checked_by_the_names_of_the_arguments(tmp_path):

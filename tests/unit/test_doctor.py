@@ -293,6 +293,8 @@ def test_the_command(tmp_path, capsys):
     data = json.loads(capsys.readouterr().out)
     assert data["healthy"].endswith("checkpoint-200") and data["signs"][0]["what"] == "divergence"
     assert data["checkpoints"][1]["weights"]["not_finite"] == [{"name": "h.1.weight", "numbers": 1, "of": 24}]
+    assert data["broken"] and main(["doctor", str(tmp_path), "--fail-if-broken", "--quiet"]) == 5
+    assert main(["doctor", str(checkpoint(tmp_path / "other", 100, loss, norm)), "--fail-if-broken", "--quiet"]) == 0
     assert main(["doctor", str(tmp_path / "missing")]) == 2
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_rksp.capture import Block, Stack
 from hf_rksp.capture.tap import Looker
-from hf_rksp.errors import CaptureError
+from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.quantities import Quantity
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.watch import Watch
@@ -172,6 +172,13 @@ class Regular(Logged):
     """
 
     config: HasEvery
+
+    def __init__(self, aside: Aside) -> None:
+        super().__init__(aside)
+        if not self.config.every:
+            raise InputError(
+                f"{type(self.config).__name__}(every=0): the monitor would read nothing; pass every=10, for example"
+            )
 
     def due(self, step: int, last_step: int) -> bool:
         """Every so many steps."""

@@ -18,6 +18,8 @@ from scripts.reproduce.watched import failure, train
 
 #: What raises alarms by the rule of the monitors: their own series, and two that everybody has.
 SIGNALS = ("alignment", "effective rank", "update norm", "largest logit", "loss", "gradient norm")
+#: Readings of a past, and flagged ones, before which the rule of the monitors raises no alarm.
+_PAST, _DWELL = 16, 3
 #: Scatter of log2 of loss and gradient norm that counts at least.
 _FLOOR = 0.05
 
@@ -79,11 +81,13 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     healthy = [row for row, outcome, at in fails if outcome not in LOST and at is None]
     spikes = [(row, at) for row, _, at in fails if at is not None]
     silent = [row for row, outcome, at in fails if outcome in LOST and at is None]
+    first = (_PAST + _DWELL - 1) * every
+    late = [(row, at) for row, at in spikes if at > first]
     lines = []
     for signal in SIGNALS:
         false = [sum(rule == signal for rule, *_ in row["alarms"]) for row in healthy]
         leads = []
-        for row, at in spikes:
+        for row, at in late:
             before = [step for rule, step, _ in row["alarms"] if rule == signal and step <= at]
             leads.append(at - before[0] if before else None)
         early = [lead for lead in leads if lead]
@@ -93,12 +97,14 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
             [
                 signal, f"{sum(count > 0 for count in false)} of {len(healthy)}",
                 f"{1000 * sum(false) / max(readings, 1):.2f}",
-                f"{len(early)} of {len(spikes)}", f"{numpy.median(early):.0f}" if early else "-",
+                f"{len(early)} of {len(late)}", f"{numpy.median(early):.0f}" if early else "-",
                 f"{lost} of {len(silent)}",
             ]
         )  # fmt: skip
-    heads = ["signal", "healthy runs with an alarm", "alarms per 1,000 readings there", "spikes with an earlier alarm",
-             "median lead in steps", "useless runs without a spike, with an alarm"]  # fmt: skip
+    heads = [
+        "signal", "healthy runs with an alarm", "alarms per 1,000 readings there",
+        f"failures after step {first} with an earlier alarm", "median lead in steps", "useless runs without a spike, with an alarm",
+    ]  # fmt: skip
     by_family = [
         [
             family,
@@ -108,4 +114,8 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
         ]
         for family in dict.fromkeys(row["family"] for row, *_ in fails)
     ]
-    return "\n".join([*table(heads, lines), "", *table(["family", "runs", "lost", "with a spike"], by_family)]) + "\n"
+    steps = sorted(at for _, at in spikes)
+    note = f"{len(spikes)} runs fail, by a spike or an explosion, {len(spikes) - len(late)} of them by step {first}, before which "
+    note += f"no alarm is possible; the others at steps {', '.join(str(at) for at in steps if at > first)}."
+    by_family_heads = ["family", "runs", "lost", "with a spike or an explosion"]
+    return "\n".join([*table(heads, lines), "", note, "", *table(by_family_heads, by_family)]) + "\n"
