@@ -36,6 +36,8 @@ _PUBLIC = {
     "SpectralShaper": "hf_rksp.training.kss.shaper",
     "AlignmentMonitor": "hf_rksp.training.monitors.alignment",
     "AttentionMonitor": "hf_rksp.training.monitors.attention",
+    "DivergenceGuard": "hf_rksp.training.guard.guard",
+    "GuardConfig": "hf_rksp.config",
     "DepthWarmup": "hf_rksp.training.depth_warmup",
     "CurvatureMonitor": "hf_rksp.training.monitors.curvature",
     "SpectralMonitor": "hf_rksp.training.monitors.spectrum",

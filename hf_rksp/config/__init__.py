@@ -1,6 +1,7 @@
 """Settings, checked where they are made. Imports nothing of the package but the errors."""
 
 from hf_rksp.config.depth_warmup import DepthWarmupConfig
+from hf_rksp.config.guard import GuardConfig
 from hf_rksp.config.kss import KSS_SCHEDULES, BalancedKSSConfig, KSSConfig, PaperKSSConfig
 from hf_rksp.config.monitors import AlignmentConfig, AttentionConfig, CurvatureConfig, MonitorConfig
 from hf_rksp.config.spectrum import RiskConfig, SpectralConfig
@@ -12,6 +13,7 @@ __all__ = [
     "BalancedKSSConfig",
     "CurvatureConfig",
     "DepthWarmupConfig",
+    "GuardConfig",
     "KSSConfig",
     "MonitorConfig",
     "PaperKSSConfig",

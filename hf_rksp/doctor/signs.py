@@ -15,6 +15,7 @@ from typing import Any
 import numpy
 from numpy.lib.stride_tricks import sliding_window_view
 
+from hf_rksp.doctor.rows import LASTING, Rows
 from hf_rksp.doctor.state import LoggedRun
 from hf_rksp.report.kit.text import count, line, number
 from hf_rksp.report.run.rise import largest_rise
@@ -31,10 +32,6 @@ _TWICE = 2.0
 _FEW = 20
 #: A spike that came back is worth a word from this share of the level, and from so many times the noise.
 _SPIKE, _SPIKE_NOISES = 0.5, 20.0
-#: Gradient norms in a row that are not finite, from which a run is broken by them alone: a scaler of float16 skips single steps.
-_LASTING = 3
-#: A loss above it does not end at exactly 0 by itself.
-_ZERO = 0.01
 #: Log lines at the beginning whose norm and loss may be large.
 _FIRST = 3
 #: Log lines that are the past of a gradient norm at most and at least, least scatter of its log2, and how many of it count.
@@ -66,9 +63,9 @@ def signs_of(run: LoggedRun) -> list[Sign]:
     """All signs, by step."""
     loss, norm = run.of("loss"), run.of("grad_norm")
     norm = norm if norm.any() else Series()  # some trainers log none
-    rows = _Rows(loss, norm)
+    rows = Rows(loss, norm)
     breaking = [*_not_finite_at_the_end(rows), *_no_labels(rows), *_risen(rows)]
-    found = [*breaking, *_recovered(rows, norm), *_not_finite_evaluation(run.of("eval_loss")), *_above(loss, norm)]
+    found = [*breaking, *_recovered(rows), *_not_finite_evaluation(run.of("eval_loss")), *_above(loss, norm)]
     if breaking:
         found += _unusual(norm, min(sign.step for sign in breaking if sign.step is not None))
     else:
@@ -93,37 +90,7 @@ def signs_in(events: Sequence[dict[str, Any]]) -> list[Sign]:
     return list(found.values())
 
 
-class _Rows:
-    """Log lines with a loss: which of them say that a number was not finite, and where such lines begin to last to the end."""
-
-    def __init__(self, loss: Series, norm: Series) -> None:
-        self.steps, self.loss = loss.steps, loss.values
-        norm_steps, norms = norm.steps, norm.values
-        places = numpy.searchsorted(norm_steps, self.steps).clip(max=max(len(norms) - 1, 0))
-        has = norm_steps[places] == self.steps if len(norms) else numpy.zeros(len(self.steps), bool)
-        self.norm_broken = has & numpy.isnan(norms[places]) if len(norms) else has
-        self.norm_zero = has & (norms[places] == 0) if len(norms) else has
-        # Trainer logs a mean for what is not finite, and 0 if nothing is: the gradient norm of the line shows it.
-        self.lost = numpy.isnan(self.loss) | ((self.loss == 0) & self.norm_broken)
-        if not has.any():
-            self.lost |= self._zeros_to_the_end()
-        self.broken = self.lost | self.norm_broken
-        healthy = numpy.flatnonzero(~self.broken)
-        tail = int(healthy[-1]) + 1 if len(healthy) else 0
-        counts = self.lost[tail:].any() or len(self.steps) - tail >= _LASTING
-        #: The first of the broken lines that last to the end; the number of lines if there are none.
-        self.tail = tail if tail < len(self.steps) and counts else len(self.steps)
-
-    def _zeros_to_the_end(self) -> numpy.ndarray:
-        """Lines that end a log of larger losses with zeros, if no gradient norm was logged."""
-        other = numpy.flatnonzero(self.loss != 0)
-        first = int(other[-1]) + 1 if len(other) else 0
-        lines = numpy.arange(len(self.loss)) >= first
-        large = first > 0 and float(numpy.nanmedian(self.loss[:first])) > _ZERO
-        return lines if large and lines.sum() >= _LASTING else numpy.zeros(len(self.loss), bool)
-
-
-def _not_finite_at_the_end(rows: _Rows) -> list[Sign]:
+def _not_finite_at_the_end(rows: Rows) -> list[Sign]:
     if rows.tail == len(rows.steps):
         return []
     step, lines = int(rows.steps[rows.tail]), len(rows.steps) - rows.tail
@@ -136,25 +103,24 @@ def _not_finite_at_the_end(rows: _Rows) -> list[Sign]:
     return [Sign(step, "not finite", text, breaks=True)]
 
 
-def _no_labels(rows: _Rows) -> list[Sign]:
+def _no_labels(rows: Rows) -> list[Sign]:
     """Loss and gradient norm are exactly 0 to the end: no token has a label."""
     other = numpy.flatnonzero(~((rows.loss == 0) & rows.norm_zero))
     first = int(other[-1]) + 1 if len(other) else 0
-    if len(rows.steps) - first < _LASTING:
+    if len(rows.steps) - first < LASTING:
         return []
     step = int(rows.steps[first])
     text = f"Loss and gradient norm are exactly 0 from step {count(step)} to the end: no token has a label there."
     return [Sign(step, "nothing is learnt", text, breaks=True)]
 
 
-def _risen(rows: _Rows) -> list[Sign]:
+def _risen(rows: Rows) -> list[Sign]:
     """The loss ends far above its lowest level, also if it was not finite afterwards."""
     known = numpy.flatnonzero(~rows.lost)
     steps, values = rows.steps[known], rows.loss[known]
     exploded = rows.tail < len(rows.steps)
-    if (
-        len(values) < (2 if exploded else 3) or values.min() <= 0
-    ):  # a loss that can be negative has no level that counts
+    # A loss that can be negative has no level that counts.
+    if len(values) < (2 if exploded else 3) or values.min() <= 0:
         return []
     width = _width(values)
     levels = _levels(values, width)
@@ -169,18 +135,15 @@ def _risen(rows: _Rows) -> list[Sign]:
         return []
     left = int(numpy.flatnonzero(levels <= low + min(least, (end - low) / 2))[-1])
     text = f"The loss left its level of {number(low)} after step {count(int(steps[left]))} and "
-    text += (
-        f"{'was' if exploded else 'ends at'} {number(end)}{f' at step {count(int(steps[-1]))}' if exploded else ''}."
-    )
+    text += f"was {number(end)} at step {count(int(steps[-1]))}." if exploded else f"ends at {number(end)}."
     return [Sign(int(steps[left]), "divergence", text, breaks=True)]
 
 
 def _stays_above(values: numpy.ndarray) -> bool:
     """Whether nearly all values from some line on are far above the first one: then the noise is no measure."""
     since = int(numpy.flatnonzero(values <= values[0])[-1]) + 1
-    return len(values) - since >= max(3, len(values) // 5) and float(numpy.median(values[since:])) > _TWICE * float(
-        values[0]
-    )
+    lines = len(values) - since
+    return lines >= max(3, len(values) // 5) and bool(numpy.median(values[since:]) > _TWICE * values[0])
 
 
 def _width(values: numpy.ndarray) -> int:
@@ -203,7 +166,7 @@ def _noise(values: numpy.ndarray, levels: numpy.ndarray) -> float:
     return max(1.05 * float(numpy.median(abs(numpy.diff(values)))), 1.48 * float(numpy.median(abs(values - levels))))
 
 
-def _recovered(rows: _Rows, norm: Series) -> list[Sign]:
+def _recovered(rows: Rows) -> list[Sign]:
     """Numbers that were not finite, in a run that went on."""
     loss, gradient = rows.lost[: rows.tail], rows.norm_broken[: rows.tail]
     if not (loss | gradient).any():
@@ -211,10 +174,8 @@ def _recovered(rows: _Rows, norm: Series) -> list[Sign]:
     name = "The loss" if loss.any() else "The gradient norm"
     places = numpy.flatnonzero(loss if loss.any() else gradient)
     step = int(rows.steps[places[0]])
-    text = (
-        f"{name} is not a finite number at {count(len(places))} of {count(len(rows.steps))} log lines, first at step "
-    )
-    text += f"{count(step)}; the run went on."
+    text = f"{name} is not a finite number at {count(len(places))} of {count(len(rows.steps))} log lines, first at "
+    text += f"step {count(step)}; the run went on."
     if not loss.any():
         text += " With float16 the scaler skips such steps, and single ones do no harm."
     return [Sign(step, "not finite for a while", text)]
@@ -224,13 +185,8 @@ def _not_finite_evaluation(series: Series) -> list[Sign]:
     gaps = series.gaps()
     if not gaps:
         return []
-    return [
-        Sign(
-            gaps[0][0],
-            "evaluation loss not finite",
-            f"The evaluation loss is not a finite number at step {count(gaps[0][0])}.",
-        )
-    ]
+    text = f"The evaluation loss is not a finite number at step {count(gaps[0][0])}."
+    return [Sign(gaps[0][0], "evaluation loss not finite", text)]
 
 
 def _above(loss: Series, norm: Series) -> list[Sign]:
@@ -253,16 +209,11 @@ def _spike(loss: Series) -> list[Sign]:
     rise = largest_rise(known)
     if rise is None or rise.back_step is None or len(known) < _FEW or known.values.min() <= 0:
         return []
-    width = _width(known.values)
-    for values, height in (
-        (known.values, rise.high - rise.low),
-        (numpy.log(known.values), math.log(rise.high / rise.low)),
-    ):
-        if height < _SPIKE_NOISES * _noise(
-            values, _levels(values, width)
-        ):  # noise can be a number, or a share of the loss
-            return []
-    if rise.high < (1 + _SPIKE) * rise.low:
+    values, logs = known.values, numpy.log(known.values)
+    # Noise can be a number, or a share of the loss.
+    small = rise.high - rise.low < _SPIKE_NOISES * _noise(values, _levels(values, _width(values)))
+    flat = math.log(rise.high / rise.low) < _SPIKE_NOISES * _noise(logs, _levels(logs, _width(logs)))
+    if small or flat or rise.high < (1 + _SPIKE) * rise.low:
         return []
     text = f"The loss rose from {number(rise.low)} to {number(rise.high)} at step {count(rise.high_step)}. It was back at step "
     text += f"{count(rise.back_step)}."

@@ -29,10 +29,7 @@ def effective_rank(singular_values: Tensor) -> Tensor:
 
 
 def change_of_product(query: Tensor, key: Tensor, query_change: Tensor, key_change: Tensor) -> Tensor:
-    """Singular values of ``dW_q^T W_k + W_q^T dW_k``, from factors of width twice the size of a head.
-
-    The factors are ``L = [dW_q^T, W_q^T]`` and ``R = [W_k^T, dW_k^T]``. With the Cholesky factor ``C`` of ``L^T L`` the squares
-    are the eigenvalues of ``C^T (R^T R) C``: nothing of the width d is decomposed.
+    """Singular values of ``dW_q^T W_k + W_q^T dW_k``.
 
     Args:
         query, key: weights of the heads, shape ``(heads, head size, d)``.
@@ -46,10 +43,28 @@ def change_of_product(query: Tensor, key: Tensor, query_change: Tensor, key_chan
     >>> change_of_product(eye, eye, 0.5 * eye, 0.0 * eye)
     tensor([[0.5000, 0.5000]])
     """
+    return singular_values(change_gram(query, key, query_change, key_change))[:, : query.shape[-1]]
+
+
+def change_gram(query: Tensor, key: Tensor, query_change: Tensor, key_change: Tensor) -> Tensor:
+    """A symmetric matrix whose eigenvalues are the squares of the singular values of `change_of_product`, and zeros.
+
+    The factors are ``L = [dW_q^T, W_q^T]`` and ``R = [W_k^T, dW_k^T]``, and ``C`` the Cholesky factor of ``L^T L``: the matrix is
+    ``C^T (R^T R) C``, and nothing of the width d is decomposed. The host does not wait for the device.
+
+    Returns:
+        Shape ``(heads, 2 * head size, 2 * head size)``; NaN for a head whose weights are not finite, and 0 for one that did not
+        move.
+
+    >>> eye = torch.eye(1)[None]
+    >>> change_gram(eye, eye, 0.0 * eye, 0.0 * eye)
+    tensor([[[0., 0.],
+             [0., 0.]]])
+    """
     # A change is far smaller than its weight. In a Gram matrix it would be lost beside the weight, so both factors are balanced.
-    sizes = [torch.linalg.matrix_norm(one) for one in (query_change, query, key_change, key)]
+    sizes = [torch.linalg.matrix_norm(one)[:, None, None] for one in (query_change, query, key_change, key)]
     moved, other = sizes[0] / sizes[1], sizes[2] / sizes[3]
-    balance = (torch.where(moved > 0, moved, other) * torch.where(other > 0, other, moved)).sqrt()[:, None, None]
+    balance = (torch.where(moved > 0, moved, other) * torch.where(other > 0, other, moved)).sqrt()
     left = torch.cat([query_change, query * balance], 1)
     right = torch.cat([key * balance, key_change], 1)
     gram = left @ left.mT
@@ -57,9 +72,19 @@ def change_of_product(query: Tensor, key: Tensor, query_change: Tensor, key_chan
     # A singular matrix has a Cholesky factor if rounding makes no eigenvalue negative.
     diagonal += 4 * torch.finfo(gram.dtype).eps * diagonal.sum(-1, keepdim=True)
     lower, failed = torch.linalg.cholesky_ex(gram)
-    inner = lower.mT @ (right @ right.mT) @ lower
-    sound = (failed == 0) & inner.isfinite().flatten(1).all(1)
-    inner = torch.where(sound[:, None, None], inner, 0.0)  # a decomposition raises for NaN
-    squares = torch.linalg.eigvalsh(inner).clamp(min=0).flip(-1)[:, : query.shape[-1]]
-    values = squares.sqrt() / balance[:, 0]
-    return torch.where(sound[:, None], values, torch.where((sizes[0] + sizes[2] == 0)[:, None], 0.0, torch.nan))
+    found = lower.mT @ (right @ right.mT) @ lower / balance.square()
+    found = torch.where((failed == 0)[:, None, None], found, torch.nan)
+    return torch.where(sizes[0] + sizes[2] == 0, 0.0, found)
+
+
+def singular_values(grams: Tensor) -> Tensor:
+    """Square roots of the eigenvalues of symmetric matrices, shape ``(..., n)`` for ``(..., n, n)``, in descending order.
+
+    One decomposition serves all matrices, so the host waits for the device once. NaN for a matrix that is not finite.
+
+    >>> singular_values(torch.diag(torch.tensor([4.0, 9.0])))
+    tensor([3., 2.])
+    """
+    sound = grams.isfinite().flatten(-2).all(-1)
+    values = torch.linalg.eigvalsh(torch.where(sound[..., None, None], grams, 0.0))  # it raises for NaN
+    return torch.where(sound[..., None], values.clamp(min=0).sqrt().flip(-1), torch.nan)

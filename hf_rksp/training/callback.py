@@ -269,8 +269,8 @@ class RKSPCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The gradients are there."""
-        if self.engine:
+        """The gradients are there. `RKSPTrainer` has said so before they were clipped."""
+        if self.engine and not self.driven:
             self.engine.gradients_ready()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -19,9 +19,9 @@
     step_begin       on_step_begin                  the same                               after step() of the last step
     microbatch       hooks on the model, again      training_step                          hooks on the model
                      after on_substep_end
-    gradients_ready  on_pre_optimizer_step (after   the same                               before optimizer.step()
-                     clipping; under DeepSpeed
-                     after the step)
+    gradients_ready  on_pre_optimizer_step (after   end of training_step of the last       before optimizer.step()
+                     clipping; under DeepSpeed      batch, before clipping (under
+                     after the step)                DeepSpeed after the step)
     step_end         on_step_end                    the same                               step()
     saved            state of Trainer               rksp_state.json in the checkpoint      state_dict()
     close            on_train_end                   also after an exception                end of with

@@ -294,7 +294,10 @@ class RKSPTrainerMixin(_Host):
             # A loss of one's own takes the labels out of the batch, and they tell what is padding in a decoder.
             self.rksp.engine.microbatch(_labels(inputs))
             self._hand_over(self.rksp.engine.watch, inputs)
-        return super().training_step(model, inputs, *args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.rksp and self.rksp.engine and self.accelerator.sync_gradients:
+            self.rksp.engine.gradients_ready()
+        return loss
 
     def _hand_over(self, watch: Watch, inputs: Any) -> None:
         """Let monitors have the batch and the task's loss; a trainer that makes its batches itself would make others."""

@@ -46,11 +46,11 @@ class Judge:
         #: Steps in a row that deviated.
         self._flagged = {"loss": 0, "gradient norm": 0}
 
-    def judge(self, loss: float, norm: float | None) -> list[Finding]:
+    def judge(self, loss: float | None, norm: float | None) -> list[Finding]:
         """What is wrong with a step; nothing if it is healthy.
 
         Args:
-            loss: of the step, before anything filters it; NaN and inf are what they are.
+            loss: of the step, before anything filters it; NaN and inf are what they are. ``None`` if it is not known.
             norm: of the gradient before clipping; ``None`` if it is not known.
         """
         found = []

@@ -20,7 +20,7 @@ from hf_rksp.capture.linears import QueryKey, find_linears, query_key_pairs
 from hf_rksp.config import AttentionConfig
 from hf_rksp.quantities import ATTENTION
 from hf_rksp.ranks import current_ranks
-from hf_rksp.spectral.query_key import change_of_product, effective_rank
+from hf_rksp.spectral.query_key import change_gram, effective_rank, singular_values
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
 from hf_rksp.training.monitors.base import Alarm, Measuring, Reading, Regular, none
@@ -77,25 +77,44 @@ class AttentionMonitor(Regular):
     def step_begin(self, step: int, main_process: bool) -> Measuring:
         """Compare queries and keys with those of the last reading."""
         self._logits = None
+        changes: dict[int, tuple[Tensor, Tensor]] = {}
         for place, pair in enumerate(self.pairs):
             try:
-                self._found[place] = self._changed(place, pair)
+                found = self._changed(place, pair)
             except Exception as error:
-                self._found[place] = None
+                found = None
                 self.aside(f"layer {pair.query.path}", error)
+            if found is not None:
+                changes[place] = found
+        self._found = self._ranked(changes)
         return none()
 
-    def _changed(self, place: int, pair: QueryKey) -> Tensor | None:
-        """Smallest and mean effective rank over the heads, and the squared norm of the change."""
+    def _ranked(self, changes: Mapping[int, tuple[Tensor, Tensor]]) -> list[Tensor | None]:
+        """For each layer the smallest and the mean effective rank over its heads, and the squared norm of its change.
+
+        Layers whose heads have one size share a decomposition.
+        """
+        found: list[Tensor | None] = [None] * len(self.pairs)
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for place, (gram, _) in changes.items():
+            groups.setdefault((gram.shape[-1], gram.dtype, gram.device), []).append(place)
+        for places in groups.values():
+            grams = [changes[place][0] for place in places]
+            ranks = effective_rank(singular_values(torch.cat(grams))).split([len(gram) for gram in grams])
+            for place, one in zip(places, ranks, strict=True):
+                found[place] = torch.stack([one.amin(), one.mean(), changes[place][1]]).double()
+        return found
+
+    def _changed(self, place: int, pair: QueryKey) -> tuple[Tensor, Tensor] | None:
+        """`change_gram` of the heads, and the squared norm of the change."""
         with torch.no_grad():
             query, key = pair.by_head()
             before, self._before[place] = self._before[place], (query, key)
             if before is None:
                 return None
             changes = query - before[0], key - before[1]
-            ranks = effective_rank(change_of_product(*before, *changes))
             norm = changes[0].square().sum() + changes[1].square().sum() * (pair.key_heads / pair.heads)
-            return torch.stack([ranks.amin(), ranks.mean(), norm]).double()
+            return change_gram(*before, *changes), norm
 
     def pass_begin(self, batch: Mapping[str, Any]) -> None:
         """See the logits of the pass that begins."""
