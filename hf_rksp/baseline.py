@@ -138,7 +138,7 @@ class Baseline:
 
 
 def _medians(rows: numpy.ndarray) -> numpy.ndarray:
-    """`numpy.nanmedian` of each row, which takes ten times as long for few short rows; NaN for a row without a number."""
+    """`numpy.nanmedian` of each row, which is slow for few short rows; NaN for a row without a number."""
     ordered, count = numpy.sort(rows, axis=1), numpy.isfinite(rows).sum(1)[:, None]  # NaN at the end
     low, high = (numpy.take_along_axis(ordered, place, 1)[:, 0] for place in ((count - 1) // 2, count // 2))
     middle: numpy.ndarray = (low + high) / 2

@@ -12,6 +12,8 @@ from hf_rksp.doctor.advice import advice
 from hf_rksp.doctor.checkpoint import Checkpoint, described, read_checkpoint
 from hf_rksp.doctor.log import Log, read_log, step_in
 
+#: The verdict on a checkpoint that a run can go on from.
+HEALTHY = "healthy"
 #: A checkpoint is not healthy if its largest weight is above this and so many times that of an earlier one.
 _LARGE, _GROWN = 10.0, 10.0
 
@@ -41,15 +43,8 @@ class Diagnosis:
         return self.log.breaks_at is not None or any(one.damaged for one in self.checkpoints)
 
     def verdict(self, checkpoint: Checkpoint) -> str:
-        """ "healthy", when it was saved, or what is wrong with its numbers."""
-        parts = {"weights": checkpoint.weights.kind, "moments": checkpoint.moments.kind}
-        wrong = [f"{name} {kind}" for name, kind in parts.items() if kind in ("not finite", "unreadable")]
-        if wrong or not checkpoint.sound:
-            return ", ".join(wrong) or f"weights {checkpoint.weights.kind}"
-        if not _before(checkpoint, self.log.breaks_at):
-            return "finite, saved after the run broke"
-        times = _grown(checkpoint, self.checkpoints)
-        return f"finite, largest weight {times:.3g} times as large as before" if times > _GROWN else "healthy"
+        """See `verdict_of`."""
+        return verdict_of(checkpoint, self.checkpoints, self.log.breaks_at)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -94,10 +89,27 @@ def diagnose(
     for folder in log.checkpoints:
         step(f"reading {folder.name}")
         found.append(read_checkpoint(folder, step_in(folder)))
-    sound = [one for one in found if one.sound and _before(one, log.breaks_at) and _grown(one, found) <= _GROWN]
-    healthy = sound[-1] if sound else None
+    healthy = next((one for one in reversed(found) if verdict_of(one, found, log.breaks_at) == HEALTHY), None)
     alone = list(log.checkpoints) == [path]
     return Diagnosis(path, log, tuple(found), healthy, tuple(advice(log.run, log.signs, found, healthy, alone)))
+
+
+def verdict_of(checkpoint: Checkpoint, all_of_run: Sequence[Checkpoint], breaks_at: int | None) -> str:
+    """What a checkpoint is good for: `HEALTHY`, when it was saved, or what is wrong with its numbers.
+
+    Args:
+        checkpoint: one of ``all_of_run``.
+        all_of_run: by step.
+        breaks_at: the step from which on the run is of no use.
+    """
+    parts = {"weights": checkpoint.weights.kind, "moments": checkpoint.moments.kind}
+    wrong = [f"{name} {kind}" for name, kind in parts.items() if kind in ("not finite", "unreadable")]
+    if wrong or not checkpoint.sound:
+        return ", ".join(wrong) or f"weights {checkpoint.weights.kind}"
+    if not _before(checkpoint, breaks_at):
+        return "finite, saved after the run broke"
+    times = _grown(checkpoint, all_of_run)
+    return f"finite, largest weight {times:.3g} times as large as before" if times > _GROWN else HEALTHY
 
 
 def _grown(checkpoint: Checkpoint, all_of_run: Sequence[Checkpoint]) -> float:

@@ -10,12 +10,9 @@ from typing import Any
 
 from hf_rksp.errors import SchemaError
 from hf_rksp.files import reason_of
-from hf_rksp.json_data import finite
-from hf_rksp.report.run.series import Series
+from hf_rksp.report.run.series import Series, drawable
 
 FILE_NAME = "trainer_state.json"
-#: Numbers from here on are taken for infinite: differences of them may be.
-_MOST = 1e150
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,7 @@ def series_of(rows: list[Any]) -> dict[str, Series]:
                     except ValueError:
                         continue
                 if (isinstance(number, (int, float)) and not isinstance(number, bool)) or number is None:
-                    value = finite(number)
-                    found.setdefault(str(key), {})[step] = value if value is None or abs(value) < _MOST else None
+                    found.setdefault(str(key), {})[step] = drawable(number)
     return {key: Series(sorted(values.items())) for key, values in found.items()}
 
 

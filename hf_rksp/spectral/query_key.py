@@ -63,8 +63,10 @@ def change_gram(query: Tensor, key: Tensor, query_change: Tensor, key_change: Te
     """
     # A change is far smaller than its weight. In a Gram matrix it would be lost beside the weight, so both factors are balanced.
     sizes = [torch.linalg.matrix_norm(one)[:, None, None] for one in (query_change, query, key_change, key)]
-    moved, other = sizes[0] / sizes[1], sizes[2] / sizes[3]
-    balance = (torch.where(moved > 0, moved, other) * torch.where(other > 0, other, moved)).sqrt()
+    ratios = torch.stack([sizes[0] / sizes[1], sizes[2] / sizes[3]])
+    # The geometric mean of those that are known: nothing is if a weight was zero, or did not move.
+    known = torch.where((ratios > 0) & ratios.isfinite(), ratios, torch.nan)
+    balance = known.log().nanmean(0).exp().nan_to_num(1.0)
     left = torch.cat([query_change, query * balance], 1)
     right = torch.cat([key * balance, key_change], 1)
     gram = left @ left.mT

@@ -47,6 +47,19 @@ def test_weights_that_did_not_move_have_no_rank_and_broken_ones_touch_no_other()
     assert effective_rank(found).isnan().tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("zero", [(0,), (1,), (0, 1), (0, 3), (1, 2)])
+def test_weights_and_changes_of_zero(zero):
+    """Queries may begin at zero, and a block that was locked does."""
+    dice = torch.Generator().manual_seed(4)
+    parts = [torch.randn(2, 4, 20, dtype=torch.float64, generator=dice) for _ in range(4)]
+    for place in zero:
+        parts[place].zero_()
+    q, k, dq, dk = parts
+    whole = torch.linalg.svdvals(dq.mT @ k + q.mT @ dk)[:, :8]
+    found = change_of_product(q, k, dq, dk)
+    torch.testing.assert_close(found.square(), whole.square(), rtol=1e-9, atol=1e-9)
+
+
 def test_effective_rank_of_equal_values_and_of_one():
     assert float(effective_rank(torch.tensor([3.0, 3.0, 3.0]))) == pytest.approx(3)
     assert float(effective_rank(torch.tensor([5.0, 0.0]))) == pytest.approx(1)

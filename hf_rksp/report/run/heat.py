@@ -16,7 +16,7 @@ from hf_rksp.report.kit.chart import Plot, cross, spaced
 from hf_rksp.report.kit.svg import Figure, coordinate
 from hf_rksp.report.kit.text import form_of, line, number
 from hf_rksp.report.run.curves import slug
-from hf_rksp.report.run.layered import Layered, labels_in, names_in
+from hf_rksp.report.run.layered import Layered, labels_in, names_in, steps_in
 from hf_rksp.report.run.numbers import Run
 
 _WIDTH, _TOP, _BOTTOM, _RIGHT = 440, 10, 84, 8
@@ -90,9 +90,9 @@ def heats_of(runs: Sequence[Run], monitor: str, quantities: Sequence[tuple[str, 
     names = names_in(layered)
     if not names:
         return []
-    steps = numpy.unique(numpy.concatenate([one.steps for one in layered]))
+    steps = steps_in(layered)
     each = -(-len(steps) // _COLUMNS)
-    grid = _Grid(steps[::each].tolist(), names, labels_in(layered), each)
+    grid = _Grid(steps[::each], names, labels_in(layered), each)
     columns = [numpy.searchsorted(steps, one.steps) // each for one in layered]
     found = []
     for name, quantity in quantities:

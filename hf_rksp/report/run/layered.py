@@ -92,6 +92,19 @@ class Layered:
         return values, there
 
 
+def layered_of(readings: Sequence[Row]) -> Layered:
+    """`Layered` of these readings."""
+    found = Layered()
+    for row in readings:
+        found.add(row)
+    return found
+
+
+def steps_in(layered: Sequence[Layered]) -> list[int]:
+    """The steps at which any run has a reading."""
+    return sorted({step for one in layered for step in one.steps.tolist()})
+
+
 def names_in(layered: Sequence[Layered]) -> list[str]:
     """The layers of several runs, one run after the other."""
     return list(dict.fromkeys(name for one in layered for name in one.names))

@@ -11,7 +11,8 @@ from hf_rksp.report.kit import plane
 from hf_rksp.report.kit.plane import Cloud, Window
 from hf_rksp.report.kit.svg import Figure, median
 from hf_rksp.report.kit.text import count, line, number, share
-from hf_rksp.report.run.numbers import Run, largest, layer_names, mean, steps_of, top
+from hf_rksp.report.run.layered import layered_of, names_in, steps_in
+from hf_rksp.report.run.numbers import Run, largest, mean, top
 
 #: Points in one page, mirrored pairs counted once; four bytes each.
 BUDGET = 200_000
@@ -35,7 +36,8 @@ class Movie:
     def __init__(self, runs: Sequence[Run], bounds: Bounds) -> None:
         self.runs, self.bounds = runs, bounds
         self.readings = [run.history.spectra for run in runs]
-        self.names, self.steps = layer_names(self.readings), steps_of(self.readings)
+        layered = [layered_of(rows) for rows in self.readings]
+        self.names, self.steps = names_in(layered), steps_in(layered)
         self.places = {name: place for place, name in enumerate(self.names)}
         spectra = [
             [{name: plane.eigenvalues_of(layer) for name, layer in layers_at(row).items()} for row in rows]

@@ -12,14 +12,13 @@ from typing import Any
 
 from hf_rksp.history.read import History, is_training, layers_at
 from hf_rksp.history.schema import Row
-from hf_rksp.json_data import finite, items
+from hf_rksp.json_data import finite
 from hf_rksp.quantities import Quantity
 from hf_rksp.report.kit.text import line
 from hf_rksp.report.run.layered import Layered, names_in
 from hf_rksp.report.run.rise import Rise, largest_rise
-from hf_rksp.report.run.series import Extreme, Series
+from hf_rksp.report.run.series import Extreme, Series, drawable
 
-_MOST = 1e150
 #: Entries of a row that are no series.
 _NO_SERIES = ("kind", "step", "epoch", "monitor", "layers", "values")
 
@@ -129,23 +128,17 @@ class _Kept:
                 self.training.append(step)
             for key, value in row.items():
                 if key not in _NO_SERIES and (training or key.startswith("eval_")):
-                    self.logged.setdefault(key, Series()).add(step, _drawable(value))
+                    self.logged.setdefault(key, Series()).add(step, drawable(value))
         for row in history.readings[self.readings :]:
             self.layered.setdefault(row["monitor"], Layered()).add(row)
             for name, value in row["values"].items():
-                self.measured.setdefault((row["monitor"], name), Series()).add(row["step"], _drawable(value))
+                self.measured.setdefault((row["monitor"], name), Series()).add(row["step"], drawable(value))
         self.logs, self.readings = len(history.logs), len(history.readings)
 
 
 def _begins_with(rows: Sequence[Row], others: Sequence[Row]) -> bool:
     """Whether ``others`` are the first of ``rows``: the same objects, because a row that was replaced is another one."""
     return len(others) <= len(rows) and all(map(operator.is_, rows, others))
-
-
-def _drawable(value: Any) -> float | None:
-    """``value`` if it is a number that fits an axis: the span of two larger ones has no finite size."""
-    number = value if type(value) is float else finite(value)
-    return number if number is not None and abs(number) < _MOST else None
 
 
 def described(runs: Sequence[Run], key: str) -> Quantity | None:
@@ -183,21 +176,3 @@ def top(profile: Row, key: str) -> float | None:
 def _values(profile: Row, key: str) -> list[tuple[str, float]]:
     pairs = [(name, finite(layer.get(key))) for name, layer in layers_at(profile).items()]
     return [(name, value) for name, value in pairs if value is not None]
-
-
-#: Readings of each run.
-Readings = Sequence[Sequence[Row]]
-
-
-def layer_names(readings: Readings) -> list[str]:
-    """Every layer of every run in order of depth: the longest reading of each run, runs one after the other."""
-    names: dict[str, None] = {}
-    for rows in readings:
-        for row in sorted(rows, key=lambda row: -len(items(row, "layers"))):
-            names |= dict.fromkeys(layers_at(row))
-    return list(names)
-
-
-def steps_of(readings: Readings) -> list[int]:
-    """The steps at which any run has a reading."""
-    return sorted({row["step"] for rows in readings for row in rows})

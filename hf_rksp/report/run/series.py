@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy
 
+from hf_rksp.json_data import finite
+
 
 @dataclass(frozen=True)
 class Extreme:
@@ -16,6 +18,16 @@ class Extreme:
 
     value: float
     where: Any
+
+
+#: The span of two numbers below it is finite.
+_MOST = 1e150
+
+
+def drawable(value: Any) -> float | None:
+    """``value`` if it is a number that fits an axis."""
+    number = value if type(value) is float else finite(value)
+    return number if number is not None and abs(number) < _MOST else None
 
 
 class Series:

@@ -54,6 +54,7 @@ class DivergenceGuard(Intervention):
         self.failing = 0
         self._said = {}
         self._losses: list[Tensor] = []
+        self._names: list[str] = []
         self._gradients: Tensor | None = None
         self._waiting: tuple[int, Tensor, list[str]] | None = None
         self._hook = watch.model.register_forward_hook(self._saw)
@@ -74,7 +75,8 @@ class DivergenceGuard(Intervention):
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
         """Take the norm of the gradient."""
-        self._gradients = gradient_numbers(trainable(self.watch.model))
+        weights = trainable(self.watch.model)
+        self._names, self._gradients = list(weights), gradient_numbers(weights)
 
     def step_end(self, step: int, main_process: bool) -> Measuring:
         """Keep the numbers of the step, and judge those of the step before."""
@@ -88,7 +90,7 @@ class DivergenceGuard(Intervention):
 
     def _numbers(self, step: int) -> tuple[int, Tensor, list[str]] | None:
         """Sum of the losses, their number, then those of `gradient_numbers` if there are gradients."""
-        names = list(trainable(self.watch.model)) if self._gradients is not None else []
+        names = self._names if self._gradients is not None else []
         losses = torch.stack(self._losses) if self._losses else None
         like = self._gradients if self._gradients is not None else losses
         if like is None:
