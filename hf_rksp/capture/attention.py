@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 #: What a kernel with its own mask adds or fills in where attention is forbidden; a real logit is far from it.
 _FORBIDDEN = -1e4
+#: Logits in memory at a time: 128 MiB in float32. All of a long sequence would not fit.
+_AT_ONCE = 2**25
 
 
 class AttentionLogits(TorchFunctionMode):
@@ -53,16 +55,16 @@ class AttentionLogits(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if function is functional.scaled_dot_product_attention:
-            self._see(_logits(*args, **kwargs))
+            self._see(_largest(*args, **kwargs))
         elif function in _SOFTMAX and isinstance(args[0], Tensor) and args[0].ndim >= 4 and _axis(args, kwargs) == -1:
-            self._see(args[0])
+            self._see(args[0].detach().amax(-1) if args[0].numel() else args[0])
         return function(*args, **kwargs)
 
-    def _see(self, logits: Tensor) -> None:
+    def _see(self, of_queries: Tensor) -> None:
         self.calls += 1
-        if not logits.numel():
+        if not of_queries.numel():
             return
-        largest, tokens = logits.detach().amax(-1).float(), self.tokens  # of each query; NaN if one is
+        largest, tokens = of_queries.float(), self.tokens  # NaN if a logit of the query is
         if tokens is not None and largest.ndim == 3 and tokens.shape == (largest.shape[0], largest.shape[-1]):
             largest = largest.masked_fill(tokens.to(largest.device)[:, None] == 0, -math.inf)
         value = largest.max()
@@ -79,7 +81,7 @@ def _axis(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
     return -1 if axis == args[0].ndim - 1 else axis
 
 
-def _logits(
+def _largest(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -89,13 +91,34 @@ def _logits(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What the fused kernel puts into its softmax, as the documentation of ``scaled_dot_product_attention`` writes it."""
+    """The largest logit of each query: what the fused kernel puts into its softmax, as the documentation of
+    ``scaled_dot_product_attention`` writes it. The logits of a block of queries are in memory at a time.
+    """
+    if not query.numel() or not key.numel():
+        return query.new_empty(0)
     if enable_gqa:
         key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
-    logits = query.detach() @ key.detach().transpose(-2, -1) * (query.size(-1) ** -0.5 if scale is None else scale)
-    if is_causal:
-        allowed = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
-        logits = logits.masked_fill(~allowed, -math.inf)
-    if attn_mask is not None:
-        logits = logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
-    return logits
+    query, key = query.detach(), key.detach()
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    per_query = max(key.shape[:-1].numel(), query.shape[:-2].numel() * key.shape[-2], 1)
+    rows = max(_AT_ONCE // per_query, 1)
+    found = []
+    for start in range(0, query.shape[-2], rows):
+        block = query[..., start : start + rows, :]
+        end = start + block.shape[-2]
+        # No query of the block sees a later key.
+        logits = block @ key[..., : end if is_causal else None, :].mT * scale
+        if is_causal:
+            later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(start + 1)
+            logits.masked_fill_(later, -math.inf)
+        if attn_mask is not None:
+            logits = _masked(logits, attn_mask, start, end)
+        found.append(logits.amax(-1))
+    return torch.cat(found, -1)
+
+
+def _masked(logits: Tensor, mask: Tensor, start: int, end: int) -> Tensor:
+    """Logits of the queries from ``start`` to ``end``, and of the first keys, with their part of the mask."""
+    here = mask[..., start:end, :] if mask.shape[-2] > 1 else mask
+    here = here[..., : logits.shape[-1]] if here.shape[-1] > 1 else here
+    return logits.masked_fill(~here, -math.inf) if here.dtype == torch.bool else logits + here

@@ -5,6 +5,7 @@ import torch
 
 from hf_rksp import profile_model
 from hf_rksp.spectral import SecondMoments
+from hf_rksp.spectral.query_key import change_gram, effective_rank_of_grams
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -30,3 +31,20 @@ def test_moments_accumulate_on_the_device():
     m.update(x, 2 * x)
     assert m.cxx.is_cuda and not m.cpu().cxx.is_cuda
     torch.testing.assert_close(m.cpu().cyx, 2 * m.cpu().cxx)
+
+
+@pytest.mark.parametrize("rank", [1, 8, 64])
+def test_effective_rank_on_the_device_is_that_of_eigenvalues(rank):
+    """It is another algorithm there."""
+    dice = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(4, 64, 256, generator=dice) for _ in range(2))
+    dq, dk = (1e-4 * torch.randn(4, 64, rank, generator=dice) @ torch.randn(4, rank, 256, generator=dice) for _ in "qk")
+    dq[3] = dk[3] = 0.0
+    exact = effective_rank_of_grams(change_gram(q.double(), k.double(), dq.double(), dk.double()))
+    on_device = [one.cuda() for one in (q, k, dq, dk)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = effective_rank_of_grams(change_gram(*on_device))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), exact, rtol=1e-4, atol=0, equal_nan=True)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hf_rksp.spectral.query_key import change_of_product, effective_rank
+from hf_rksp.spectral import query_key
+from hf_rksp.spectral.query_key import change_gram, change_of_product, effective_rank, singular_values
 
 
 @pytest.mark.parametrize(("heads", "size", "d"), [(3, 4, 20), (2, 8, 10), (1, 1, 5)])
@@ -65,3 +66,31 @@ def test_effective_rank_of_equal_values_and_of_one():
     assert float(effective_rank(torch.tensor([5.0, 0.0]))) == pytest.approx(1)
     assert torch.isnan(effective_rank(torch.zeros(3)))
     assert effective_rank(torch.ones(2, 3)).shape == (2,)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 64, 200])
+@pytest.mark.parametrize("decay", [0.0, 0.1, 0.5, 5.0])
+def test_entropy_by_resolvents_is_that_of_the_eigenvalues(size, decay):
+    dice = torch.Generator().manual_seed(5)
+    turn = torch.linalg.qr(torch.randn(size, size, generator=dice, dtype=torch.float64))[0]
+    for rank in {1, (size + 1) // 2, size}:
+        values = torch.exp(-decay * torch.arange(size, dtype=torch.float64)) * (torch.arange(size) < rank)
+        gram = 1e-9 * (turn * values) @ turn.mT
+        exact = effective_rank(values.sqrt())
+        torch.testing.assert_close(query_key._by_resolvents(gram[None])[0], exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 64])
+def test_resolvents_of_small_changes_and_low_rank(rank):
+    dice = torch.Generator().manual_seed(6)
+    q, k = (torch.randn(3, 32, 100, generator=dice).double() for _ in range(2))
+    dq, dk = (
+        1e-4 * torch.randn(3, 32, rank, generator=dice).double() @ torch.randn(3, rank, 100, generator=dice).double()
+        for _ in range(2)
+    )
+    dq[2] = dk[2] = 0.0
+    k[1, 0, 0] = torch.nan
+    grams = change_gram(q, k, dq, dk)
+    torch.testing.assert_close(
+        query_key._by_resolvents(grams), effective_rank(singular_values(grams)), rtol=1e-5, atol=0, equal_nan=True
+    )

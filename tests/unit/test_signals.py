@@ -67,6 +67,26 @@ def test_the_largest_logit_is_that_of_the_formula():
     assert seen.largest is None
 
 
+@pytest.mark.parametrize("at_once", [1, 50, 10**9])
+def test_logits_of_a_block_of_queries_at_a_time(monkeypatch, at_once):
+    monkeypatch.setattr("hf_rksp.capture.attention._AT_ONCE", at_once)
+    torch.manual_seed(1)
+    q, k = torch.randn(2, 4, 7, 5), torch.randn(2, 2, 9, 5)
+    whole = q @ k.repeat_interleave(2, 1).mT * 0.3
+    shapes = [(7, 9), (1, 9), (7, 1), (2, 4, 7, 9), (2, 1, 1, 9)]
+    masks = [torch.rand(shape) < 0.5 for shape in shapes]
+    cases = [({}, whole), ({"is_causal": True}, whole.masked_fill(torch.ones(7, 9).triu(1).bool(), -math.inf))]
+    cases += [({"attn_mask": mask}, whole.masked_fill(~mask, -math.inf)) for mask in masks]
+    cases += [({"attn_mask": mask.float()}, whole + mask.float()) for mask in masks]
+    for kwargs, logits in cases:
+        with AttentionLogits() as seen:
+            functional.scaled_dot_product_attention(q, k, k, scale=0.3, enable_gqa=True, **kwargs)
+        assert seen.largest == pytest.approx(float(logits.max()), rel=1e-6)
+    with AttentionLogits() as seen:
+        functional.scaled_dot_product_attention(q[:, :, :0], k, k, enable_gqa=True)
+    assert seen.largest is None and seen.calls == 1
+
+
 @pytest.mark.parametrize("make", [gpt2, None], ids=["gpt2", "qwen3 with grouped queries"])
 def test_kernels_agree_and_the_model_is_untouched(make):
     def qwen3(attention):

@@ -20,7 +20,7 @@ from hf_rksp.capture.linears import QueryKey, find_linears, query_key_pairs
 from hf_rksp.config import AttentionConfig
 from hf_rksp.quantities import ATTENTION
 from hf_rksp.ranks import current_ranks
-from hf_rksp.spectral.query_key import change_gram, effective_rank, singular_values
+from hf_rksp.spectral.query_key import change_gram, effective_rank_of_grams
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.host import to_host
 from hf_rksp.training.monitors.base import Alarm, Measuring, Reading, Regular, none
@@ -100,9 +100,9 @@ class AttentionMonitor(Regular):
             groups.setdefault((gram.shape[-1], gram.dtype, gram.device), []).append(place)
         for places in groups.values():
             grams = [changes[place][0] for place in places]
-            ranks = effective_rank(singular_values(torch.cat(grams))).split([len(gram) for gram in grams])
+            ranks = effective_rank_of_grams(torch.cat(grams)).split([len(gram) for gram in grams])
             for place, one in zip(places, ranks, strict=True):
-                found[place] = torch.stack([one.amin(), one.mean(), changes[place][1]]).double()
+                found[place] = torch.stack([one.amin(), one.mean(), changes[place][1].double()])
         return found
 
     def _changed(self, place: int, pair: QueryKey) -> tuple[Tensor, Tensor] | None:
