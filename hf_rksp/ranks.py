@@ -53,7 +53,10 @@ def agreeing(ranks: Ranks) -> Iterator[None]:
         own = error
     messages = ranks.gather(None if own is None else f"{type(own).__name__}: {own}")
     if own is not None:
-        raise own
+        try:
+            raise own
+        finally:
+            own = None  # an exception and its own frame would keep each other, and tensors, until garbage is collected
     for rank, message in enumerate(messages):
         if message is not None:
             raise RuntimeError(f"process {rank}: {message}")

@@ -67,6 +67,7 @@ class _Lane:
         self._abandoned = True
         self._go.release()
         self.thread.join()
+        self.error = None  # it keeps the frames of the thread, and their tensors
 
 
 #: Lets every batch pass the block, in order; calls its argument with the number of a batch before it does.

@@ -16,6 +16,7 @@ from hf_rksp.capture.hvp import Hessian, hessian_at
 from hf_rksp.capture.shards import copies, from_vector, is_flattened, is_sharded, to_vector
 from hf_rksp.errors import InputError
 from hf_rksp.ranks import agreeing, current_ranks, sum_over_ranks
+from hf_rksp.training.aside import reason
 
 
 def require_readable(weights: Mapping[str, nn.Parameter]) -> None:
@@ -49,7 +50,7 @@ def preconditioned(
         try:
             to_vector(hessian.product(from_vector(found, weights)), weights, scale.dtype, out=found)
         except Exception as error:  # also memory that has run out: the others wait for this process in the mean
-            spread.error = error
+            spread.error = reason(error)
             found.fill_(math.nan)
         return spread.mean(found).mul_(scale)
 
@@ -69,8 +70,8 @@ class Spread:
         self._copies = copies(weights.values()) if self.sharded else 1
         #: Parts of one random vector differ; whole vectors are one.
         self.seed = self.ranks.rank // self._copies if self.sharded else 0
-        #: Why a product of this process failed.
-        self.error: Exception | None = None
+        #: Why a product of this process failed. An exception would keep its frames, and with them the graph of the reading.
+        self.error: str | None = None
 
     def mean(self, vector: Tensor) -> Tensor:
         """``vector`` of a batch, as the mean over the batches of all processes."""

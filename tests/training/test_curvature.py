@@ -1,7 +1,9 @@
 """The curvature monitor on real steps: the eigenvalue of the dense operator, no effect on the run, and what it refuses."""
 
+import gc
 import json
 import math
+import weakref
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from hf_rksp import (
     RKSPTrainer,
 )
 from hf_rksp.capture.calling import untouched
-from hf_rksp.capture.hvp import hessian_at, trainable
+from hf_rksp.capture.hvp import Hessian, hessian_at, trainable
 from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training import TrainingRun
@@ -360,6 +362,34 @@ def test_what_cannot_be_read_is_said_once_and_the_run_goes_on(tmp_path, caplog, 
     assert numbers == {"curvature/skipped": 3.0}
     assert caplog.text.count(words) == 1 and "curvature_every=0" in caplog.text
     assert not read_history(tmp_path).of("curvature")
+
+
+@pytest.mark.parametrize("product", [1, 2, 4])
+def test_a_reading_that_runs_out_of_memory_keeps_nothing_of_it(tmp_path, monkeypatch, product):
+    """The graph of a reading is as large as that of a step: if it stayed, the next step would fail."""
+    model, graphs, calls = gpt2(0.0).train(), [], [0]
+    multiply = Hessian.product
+
+    def failing(self, vectors):
+        graphs.append(weakref.ref(self))
+        calls[0] += 1
+        if calls[0] == product:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return multiply(self, vectors)
+
+    monkeypatch.setattr(Hessian, "product", failing)
+    optimizer = adam(model)
+    gc.collect()
+    gc.disable()
+    try:
+        with TrainingRun(model, tmp_path, 2, [CurvatureMonitor(CurvatureConfig(every=1))], optimizer=optimizer) as run:
+            model(**batches(token_rows(4).rows)[0]).loss.backward()
+            optimizer.step()
+            numbers = run.step()
+            assert numbers["curvature/skipped"] == 1 and calls[0] == product
+            assert [graph() for graph in graphs] == [None] * product
+    finally:
+        gc.enable()
 
 
 def test_weights_that_are_not_finite(tmp_path, caplog):

@@ -96,7 +96,7 @@ class CurvatureMonitor(Regular):
 
     def _reading(self, step: int, main_process: bool) -> Measuring:
         try:
-            self._reason: Exception | None = None
+            self._reason: str | None = None
             values, more = self._measure()
             self._seen = None
         except Exception as error:  # every process has one, or none

@@ -159,12 +159,14 @@ class SpectralMonitor(Logged):
         except Exception as error:
             cause = error
         for stack, block, x, y in waiting:
+            if cause is not None:
+                self.refuse(stack, block, cause)
+                continue
             try:
-                if cause:
-                    raise cause
                 self._sink(stack, block, x, y)
             except Exception as error:
                 self.refuse(stack, block, error)
+        cause = None  # an exception and its own frame would keep each other, and the states, until garbage is collected
 
     def run_probe(self) -> None:
         """Run this process' share of the probe batches."""
