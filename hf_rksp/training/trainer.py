@@ -373,9 +373,9 @@ class RKSPTrainerMixin(_Host):
 
     def _already_scaled(self, num_items_in_batch: Any) -> bool:
         """Whether Trainer leaves the loss alone that it would else divide by the accumulated batches."""
-        said = getattr(self, "loss_is_scaled_for_ga", None)  # transformers before 5.18 has no such attribute
-        if said is not None:
-            return bool(said)
+        # An older Trainer has no such attribute, and does not read one that a subclass sets.
+        if hasattr(Trainer, "loss_is_scaled_for_ga") and self.loss_is_scaled_for_ga is not None:
+            return bool(self.loss_is_scaled_for_ga)
         by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None
         return bool(by_model or self.compute_loss_func is not None)
 
