@@ -63,7 +63,8 @@ class Layouts:
         self._filled: set[tuple[Any, ...]] = set()
         #: Content and mask -> what the mask marks.
         self._masks: dict[tuple[str, str], Reading] = {}
-        self.unread: dict[str, CaptureError] = {}
+        #: Texts: an error that is kept would keep the frames that it came through, and their states, for a whole run.
+        self.unread: dict[str, str] = {}
         self._exact: dict[tuple[Any, ...], Layout] = {}
         self._whole: set[tuple[Any, ...]] = set()
 
@@ -111,7 +112,7 @@ class Layouts:
         rule = self._by_sizes(stack, contents, lead)
         if rule is None:
             if stack.path in self.unread:
-                raise self.unread[stack.path]
+                raise CaptureError(self.unread[stack.path])
             if lead and _signature(stack, batch, contents, lead[:1]) in self._whole:
                 # No state in front of the stack is padding: then none is behind a block that pools them.
                 return Layout(lead[0])
@@ -227,7 +228,7 @@ class Layouts:
         padding: dict[Shape, tuple[Stack, Tensor]] = {}
         for path, seen in answers.items():
             if isinstance(seen, CaptureError):
-                self.unread[path] = seen
+                self.unread[path] = str(seen)
                 continue
             stack = next(stack for stack in self.stacks if stack.path == path)
             self._filled.add(_signature(stack, batch, contents, ()))
@@ -245,7 +246,7 @@ class Layouts:
                 if padded is not None:
                     padding[seen.lead] = stack, padded
             except CaptureError as error:  # of this stack alone; the others can be read
-                self.unread[path] = error
+                self.unread[path] = str(error)
                 continue
             if layout.mask is None and layout.owner is None and layout.axes is None and layout.rows == 1:
                 self._whole.add(_signature(stack, batch, contents, seen.lead[:1]))
@@ -266,7 +267,7 @@ class Layouts:
         """
         left = [stack for stack in self.stacks if stack.path not in self.unread]
         if self.stacks and not left:
-            raise next(iter(self.unread.values()))
+            raise CaptureError(next(iter(self.unread.values())))
         return left
 
     def learn_streamed(self, run: Run, batch: Mapping[str, Any]) -> None:

@@ -83,7 +83,7 @@ class MomentSink:
         if block.index >= stack.members and (error := self.layouts.later_runs(stack, self.batch)) is not None:
             if self.strict:
                 raise error
-            self.layouts.unread[f"{stack.path} (run {block.index // stack.members + 1})"] = error
+            self.layouts.unread[f"{stack.path} (run {block.index // stack.members + 1})"] = str(error)
             return
         start = time.perf_counter()
         layout = self._layout(stack, x)
@@ -235,20 +235,20 @@ def gather_moments(
                 error = CaptureError(f"{unsettled}, and a probe does not either: {REMEDY}")
                 if strict:
                     raise error from None
-                layouts.unread[unsettled.path] = error
+                layouts.unread[unsettled.path] = str(error)
                 continue
             probed.add((id(sink.batch), unsettled.path))
             with untouched(model):
                 layouts.learn(functools.partial(forward, model), sink.batch)
         except CaptureError as error:
-            if strict or all(known is not error for known in layouts.unread.values()):
+            if strict or str(error) not in layouts.unread.values():
                 raise
     elapsed = time.perf_counter() - start
     if known is not None:
         for late in share.gather(sink.late):
             known.update({key: states for key, states in late.items() if key not in known})
     for path in set().union(*share.gather(list(layouts.unread))):  # another process cannot read it
-        layouts.unread.setdefault(path, CaptureError(f"another process cannot read {path}"))
+        layouts.unread.setdefault(path, f"another process cannot read {path}")
         sink.moments = {key: kept for key, kept in sink.moments.items() if key[0] != path}
     _merge(sink.moments, share)
     _check_counted(sink.moments)

@@ -18,7 +18,7 @@ from hf_rksp.capture.calling import untouched
 from hf_rksp.capture.hvp import Hessian, trainable
 from hf_rksp.capture.shards import to_vector
 from hf_rksp.config import CurvatureConfig
-from hf_rksp.errors import InputError, NonFiniteError
+from hf_rksp.errors import InputError, NonFiniteError, RkspError
 from hf_rksp.profile.gradients import model_loss
 from hf_rksp.quantities import CURVATURE
 from hf_rksp.ranks import agreeing, current_ranks
@@ -96,12 +96,11 @@ class CurvatureMonitor(Regular):
 
     def _reading(self, step: int, main_process: bool) -> Measuring:
         try:
-            self._reason: str | None = None
             values, more = self._measure()
             self._seen = None
         except Exception as error:  # every process has one, or none
             self._kept = None
-            self.aside("a reading", self._reason or error)
+            self.aside("a reading", error)
             self._log({})
             return None
         alarms = self._judge(values["ratio_momentum"])
@@ -132,7 +131,8 @@ class CurvatureMonitor(Regular):
                 del gradient
                 found = self._search(operator, start, products, spread)
             except NonFiniteError:
-                self._reason = spread.error
+                if spread.error is not None:
+                    raise RkspError(spread.error) from None
                 raise
             method, loss = hessian.method, hessian.loss
         self._kept = found.vector.mul_(by.scale)
