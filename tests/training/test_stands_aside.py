@@ -1,8 +1,10 @@
 """What watches a run never ends it: what cannot be read is left out, said once, and counted."""
 
+import gc
 import json
 import re
 import types
+import weakref
 
 import pytest
 import torch
@@ -16,7 +18,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_rksp import RKSPCallback, RKSPTrainer, SpectralShaper
+from hf_rksp import RKSPCallback, RKSPTrainer, SpectralMonitor, SpectralShaper, TrainingRun
+from hf_rksp.capture import layouts
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.errors import CaptureError, InputError
 from tests.training.common import (
@@ -388,3 +391,26 @@ def test_batches_of_one_token(schedule, tmp_path, caplog):
     assert logged(run, "kss/dropped") == [0] * 4
     (text,) = said(caplog, "KSS leaves out")
     assert "1 tokens" in text and "16 tokens or more" in text and "kss_rank=" not in text
+
+
+def test_a_stack_that_cannot_be_read_keeps_nothing_of_its_probe(tmp_path, monkeypatch):
+    """Why it cannot is kept for the whole run; an error would keep the states that it saw."""
+    probes = []
+
+    def refuses(stack, contents, seen, *rest):
+        probes.append(weakref.ref(seen))
+        raise CaptureError("no probe tells the tokens")
+
+    monkeypatch.setattr(layouts, "layout_of", refuses)
+    monkeypatch.setattr(layouts.Layouts, "_by_sizes", lambda *rest: None)
+    model = gpt2(0.0).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        with TrainingRun(model, tmp_path, 1, [SpectralMonitor(MonitorConfig(every=1))], optimizer=optimizer) as run:
+            model(input_ids=IDS, labels=IDS).loss.backward()
+            assert run.step()["spectrum/skipped"] > 0 and probes
+            assert [probe() for probe in probes] == [None] * len(probes)
+    finally:
+        gc.enable()
