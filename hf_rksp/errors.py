@@ -5,6 +5,8 @@ from pathlib import Path
 
 #: Characters of somebody else's error that are quoted: some list every weight of a model.
 _LONGEST = 700
+#: Exit code of a script whose run the guard has stopped.
+STOPPED = 6
 
 
 class RkspError(Exception):
@@ -37,6 +39,17 @@ class ModelLoadError(RkspError, RuntimeError):
 
 class SchemaError(RkspError, ValueError):
     """A report file has another schema version, or is not a report."""
+
+
+class RunStoppedError(RkspError, SystemExit):
+    """The guard has ended a run that failed and could not be saved.
+
+    It is a `SystemExit` too: a script that does not catch it ends with exit code 6, which no error of Python has.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = STOPPED
 
 
 class OutputError(RkspError, OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_rksp.config.checks import require_positive, require_whole, setting
+from hf_rksp.config.checks import require_flag, require_positive, require_whole, setting
 from hf_rksp.errors import InputError
 
 #: What the guard can do, the mildest first.
@@ -18,7 +18,7 @@ class GuardConfig:
     Attributes:
         rungs: "off", or names of `RUNGS` joined by "+", such as "skip+rollback". Each one is tried before the next. A run for
             which any other than "warn" is chosen is stopped after the last one.
-        loss, norm: a loss and a gradient norm above these fail a step (arXiv:2602.22988: 50 and 500).
+        loss, norm: a loss and a gradient norm above these fail a step (arXiv:2602.22988: 50 and 500), in a run that has been below.
         limit: so does one that lies so many times the scatter of the run's own past above its median, ...
         patience: ... in so many steps in a row. What is not finite, or above the fixed limits, fails a step at once.
         window: healthy steps that make up the past.
@@ -26,6 +26,7 @@ class GuardConfig:
         skips, cuts, rollbacks: most of each in a run.
         cut: factor on the learning rate.
         healthy: steps in their band after a checkpoint was saved, from which it is healthy.
+        alarms: whether alarms of the monitors fail a step too.
     """
 
     rungs: str = setting(
@@ -42,6 +43,7 @@ class GuardConfig:
     rollbacks: int = setting(2, "returns to a healthy checkpoint at most")
     cut: float = setting(0.5, "factor on the learning rate at a cut")
     healthy: int = setting(20, "steps in their band after which a checkpoint is healthy")
+    alarms: bool = setting(False, "whether alarms of the monitors fail a step too")
 
     def __post_init__(self) -> None:
         names = self.rungs.split("+") if isinstance(self.rungs, str) else []
@@ -61,6 +63,7 @@ class GuardConfig:
             ("healthy", 1),
         ):
             require_whole(name, getattr(self, name), least)
+        require_flag("alarms", self.alarms)
         if self.cut >= 1:
             raise InputError(f"cut={self.cut!r}: it makes the learning rate smaller, so pass a factor below 1")
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hf_rksp.doctor.mark import read_mark
 from hf_rksp.errors import cause_of
 from hf_rksp.inputs.damage import damage
 from hf_rksp.json_data import section
@@ -63,12 +64,18 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint. ``step`` is in the name of its folder; ``None`` if it is not."""
+    """One checkpoint.
+
+    Attributes:
+        step: in the name of its folder; ``None`` if it is not.
+        ill: why the guard of its run has marked it as ill; nothing if it has not.
+    """
 
     path: Path
     step: int | None
     weights: Tensors
     moments: Tensors
+    ill: str = ""
 
     @property
     def sound(self) -> bool:
@@ -83,7 +90,9 @@ class Checkpoint:
 
 def read_checkpoint(folder: Path, step: int | None) -> Checkpoint:
     """Look at every number of the weights and of the optimizer's state, one tensor in memory at a time."""
-    return Checkpoint(folder, step, _weights(folder), _moments(folder))
+    mark = read_mark(folder)
+    ill = mark.why if mark is not None and mark.healthy is False and mark.step == step else ""
+    return Checkpoint(folder, step, _weights(folder), _moments(folder), ill)
 
 
 def _weights(folder: Path) -> Tensors:

@@ -61,6 +61,7 @@ class Diagnosis:
                     "path": str(one.path),
                     "step": one.step,
                     "verdict": self.verdict(one),
+                    "ill": one.ill,
                     "weights": described(one.weights),
                     "moments": described(one.moments),
                 }
@@ -106,6 +107,8 @@ def verdict_of(checkpoint: Checkpoint, all_of_run: Sequence[Checkpoint], breaks_
     wrong = [f"{name} {kind}" for name, kind in parts.items() if kind in ("not finite", "unreadable")]
     if wrong or not checkpoint.sound:
         return ", ".join(wrong) or f"weights {checkpoint.weights.kind}"
+    if checkpoint.ill:
+        return f"marked as ill: {checkpoint.ill}"
     if not _before(checkpoint, breaks_at):
         return "finite, saved after the run broke"
     times = _grown(checkpoint, all_of_run)

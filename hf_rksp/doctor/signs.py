@@ -79,7 +79,10 @@ def in_order(signs: Sequence[Sign]) -> list[Sign]:
 
 
 def signs_in(events: Sequence[dict[str, Any]]) -> list[Sign]:
-    """The alarms among the events of a history, the first of each kind; those of steps that the run went back from are left out."""
+    """The alarms among the events of a history, the first of each kind, and that the guard has stopped the run.
+
+    Those of steps that the run went back from are left out.
+    """
     found: dict[tuple[str, str], Sign] = {}
     for place, row in enumerate(events):
         gone = any(isinstance(to := later.get("to"), int) and to < row["step"] for later in events[place + 1 :])
@@ -87,6 +90,9 @@ def signs_in(events: Sequence[dict[str, Any]]) -> list[Sign]:
             by, rule = line(row.get("by") or "", 40), line(row.get("rule") or "", 60)
             text = line(row.get("text") or "Alarm.", 400)
             found.setdefault((by, rule), Sign(row["step"], f"alarm: {rule}", text, by=by))
+        if row.get("what") == "stopped" and not gone:
+            text = line(row.get("text") or "The guard has stopped the run.", 400)
+            found["run", "stopped"] = Sign(row["step"], "stopped", text, breaks=True, by="run")
     return list(found.values())
 
 

@@ -19,6 +19,7 @@ from hf_rksp.config import (
     AttentionConfig,
     CurvatureConfig,
     DepthWarmupConfig,
+    GuardConfig,
     KSSConfig,
     MonitorConfig,
 )
@@ -71,6 +72,7 @@ _ALIGNMENT = _fields_of("alignment_", {"": AlignmentConfig})
 _ATTENTION = _fields_of("attention_", {"": AttentionConfig})
 _CURVATURE = _fields_of("curvature_", {"": CurvatureConfig})
 _DEPTH = _fields_of("depth_warmup_", {"": DepthWarmupConfig})
+_GUARD = {name: one for name, one in _fields_of("guard_", {"": GuardConfig}).items() if name != "rungs"}
 
 
 # The methods stand before TrainingArguments; the type checker has to know what those have.
@@ -91,6 +93,7 @@ class ArgumentMethods(_Host):
     spectrum: bool
     run_report: bool
     depth_warmup: Literal["off", "paper", "lr", "curvature"]
+    guard: str | None
     risk: Mode
     risk_limit: float
     residual_blocks: str | None
@@ -111,6 +114,7 @@ class ArgumentMethods(_Host):
         self._kss()
         self._made("spectrum_", MonitorConfig, _SPECTRUM)
         self.monitors()
+        self.guard_config()
 
     def kss_config(self) -> KSSConfig | None:
         """Settings of KSS, or ``None`` if it is off.
@@ -129,6 +133,22 @@ class ArgumentMethods(_Host):
         """
         config: MonitorConfig = self._made("spectrum_", MonitorConfig, _SPECTRUM)
         return config if self.spectrum else None
+
+    def guard_config(self) -> GuardConfig | None:
+        """Settings of the guard, or ``None`` if it is off. Without a word on it the guard warns, if there is another part.
+
+        Raises:
+            InputError: a value that the guard cannot have; the message names the argument.
+        """
+        rungs = "warn" if self.guard is None else self.guard
+        config: GuardConfig = self._made("guard_", GuardConfig, _GUARD, rungs=rungs)
+        if self.guard is None and not (self.kss_config() or self.spectrum or self.monitors()):
+            return None
+        return config if config.chosen else None
+
+    def sleeping_kss(self) -> KSSConfig:
+        """Settings of KSS that the guard switches on, whether or not it is on from the first step."""
+        return self._kss()
 
     def monitors(self) -> list[Monitor]:
         """The monitors besides that of the spectrum that are switched on, and the depth warm-up.
@@ -165,7 +185,8 @@ class ArgumentMethods(_Host):
         except InputError as error:
             # The settings name what is theirs, and the reader has typed the names of the arguments.
             names_of_all = "|".join([*names, *more])
-            raise InputError(re.sub(rf"\b({names_of_all})=", rf"{prefix}\1=", str(error))) from None
+            text = re.sub(rf"\b({names_of_all})=", rf"{prefix}\1=", str(error))
+            raise InputError(text.replace("guard_rungs=", "guard=")) from None
 
 
 RKSPArguments = make_dataclass(
@@ -196,6 +217,16 @@ RKSPArguments = make_dataclass(
             ),
         ),
         *_DEPTH.values(),
+        (
+            "guard",
+            str | None,
+            _option(
+                None,
+                "What is done about a step that fails: 'off', or warn, skip, cut, kss, rollback, stop joined by +, such as "
+                "skip+rollback. Default: warn, if KSS or a monitor is on.",
+            ),
+        ),
+        *_GUARD.values(),
         (
             "run_report",
             bool,
@@ -232,5 +263,5 @@ class RKSPTrainingArguments(RKSPArguments, TrainingArguments):  # type: ignore[m
     """TrainingArguments with the fields of KSS (``kss_...``), of risk, and of the monitors.
 
     The monitors are ``spectrum_...``, ``alignment_...``, ``attention_...`` and ``curvature_...``. ``depth_warmup_...``
-    are those of architecture warm-up.
+    are those of architecture warm-up, ``guard_...`` those of the guard.
     """

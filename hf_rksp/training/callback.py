@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rksp.capture import Stack, find_stacks
 from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig, MonitorConfig
-from hf_rksp.errors import CaptureError
+from hf_rksp.errors import CaptureError, RunStoppedError
 from hf_rksp.history.schema import FILE_NAME
 from hf_rksp.json_data import plain
 from hf_rksp.machine import versions
 from hf_rksp.ranks import world_size
 from hf_rksp.training.alerts import sender
-from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Said
 from hf_rksp.training.engine import Engine
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor
 from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor
+from hf_rksp.training.page import draw
 from hf_rksp.training.recorder import RECORDER, Recorder
 from hf_rksp.training.watch import Watch
 
@@ -70,6 +72,8 @@ class RKSPCallback(TrainerCallback):
     Attributes:
         path: of the history of the run.
         kss: settings of KSS, which `RKSPTrainer` sets.
+        kss_sleeps: whether KSS does nothing until the guard switches it on.
+        rewind: loads weights and moments of a checkpoint into the run; `RKSPTrainer` sets it.
         engine: of the run that goes on, once its blocks are known.
     """
 
@@ -85,6 +89,7 @@ class RKSPCallback(TrainerCallback):
         self.config = None if config is False else config if isinstance(config, MonitorConfig) else MonitorConfig()
         self.probe, self.blocks, self.report = probe, blocks, report
         self.kss: KSSConfig | None = None
+        self.kss_sleeps = False
         self.path: Path | None = None
         self.engine: Engine | None = None
         #: Optimizer steps that were behind the run when it began.
@@ -94,6 +99,7 @@ class RKSPCallback(TrainerCallback):
         self.driven = False
         #: Set by `RKSPTrainer`: what was said of the run before its first step, the first event of the history.
         self.said: Said | None = None
+        self.rewind: Callable[[Path], None] | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._recorder = Recorder()
         self._begun: tuple[TrainingArguments, TrainerState, nn.Module] | None = None
@@ -124,7 +130,7 @@ class RKSPCallback(TrainerCallback):
             parts.append(SpectralMonitor(self.config, self.probe))
         parts += self.monitors
         if self.kss is not None:
-            parts.append(SpectralShaper(config=self.kss))
+            parts.append(SpectralShaper(config=self.kss, dormant=self.kss_sleeps))
         return parts
 
     def on_train_begin(
@@ -168,7 +174,9 @@ class RKSPCallback(TrainerCallback):
         """The parts are attached and the run has begun."""
         assert self._begun is not None and self.engine is not None
         (args, state, model), self._begun = self._begun, None
-        self.engine.watch.optimizer = self._optimizer
+        watch = self.engine.watch
+        watch.optimizer, watch.folder, watch.rewind = self._optimizer, Path(args.output_dir or "."), self.rewind
+        watch.acts = watch.says_losses = self.driven
         self.engine.watch.seed = int(getattr(args, "seed", 0) or 0)
         if hasattr(args, "get_warmup_steps"):
             schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
@@ -282,8 +290,24 @@ class RKSPCallback(TrainerCallback):
             self._stand_aside(cause)
         if self.engine:
             self._recorder.epoch = state.epoch
-            self.engine.step_end(ended=state.global_step >= state.max_steps)
+            try:
+                self.engine.step_end(ended=state.global_step >= state.max_steps)
+            except RunStoppedError as error:
+                self._stopped(args, state, error)
+                raise
             self._keep_in_state()
+
+    def _stopped(self, args: TrainingArguments, state: TrainerState, error: RunStoppedError) -> None:
+        """The guard ends the run: say why, and leave the page and the log of the run behind."""
+        if state.is_world_process_zero:
+            logger.error("%s", error)
+            state.save_to_json(str(Path(args.output_dir, TRAINER_STATE_NAME)))
+        self._end()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A checkpoint was written; `RKSPTrainer` has said so before older ones were deleted."""
+        if self.engine and not self.driven:
+            self.engine.saved(Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
 
     def pop_logs(self) -> dict[str, float]:
         """The numbers of all parts that were not logged yet."""
@@ -314,16 +338,13 @@ class RKSPCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Draw the report."""
+        self._end()
+
+    def _end(self) -> None:
         history = self._recorder.close()
         self.close()
         if history and self.report:
-            from hf_rksp.report import read_history, write_timeline
-
-            page = history.with_name(history.stem.replace("history", "report") + ".html")
-            try:
-                write_timeline([read_history(history)], page)
-            except Exception as error:  # the run is done and its numbers are on disk
-                logger.warning("the report was not written: %s", reason(error))
+            draw(history)
 
     def resume(self, state: Mapping[str, Any] | None) -> None:
         """The next run goes on from this state of a checkpoint, if it goes on."""

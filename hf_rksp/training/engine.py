@@ -20,13 +20,14 @@
     microbatch       hooks on the model, again      training_step                          hooks on the model
                      after on_substep_end
     gradients_ready  on_pre_optimizer_step (after   end of training_step of the last       before optimizer.step()
-                     clipping; under DeepSpeed      batch, before clipping (under
-                     after the step)                DeepSpeed after the step)
+                     clipping)                      batch, before clipping
     step_end         on_step_end                    the same                               step()
-    saved            state of Trainer               rksp_state.json in the checkpoint      state_dict()
+    state            state of Trainer               rksp_state.json in the checkpoint      state_dict()
+    saved            on_save                        end of _save_checkpoint                saved()
     close            on_train_end                   also after an exception                end of with
 
-With RKSPCallback alone parts can only look: a callback cannot change the loss.
+With RKSPCallback alone parts can only look: a callback cannot change the loss. Under DeepSpeed its own optimizer says
+gradients_ready, because the step is made inside backward; see `hf_rksp.training.gate`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from hf_rksp.errors import InputError
+from hf_rksp.errors import InputError, RunStoppedError
 from hf_rksp.ranks import current_ranks, sums_over_ranks
+from hf_rksp.training.gate import StepGate
 from hf_rksp.training.monitors.base import Intervention, Measuring, Monitor, Reading
 from hf_rksp.training.recorder import Recorder
 from hf_rksp.training.watch import Watch
@@ -70,6 +73,7 @@ class Engine:
             raise InputError(
                 f"two parts of a run are called {twice[0]!r}: their numbers and states have one name; leave one out"
             )
+        watch.dormant = [part for part in self.interventions if part.dormant]
         for part in self.parts:
             part.attach(watch)
             if part.aside is not None:
@@ -87,6 +91,8 @@ class Engine:
             state: `state_dict` of the checkpoint; empty for a fresh run.
         """
         self.step, self.last_step = step, last_step
+        if self.watch.optimizer is not None and self.interventions:
+            self.watch.gate = StepGate(self.watch.optimizer, self._ready)
         self._load(state)
         for part in self.parts:
             part.begin(step)
@@ -113,7 +119,11 @@ class Engine:
         self.watch.withheld = withheld
 
     def gradients_ready(self) -> None:
-        """Let interventions act on the gradients of the step."""
+        """Let interventions act on the gradients of the step. Under DeepSpeed they have done so within the backward pass."""
+        if not (self.watch.gate and self.watch.gate.says_ready):
+            self._ready()
+
+    def _ready(self) -> None:
         for part in self.interventions:
             part.gradients_ready(self.step, self.readings)
 
@@ -122,6 +132,9 @@ class Engine:
 
         Returns:
             What the monitors measured, on the main process.
+
+        Raises:
+            RunStoppedError: an intervention ends the run, on every process.
         """
         self.watch.tap.look_away()
         due, self._due = self._due, []
@@ -132,7 +145,15 @@ class Engine:
         if ended:
             found += self._measure([part.run_end(self.step, self._main) for part in self.parts])
         self.readings = found
+        if self.watch.stopped is not None:
+            self.recorder.event(self.step - 1, "run", "stopped", self.watch.stopped)
+            raise RunStoppedError(self.watch.stopped)
         return found
+
+    def saved(self, folder: Path) -> None:
+        """A checkpoint of the step just made is in ``folder``. Every process has to call it."""
+        for part in self.interventions:
+            part.saved(self.step, folder)
 
     def _measure(self, measuring: Sequence[Measuring]) -> list[Reading]:
         """Run all to their ends side by side, and record what came out."""
@@ -167,6 +188,9 @@ class Engine:
     def close(self) -> None:
         """Leave no hook behind."""
         self.watch.tap.look_away()
+        if self.watch.gate is not None:
+            self.watch.gate.close()
+            self.watch.gate = None
         for part in reversed(self.parts):
             part.close()
 

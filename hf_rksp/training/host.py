@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hf_rksp.flat import joined
@@ -26,3 +27,28 @@ def _moved(flat: Tensor) -> Tensor:
 def _count() -> None:
     global moves
     moves += 1
+
+
+class Later:
+    """A tensor on its way to main memory: the copy begins now, and whoever asks for it a step later does not wait.
+
+    Args:
+        tensor: which is not changed afterwards.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._done: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor.copy_(tensor, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+        else:
+            self._tensor = tensor
+
+    def get(self) -> Tensor:
+        """The tensor in main memory."""
+        if self._done is not None:
+            self._done.synchronize()
+            return self._tensor
+        return to_host(self._tensor)[0]

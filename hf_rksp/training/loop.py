@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,18 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig
+from hf_rksp.errors import RunStoppedError
 from hf_rksp.machine import versions
 from hf_rksp.ranks import current_ranks, world_size
 from hf_rksp.training.engine import Engine
+from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor
+from hf_rksp.training.page import draw
 from hf_rksp.training.recorder import RECORDER, Recorder
 from hf_rksp.training.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingRun:
@@ -45,7 +51,8 @@ class TrainingRun:
         blocks: path(s) of the list(s) of residual blocks; found automatically in transformers models.
         setup: entries for the run row of the history, such as ``name`` and ``learning_rate``.
         state: `state_dict` of a checkpoint that the run goes on from.
-        optimizer: of the run, for `CurvatureMonitor`.
+        optimizer: of the run, for `CurvatureMonitor`, and for a `DivergenceGuard` that acts.
+        rewind: loads weights and moments of a checkpoint of this run, for a `DivergenceGuard` that goes back.
         loss: the task's loss of what the model was called with and what `microbatch` was given, for `CurvatureMonitor`; the one
             that the model returns by default.
 
@@ -55,6 +62,7 @@ class TrainingRun:
 
     Raises:
         CaptureError, InputError: no residual blocks.
+        RunStoppedError: (in `step`) the guard has ended the run.
     """
 
     def __init__(
@@ -69,11 +77,14 @@ class TrainingRun:
         state: Mapping[str, Any] | None = None,
         optimizer: object = None,
         loss: Callable[[Mapping[str, Any]], Tensor] | None = None,
+        rewind: Callable[[Path], None] | None = None,
     ) -> None:
         self.model, self.folder, self.steps = model, Path(folder), steps
-        self.parts: list[Monitor] = [*monitors, *([SpectralShaper(config=kss)] if kss else [])]
+        # A guard that may switch KSS on finds it asleep.
+        sleeps = any(isinstance(part, DivergenceGuard) and "kss" in part.config.chosen for part in monitors)
+        self.parts: list[Monitor] = [*monitors, *([SpectralShaper(config=kss, dormant=sleeps)] if kss else [])]
         self.blocks, self.setup, self._state = blocks, dict(setup or {}), dict(state or {})
-        self.optimizer, self.loss = optimizer, loss
+        self.optimizer, self.loss, self.rewind = optimizer, loss, rewind
         self.step_number = int(self._state.get("step", 0))
         self._recorder = Recorder()
         self._engine: Engine | None = None
@@ -106,6 +117,7 @@ class TrainingRun:
     def _begin(self) -> None:
         watch = self.engine.watch
         watch.optimizer, watch.loss, watch.seed = self.optimizer, self.loss, int(self.setup.get("seed") or 0)
+        watch.folder, watch.rewind = self.folder, self.rewind
         self.engine.begin(self.step_number, self.steps, self._state)
         setup = {"world_size": world_size(), **self.setup}
         self._recorder.open(
@@ -122,13 +134,17 @@ class TrainingRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        stopped = isinstance(error, RunStoppedError)  # which is an event already
+        if error is not None and not stopped:
             self._recorder.event(
                 self.step_number, "run", "error", f"The run ended with {type(error).__name__}: {error}"
             )
         self.engine.close()
-        self._recorder.close()
+        history = self._recorder.close()
         self._engine = None
+        if stopped and history is not None:
+            logger.error("%s", error)
+            draw(history)
 
     def microbatch(self, withheld: Mapping[str, Any] | None = None) -> None:
         """A further batch of the same step follows; ``withheld`` are entries of it that the model is not given, such as labels."""
@@ -156,6 +172,13 @@ class TrainingRun:
         if not ended:
             self.engine.step_begin(self.step_number)
         return numbers
+
+    def saved(self, folder: str | os.PathLike[str]) -> None:
+        """A checkpoint of the steps so far was written to ``folder``: `DivergenceGuard` will mark whether it is healthy.
+
+        The name of the folder is ``checkpoint-N`` with the number of steps, in the folder of the run.
+        """
+        self.engine.saved(Path(folder))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, by part: plain JSON types."""

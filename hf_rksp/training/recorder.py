@@ -97,7 +97,7 @@ class Recorder:
                         f"{reading.monitor}: {alarm.rule} {alarm.layer}".rstrip(), f"Step {reading.step}: {alarm.text}"
                     )
             more = {"layer": alarm.layer} if alarm.layer else {}
-            self.event(reading.step, reading.monitor, alarm.what, alarm.text, rule=alarm.rule, **more)
+            self.event(reading.step, reading.monitor, alarm.what, alarm.text, rule=alarm.rule, **more, **alarm.more)
 
     def event(self, step: int, by: str, what: str, text: str, **more: Any) -> None:
         """Keep what happened."""

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rksp.capture import Stack, find_stacks, needs_probe, untouched
 from hf_rksp.capture.agreement import found_anywhere
 from hf_rksp.capture.calling import eager
-from hf_rksp.config import KSSConfig, MonitorConfig
+from hf_rksp.config import GuardConfig, KSSConfig, MonitorConfig
+from hf_rksp.doctor.health import rotate, to_go_on_from
 from hf_rksp.errors import CaptureError, InputError, first_line
 from hf_rksp.files import put_files
-from hf_rksp.ranks import world_size
+from hf_rksp.ranks import from_main, world_size
 from hf_rksp.training import before
 from hf_rksp.training.arguments import ArgumentMethods
 from hf_rksp.training.aside import reason
@@ -31,10 +33,13 @@ from hf_rksp.training.callback import REMEDIES, RKSPCallback, several_devices
 from hf_rksp.training.depth_warmup import require_part
 from hf_rksp.training.extra_pass import extra_passes
 from hf_rksp.training.first_batches import same_numbers
+from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
+#: What DeepSpeed's engine counts, which goes on when weights and moments go back.
+_COUNTERS = ("global_steps", "global_samples", "skipped_steps", "micro_steps")
 #: State of all parts in a checkpoint.
 STATE_NAME = "rksp_state.json"
 
@@ -62,6 +67,8 @@ class RKSPTrainerMixin(_Host):
         probe: batches for the monitor, with ``spectrum_data="probe"``.
         blocks: path(s) of the list(s) of residual blocks.
         risk: "off", "warn" or "stop", ``None`` for that of the arguments; see `hf_rksp.training.before`.
+        guard: settings of the guard, or its rungs such as "skip+rollback"; ``None`` for those of the arguments; ``False`` for none.
+            A `DivergenceGuard` among the monitors of an `RKSPCallback` takes its place.
 
     Attributes:
         rksp: the callback that drives the parts; its ``path`` is that of the history. ``None`` if there is no part.
@@ -79,12 +86,14 @@ class RKSPTrainerMixin(_Host):
         probe: Sequence[Mapping[str, Any]] | None = None,
         blocks: str | Sequence[str] | None = None,
         risk: Mode | None = None,
+        guard: GuardConfig | str | bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         own = self.args if isinstance(self.args, ArgumentMethods) else None
         self._kss = kss
         self._monitors = own.monitors() if own else []
+        self._guard = _guard(guard, own.guard_config() if own else None)
         self._spectrum = _choose(monitor, own.spectrum_config() if own else MonitorConfig(), MonitorConfig)
         self._blocks = blocks or (own.residual_blocks if own else None)
         self._report = own.run_report if own else True
@@ -99,6 +108,8 @@ class RKSPTrainerMixin(_Host):
         self._waits = False
         self._open = ExitStack()
         self._term_sum: Tensor | float = 0.0
+        self._loss_is_said = True
+        self._hidden_limit: int | None = None
         self._logged_step = 0
         self.rksp: RKSPCallback | None = None
         if self.args.n_gpu > 1 and self.kss:
@@ -106,6 +117,8 @@ class RKSPTrainerMixin(_Host):
                 f"{several_devices(self.args.n_gpu)}. Launch one process per device: torchrun --nproc_per_node N, or accelerate "
                 "launch. Or train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off"
             )
+        if self._guard is not None:
+            self._monitors.append(DivergenceGuard(self._guard))
         self._adopt()
         if self.rksp is None and (self._spectrum or self._monitors or self.kss or self._risk != "off"):
             self._add(RKSPCallback(self._spectrum or False, probe, self._blocks, self._report, self._monitors))
@@ -159,7 +172,9 @@ class RKSPTrainerMixin(_Host):
             require_part(state, self.rksp.monitors if self.rksp else ())
             if self.rksp:
                 stack.callback(self._let_go)
-                self.rksp.kss, self.rksp.driven = kss, True
+                sleeps = self._sleeping_kss(kss)
+                self.rksp.kss, self.rksp.kss_sleeps, self.rksp.driven = sleeps or kss, sleeps is not None, True
+                self.rksp.rewind = self._rewind if self._saves_moments else None
                 self.rksp.said = None
                 if self._risk != "off" and not kwargs.get("resume_from_checkpoint"):
                     # Now, and not on_train_begin: an engine wraps the model before.
@@ -176,11 +191,72 @@ class RKSPTrainerMixin(_Host):
                 self._wrap_loss()
             return super()._inner_training_loop(*args, **kwargs)
 
+    @property
+    def _the_guard(self) -> DivergenceGuard | None:
+        parts = self.rksp.monitors if self.rksp else ()
+        return next((part for part in parts if isinstance(part, DivergenceGuard)), None)
+
+    def _sleeping_kss(self, kss: KSSConfig | None) -> KSSConfig | None:
+        """Settings of KSS if it is off and the guard may switch it on."""
+        guard = self._the_guard
+        if kss is not None or guard is None or "kss" not in guard.config.chosen:
+            return None
+        if isinstance(self._kss, KSSConfig):
+            return self._kss
+        return self.args.sleeping_kss() if isinstance(self.args, ArgumentMethods) else KSSConfig()
+
+    @property
+    def _saves_moments(self) -> bool:
+        return not self.args.save_only_model and str(self.args.save_strategy) not in ("no", "SaveStrategy.NO")
+
+    def _rewind(self, folder: Path) -> None:
+        """Load weights and moments of a checkpoint of this run. Steps, batches and the learning rate go on where they are."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        schedule = self.lr_scheduler.state_dict()
+        if self.is_deepspeed_enabled:
+            engine = self.model_wrapped
+            counters = {name: getattr(engine, name) for name in _COUNTERS if hasattr(engine, name)}
+            deepspeed_load_checkpoint(engine, str(folder), load_module_strict=not hasattr(self.model, "peft_config"))
+            for name, value in counters.items():
+                setattr(engine, name, value)
+        else:
+            self._load_from_checkpoint(str(folder), self.model_wrapped if self.is_fsdp_enabled else None)
+        self._load_optimizer_and_scheduler(str(folder))
+        self._load_scaler(str(folder))
+        self.lr_scheduler.load_state_dict(schedule)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train. ``resume_from_checkpoint=True`` goes on from the last checkpoint that is not known to be ill, if there is a guard.
+
+        Raises:
+            InputError: every checkpoint is ill or damaged.
+            RunStoppedError: the guard has ended the run.
+        """
+        if resume_from_checkpoint is True and self._the_guard is not None:
+            resume_from_checkpoint = self._healthy_checkpoint() or True
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _healthy_checkpoint(self) -> str | None:
+        """The checkpoint to go on from, the same on every process; ``None`` if there is none at all."""
+        run = Path(self.args.output_dir)
+        choice = from_main(to_go_on_from(run) if self.args.process_index == 0 else None)
+        if choice.folder is None and choice.left_out:
+            raise InputError(
+                f"resume_from_checkpoint=True: no checkpoint in {run} is healthy: {'; '.join(choice.left_out)}. Pass the path of "
+                "one, or begin anew"
+            )
+        if choice.left_out and self.args.process_index == 0:
+            logger.warning("The run goes on from %s. Left out: %s", choice.folder, "; ".join(choice.left_out))
+        return None if choice.folder is None else str(choice.folder)
+
     def _let_go(self) -> None:
         self._waits = False
         if self.rksp:
             self.rksp.close()
-            self.rksp.kss, self.rksp.driven = None, False
+            self.rksp.kss, self.rksp.kss_sleeps, self.rksp.driven = None, False, False
+            self.rksp.rewind = None
             self.rksp.resume(None)
 
     def find_blocks(self, batch: Any = None) -> list[Stack]:
@@ -242,12 +318,10 @@ class RKSPTrainerMixin(_Host):
             self.rksp.found(None, cause)
 
     def _wrap_loss(self) -> None:
-        """Add the term of KSS also if a subclass has a ``compute_loss`` that does not call the one below."""
+        """See the loss, and add the term of KSS, also if a subclass has a ``compute_loss`` that does not call the one below."""
         inner = self.compute_loss
-        if (
-            not (self.shaper and self.shaper.has_term)
-            or getattr(inner, "__func__", None) is RKSPTrainerMixin.compute_loss
-        ):
+        wanted = (self.shaper and self.shaper.has_term) or self._the_guard is not None
+        if not wanted or getattr(inner, "__func__", None) is RKSPTrainerMixin.compute_loss:
             return
         before = self.__dict__.get("compute_loss")
 
@@ -294,6 +368,7 @@ class RKSPTrainerMixin(_Host):
             # A loss of one's own takes the labels out of the batch, and they tell what is padding in a decoder.
             self.rksp.engine.microbatch(_labels(inputs))
             self._hand_over(self.rksp.engine.watch, inputs)
+        self._loss_is_said = False
         loss = super().training_step(model, inputs, *args, **kwargs)
         if self.rksp and self.rksp.engine and self.accelerator.sync_gradients:
             self.rksp.engine.gradients_ready()
@@ -306,6 +381,7 @@ class RKSPTrainerMixin(_Host):
 
     def _task_loss(self, batch: Mapping[str, Any]) -> Tensor:
         """The loss of a batch beside the run, without the term of KSS."""
+        self._loss_is_said = True  # this pass is none of the step
         with same_numbers(self), self.compute_loss_context_manager():
             loss = self.compute_loss(self.model, self._prepare_inputs(dict(batch)))
         if not isinstance(loss, Tensor):
@@ -361,6 +437,8 @@ class RKSPTrainerMixin(_Host):
     def _with_term(self, model: Any, result: Any, return_outputs: Any, num_items_in_batch: Any) -> Any:
         """The loss, plus the terms of the forward passes that it is made of; once, whoever asks first."""
         shaper = self.shaper
+        if model.training:
+            self._say_loss(result[0] if return_outputs else result, num_items_in_batch)
         if not (shaper and shaper.pending and model.training):
             return result
         loss, *outputs = result if return_outputs else (result,)
@@ -370,6 +448,15 @@ class RKSPTrainerMixin(_Host):
         if self._already_scaled(num_items_in_batch):
             term = term / accumulated
         return (loss + term, *outputs) if return_outputs else loss + term
+
+    def _say_loss(self, loss: object, num_items_in_batch: Any) -> None:
+        """Let the guard have the loss of a batch, as a mean; of nested calls of ``compute_loss`` the innermost counts."""
+        engine = self.rksp.engine if self.rksp else None
+        if engine is None or self._loss_is_said or not (isinstance(loss, Tensor) and loss.numel() == 1):
+            return
+        self._loss_is_said = True
+        times = self.current_gradient_accumulation_steps if self._already_scaled(num_items_in_batch) else 1
+        engine.watch.losses.append(loss.detach().reshape(()) * times)
 
     def _already_scaled(self, num_items_in_batch: Any) -> bool:
         """Whether Trainer leaves the loss alone that it would else divide by the accumulated batches."""
@@ -394,9 +481,34 @@ class RKSPTrainerMixin(_Host):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Before, because Trainer saves its own state with it: then a plain Trainer with the callback can go on from here too.
         state = self.rksp.state if self.rksp and self.rksp.engine else None
-        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self._the_guard is None or state is None:
+            super()._save_checkpoint(model, trial)
+            self._keep_state(folder, state)
+            return
+        # Trainer deletes by age alone, and the last healthy checkpoint has to stay.
+        limit = self.args.save_total_limit
+        self.args.save_total_limit, self._hidden_limit = None, limit
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit, self._hidden_limit = limit, None
+        self._keep_state(folder, state)
+        assert self.rksp is not None and self.rksp.engine is not None
+        self.rksp.engine.saved(folder)
+        if self.args.should_save:
+            rotate(folder.parent, limit, self.state.best_model_checkpoint)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As the Trainer underneath, which keeps the arguments beside the model."""
+        now, self.args.save_total_limit = self.args.save_total_limit, self._hidden_limit or self.args.save_total_limit
+        try:
+            super().save_model(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = now
+
+    def _keep_state(self, folder: Path, state: Mapping[str, Any] | None) -> None:
         if state is not None and self.args.should_save:
-            folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             try:
                 put_files({STATE_NAME: json.dumps(state).encode()}, folder)
             except OSError as error:
@@ -422,6 +534,14 @@ def _read_state(checkpoint: object) -> dict[str, Any] | None:
         logger.warning("%s cannot be read (%s): means and counts begin anew", file, reason(error))
         return None
     return state
+
+
+def _guard(given: GuardConfig | str | bool | None, own: GuardConfig | None) -> GuardConfig | None:
+    """Settings of the guard that were given, else those of the arguments; ``None`` for off."""
+    if given is None or given is False:
+        return own if given is None else None
+    config = GuardConfig() if given is True else GuardConfig(given) if isinstance(given, str) else given
+    return config if config.chosen else None
 
 
 def _labels(batch: Any) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from hf_rksp.capture import Layout, Layouts, Stack, TrainingTap, Unsettled, find_stacks
 from hf_rksp.training.extra_pass import settle
+from hf_rksp.training.gate import StepGate
 
 
 class Watch:
@@ -29,6 +31,14 @@ class Watch:
         seed: of the run.
         locked: paths of blocks that an intervention keeps as identities: no part of the network yet.
         optimizer: of the run, as the trainer has it, with what an engine wraps around it; ``None`` if nobody has said.
+        gate: stands before the optimizer's step, if the optimizer is known and there are interventions.
+        losses: of the batches of this step that were trained on, as numbers on the device, if the trainer says them.
+        says_losses: whether the trainer says them.
+        folder: of the run, in which its checkpoints are; ``None`` if nobody has said.
+        rewind: loads weights and moments of a checkpoint into the run, if the trainer can do that.
+        acts: whether interventions may act; a callback alone may not.
+        dormant: interventions that another one may switch on.
+        stopped: why an intervention ends the run, at the end of this step.
 
     Raises:
         CaptureError, InputError: no residual blocks.
@@ -53,6 +63,14 @@ class Watch:
         self.seed = 0
         self.locked: set[str] = set()
         self.decays: bool | None = None
+        self.gate: StepGate | None = None
+        self.losses: list[Tensor] = []
+        self.says_losses = False
+        self.folder: Path | None = None
+        self.rewind: Callable[[Path], None] | None = None
+        self.acts = True
+        self.dormant: Sequence[Any] = ()
+        self.stopped: str | None = None
 
     @property
     def layers(self) -> int:

@@ -40,8 +40,23 @@ def test_healthy_runs_have_no_failing_step():
     ],
 )
 def test_what_fails_at_once(pair, rules):
-    """Also as the first step of all, when there is no past."""
-    assert judged(Judge(GuardConfig()), [pair]) == [rules]
+    """As soon as one step has been below the limits, when there is no past yet."""
+    assert judged(Judge(GuardConfig()), [(2.0, 1.0), pair])[1] == rules
+
+
+def test_a_run_that_was_never_below_a_limit_has_none():
+    assert judged(Judge(GuardConfig()), [(60.0, 501.0), (55.0, 700.0)]) == [[], []]
+    assert judged(Judge(GuardConfig()), [(60.0, 1.0), (40.0, 1.0), (60.0, 1.0)])[2] == ["loss above its limit"]
+    assert judged(Judge(GuardConfig()), [(math.nan, 1.0)]) == [["loss not finite"]], "NaN needs no limit"
+
+
+def test_an_update_that_grows_is_found():
+    judge = Judge(GuardConfig(patience=1))
+    for loss, norm in healthy(100):
+        assert not judge.judge(loss, norm, 0.1)
+    assert [one.rule for one in judge.judge(2.0, 1.0, 30.0)] == ["update norm leaves its past"]
+    assert [one.rule for one in judge.judge(2.0, 1.0, math.nan)] == ["update norm not finite"]
+    assert not judge.judge(2.0, 1.0, 0.0), "a step that changes nothing is no sign"
 
 
 def test_what_deviates_fails_after_patience():

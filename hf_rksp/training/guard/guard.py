@@ -1,9 +1,11 @@
-"""The guard of a run: it judges every step, and says at once if one fails."""
+"""The guard of a run: it judges every step, says at once if one fails, and acts if the owner of the run wishes so."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,57 +14,124 @@ from torch import Tensor, nn
 from hf_rksp.capture.hvp import trainable
 from hf_rksp.config.guard import GuardConfig
 from hf_rksp.errors import InputError
+from hf_rksp.quantities import Quantity
+from hf_rksp.ranks import current_ranks, from_main, sum_over_ranks, world_size
+from hf_rksp.training.gate import StepGate, deepspeed_broken, deepspeed_norm
+from hf_rksp.training.guard.health import Health
 from hf_rksp.training.guard.judge import Finding, Judge
-from hf_rksp.training.guard.numbers import gradient_numbers
-from hf_rksp.training.host import to_host
+from hf_rksp.training.guard.ladder import Ladder
+from hf_rksp.training.guard.measured import Gradients, Measured, Sums, sums_of
+from hf_rksp.training.guard.numbers import Update, broken_weights, gradient_numbers
+from hf_rksp.training.guard.words import done_in_words, stop_text, with_weights
+from hf_rksp.training.host import Later, to_host
 from hf_rksp.training.monitors.base import Alarm, Intervention, Measuring, Reading, none
+from hf_rksp.training.preconditioner import largest_rate
 from hf_rksp.training.watch import Watch
 
-#: Weights that are named if their gradients are not finite.
-_NAMED = 3
+logger = logging.getLogger(__name__)
 
 
 class DivergenceGuard(Intervention):
-    """Judges loss and gradient norm of every step, before anything filters or clips them, and raises an alarm if a step fails.
+    """Judges loss, gradient norm and update norm of every step, and does about a failing one what its rungs say.
 
-    The numbers of a step are read one step later, when they are there: no step waits for the device. The loss is the one that the
-    model returns, as the mean over the batches of a step and over the processes. In a loop of your own call
-    ``TrainingRun.gradients_ready`` before clipping. With `RKSPCallback` alone the norm is that after clipping, and under DeepSpeed
-    there is none.
+    By default it warns: the numbers of a step are read one step later, when they are there, and no step waits for the device. With
+    any other rung every step is judged when its gradients are there and before the weights move, which waits once per step. A step
+    that fails is then left out, whatever the rung. All processes judge the same sums, so they do the same.
+
+    The loss is that of the task, as the mean over the batches of a step and over the processes, before anything filters it. The
+    gradient norm is that before clipping with `RKSPTrainer`, under DeepSpeed, and in a loop of your own that calls
+    ``TrainingRun.gradients_ready`` before clipping. In a run with loss scaling (float16) a gradient that is not finite is left to
+    the scaler, which skips that step itself.
 
     Args:
-        config: see `GuardConfig`; of its rungs "warn" alone can be chosen so far.
+        config: see `GuardConfig`.
 
     Attributes:
         failing: steps that have failed so far.
+        ladder: how often each rung was taken.
+
+    Raises:
+        InputError: (when the run begins) a rung that cannot be taken in this run; the message says why.
     """
 
     name = "guard"
+    quantities = (
+        Quantity("failing", "steps that failed, total so far", unit="count"),
+        Quantity("left_out", "steps left out by the guard, total so far", unit="count"),
+        Quantity("scaled_away", "steps skipped by the loss scaling, total so far", unit="count", note="float16 only."),
+        Quantity("rate_factor", "factor of the guard on the learning rate"),
+    )
 
     def __init__(self, config: GuardConfig | None = None) -> None:
         self.config = config or GuardConfig()
-        if self.config.chosen != ("warn",):
-            raise InputError(f"rungs={self.config.rungs!r}: 'warn' alone can be chosen so far")
-        self.judge = Judge(self.config)
-        self.failing = 0
+        if not self.config.chosen:
+            raise InputError("rungs='off': leave the guard out instead")
+        self.acts = self.config.chosen != ("warn",)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.judge, self.ladder = Judge(self.config), Ladder(self.config)
+        self.failing = self._left_out = self._scaled_away = self._calm = 0
+        self._factor = 1.0
         self._said: dict[str, int] = {}
+        self._losses: list[tuple[Tensor, bool]] = []
+        self._gradients: Gradients | None = None
+        self._update: Tensor | None = None
+        self._waiting: tuple[Sums, Later] | None = None
+        self._events: list[Alarm] = []
+        self._back: tuple[int, Path] | None = None
+        self._readings: Sequence[Reading] = ()
 
     def attach(self, watch: Watch) -> None:
         """Look at what the model returns; what an earlier run has left is forgotten."""
         super().attach(watch)
-        self.judge.reset()
-        self.failing = 0
-        self._said = {}
-        self._losses: list[Tensor] = []
-        self._names: list[str] = []
-        self._gradients: Tensor | None = None
-        self._waiting: tuple[int, Tensor, list[str]] | None = None
-        self._hook = watch.model.register_forward_hook(self._saw)
+        self._forget()
+        self._weights = trainable(watch.model)
+        self._moves = Update(self._weights)
+        self._hook = watch.model.register_forward_hook(self._saw, with_kwargs=True)
 
-    def _saw(self, module: nn.Module, args: Any, output: Any) -> None:
+    def begin(self, step: int) -> None:
+        """See whether each rung can be taken in this run.
+
+        Raises:
+            InputError: one cannot.
+        """
+        self.health = Health(self.watch.folder, self.config.healthy, current_ranks().rank == 0)
+        self.health.begin(step)
+        if not self.acts:
+            return
+        if not self.watch.acts:
+            raise self._refusal("RKSPCallback alone cannot act on a run; use RKSPTrainer, or pass 'warn'")
+        gate, chosen = self.watch.gate, self.config.chosen
+        if gate is None:
+            raise self._refusal("the optimizer is not known; pass it to TrainingRun as optimizer=")
+        if not gate.can_leave_out:
+            raise self._refusal(
+                "this optimizer moves the weights within the backward pass; pass another one, or 'warn'"
+            )
+        if "kss" in chosen and not self.watch.dormant:
+            raise self._refusal(
+                "KSS is on from the first step, so it cannot be switched on; pass kss=False, or leave kss out"
+            )
+        if "rollback" in chosen and self.watch.rewind is None:
+            raise self._refusal("no checkpoint with moments is saved in this run; save some, or leave rollback out")
+        gate.factor = self._factor
+
+    def _refusal(self, why: str) -> InputError:
+        return InputError(f"rungs={self.config.rungs!r}: {why}")
+
+    @property
+    def _gate(self) -> StepGate:
+        assert self.watch.gate is not None
+        return self.watch.gate
+
+    def _saw(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+        if self.watch.says_losses or not (module.training and torch.is_grad_enabled()):
+            return
         loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-        if module.training and torch.is_grad_enabled() and isinstance(loss, Tensor) and loss.numel() == 1:
-            self._losses.append(loss.detach().reshape(()).double())
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            # With a number of labels the loss is a sum over that of all batches and processes: a share of the mean.
+            self._losses.append((loss.detach().reshape(()), kwargs.get("num_items_in_batch") is not None))
 
     def due(self, step: int, last_step: int) -> bool:
         """Every step."""
@@ -71,66 +140,203 @@ class DivergenceGuard(Intervention):
     def step_begin(self, step: int, main_process: bool) -> Measuring:
         """A step begins."""
         self._losses, self._gradients = [], None
+        self.watch.losses.clear()
         return none()
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
-        """Take the norm of the gradient."""
-        weights = trainable(self.watch.model)
-        self._names, self._gradients = list(weights), gradient_numbers(weights)
+        """Take the norm of the gradient. If the guard acts: judge the step, and do what its rung says."""
+        self._gradients, self._readings = self._read_gradients(), tuple(readings)
+        if self.acts:
+            sums = self._sums(step, readings)
+            if sums is not None:
+                self._act(sums.measured(to_host(sum_over_ranks(sums.values))[0]))
+        self._moves.begin()
+
+    def _read_gradients(self) -> Gradients | None:
+        gate = self.watch.gate
+        if gate is not None and gate.says_ready and (norm := deepspeed_norm(gate.deepspeed)) is not None:
+            # Every process has the whole norm. DeepSpeed has it in main memory, so looking at it waits for nothing.
+            broken = [] if norm.isfinite() else deepspeed_broken(self._weights)
+            squares = norm.reshape(1).double().square() / world_size()
+            return Gradients(torch.cat([squares, torch.ones(len(broken), dtype=torch.float64)]), broken)
+        numbers = gradient_numbers(self._weights)
+        if numbers is None:
+            return None
+        scale = gate.loss_scale if gate is not None and self.watch.acts else None
+        if scale:  # not yet unscaled; a callback comes after clipping, which unscales
+            numbers[0] /= scale**2
+        return Gradients(numbers, list(self._weights))
+
+    def _sums(self, step: int, readings: Sequence[Reading]) -> Sums | None:
+        alarms = [one for r in readings if r.monitor != self.name for one in r.alarms if one.what == "alarm"]
+        losses = [(loss, False) for loss in self.watch.losses] or self._losses
+        return sums_of(step, losses, self._gradients, self._update, len(alarms))
+
+    def _findings(self, measured: Measured) -> list[Finding]:
+        """What is wrong with a step; it is counted, and checkpoints get their marks."""
+        norm, gate = measured.norm, self.watch.gate
+        if norm is not None and not math.isfinite(norm) and gate is not None and gate.loss_scale is not None:
+            norm = None  # the loss scaling skips the step itself, and tries a smaller scale
+        found = self.judge.judge(measured.loss, norm, measured.update)
+        if self.config.alarms and measured.alarms:
+            found.append(Finding("alarm of a monitor", f"Monitors raised {measured.alarms} alarms."))
+        self.failing += bool(found)
+        return found
+
+    def _act(self, measured: Measured) -> None:
+        """Do about a step what the ladder says; every process has the same numbers and does the same."""
+        step, found = measured.step, self._findings(measured)
+        if not found:
+            self.health.judged(step, [])
+            self._give_back(step)
+            return
+        self._calm = 0
+        healthy = self._last_healthy(step)
+        rung = self.ladder.take(step, self._possible(healthy))
+        self._events += self._alarms(measured, found)
+        self._gate.leave_out()
+        self._left_out += 1
+        texts = [with_weights(one.text, one.rule, measured.broken) for one in found]
+        used, out = self.ladder.used, f"Step {step} is left out"
+        if rung == "skip":
+            self._did(step, "left out", f"{out} ({used['skip']} of {self.config.skips}). {texts[0]}")
+        elif rung == "cut":
+            self._set_factor(self._factor * self.config.cut)
+            self._did(
+                step, "rate cut", f"{out}, and the learning rate is cut to {self._factor:.3g} of its value. {texts[0]}"
+            )
+        elif rung == "kss":
+            for part in self.watch.dormant:
+                part.dormant = False
+            self._did(step, "KSS on", f"{out}, and KSS is switched on. {texts[0]}")
+        elif rung == "rollback":
+            assert healthy is not None
+            self._back = healthy
+            where = (
+                f"Weights and moments go back to {healthy[1].name}. The batches since then are not seen again, and the "
+            )
+            text = f"{out}. {texts[0]} {where}learning rate goes on."
+            self._did(step, "rolled back", text, to=healthy[0])
+        else:
+            rate = largest_rate(self.watch.optimizer)
+            self.watch.stopped = stop_text(step, texts, done_in_words(used), healthy, rate)
+
+    def _possible(self, healthy: tuple[int, Path] | None) -> frozenset[str]:
+        """The rungs that can help now. If the weights themselves are broken, only going back does."""
+        going_back = {"rollback"} if healthy is not None else set()
+        flags = to_host(sum_over_ranks(broken_weights(self._weights).sum()))[0]
+        if float(flags):
+            return frozenset(going_back)
+        asleep = {"kss"} if any(part.dormant for part in self.watch.dormant) else set()
+        return frozenset({"skip", "cut"} | asleep | going_back)
+
+    def _last_healthy(self, step: int) -> tuple[int, Path] | None:
+        found: tuple[int, Path] | None = from_main(self.health.last(step, len(self.watch.locked)))
+        return found
+
+    def _set_factor(self, factor: float) -> None:
+        self._factor = self._gate.factor = factor
+
+    def _give_back(self, step: int) -> None:
+        """After so many calm steps the learning rate rises by one cut."""
+        if self._factor < 1 and self._calm >= self.config.cooldown:
+            self._calm = 0
+            self._set_factor(min(1.0, self._factor / self.config.cut))
+            self._did(step, "rate back", f"The learning rate is at {self._factor:.3g} of its value again.")
+        self._calm += 1
+
+    def _did(self, step: int, what: str, text: str, **more: Any) -> None:
+        self._events.append(Alarm(what, text, what=what, more=more))
+
+    def _alarms(self, measured: Measured, found: Sequence[Finding]) -> list[Alarm]:
+        """An alarm for each finding whose rule was not said within the cool-down: a run that has failed fails in every step."""
+        alarms = []
+        for finding in found:
+            last, self._said[finding.rule] = self._said.get(finding.rule), measured.step
+            if last is None or measured.step - last > self.config.cooldown:
+                layer = measured.broken[0] if measured.broken and finding.rule.startswith("gradient norm") else ""
+                alarms.append(Alarm(finding.rule, with_weights(finding.text, finding.rule, measured.broken), layer))
+        return alarms
+
+    def step_made(self) -> None:
+        """The step was made or left out. Go back if that was decided."""
+        gate = self.watch.gate
+        self._update = self._moves.end()
+        if gate is not None:
+            self._update = None if gate.left_out else self._update
+            self._scaled_away += gate.skipped_itself
+        if self._back is not None:
+            (to, folder), self._back = self._back, None
+            assert self.watch.rewind is not None
+            self.watch.rewind(folder)
+            self.health.rolled_back(to)
+            self.judge.reset()
 
     def step_end(self, step: int, main_process: bool) -> Measuring:
-        """Keep the numbers of the step, and judge those of the step before."""
-        before, self._waiting = self._waiting, self._numbers(step)
-        return self._judged(before, main_process)
+        """Say what was done. If the guard only warns: send the numbers of the step to main memory, and judge those before."""
+        return self._told(step, main_process) if self.acts else self._sent(step, main_process)
 
     def run_end(self, step: int, main_process: bool) -> Measuring:
         """Judge the last step."""
-        before, self._waiting = self._waiting, None
-        return self._judged(before, main_process)
+        return self._judged(main_process)
+        yield []
 
-    def _numbers(self, step: int) -> tuple[int, Tensor, list[str]] | None:
-        """Sum of the losses, their number, then those of `gradient_numbers` if there are gradients."""
-        names = self._names if self._gradients is not None else []
-        losses = torch.stack(self._losses) if self._losses else None
-        like = self._gradients if self._gradients is not None else losses
-        if like is None:
+    def _told(self, step: int, main_process: bool) -> Measuring:
+        events, self._events = self._events, []
+        if not (main_process and events):
             return None
-        zero = like.new_zeros(2)
-        first = zero if losses is None else torch.stack([losses.sum(), zero[0] + len(losses)])
-        return step, torch.cat([first.to(like), like if self._gradients is not None else like[:0]]), names
+        for one in events:
+            if one.what != "alarm":  # below a warning, logging shows nothing by default
+                logger.warning("%s", one.text)
+        return Reading(self.name, step, {}, alarms=events)
+        yield []
 
-    def _judged(self, numbers: tuple[int, Tensor, list[str]] | None, main_process: bool) -> Measuring:
-        if numbers is None:
+    def _sent(self, step: int, main_process: bool) -> Measuring:
+        sums = self._sums(step, self._readings)
+        total = None
+        if sums is not None:
+            (total,) = yield [sums.values]
+        reading = self._judged(main_process)
+        if sums is not None and total is not None:
+            self._waiting = sums, Later(total)
+        return reading
+
+    def _judged(self, main_process: bool) -> Reading | None:
+        """Judge the step whose numbers have arrived."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
             return None
-        step, mine, names = numbers
-        (summed,) = yield [mine]
-        total, count, *gradient = to_host(summed)[0].tolist()
-        loss = total / count if count else None
-        norm = (math.sqrt(gradient[0]) if gradient[0] >= 0 else math.nan) if gradient else None
-        findings = self.judge.judge(loss, norm)
-        self.failing += bool(findings)
-        broken = [name for name, flag in zip(names, gradient[1:], strict=True) if flag]
-        alarms = [self._alarm(step, finding, broken) for finding in findings if self._is_new(step, finding)]
-        return Reading(self.name, step, {}, alarms=alarms) if main_process and alarms else None
+        sums, total = waiting
+        measured = sums.measured(total.get())
+        found = self._findings(measured)
+        self.health.judged(sums.step, [one.text for one in found])
+        alarms = self._alarms(measured, found)
+        return Reading(self.name, sums.step, {}, alarms=alarms) if main_process and alarms else None
 
-    def _is_new(self, step: int, finding: Finding) -> bool:
-        """Whether the rule has not been said within the cool-down: a run that has failed fails in every step."""
-        last, self._said[finding.rule] = self._said.get(finding.rule), step
-        return last is None or step - last > self.config.cooldown
-
-    def _alarm(self, step: int, finding: Finding, broken: list[str]) -> Alarm:
-        if not (broken and finding.rule.startswith("gradient norm")):
-            return Alarm(finding.rule, finding.text)
-        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-        return Alarm(finding.rule, f"{finding.text} Not finite: {', '.join(broken[:_NAMED])}{more}.", broken[0])
+    def saved(self, step: int, folder: Path) -> None:
+        """Mark the checkpoint: ill if a weight is not finite, else open until enough steps have come after it."""
+        flags = to_host(sum_over_ranks(broken_weights(self._weights)))[0].tolist()
+        broken = [name for name, flag in zip(self._weights, flags, strict=True) if flag]
+        self.health.saved(folder, step, broken, len(self.watch.locked))
 
     def pop_logs(self) -> dict[str, float]:
-        """Number of failing steps so far, once there is one."""
-        return {"guard/failing": float(self.failing)} if self.failing else {}
+        """What has happened so far; nothing in a healthy run."""
+        counts = {"failing": self.failing, "left_out": self._left_out, "scaled_away": self._scaled_away}
+        logs = {f"guard/{name}": float(number) for name, number in counts.items() if number}
+        return logs | ({"guard/rate_factor": self._factor} if self._factor < 1 else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """The past of the run, and what was said. The numbers of the last step are not in it."""
-        return {"judge": self.judge.state_dict(), "failing": self.failing, "said": dict(self._said)}
+        """The past of the run, what was done, and what was said. The numbers of the last step are not in it."""
+        return {
+            "judge": self.judge.state_dict(),
+            "ladder": self.ladder.state_dict(),
+            "failing": self.failing,
+            "left_out": self._left_out,
+            "scaled_away": self._scaled_away,
+            "calm": self._calm,
+            "factor": self._factor,
+            "said": dict(self._said),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`.
@@ -139,7 +345,10 @@ class DivergenceGuard(Intervention):
             ValueError: it is of another window.
         """
         self.judge.load_state_dict(state["judge"])
-        self.failing = int(state["failing"])
+        self.ladder.load_state_dict(state["ladder"])
+        self.failing, self._left_out = int(state["failing"]), int(state["left_out"])
+        self._scaled_away, self._calm = int(state["scaled_away"]), int(state["calm"])
+        self._factor = float(state["factor"])
         self._said = {str(rule): int(step) for rule, step in state["said"].items()}
 
     def close(self) -> None:

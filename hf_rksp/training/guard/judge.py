@@ -12,8 +12,9 @@ import numpy
 from hf_rksp.baseline import Baseline
 from hf_rksp.config.guard import GuardConfig
 
-#: Least scatter of a loss in its unit, and of log2 of a gradient norm.
+#: Least scatter of a loss in its unit, and of log2 of a norm.
 _LOSS_FLOOR, _NORM_FLOOR = 0.05, 0.1
+_NAMES = ("loss", "gradient norm", "update norm")
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Finding:
 class Judge:
     """Judges the steps of a run one after the other.
 
-    A step whose values are not finite, or above the fixed limits, fails at once. A step that deviates from the past of the run
-    fails after ``config.patience`` such steps in a row. Neither enters the past. A run that has moved to another level and stays
+    A step whose values are not finite, or above the fixed limits, fails at once. The limits hold from the first step that lies
+    below them: the loss of some tasks is always large. A step that deviates from the past of the run fails after
+    ``config.patience`` such steps in a row. What fails does not enter the past. A run that has moved to another level and stays
     there is healthy again: see `Baseline`.
     """
 
@@ -38,29 +40,33 @@ class Judge:
 
     def reset(self) -> None:
         """Forget the past: after a roll-back the run is another one."""
-        given = {"limit": self.config.limit, "window": self.config.window, "dwell": self.config.patience}
+        floors = dict(zip(_NAMES, (_LOSS_FLOOR, _NORM_FLOOR, _NORM_FLOOR), strict=True))
         self._past = {
-            "loss": Baseline(1, _LOSS_FLOOR, **given),  # type: ignore[arg-type]
-            "gradient norm": Baseline(1, _NORM_FLOOR, **given),  # type: ignore[arg-type]
+            name: Baseline(1, floor, self.config.limit, self.config.window, dwell=self.config.patience)
+            for name, floor in floors.items()
         }
         #: Steps in a row that deviated.
-        self._flagged = {"loss": 0, "gradient norm": 0}
+        self._flagged = dict.fromkeys(_NAMES, 0)
+        #: What has been below its limit.
+        self._below = dict.fromkeys(_NAMES, False)
 
-    def judge(self, loss: float | None, norm: float | None) -> list[Finding]:
+    def judge(self, loss: float | None, norm: float | None, update: float | None = None) -> list[Finding]:
         """What is wrong with a step; nothing if it is healthy.
 
         Args:
             loss: of the step, before anything filters it; NaN and inf are what they are. ``None`` if it is not known.
             norm: of the gradient before clipping; ``None`` if it is not known.
+            update: norm of the change of the weights; ``None`` if it is not known.
         """
         found = []
-        numbers = {"loss": (loss, self.config.loss), "gradient norm": (norm, self.config.norm)}
-        for name, (value, most) in numbers.items():
+        limits = (self.config.loss, self.config.norm, math.inf)
+        for name, value, most in zip(_NAMES, (loss, norm, update), limits, strict=True):
             if value is None:
                 continue
+            self._below[name] |= value <= most
             if not math.isfinite(value):
                 found.append(Finding(f"{name} not finite", f"The {name} is {value}."))
-            elif value > most:
+            elif value > most and self._below[name]:
                 found.append(Finding(f"{name} above its limit", f"The {name} is {value:.4g}, above {most:g}."))
             else:
                 found += self._against_past(name, value)
@@ -72,15 +78,14 @@ class Judge:
         self._flagged[name] = self._flagged[name] + 1 if deviation > self.config.limit else 0
         if self._flagged[name] < self.config.patience:
             return []
-        text = (
-            f"The {name} is {value:.4g}, {deviation:.0f} times the scatter of this run above its level; so it was in "
-        )
-        text += f"{self._flagged[name]} steps in a row."
-        return [Finding(f"{name} leaves its past", text)]
+        text = f"The {name} is {value:.4g}, {deviation:.0f} times the scatter of this run above its level"
+        rows = f"; so it was in {self._flagged[name]} steps in a row" if self._flagged[name] > 1 else ""
+        return [Finding(f"{name} leaves its past", f"{text}{rows}.")]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"past": {name: past.state_dict() for name, past in self._past.items()}, "flagged": dict(self._flagged)}
+        past = {name: past.state_dict() for name, past in self._past.items()}
+        return {"past": past, "flagged": dict(self._flagged), "below": dict(self._below)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`.
@@ -91,3 +96,4 @@ class Judge:
         for name, past in self._past.items():
             past.load_state_dict(state["past"][name])
             self._flagged[name] = int(state["flagged"][name])
+            self._below[name] = bool(state["below"][name])

@@ -73,6 +73,7 @@ class SpectralShaper(Intervention):
         blocks: path(s) of the list(s) of residual blocks; found automatically in transformers models.
         stacks: the blocks themselves, if they were found already.
         schedule: acts on what is measured; that of ``config`` unless an experiment passes its own.
+        dormant: do nothing until `DivergenceGuard` switches it on.
 
     Attributes:
         aside: counts the layers that could not be read, and says why; a run is never ended after its first step.
@@ -105,7 +106,9 @@ class SpectralShaper(Intervention):
         blocks: str | Sequence[str] | None = None,
         stacks: Sequence[Stack] | None = None,
         schedule: Schedule[Any] | None = None,
+        dormant: bool = False,
     ) -> None:
+        self.dormant = dormant
         self.config = config or KSSConfig()
         self.schedule = schedule or _SCHEDULES[self.config.schedule](self.config)
         self.aside: Aside = Aside("KSS", "kss/skipped", _OFF)
@@ -156,7 +159,7 @@ class SpectralShaper(Intervention):
     @property
     def active(self) -> bool:
         """Whether KSS acts in the running step."""
-        return self.config.weight > 0 and self.steps % self.config.every == 0
+        return not self.dormant and self.config.weight > 0 and self.steps % self.config.every == 0
 
     @property
     def has_term(self) -> bool:
@@ -255,12 +258,14 @@ class SpectralShaper(Intervention):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: plain numbers."""
-        return {"steps": self.steps, "dropped": self.dropped, "skipped": self.aside.count, "seen": self._solver.seen}
+        counts = {"steps": self.steps, "dropped": self.dropped, "skipped": self.aside.count}
+        return counts | {"seen": self._solver.seen, "dormant": self.dormant}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
         steps, dropped, skipped = int(state["steps"]), int(state["dropped"]), int(state.get("skipped", 0))
         seen = {name: list(values) for name, values in state["seen"].items()}
+        self.dormant = self.dormant and bool(state.get("dormant", True))
         self.steps, self._solver.dropped, self.aside.count, self._solver.seen = steps, dropped, skipped, seen
         self.schedule.lost = 0
 

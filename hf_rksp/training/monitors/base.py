@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -25,12 +26,14 @@ class Alarm:
         text: one sentence.
         layer: path of the block, if it is about one.
         what: kind of the event in the history: "alarm", or what an intervention has done.
+        more: other entries of the event.
     """
 
     rule: str
     text: str
     layer: str = ""
     what: str = "alarm"
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,13 @@ class Regular(Logged):
 
 
 class Intervention(Monitor):
-    """A monitor that may act on the run. It reads what the monitors measured, and knows none of them."""
+    """A monitor that may act on the run. It reads what the monitors measured, and knows none of them.
+
+    Attributes:
+        dormant: whether it waits until another intervention switches it on.
+    """
+
+    dormant: bool = False
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
         """The gradients of the step are there, and the optimizer has not used them.
@@ -217,3 +226,6 @@ class Intervention(Monitor):
 
     def step_made(self) -> None:
         """The optimizer has made its step."""
+
+    def saved(self, step: int, folder: Path) -> None:
+        """A checkpoint with ``step`` optimizer steps behind it was written to ``folder``. Every process calls it."""

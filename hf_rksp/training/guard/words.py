@@ -1,0 +1,60 @@
+"""What the guard says: one sentence for each thing that it has done, and what to try after a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+#: Weights that are named if their gradients are not finite.
+_NAMED = 3
+
+
+def with_weights(text: str, rule: str, broken: Sequence[str]) -> str:
+    """``text`` of a finding, with the weights whose gradients are not finite."""
+    if not (broken and rule.startswith("gradient norm")):
+        return text
+    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    return f"{text} Not finite: {', '.join(broken[:_NAMED])}{more}."
+
+
+def stop_text(
+    step: int, findings: Sequence[str], done: str, healthy: tuple[int, Path] | None, rate: float | None
+) -> str:
+    """Why the run ends, what was tried, and what to do next.
+
+    Args:
+        step: at which it ends.
+        findings: sentences on that step.
+        done: what the guard has done before, in words.
+        healthy: the last healthy checkpoint, with its step.
+        rate: the learning rate at that step.
+    """
+    parts = [f"The guard stopped the run at step {step}.", *findings]
+    parts.append(f"Before that it had {done}." if done else "")
+    if healthy is not None:
+        parts.append(
+            f"The last healthy checkpoint is {healthy[1]}: go on with train(resume_from_checkpoint=True), which takes it."
+        )
+    else:
+        parts.append("No checkpoint is marked as healthy: save more often (save_steps).")
+    if rate:
+        parts.append(
+            f"Change something as well: try a learning rate of {rate / 2:.2g} instead of {rate:.2g}, or a longer warm-up."
+        )
+    folder = None if healthy is None else healthy[1].parent
+    parts.append(f"More: rksp doctor {folder or 'OUTPUT_DIR'}")
+    return " ".join(part for part in parts if part)
+
+
+def done_in_words(used: dict[str, int]) -> str:
+    """What was done so far: "left out 10 steps, cut the learning rate 3 times"."""
+    forms = {
+        "skip": ("left out a step", "left out {} steps"),
+        "cut": ("cut the learning rate once", "cut the learning rate {} times"),
+        "kss": ("switched KSS on", "switched KSS on"),
+        "rollback": ("gone back to a healthy checkpoint", "gone back to a healthy checkpoint {} times"),
+    }
+    said = [
+        one if used[rung] == 1 else many.format(used[rung]) for rung, (one, many) in forms.items() if used.get(rung)
+    ]
+    return ", ".join(said)
