@@ -155,6 +155,13 @@ class Engine:
         for part in self.interventions:
             part.saved(self.step, folder)
 
+    def not_saved(self, folder: Path) -> None:
+        """The disk was full: there is no checkpoint of this step, and the run goes on."""
+        text = f"{folder.name} was not saved: the disk is full. The run goes on."
+        if self._main:
+            logger.warning("Step %d: %s", self.step, text)
+        self.recorder.event(self.step, "run", "not saved", text)
+
     def _measure(self, measuring: Sequence[Measuring]) -> list[Reading]:
         """Run all to their ends side by side, and record what came out."""
         found = [reading for reading in together(measuring) if reading is not None]

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,7 @@ from hf_rksp.training.callback import REMEDIES, RKSPCallback, several_devices
 from hf_rksp.training.depth_warmup import require_part
 from hf_rksp.training.extra_pass import extra_passes
 from hf_rksp.training.first_batches import same_numbers
+from hf_rksp.training.guard.disk import lacks_room, on_full_disk
 from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.watch import Watch
@@ -108,7 +110,7 @@ class RKSPTrainerMixin(_Host):
         self._waits = False
         self._open = ExitStack()
         self._term_sum: Tensor | float = 0.0
-        self._loss_is_said = True
+        self._in_step, self._losses_before = False, 0
         self._hidden_limit: int | None = None
         self._logged_step = 0
         self.rksp: RKSPCallback | None = None
@@ -182,7 +184,7 @@ class RKSPTrainerMixin(_Host):
                     before.act(self.rksp.said, self._risk, self._risk_limit, kwargs.get("trial"))
                 self.rksp.resume(state)
                 self._waits = bool(kss or self.rksp.config or self.rksp.monitors or self.rksp.said)
-            self._term_sum, self._logged_step = 0.0, 0
+            self._term_sum, self._logged_step, self._in_step = 0.0, 0, False
             if self._waits and (self._blocks or not needs_probe(self.model)):
                 self._waits = False
                 assert self.rksp is not None
@@ -368,8 +370,10 @@ class RKSPTrainerMixin(_Host):
             # A loss of one's own takes the labels out of the batch, and they tell what is padding in a decoder.
             self.rksp.engine.microbatch(_labels(inputs))
             self._hand_over(self.rksp.engine.watch, inputs)
-        self._loss_is_said = False
+            self._losses_before = len(self.rksp.engine.watch.losses)
+        self._in_step = True
         loss = super().training_step(model, inputs, *args, **kwargs)
+        self._in_step = False
         if self.rksp and self.rksp.engine and self.accelerator.sync_gradients:
             self.rksp.engine.gradients_ready()
         return loss
@@ -381,7 +385,6 @@ class RKSPTrainerMixin(_Host):
 
     def _task_loss(self, batch: Mapping[str, Any]) -> Tensor:
         """The loss of a batch beside the run, without the term of KSS."""
-        self._loss_is_said = True  # this pass is none of the step
         with same_numbers(self), self.compute_loss_context_manager():
             loss = self.compute_loss(self.model, self._prepare_inputs(dict(batch)))
         if not isinstance(loss, Tensor):
@@ -450,13 +453,13 @@ class RKSPTrainerMixin(_Host):
         return (loss + term, *outputs) if return_outputs else loss + term
 
     def _say_loss(self, loss: object, num_items_in_batch: Any) -> None:
-        """Let the guard have the loss of a batch, as a mean; of nested calls of ``compute_loss`` the innermost counts."""
+        """Let the guard have the loss of a batch, as a mean; of nested calls of ``compute_loss`` the outermost counts."""
         engine = self.rksp.engine if self.rksp else None
-        if engine is None or self._loss_is_said or not (isinstance(loss, Tensor) and loss.numel() == 1):
+        if engine is None or not self._in_step or not (isinstance(loss, Tensor) and loss.numel() == 1):
             return
-        self._loss_is_said = True
         times = self.current_gradient_accumulation_steps if self._already_scaled(num_items_in_batch) else 1
-        engine.watch.losses.append(loss.detach().reshape(()) * times)
+        said = engine.watch.losses
+        said[self._losses_before :] = [loss.detach().reshape(()) * times]
 
     def _already_scaled(self, num_items_in_batch: Any) -> bool:
         """Whether Trainer leaves the loss alone that it would else divide by the accumulated batches."""
@@ -482,19 +485,32 @@ class RKSPTrainerMixin(_Host):
         # Before, because Trainer saves its own state with it: then a plain Trainer with the callback can go on from here too.
         state = self.rksp.state if self.rksp and self.rksp.engine else None
         folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self._the_guard is None or state is None:
+        guard = self._the_guard
+        if guard is None or state is None:
             super()._save_checkpoint(model, trial)
             self._keep_state(folder, state)
+            return
+        assert self.rksp is not None and self.rksp.engine is not None
+        if guard.acts and lacks_room(folder.parent):
+            self.rksp.engine.not_saved(folder)
             return
         # Trainer deletes by age alone, and the last healthy checkpoint has to stay.
         limit = self.args.save_total_limit
         self.args.save_total_limit, self._hidden_limit = None, limit
+        sharded = (
+            self.is_deepspeed_enabled or self.is_fsdp_enabled
+        )  # others would wait for what a failed process gathers
         try:
-            super()._save_checkpoint(model, trial)
+            with on_full_disk(folder, guard.acts and not sharded) as disk:
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit, self._hidden_limit = limit, None
+        if disk.full_anywhere():
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            self.rksp.engine.not_saved(folder)
+            return
         self._keep_state(folder, state)
-        assert self.rksp is not None and self.rksp.engine is not None
         self.rksp.engine.saved(folder)
         if self.args.should_save:
             rotate(folder.parent, limit, self.state.best_model_checkpoint)

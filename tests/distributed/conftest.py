@@ -7,13 +7,16 @@ from tests.distributed.workers.cases import CASES
 
 DDP = ["balanced", "paper", "balanced accumulated", "paper accumulated", "balanced mean", "paper mean", "paper resumed"]
 DDP += ["off accumulated", "balanced exact", "paper exact", "float32 balanced", "float32 paper", "curvature", "depth"]
+DDP += ["guard skip", "guard back"]
 FSDP2 = ["balanced", "paper", "paper accumulated", "paper resumed", "off accumulated", "balanced exact", "paper exact"]
 FSDP2 += ["float32 balanced", "float32 paper", "curvature", "depth", "depth resumed", "depth ramp"]
+FSDP2 += ["guard skip", "guard back"]
 #: DeepSpeed keeps its weights and gradients in float32, so a model in float64 is one of them for the first step alone.
 ONCE = [f"{stage}:{name}" for stage in (1, 2, 3) for name in ("balanced once", "paper once")]
 ZERO = ["1:balanced", "1:paper", "2:balanced", "2:paper", "2:balanced accumulated"]
 ZERO += ["1:depth", "2:depth", "3:depth", "2:depth resumed", "3:depth resumed", "1:depth ramp", "2:depth ramp"]
 ZERO += ["3:balanced", "3:paper", "3:paper accumulated", "3:balanced exact", "3:paper resumed"]
+ZERO += [f"{stage}:guard {what}" for stage in (1, 2, 3) for what in ("skip", "back")]
 ZERO = [name.replace(":", ":float32 ") for name in ZERO]
 #: With Adam, which blows up the rounding of weights: readings alone are compared. They come first, because ZeRO-3 puts a linear map
 #: without a second derivative into torch.

@@ -456,3 +456,38 @@ def test_alarms_of_monitors_fail_a_step_if_that_is_asked_for(tmp_path):
             optimizer.zero_grad()
             run_.step()
     assert done(tmp_path) == [("left out", 4)]
+
+
+@pytest.mark.parametrize("how", ["os", "text"])
+def test_a_full_disk_costs_the_checkpoint_alone(tmp_path, monkeypatch, how):
+    import errno
+
+    import transformers.trainer as module
+
+    true, calls = module.torch.save, []
+
+    def save(data, file, *args, **kwargs):
+        if str(file).endswith("optimizer.pt"):
+            calls.append(file)
+            if len(calls) == 2:
+                Path(file).write_bytes(b"half")
+                raise (
+                    OSError(errno.ENOSPC, "No space left on device")
+                    if how == "os"
+                    else RuntimeError("No space left on device")
+                )
+        return true(data, file, *args, **kwargs)
+
+    monkeypatch.setattr(module.torch, "save", save)
+    settings = {"save_strategy": "steps", "save_steps": 2}
+    one, _ = run(tmp_path, gpt2(0.0), "skip", **settings)
+    assert one.state.global_step == 8
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-6",
+        "checkpoint-8",
+    ]
+    assert done(tmp_path) == [("not saved", 4)]
+    with pytest.raises((OSError, RuntimeError), match="No space left"):
+        calls.clear()
+        run(tmp_path / "warn", gpt2(0.0), "warn", **settings)

@@ -86,8 +86,6 @@ class DivergenceGuard(Intervention):
         """Look at what the model returns; what an earlier run has left is forgotten."""
         super().attach(watch)
         self._forget()
-        self._weights = trainable(watch.model)
-        self._moves = Update(self._weights)
         self._hook = watch.model.register_forward_hook(self._saw, with_kwargs=True)
 
     def begin(self, step: int) -> None:
@@ -98,6 +96,9 @@ class DivergenceGuard(Intervention):
         """
         self.health = Health(self.watch.folder, self.config.healthy, current_ranks().rank == 0)
         self.health.begin(step)
+        # Not before: FSDP2 puts other parameters in their place.
+        self._weights = trainable(self.watch.model)
+        self._moves = Update(self._weights)
         if not self.acts:
             return
         if not self.watch.acts:

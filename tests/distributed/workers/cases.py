@@ -28,6 +28,8 @@ class Case:
         depth: lock the last block, and unlock it after half the steps.
         ramp: steps in which the updates of the unlocked block grow.
         curvature: read the curvature in every step, of a run with Adam.
+        guard: what the guard does about a failing step.
+        nan_at: the step at which the loss of the last process alone is NaN.
     """
 
     kss: dict[str, Any] | None = None
@@ -42,6 +44,8 @@ class Case:
     curvature: bool = False
     depth: bool = False
     ramp: int = 0
+    guard: str = "off"
+    nan_at: int = -1
 
 
 BALANCED: dict[str, Any] = {"rank": 8}
@@ -101,6 +105,10 @@ CASES = {
     "depth ramp": Case(depth=True, ramp=4),
     "float32 depth ramp": Case(depth=True, ramp=2, **FLOAT32),
     "float32 depth resumed": Case(depth=True, resume=True, **FLOAT32),
+    "guard skip": Case(guard="skip", nan_at=3, steps=6),
+    "guard back": Case(guard="rollback", nan_at=4, steps=7),
+    "float32 guard skip": Case(guard="skip", nan_at=1, **FLOAT32),
+    "float32 guard back": Case(guard="rollback", nan_at=4, double=False, steps=6),
     "off long": Case(data="long"),
     "balanced long": Case(BALANCED, data="long"),
     "balanced long one by one": Case(BALANCED, data="long", **ONE_BY_ONE),

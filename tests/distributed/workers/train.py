@@ -100,12 +100,39 @@ class Recorder(RKSPTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.given: list[dict[str, Any]] = []
+        self.nan_at = -1
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         rows, labels = inputs["input_ids"], inputs["labels"]
         texts = [row[row > 0].tolist() for row in rows]
         self.given.append({"texts": texts, "width": rows.shape[1], "labels": int((labels != IGNORED).sum())})
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        last = self.args.process_index == options.processes - 1
+        return loss * float("nan") if self.state.global_step == self.nan_at and last and model.training else loss
+
+
+class KeepWeights(TrainerCallback):
+    """The weights at the beginning and at the end of each step, and when the gradients are there."""
+
+    def __init__(self, trainer: Recorder) -> None:
+        self.trainer, self.begun, self.ready, self.ended = trainer, [], [], []
+        guard = trainer._the_guard
+        ready = guard.gradients_ready
+
+        def noted(*args: Any) -> None:
+            self.ready.append(weights(trainer))
+            ready(*args)
+
+        guard.gradients_ready = noted  # type: ignore[method-assign]
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.begun.append(weights(self.trainer))
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.ended.append(weights(self.trainer))
+
+    def kept(self) -> dict[str, list[torch.Tensor]]:
+        return {"begun": self.begun, "ready": self.ready, "ended": self.ended}
 
 
 class StopHalfway(TrainerCallback):
@@ -152,8 +179,10 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         learning_rate=0.05,
         max_grad_norm=1e3,  # the norm is measured, and never clipped
         logging_steps=1,
-        save_strategy="steps" if case.resume else "no",
-        save_steps=case.steps // 2,
+        save_strategy="steps" if case.resume or case.guard == "rollback" else "no",
+        save_steps=case.steps // 2 if case.resume else 2,
+        guard=case.guard,
+        guard_healthy=1,
         disable_tqdm=True,
         report_to="none",
         alignment_every=2 if case.monitor else 0,
@@ -184,6 +213,7 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         else (torch.optim.SGD, {"lr": arguments.learning_rate, "momentum": 0.5}),
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.nan_at = case.nan_at
     if case.mean:
         trainer.model_accepts_loss_kwargs = False
         if case.double:
@@ -233,6 +263,9 @@ def train(case: Case, stage: int, folder: Path) -> dict[str, Any]:
         schedule.act = noting(act)
     try:
         trainer = build(case, stage, folder)
+        keeps = KeepWeights(trainer) if case.guard != "off" else None
+        if keeps is not None:
+            trainer.add_callback(keeps)
         if case.resume:
             trainer.add_callback(StopHalfway())
             trainer.train()
@@ -253,6 +286,8 @@ def train(case: Case, stage: int, folder: Path) -> dict[str, Any]:
         "weights": weights(trainer),
         "given": trainer.given,
         "drawn": drawn,
+        "kept": keeps.kept() if keeps is not None else {},
+        "events": [dict(row) for row in read_history(history).events] if history.exists() else [],
         "readings": [dict(row) for row in read_history(history).readings] if history.exists() else [],
     }
 
