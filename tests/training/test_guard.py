@@ -8,7 +8,6 @@ import torch
 from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
 from hf_rksp import DivergenceGuard, GuardConfig, RKSPCallback, TrainingRun
-from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trainer
 from tests.training.test_alignment import batches
