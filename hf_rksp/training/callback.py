@@ -301,13 +301,13 @@ class RKSPCallback(TrainerCallback):
         """The guard ends the run: say why, and leave the page and the log of the run behind."""
         if state.is_world_process_zero:
             logger.error("%s", error)
-            state.save_to_json(str(Path(args.output_dir, TRAINER_STATE_NAME)))
+            state.save_to_json(str(Path(args.output_dir or ".", TRAINER_STATE_NAME)))
         self._end()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A checkpoint was written; `RKSPTrainer` has said so before older ones were deleted."""
         if self.engine and not self.driven:
-            self.engine.saved(Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+            self.engine.saved(Path(args.output_dir or ".", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
 
     def pop_logs(self) -> dict[str, float]:
         """The numbers of all parts that were not logged yet."""

@@ -213,6 +213,7 @@ class RKSPTrainerMixin(_Host):
 
     def _rewind(self, folder: Path) -> None:
         """Load weights and moments of a checkpoint of this run. Steps, batches and the learning rate go on where they are."""
+        assert self.optimizer is not None and self.lr_scheduler is not None
         rates = [group["lr"] for group in self.optimizer.param_groups]
         schedule = self.lr_scheduler.state_dict()
         if self.is_deepspeed_enabled:
@@ -242,7 +243,7 @@ class RKSPTrainerMixin(_Host):
 
     def _healthy_checkpoint(self) -> str | None:
         """The checkpoint to go on from, the same on every process; ``None`` if there is none at all."""
-        run = Path(self.args.output_dir)
+        run = Path(self.args.output_dir or ".")
         choice = from_main(to_go_on_from(run) if self.args.process_index == 0 else None)
         if choice.folder is None and choice.left_out:
             raise InputError(

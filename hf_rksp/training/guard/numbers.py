@@ -39,7 +39,7 @@ def gradient_numbers(weights: Mapping[str, nn.Parameter]) -> Tensor | None:
 
 def own_part(weight: nn.Parameter) -> Tensor:
     """The numbers of ``weight`` that this process has, whoever keeps them."""
-    part: Tensor = weight.ds_tensor if is_partitioned(weight) else weight.detach()  # type: ignore[attr-defined, assignment]
+    part: Tensor = weight.ds_tensor if is_partitioned(weight) else weight.detach()  # type: ignore[attr-defined]
     return local(part.detach())
 
 
