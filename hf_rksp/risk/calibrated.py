@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from scipy.special import ndtr, ndtri
 
-from hf_rksp.errors import InputError
+from hf_rksp.errors import InputError, cause_of
 from hf_rksp.risk.features import FEATURES
 from hf_rksp.risk.plan import OPTIMIZERS, Plan, Start
 
@@ -275,10 +275,19 @@ def read_models(text: str) -> dict[str, RiskModel]:
     Raises:
         InputError: the file is of another version, or needs a feature that this package does not know.
     """
-    data = json.loads(text)
-    if data.get("version") != VERSION:
-        raise InputError(f"version={data.get('version')!r}: this package reads risk models of version {VERSION}")
-    return {start: RiskModel.from_data(part) for start, part in data["models"].items()}
+    try:
+        data = json.loads(text)
+        version = data.get("version") if isinstance(data, dict) else None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not a file of risk models: {cause_of(error)}") from None
+    if version != VERSION:
+        raise InputError(f"version={str(version)[:100]}: this package reads risk models of version {VERSION}")
+    try:
+        return {start: RiskModel.from_data(part) for start, part in data["models"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"not a file of risk models: {cause_of(error)}") from None
 
 
 @functools.cache

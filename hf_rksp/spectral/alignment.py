@@ -25,6 +25,9 @@ BINS = 20
 #: What `alignment_sums` adds up: tokens, tokens with a positive alignment, sum of its moduli, and the bins.
 SUMS = 3 + BINS
 
+#: A length whose square has all digits of float32.
+_SHORT = 1e-15
+
 
 @dataclass(frozen=True)
 class Principal:
@@ -112,7 +115,10 @@ def first_principal(weight: Tensor | Products, start: Tensor, tolerance: float =
 
 
 def alignments(x: Tensor, v: Tensor) -> Tensor:
-    """``cos(x, v)`` of each input and each direction; NaN where an input is zero or not finite.
+    """``cos(x, v)`` of each input and each direction; NaN where it cannot be told.
+
+    That is where an input is zero or not finite, where its squares leave the range of float32 (lengths below 1e-15 or above 1e19),
+    and where its product with a direction leaves the range of float16.
 
     Args:
         x: inputs of one or several maps, shape ``(..., in)``.
@@ -128,7 +134,8 @@ def alignments(x: Tensor, v: Tensor) -> Tensor:
     dtype = torch.promote_types(states.dtype, torch.float32)
     along = (states @ v.to(states.dtype).mT).to(dtype)
     lengths: Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=dtype)
-    cosine: Tensor = (along / lengths).clamp(-1, 1)
+    known = along.isfinite() & lengths.isfinite() & (lengths > (_SHORT if dtype == torch.float32 else 0))
+    cosine: Tensor = torch.where(known, (along / lengths).clamp(-1, 1), math.nan)
     return cosine.movedim(-1, 0)
 
 

@@ -88,7 +88,7 @@ def largest_eigenvalue(
     for products in range(1, max_products + 1):
         w = _multiplied(product, rows[-1])
         column = _orthogonalise(w, rows, total)
-        *coefficients, beta = torch.cat([column, total(dot(w, w)[None]).sqrt()]).tolist()
+        *coefficients, beta = torch.cat([column, total(square(w)[None]).sqrt()]).tolist()
         if not all(map(math.isfinite, [*coefficients, beta])):
             raise NonFiniteError(f"product: number {products} is not finite; check the loss and the weights")
         projected = _bordered(projected, torch.tensor(coefficients, dtype=torch.float64))
@@ -131,14 +131,14 @@ def power_iteration(
     vector = _unit(start, total, overwrite_start)
     for products in range(1, max_products + 1):
         w = _multiplied(product, vector)
-        value, square = total(torch.stack([dot(vector, w), dot(w, w)])).tolist()
-        if not (math.isfinite(value) and math.isfinite(square)):
+        value, squared = total(torch.stack([dot(vector, w), square(w)])).tolist()
+        if not (math.isfinite(value) and math.isfinite(squared)):
             raise NonFiniteError(f"product: number {products} is not finite; check the loss and the weights")
-        residual = math.sqrt(max(square - value**2, 0.0))
+        residual = math.sqrt(max(squared - value**2, 0.0))
         converged = residual <= tolerance * abs(value)
-        if converged or products == max_products or not square:
+        if converged or products == max_products or not squared:
             return LargestEigenvalue(value, residual, products, converged, vector)
-        vector = w.div_(math.sqrt(square))
+        vector = w.div_(math.sqrt(squared))
     raise AssertionError("unreachable: max_products is at least 1")
 
 
@@ -167,9 +167,18 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([(x * y).sum(dtype=torch.float64) for x, y in pieces]).sum()
 
 
+def square(a: Tensor) -> Tensor:
+    """``sum(a * a)``; each square is made in float64, because float32 holds none of numbers above 1e19 or below 1e-19.
+
+    >>> square(torch.tensor([1e30, 0.0]))
+    tensor(1.0000e+60, dtype=torch.float64)
+    """
+    return torch.stack([piece.double().square().sum() for piece in a.split(_PIECE)]).sum()
+
+
 def _unit(start: Tensor, total: Total, overwrite: bool) -> Tensor:
     start = start.detach()
-    norm = math.sqrt(float(total(dot(start, start)[None])))
+    norm = math.sqrt(float(total(square(start)[None])))
     if not (norm and math.isfinite(norm)):
         raise InputError(f"start of norm {norm}: {_START}")
     return start.div_(norm) if overwrite else start / norm

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hf_rksp.errors import InputError
+from hf_rksp.errors import InputError, cause_of
 from hf_rksp.paper import read_paper
 
 SOURCES = ("initialised", "trained", "pretrained")
@@ -124,9 +124,12 @@ def read_manifest(path: Path) -> Manifest:
         raise InputError(f"manifest={str(path)!r}: not JSON ({error})") from None
     if not isinstance(data, Mapping) or not isinstance(data.get("models"), list) or not data["models"]:
         raise InputError(f'manifest={str(path)!r}: pass {{"models": [...]}} with at least one model')
-    models = tuple(
-        _model(entry, f"manifest={str(path)!r}, model {index}") for index, entry in enumerate(data["models"])
-    )
+    try:
+        models = tuple(
+            _model(entry, f"manifest={str(path)!r}, model {index}") for index, entry in enumerate(data["models"])
+        )
+    except InputError as error:
+        raise InputError(cause_of(error)) from None  # a value may be a whole file
     ids = [model.id for model in models]
     if duplicates := {name for name in ids if ids.count(name) > 1}:
         raise InputError(
