@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
+# What comes with torch and depends on the machine.
+TORCH_OWN := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime \
+	nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+	nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: demo test test-portable bench lint clean
+.PHONY: demo test test-portable test-oldest fuzz bench lint wheel lock release-check clean
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_rksp needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -41,6 +45,18 @@ test-portable: $(VENV)/.dev
 		tests/unit tests/oracle tests/invariance tests/training tests/distributed \
 		--ignore-glob='*/test_report_*' --ignore=tests/distributed/test_launchers.py
 
+# The oldest versions that pyproject.toml allows.
+test-oldest:
+	test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[demo,metrics,gguf]' \
+		pytest pytest-timeout hypothesis joblib ruff
+	PATH="$(abspath $(VENV)-oldest/bin):$$PATH" $(VENV)-oldest/bin/python -m pytest tests/unit tests/capture tests/invariance tests/training \
+		tests/properties
+
+# The properties of the numerics and the readers with many more examples, and a run of 100,000 steps.
+fuzz: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=fuzz LONG_RUN=100000 $(BIN)/python -m pytest tests/properties --timeout 3600
+
 bench: $(VENV)/.dev
 	mkdir -p $(OUT) && $(BIN)/python scripts/bench/run.py --json $(OUT)/bench.json
 	$(BIN)/python scripts/bench/training.py --json $(OUT)/bench_training.json
@@ -52,6 +68,19 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The wheel and the sdist, installed in a fresh environment, and mypy on a project that uses them.
+wheel: $(VENV)/.dev
+	$(BIN)/python scripts/check_wheel.py --out $(OUT)/dist
+
+# Needs uv.
+lock:
+	uv pip compile pyproject.toml --extra dev -c constraints.txt --generate-hashes --universal --python-version 3.11 --no-header \
+		--no-annotate --quiet -o requirements-dev.txt $(foreach name,$(TORCH_OWN),--no-emit-package $(name))
+	$(PYTHON) scripts/licences.py
+
+release-check: lint test fuzz wheel
+	$(BIN)/python scripts/release_check.py --dist $(OUT)/dist
 
 clean:
 	rm -rf $(VENV) $(OUT)
