@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from hf_rksp.doctor.rows import LASTING, Rows
 from hf_rksp.doctor.state import LoggedRun
 from hf_rksp.report.kit.text import count, line, number
+from hf_rksp.report.run.events import LONGEST
 from hf_rksp.report.run.rise import largest_rise
 from hf_rksp.report.run.series import Series
 
@@ -88,10 +89,10 @@ def signs_in(events: Sequence[dict[str, Any]]) -> list[Sign]:
         gone = any(isinstance(to := later.get("to"), int) and to < row["step"] for later in events[place + 1 :])
         if row.get("what") == "alarm" and not gone:
             by, rule = line(row.get("by") or "", 40), line(row.get("rule") or "", 60)
-            text = line(row.get("text") or "Alarm.", 400)
+            text = line(row.get("text") or "Alarm.", LONGEST)
             found.setdefault((by, rule), Sign(row["step"], f"alarm: {rule}", text, by=by))
         if row.get("what") == "stopped" and not gone:
-            text = line(row.get("text") or "The guard has stopped the run.", 400)
+            text = line(row.get("text") or "The guard has stopped the run.", LONGEST)
             found["run", "stopped"] = Sign(row["step"], "stopped", text, breaks=True, by="run")
     return list(found.values())
 

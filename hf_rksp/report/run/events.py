@@ -13,6 +13,8 @@ from hf_rksp.report.kit.text import count, line
 from hf_rksp.report.run.curves import PLOT, Curve, figure, spreads
 from hf_rksp.report.run.numbers import Run
 
+#: Characters of the sentence of an event. A run that was stopped says what was tried, and what to do next.
+LONGEST = 900
 #: Height of the lane of one part, and lanes at most; parts beyond share the last one.
 _LANE, _LANES = 16, 8
 #: Letters that fit beside a lane.
@@ -54,7 +56,7 @@ def events_of(run: Run, place: int = 0) -> list[Event]:
             _word(row, "by"),
             _word(row, "what"),
             line(row.get("layer") or "", 80),
-            line(row.get("text") or "", 400),
+            line(row.get("text") or "", LONGEST),
             back[at],
             any(to is not None and to < row["step"] for to in back[at + 1 :]),
         )

@@ -49,9 +49,14 @@ def _common(values: Iterable[str]) -> str:
 
 
 def story(run: Run) -> list[str]:
-    """What happened, one thing per sentence, and no judgement."""
+    """What happened, one thing per sentence, and no judgement. If the run was stopped, that comes first."""
     nothing = [] if run.history.readings else ["Nothing was measured besides the log."]
-    return [*_loss(run), *_gradient(run), *_events(run), *nothing, *_left_out(run)]
+    stopped = [event.text for event in events_of(run) if _is_stop(event)]
+    return [*stopped, *_loss(run), *_gradient(run), *_events(run), *nothing, *_left_out(run)]
+
+
+def _is_stop(event: Event) -> bool:
+    return event.by == "run" and event.what == "stopped" and not event.gone and bool(event.text)
 
 
 def measured(run: Run, monitor: str) -> list[str]:
@@ -121,7 +126,7 @@ def _gradient(run: Run) -> list[str]:
 def _events(run: Run) -> list[str]:
     """Each kind of event once: how often, when first, and in the words of the first."""
     kinds: dict[tuple[str, str], list[Event]] = {}
-    for event in events_of(run):
+    for event in [one for one in events_of(run) if not _is_stop(one)]:
         kinds.setdefault((event.by, event.what), []).append(event)
     sentences = []
     for (by, what), events in kinds.items():

@@ -60,7 +60,7 @@ class Sums:
         Args:
             total: ``values`` added up over the processes, in main memory.
         """
-        loss, losses, alarms, update, updates, gradients, *rest = total.tolist()
+        losses, alarms, updates, gradients, loss, update, *rest = total.tolist()
         norm = _root(rest[0] / gradients) if gradients else None
         broken = tuple(name for name, flag in zip(self.names, rest[1:], strict=True) if flag)
         return Measured(
@@ -93,24 +93,17 @@ def sums_of(
     known += [] if gradients is None else [gradients.numbers]
     if not known:
         return None
-    device = known[0].device
-    loss = (
-        torch.stack([one.double() for one, _ in losses]).sum()
-        if losses
-        else known[0].new_zeros((), dtype=torch.float64)
-    )
+    like = known[0].new_zeros(1, dtype=torch.float64)
     counts = sum(1 / len(losses) / world_size() if share else 1.0 for _, share in losses)
-    fixed = torch.tensor([counts, alarms], dtype=torch.float64)
-    has = torch.tensor([update is not None, gradients is not None], dtype=torch.float64)
+    # One small copy to the device; what every process knows is divided, because sums are made of all of them.
+    fixed = torch.tensor(
+        [counts, alarms, update is not None, (gradients is not None) / world_size()], dtype=torch.float64
+    )
     parts = [
-        loss.reshape(1).to(device),
-        fixed.to(device, non_blocking=True),
-        torch.zeros(1, dtype=torch.float64, device=device) if update is None else update.double().reshape(1).to(device),
-        has[:1].to(device, non_blocking=True),
-        has[1:].to(device, non_blocking=True) / world_size(),
-        torch.zeros(1, dtype=torch.float64, device=device)
-        if gradients is None
-        else gradients.numbers.double().to(device),
+        fixed.to(like.device, non_blocking=True),
+        torch.stack([one.double() for one, _ in losses]).sum(0, keepdim=True).to(like) if losses else like,
+        like if update is None else update.reshape(1).to(like),
+        like if gradients is None else gradients.numbers.to(like),
     ]
     return Sums(step, torch.cat(parts), () if gradients is None else tuple(gradients.names))
 

@@ -57,4 +57,4 @@ def done_in_words(used: dict[str, int]) -> str:
     said = [
         one if used[rung] == 1 else many.format(used[rung]) for rung, (one, many) in forms.items() if used.get(rung)
     ]
-    return ", ".join(said)
+    return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)

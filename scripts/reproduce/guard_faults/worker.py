@@ -117,7 +117,7 @@ def build(settings: dict[str, Any], seed: int, fault: str, folder: Path) -> Trai
     )
     at = settings["fault_at"] + seed % 10
     trainer = faulty(RKSPTrainer if guarded else Trainer, fault, at)(
-        model, arguments, train_dataset=Passages(settings, seed), **_tool(model, settings)
+        model, arguments, train_dataset=Passages(settings, seed), **_tool(model, settings, folder)
     )
     trainer.remove_callback(PrinterCallback)
     if fault == "a process dies":
@@ -125,7 +125,7 @@ def build(settings: dict[str, Any], seed: int, fault: str, folder: Path) -> Trai
     return trainer
 
 
-def _tool(model: torch.nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
+def _tool(model: torch.nn.Module, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What another tool adds to a plain Trainer, as its documentation says."""
     if TOOL == "arc":
         from arc.api.integrations import HuggingFaceCallback
@@ -139,7 +139,7 @@ def _tool(model: torch.nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
             pass
 
         base = torch.optim.AdamW(model.parameters(), **adam)
-        return {"optimizers": (Guarded(base, model, nan_action="skip", verbose=False), None)}
+        return {"optimizers": (Guarded(base, model, nan_action="skip", verbose=False, log_dir=str(folder / "logs")), None)}
     if TOOL == "olmo":
         from olmo_core.optim import SkipStepAdamW
 
