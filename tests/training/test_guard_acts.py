@@ -491,3 +491,40 @@ def test_a_full_disk_costs_the_checkpoint_alone(tmp_path, monkeypatch, how):
     with pytest.raises((OSError, RuntimeError), match="No space left"):
         calls.clear()
         run(tmp_path / "warn", gpt2(0.0), "warn", **settings)
+
+
+def test_an_adapter_goes_back(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    inner = faulty(nan_at(7))
+    model = get_peft_model(inner, LoraConfig(target_modules=["c_attn"], r=2, init_lora_weights=False))
+    settings = {"save_strategy": "steps", "save_steps": 2, "guard_healthy": 2, "max_steps": 10}
+    _, keeps = run(tmp_path, model, "rollback", **settings)
+    assert done(tmp_path) == [("rolled back", 7)]
+    there = {name: value for name, value in keeps.at[4, "end"][0].items() if "lora" in name}
+    assert there and all(torch.equal(keeps.at[8, "begin"][0][name], value) for name, value in there.items())
+    assert not any(torch.equal(model.state_dict()[name], value) for name, value in there.items()), "and trains on"
+
+
+def test_in_a_search_over_hyperparameters_each_trial_has_its_own_checkpoints(tmp_path):
+    settings = {
+        **ALONE,
+        "guard": "rollback",
+        "guard_healthy": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "max_steps": 8,
+    }
+    one = trainer(
+        tmp_path, None, token_rows(64), model_init=lambda: faulty(nan_at(7)), eval_dataset=token_rows(8), **settings
+    )
+    one.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3)},
+        compute_objective=lambda metrics: 0.0,
+        n_trials=1,
+        backend="optuna",
+    )
+    (history,) = tmp_path.glob("rksp_history*.jsonl")
+    assert [(row["what"], row.get("to")) for row in read_history(history).events if row["what"] == "rolled back"] == [
+        ("rolled back", 4)
+    ]

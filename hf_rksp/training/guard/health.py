@@ -40,6 +40,7 @@ class Health:
         """A checkpoint was written; ``broken`` are its weights that are not finite."""
         if not self._main:
             return
+        self._run = folder.parent  # a search over hyperparameters has a folder for each trial
         self._open.pop(folder, None)
         if broken:
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
