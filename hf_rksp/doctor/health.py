@@ -70,12 +70,18 @@ def healthy_before(run: Path, most: int, locked: int) -> tuple[int, Path] | None
 def damage_in(folder: Path) -> str:
     """What is missing or cut short in a checkpoint, seen without reading its numbers; nothing if it is whole.
 
-    Trainer writes its state last, and the mark comes after that: a checkpoint with neither is half-written.
+    Trainer writes its state last, and the mark comes after that: a checkpoint with neither is half-written. The mark has the sizes
+    of all files, in whatever format they are.
     """
     try:
+        mark = read_mark(folder)
+        for name, size in mark.files.items() if mark is not None else ():
+            here = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if here is None or here < size:
+                return f"{name} is {'missing' if here is None else f'cut short: {here} bytes instead of {size}'}"
         if (folder / STATE_NAME).exists():
             read_state(folder / STATE_NAME)
-        elif read_mark(folder) is None:
+        elif mark is None:
             return f"{STATE_NAME} is missing, so it is half-written"
         for pattern in _NEEDED:
             for file in folder.glob(pattern):

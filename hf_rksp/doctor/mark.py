@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hf_rksp.files import put_files
-from hf_rksp.json_data import dumps
+from hf_rksp.json_data import dumps, section
 
 FILE_NAME = "rksp_health.json"
 
@@ -21,12 +22,14 @@ class Mark:
         healthy: ``None`` as long as too few steps have come after it.
         why: a sentence if it is not healthy.
         locked: blocks that a depth warm-up had locked.
+        files: name -> bytes of each file of the checkpoint when it was saved.
     """
 
     step: int
     healthy: bool | None = None
     why: str = ""
     locked: int = 0
+    files: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_mark(folder: Path) -> Mark | None:
@@ -36,8 +39,15 @@ def read_mark(folder: Path) -> Mark | None:
         step, healthy, why, locked = (data[name] for name in ("step", "healthy", "why", "locked"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    files = {str(name): size for name, size in section(data, "files").items() if isinstance(size, int)}
     known = isinstance(step, int) and healthy in (True, False, None) and isinstance(why, str)
-    return Mark(step, healthy, why, locked) if known and isinstance(locked, int) else None
+    return Mark(step, healthy, why, locked, files) if known and isinstance(locked, int) else None
+
+
+def files_in(folder: Path) -> dict[str, int]:
+    """Name -> bytes of each file of a checkpoint, but for the mark."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != FILE_NAME)
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 def write_mark(folder: Path, mark: Mark) -> None:

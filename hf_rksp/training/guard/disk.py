@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hf_rksp.doctor.health import newest_first
+from hf_rksp.doctor.mark import files_in
 from hf_rksp.ranks import current_ranks, from_main
 
 #: Free bytes below which a write that failed has failed for that.
@@ -54,7 +55,7 @@ def lacks_room(run: Path) -> bool:
     if current_ranks().rank == 0:
         with contextlib.suppress(OSError):
             last = next((folder for _, folder in newest_first(run)), None)
-            taken = sum(file.stat().st_size for file in last.rglob("*") if file.is_file()) if last is not None else 0
+            taken = sum(files_in(last).values()) if last is not None else 0
             lacks = shutil.disk_usage(run).free < taken
     return bool(from_main(lacks))
 

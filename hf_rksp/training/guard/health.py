@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from hf_rksp.doctor.health import healthy_before, newest_first
-from hf_rksp.doctor.mark import Mark, read_mark, write_mark
+from hf_rksp.doctor.mark import Mark, files_in, read_mark, write_mark
 from hf_rksp.training.aside import reason
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,9 @@ class Health:
         self._open.pop(folder, None)
         if broken:
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-            self._write(folder, Mark(step, False, f"weights not finite: {broken[0]}{more}", locked))
+            self._write(folder, Mark(step, False, f"weights not finite: {broken[0]}{more}", locked, files_in(folder)))
             return
-        mark = Mark(step, None, "", locked)
+        mark = Mark(step, None, "", locked, files_in(folder))
         self._write(folder, mark)
         self._open[folder] = (mark, 0)
 
@@ -56,9 +57,9 @@ class Health:
             if step < mark.step:  # made before it was saved
                 continue
             if findings:
-                self._settle(folder, Mark(mark.step, False, f"step {step} failed: {findings[0]}", mark.locked))
+                self._settle(folder, replace(mark, healthy=False, why=f"step {step} failed: {findings[0]}"))
             elif count + 1 >= self._steps:
-                self._settle(folder, Mark(mark.step, True, "", mark.locked))
+                self._settle(folder, replace(mark, healthy=True))
             else:
                 self._open[folder] = (mark, count + 1)
 
@@ -66,7 +67,7 @@ class Health:
         """The run went back: what was saved later led nowhere."""
         for folder, (mark, _) in list(self._open.items()):
             if mark.step > to:
-                self._settle(folder, Mark(mark.step, False, f"the run went back to step {to}", mark.locked))
+                self._settle(folder, replace(mark, healthy=False, why=f"the run went back to step {to}"))
 
     def last(self, step: int, locked: int) -> tuple[int, Path] | None:
         """The last healthy checkpoint at ``step`` or before, with its step."""

@@ -128,16 +128,14 @@ def faulty(trainer_class: type, fault: str, at: int) -> type:
 
 
 def damage(folder: Path, fault: str) -> None:
-    """What happens to the folder of a run while no process is there."""
+    """What happens to the folder of a run while no process is there: to the files that a run goes on from."""
     newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    files = sorted(newest.glob("model*.safetensors")) or sorted(newest.glob("**/*.pt")) + sorted(
-        newest.glob("**/*.distcp")
-    )
-    largest = max(files, key=lambda file: file.stat().st_size)
     if fault == "newest checkpoint cut in half":
+        pieces_of = [*newest.glob("*/*.distcp"), *newest.glob("global_step*/*.pt")]
+        largest = max(pieces_of or newest.glob("model*.safetensors"), key=lambda file: file.stat().st_size)
         largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     elif fault == "NaN in the newest checkpoint":
-        _break(newest, largest)
+        _break(newest)
     elif fault == "line of the history cut in half":
         history = folder / "rksp_history.jsonl"
         if history.exists():
@@ -145,28 +143,45 @@ def damage(folder: Path, fault: str) -> None:
             history.write_bytes(data[: len(data) - len(data.splitlines()[-1]) // 2])
 
 
-def _break(newest: Path, file: Path) -> None:
-    """Write NaN into the weights of a checkpoint, in whatever format it has."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file, save_file
+@torch.no_grad()
+def _break(newest: Path) -> None:
+    """Write NaN into the weights of a checkpoint, in whatever format the run goes on from."""
+    from safetensors.torch import load_file, save_file
 
-        tensors = load_file(file)
-        first = next(iter(tensors))
-        tensors[first].view(-1)[0] = math.nan
-        save_file(tensors, file, {"format": "pt"})
-        return
-    for place in sorted(newest.glob("**/*.pt")):
-        data = torch.load(place, weights_only=False)
-        groups = (
-            data.get("optimizer_state_dict", {}).get("single_partition_of_fp32_groups")
-            if isinstance(data, dict)
-            else None
-        )
-        module = data.get("module") if isinstance(data, dict) else None
-        for tensor in [*(groups or []), *((module or {}).values())]:
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                tensor.view(-1)[0] = math.nan
-        torch.save(data, place)
+    for model in newest.glob("model*.safetensors"):
+        tensors = load_file(model)
+        next(iter(tensors.values())).view(-1)[0] = math.nan
+        save_file(tensors, model, {"format": "pt"})
+    for piece in newest.glob("global_step*/*.pt"):  # DeepSpeed
+        data = torch.load(piece, weights_only=False)
+        for tensor in _tensors(data):
+            tensor.view(-1)[0] = math.nan
+        torch.save(data, piece)
+    for shards in newest.glob("pytorch_model_fsdp_*"):  # FSDP
+        from torch.distributed.checkpoint.format_utils import dcp_to_torch_save, torch_save_to_dcp
+
+        whole = newest / "whole.pt"
+        dcp_to_torch_save(shards, whole)
+        data = torch.load(whole, weights_only=False)
+        next(iter(_tensors(data))).view(-1)[0] = math.nan
+        torch.save(data, whole)
+        shutil.rmtree(shards)
+        torch_save_to_dcp(whole, shards)
+        whole.unlink()
+
+
+def _tensors(data: Any) -> Iterator[Tensor]:
+    """Weights in nested objects: of the model and in single precision, and no moments."""
+    if isinstance(data, Tensor):
+        if data.is_floating_point() and data.numel() > 1:
+            yield data
+    elif isinstance(data, dict):
+        for name, part in data.items():
+            if name not in ("base_optimizer_state", "state", "lr_scheduler"):
+                yield from _tensors(part)
+    elif isinstance(data, (list, tuple)):
+        for part in data:
+            yield from _tensors(part)
 
 
 def finite(model: nn.Module) -> bool:

@@ -139,7 +139,9 @@ def _tool(model: torch.nn.Module, settings: dict[str, Any], folder: Path) -> dic
             pass
 
         base = torch.optim.AdamW(model.parameters(), **adam)
-        return {"optimizers": (Guarded(base, model, nan_action="skip", verbose=False, log_dir=str(folder / "logs")), None)}
+        return {
+            "optimizers": (Guarded(base, model, nan_action="skip", verbose=False, log_dir=str(folder / "logs")), None)
+        }
     if TOOL == "olmo":
         from olmo_core.optim import SkipStepAdamW
 
