@@ -30,6 +30,8 @@ from hf_rksp import (
     AttentionMonitor,
     CurvatureConfig,
     CurvatureMonitor,
+    DivergenceGuard,
+    GuardConfig,
     MonitorConfig,
     SpectralMonitor,
     TrainingRun,
@@ -64,6 +66,9 @@ CASES = {
     "spectrum": Case(lambda: SpectralMonitor(MonitorConfig(every=1)), 500),
     # A reading is as long as about ten steps, and the first one of each turn as long as a hundred: few pairs, and not the largest.
     "curvature": Case(lambda: CurvatureMonitor(CurvatureConfig(every=1)), 500, 3, 512),
+    "guard": Case(DivergenceGuard, 1),
+    # Instead of the one that warns, so it is not in the sum.
+    "guard that acts": Case(lambda: DivergenceGuard(GuardConfig("skip")), 1),
 }
 
 
@@ -80,6 +85,7 @@ def turn(model: torch.nn.Module, ids: torch.Tensor, monitors: list[Monitor], ste
                 torch.cuda.synchronize()
             start = time.perf_counter()
             model(input_ids=ids, labels=ids).loss.backward()
+            run.gradients_ready()
             optimizer.step()
             optimizer.zero_grad()
             run.step()
@@ -120,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two small sizes")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; a GPU gets larger networks")
+    parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES), help="some of the parts")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     sizes = QUICK if args.quick else LARGE if args.device != "cpu" else SIZES
@@ -128,7 +135,8 @@ def main() -> None:
     print(f"{machine['system']} {machine['architecture']}, {where}, torch {versions()['torch']}")
     rows = []
     added_by: dict[int, dict[str, float]] = {}
-    for name, case in CASES.items():
+    for name in args.only:
+        case = CASES[name]
         print(f"{name}: cost of a reading [95% interval], and what one reading in {case.every} steps adds to a step")
         print(f"{'d':>5} {'layers':>6} {'tokens':>6} {'step':>9} {'reading':>28} {'added':>7} {'host syncs':>10}")
         for size in (one for one in sizes if one[0] <= case.largest or args.device != "cpu"):
@@ -136,18 +144,21 @@ def main() -> None:
             rows.append(row)
             plain, reading, (low, high) = row["plain"], row["reading"], row["interval"]
             added = reading / plain / case.every
-            added_by.setdefault(size[0], {})[name] = added
+            if name != "guard that acts":
+                added_by.setdefault(size[0], {})[name] = added
             verdict = "" if size[0] < 512 else "  target met" if added <= TARGET else f"  target {TARGET:.0%} MISSED"
             cost = f"{1e3 * reading:.1f} ms [{1e3 * low:.1f}, {1e3 * high:.1f}]"
             print(
                 f"{size[0]:>5} {size[1]:>6} {size[2] * size[3]:>6} {1e3 * plain:>6.1f} ms {cost:>28} {added:>7.1%} "
                 f"{row['moves']:>10}{verdict}"
             )
-    print("all of them at these intervals, as the sum of their costs:")
-    for width, parts in added_by.items():
+    if len(args.only) == len(CASES):
+        print("all of them at these intervals, as the sum of their costs:")
+    for width, parts in added_by.items() if len(args.only) == len(CASES) else ():
         total = sum(parts.values())
         verdict = "" if width < 512 else "  target met" if total <= TOGETHER else f"  target {TOGETHER:.0%} MISSED"
-        without = "" if len(parts) == len(CASES) else f" (without {', '.join(sorted(CASES.keys() - parts.keys()))})"
+        missing = sorted(CASES.keys() - parts.keys() - {"guard that acts"})
+        without = f" (without {', '.join(missing)})" if missing else ""
         print(f"{width:>5} {total:>7.1%}{without}{verdict}")
     print(f"peak memory {peak_memory() / 2**30:.2f} GiB")
     if args.json:
