@@ -10,7 +10,8 @@ from typing import Any
 
 from hf_rksp.doctor.advice import advice
 from hf_rksp.doctor.checkpoint import Checkpoint, described, read_checkpoint
-from hf_rksp.doctor.log import Log, read_log, step_in
+from hf_rksp.doctor.folders import step_in
+from hf_rksp.doctor.log import Log, read_log
 
 #: The verdict on a checkpoint that a run can go on from.
 HEALTHY = "healthy"

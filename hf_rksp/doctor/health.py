@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -9,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_rksp.doctor.checkpoint import read_checkpoint
-from hf_rksp.doctor.log import checkpoints_in, step_in
+from hf_rksp.doctor.folders import checkpoints_in, step_in
 from hf_rksp.doctor.mark import read_mark
-from hf_rksp.doctor.state import FILE_NAME as STATE_NAME
-from hf_rksp.doctor.state import read_state
-from hf_rksp.errors import SchemaError
+from hf_rksp.errors import cause_of
 from hf_rksp.inputs.damage import damage
 
+#: What Trainer writes last.
+STATE_NAME = "trainer_state.json"
 #: Files that a run cannot go on from if they are cut short; each may be missing.
 _NEEDED = ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*.bin", "optimizer.pt", "scheduler.pt")
 
@@ -80,15 +81,16 @@ def damage_in(folder: Path) -> str:
             if here is None or here < size:
                 return f"{name} is {'missing' if here is None else f'cut short: {here} bytes instead of {size}'}"
         if (folder / STATE_NAME).exists():
-            read_state(folder / STATE_NAME)
+            if not isinstance(json.loads((folder / STATE_NAME).read_text("utf-8")), dict):
+                return f"{STATE_NAME} is no state of Trainer"
         elif mark is None:
             return f"{STATE_NAME} is missing, so it is half-written"
         for pattern in _NEEDED:
             for file in folder.glob(pattern):
                 if words := damage(file) or _cut(file):
                     return f"{file.name} {words}"
-    except (OSError, SchemaError) as error:
-        return str(error)
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{STATE_NAME} cannot be read: {cause_of(error)}" if isinstance(error, ValueError) else cause_of(error)
     return ""
 
 

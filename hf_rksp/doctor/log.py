@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_rksp.doctor.folders import checkpoints_in
 from hf_rksp.doctor.signs import Sign, in_order, signs_in, signs_of
 from hf_rksp.doctor.state import FILE_NAME, LoggedRun, read_state, series_of
 from hf_rksp.errors import InputError, SchemaError
 from hf_rksp.files import reason_of
 from hf_rksp.history.read import History, histories_in, read_history
 from hf_rksp.report.run.series import Series
-
-_NUMBER = re.compile(r"checkpoint-(\d+)")
-#: Files of a checkpoint whose folder has another name.
-_WEIGHTS = ("*model*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "global_step*")
 
 
 @dataclass(frozen=True)
@@ -72,23 +68,6 @@ def read_log(path: Path) -> Log:
             "checkpoint"
         )
     return log
-
-
-def checkpoints_in(path: Path) -> list[Path]:
-    """The folders ``checkpoint-N`` in a run by rising N; ``path`` itself if it is a checkpoint. A link counts by its own name."""
-    if path.is_file():
-        return []
-    found = [(step, folder) for folder in path.iterdir() if (step := step_in(folder)) is not None and folder.is_dir()]
-    if found:
-        return [folder for _, folder in sorted(found)]
-    holds = any(any(path.glob(pattern)) for pattern in _WEIGHTS)
-    return [path] if holds or step_in(path) is not None else []
-
-
-def step_in(folder: Path) -> int | None:
-    """The step in the name of a checkpoint's folder; ``None`` if there is none."""
-    match = _NUMBER.fullmatch(folder.absolute().name)
-    return int(match[1]) if match else None
 
 
 def _of_folder(path: Path, checkpoints: Sequence[Path]) -> Log:

@@ -135,15 +135,14 @@ class ArgumentMethods(_Host):
         return config if self.spectrum else None
 
     def guard_config(self) -> GuardConfig | None:
-        """Settings of the guard, or ``None`` if it is off. Without a word on it the guard warns, if there is another part.
+        """Settings of the guard, or ``None`` if it is off. Without a word on it (``guard`` is ``None``) the guard warns.
 
         Raises:
             InputError: a value that the guard cannot have; the message names the argument.
         """
-        rungs = "warn" if self.guard is None else self.guard
-        config: GuardConfig = self._made("guard_", GuardConfig, _GUARD, rungs=rungs)
-        if self.guard is None and not (self.kss_config() or self.spectrum or self.monitors()):
-            return None
+        config: GuardConfig = self._made(
+            "guard_", GuardConfig, _GUARD, rungs="warn" if self.guard is None else self.guard
+        )
         return config if config.chosen else None
 
     def sleeping_kss(self) -> KSSConfig:

@@ -95,7 +95,8 @@ class RKSPTrainerMixin(_Host):
         own = self.args if isinstance(self.args, ArgumentMethods) else None
         self._kss = kss
         self._monitors = own.monitors() if own else []
-        self._guard = _guard(guard, own.guard_config() if own else None)
+        asked = guard is not None or (own is not None and own.guard is not None)
+        self._guard = _guard(guard, own.guard_config() if own else GuardConfig())
         self._spectrum = _choose(monitor, own.spectrum_config() if own else MonitorConfig(), MonitorConfig)
         self._blocks = blocks or (own.residual_blocks if own else None)
         self._report = own.run_report if own else True
@@ -119,7 +120,8 @@ class RKSPTrainerMixin(_Host):
                 f"{several_devices(self.args.n_gpu)}. Launch one process per device: torchrun --nproc_per_node N, or accelerate "
                 "launch. Or train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off"
             )
-        if self._guard is not None:
+        # Nobody has asked for a guard if everything else is off: then it is the Trainer underneath.
+        if self._guard is not None and (asked or self._spectrum or self._monitors or self.kss):
             self._monitors.append(DivergenceGuard(self._guard))
         self._adopt()
         if self.rksp is None and (self._spectrum or self._monitors or self.kss or self._risk != "off"):

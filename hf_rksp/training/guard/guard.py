@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_rksp.capture.attach import Attached
 from hf_rksp.capture.hvp import trainable
 from hf_rksp.config.guard import GuardConfig
 from hf_rksp.errors import InputError
@@ -86,7 +87,7 @@ class DivergenceGuard(Intervention):
         """Look at what the model returns; what an earlier run has left is forgotten."""
         super().attach(watch)
         self._forget()
-        self._hook = watch.model.register_forward_hook(self._saw, with_kwargs=True)
+        self._hooks = Attached()
 
     def begin(self, step: int) -> None:
         """See whether each rung can be taken in this run.
@@ -99,6 +100,8 @@ class DivergenceGuard(Intervention):
         # Not before: FSDP2 puts other parameters in their place.
         self._weights = trainable(self.watch.model)
         self._moves = Update(self._weights)
+        if not self.watch.says_losses:
+            self._hooks.after(self.watch.model, self._saw)
         if not self.acts:
             return
         if not self.watch.acts:
@@ -127,7 +130,7 @@ class DivergenceGuard(Intervention):
         return self.watch.gate
 
     def _saw(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-        if self.watch.says_losses or not (module.training and torch.is_grad_enabled()):
+        if not (module.training and torch.is_grad_enabled()):
             return
         loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if isinstance(loss, Tensor) and loss.numel() == 1:
@@ -327,8 +330,13 @@ class DivergenceGuard(Intervention):
         return logs | ({"guard/rate_factor": self._factor} if self._factor < 1 else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """The past of the run, what was done, and what was said. The numbers of the last step are not in it."""
+        """The past of the run, what was done and said, and the numbers of the last step, which are judged later."""
+        waiting, update = self._waiting, self._update
         return {
+            "waiting": None
+            if waiting is None
+            else [waiting[0].step, waiting[1].get().tolist(), list(waiting[0].names)],
+            "update": None if update is None or not self.acts else to_host(update)[0].tolist(),
             "judge": self.judge.state_dict(),
             "ladder": self.ladder.state_dict(),
             "failing": self.failing,
@@ -351,7 +359,17 @@ class DivergenceGuard(Intervention):
         self._scaled_away, self._calm = int(state["scaled_away"]), int(state["calm"])
         self._factor = float(state["factor"])
         self._said = {str(rule): int(step) for rule, step in state["said"].items()}
+        if self.acts:
+            self._update = (
+                None if state["update"] is None else torch.tensor(float(state["update"]), dtype=torch.float64)
+            )
+        elif state["waiting"] is not None:
+            step, numbers, names = state["waiting"]
+            values = torch.tensor(
+                [math.nan if number is None else float(number) for number in numbers], dtype=torch.float64
+            )
+            self._waiting = Sums(int(step), values, tuple(map(str, names))), Later(values)
 
     def close(self) -> None:
         """Look no more."""
-        self._hook.remove()
+        self._hooks.remove()
