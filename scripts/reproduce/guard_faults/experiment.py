@@ -247,6 +247,20 @@ def _clean(rows: Sequence[dict[str, Any]]) -> list[str]:
     return ["### Runs without a fault", "", *table(head, cells)]
 
 
+def _left(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Runs at whose end no checkpoint was left that one can go on from: whole, finite, and not marked as ill."""
+    cells = []
+    for tool in _TOOLS:
+        runs = [run_ for row in _of(rows, tool) for run_ in row["runs"].values() if run_["healthy"] is not None]
+        if runs:
+            cells.append([_TOOLS[tool], len(runs), sum(not run_["healthy"] for run_ in runs)])
+    return [
+        "### Checkpoints that are left",
+        "",
+        *table(["tool", "runs", "without a healthy checkpoint at the end"], cells),
+    ]
+
+
 def _differences(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     cells = []
     for fault in _faults(rows):
