@@ -140,6 +140,8 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
         "",
         *_clean(rows),
         "",
+        *_left(rows),
+        "",
         *_differences(rows, settings),
     ]
     return "\n".join(lines) + "\n"
