@@ -49,7 +49,7 @@ test-portable: $(VENV)/.dev
 test-oldest:
 	test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[demo,metrics,gguf]' \
-		pytest pytest-timeout hypothesis joblib ruff
+		pytest pytest-timeout hypothesis joblib ruff optuna
 	PATH="$(abspath $(VENV)-oldest/bin):$$PATH" $(VENV)-oldest/bin/python -m pytest tests/unit tests/capture tests/invariance tests/training \
 		tests/properties
 

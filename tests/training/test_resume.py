@@ -15,6 +15,7 @@ from tests.training.resumed import make
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("runtime", "per_second")
+LOSSES = ("loss", "kss/task_loss")
 #: Saved at 4 and 8, killed in step 9: a log and a profile came after the checkpoint, and are forgotten.
 ALIGNED = {"logging_steps": 2, "save_steps": 4}
 #: The checkpoint of step 4 lies between the logs of steps 3 and 6; so does the profile that ended with step 4.
@@ -37,9 +38,14 @@ def whole(folder, settings):
     return run
 
 
+def told(row):
+    """A row of a log. Losses to six digits: torch 2.6 rounds their means as memory happens to be aligned."""
+    return {name: float(f"{value:.6g}") if name in LOSSES else value for name, value in row.items()}
+
+
 def rows(run):
     """Every row of the log, without times; the last one is the summary of the run."""
-    return [{k: v for k, v in row.items() if not any(t in k for t in TIMES)} for row in run.state.log_history]
+    return [told({k: v for k, v in row.items() if not any(t in k for t in TIMES)}) for row in run.state.log_history]
 
 
 def differing(one, other):
@@ -79,7 +85,11 @@ def test_killed_run_goes_on_to_the_bit(schedule, tmp_path):
     assert states[0] == states[1] and states[0]["kss"]["steps"] == 12
     # The history holds the same rows: it keeps no times, and not that mean.
     one, other = (read_history(r.args.output_dir) for r in (run, reference))
-    assert (one.logs, one.readings) == (other.logs, other.readings) and len(one.readings) == 7
+    assert (
+        list(map(told, one.logs)) == list(map(told, other.logs))
+        and one.readings == other.readings
+        and len(one.readings) == 7
+    )
     assert [event["what"] for event in one.events] == ["resume"] and not other.events
 
 
