@@ -47,6 +47,8 @@ class RunStoppedError(RkspError, SystemExit):
     It is a `SystemExit` too: a script that does not catch it ends with exit code 6, which no error of Python has.
     """
 
+    code: int
+
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.code = STOPPED

@@ -16,10 +16,10 @@ from hf_rksp import (
     RKSPTrainingArguments,
     SpectralMonitor,
     TrainingRun,
-    audit,
-    read_history,
 )
+from hf_rksp.audit import audit
 from hf_rksp.errors import RunStoppedError
+from hf_rksp.history.read import read_history
 
 
 class Rows(Dataset[dict[str, torch.Tensor]]):
