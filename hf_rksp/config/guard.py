@@ -18,7 +18,8 @@ class GuardConfig:
     Attributes:
         rungs: "off", or names of `RUNGS` joined by "+", such as "skip+rollback". Each one is tried before the next. A run for
             which any other than "warn" is chosen is stopped after the last one.
-        loss, norm: a loss and a gradient norm above these fail a step (arXiv:2602.22988: 50 and 500), in a run that has been below.
+        loss, norm: a loss and a gradient norm above these fail a step (arXiv:2602.22988: 50 and 500), in a run whose level is below
+            half of that.
         limit: so does one that lies so many times the scatter of the run's own past above its median, ...
         patience: ... in so many steps in a row. What is not finite, or above the fixed limits, fails a step at once.
         window: healthy steps that make up the past.

@@ -100,6 +100,9 @@ def _weights(folder: Path) -> Tensors:
         names = [next((name for name in line if (folder / name).exists()), None) for line in _WEIGHTS]
         pieces = _pieces(folder)
         present = [name for name in names if name is not None]
+        # An adapter with a name of its own has a folder of that name.
+        adapters = sorted(one for name in _WEIGHTS[1] for one in folder.glob(f"*/{name}"))
+        present += [one.relative_to(folder).as_posix() for one in adapters]
         if present:
             return _together([_file(folder / name) for name in present])
     except OSError as error:

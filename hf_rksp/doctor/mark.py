@@ -22,6 +22,7 @@ class Mark:
         healthy: ``None`` as long as too few steps have come after it.
         why: a sentence if it is not healthy.
         locked: blocks that a depth warm-up had locked.
+        run: which run, and which stretch of it between two resumptions, has saved it; empty if nobody has said.
         files: name -> bytes of each file of the checkpoint when it was saved.
     """
 
@@ -30,6 +31,7 @@ class Mark:
     why: str = ""
     locked: int = 0
     files: Mapping[str, int] = field(default_factory=dict)
+    run: str = ""
 
 
 def read_mark(folder: Path) -> Mark | None:
@@ -41,13 +43,23 @@ def read_mark(folder: Path) -> Mark | None:
         return None
     files = {str(name): size for name, size in section(data, "files").items() if isinstance(size, int)}
     known = isinstance(step, int) and healthy in (True, False, None) and isinstance(why, str)
-    return Mark(step, healthy, why, locked, files) if known and isinstance(locked, int) else None
+    run = data.get("run", "")
+    return Mark(step, healthy, why, locked, files, str(run)) if known and isinstance(locked, int) else None
 
 
 def files_in(folder: Path) -> dict[str, int]:
     """Name -> bytes of each file of a checkpoint, but for the mark."""
     files = (file for file in folder.rglob("*") if file.is_file() and file.name != FILE_NAME)
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
+def drop_mark(folder: Path) -> None:
+    """Take the mark out of a checkpoint that will be written again; nothing happens if there is none.
+
+    Raises:
+        OSError: it cannot be taken out.
+    """
+    (folder / FILE_NAME).unlink(missing_ok=True)
 
 
 def write_mark(folder: Path, mark: Mark) -> None:

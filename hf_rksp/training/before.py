@@ -87,13 +87,18 @@ def act(said: Said, mode: Mode, limit: float, trial: object = None) -> None:
     """
     if said.p_lost is not None and said.p_lost > limit and mode == "stop":
         text = f"learning_rate: {said.text} risk='stop' ends a run above {limit:g} (risk_limit)"
-        if type(trial).__module__.partition(".")[0] == "optuna":
-            import optuna
-
-            raise optuna.TrialPruned(text)
+        prune(trial, text)
         raise InputError(text)
     quiet = said.p_lost is not None and said.p_lost <= limit
     logger.log(logging.INFO if quiet else logging.WARNING, "%s", said.text)
+
+
+def prune(trial: object, text: str) -> None:
+    """End a trial of Optuna, whose search goes on; nothing happens to a run that is no trial."""
+    if type(trial).__module__.partition(".")[0] == "optuna":
+        import optuna
+
+        raise optuna.TrialPruned(text)
 
 
 def _unknown(lr: float, reasons: Sequence[str], values: Mapping[str, Any] | None = None) -> Said:

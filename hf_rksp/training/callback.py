@@ -22,8 +22,10 @@ from hf_rksp.json_data import plain
 from hf_rksp.machine import versions
 from hf_rksp.ranks import world_size
 from hf_rksp.training.alerts import sender
+from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Said
 from hf_rksp.training.engine import Engine
+from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor
 from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor
@@ -45,6 +47,16 @@ REMEDIES = (
 def several_devices(number: int) -> str:
     """Why nothing is measured if one process has several devices."""
     return f"{number} devices in one process: DataParallel runs copies of the model side by side, and hides the blocks"
+
+
+def _lives(args: TrainingArguments, state: TrainerState) -> float | None:
+    """Steps after which a checkpoint is deleted; ``None`` if it is not, or if that cannot be told."""
+    limit, strategy = getattr(args, "save_total_limit", None), getattr(args, "save_strategy", None)
+    strategy = str(getattr(strategy, "value", strategy))
+    if not limit or limit < 0 or strategy not in ("steps", "epoch"):
+        return None
+    every = float(state.save_steps or 0) if strategy == "steps" else state.max_steps / max(state.num_train_epochs, 1)
+    return limit * every or None
 
 
 class _Kept(dict[str, Any]):
@@ -156,18 +168,25 @@ class RKSPCallback(TrainerCallback):
         if self.engine is not None:
             self._begin()
         elif not self.driven:
+            stacks, cause = None, ""
             try:
-                self.found(find_stacks(model, self.blocks))
+                stacks = find_stacks(model, self.blocks)
             except CaptureError as error:
-                self._stand_aside(str(error))
+                cause = str(error)
+            self.found(stacks, cause)
 
     def found(self, stacks: Sequence[Stack] | None, cause: str = "") -> None:
-        """Begin with these blocks, or stand aside because of ``cause``."""
-        if stacks is None:
+        """Begin with these blocks, or stand aside because of ``cause``. A guard needs no blocks, so it begins all the same."""
+        guards = [part for part in self.monitors if isinstance(part, DivergenceGuard)]
+        if stacks is None and not (guards and self._begun):
             self._stand_aside(cause)
             return
         assert self._begun is not None
-        self.attach(self._begun[2], stacks)
+        if stacks is None:
+            logger.warning("Nothing is profiled in this run: %s. The guard watches it all the same", cause.rstrip("."))
+            self.engine = Engine(Watch(self._begun[2], stacks=()), guards, self._recorder)
+        else:
+            self.attach(self._begun[2], stacks)
         self._begin()
 
     def _begin(self) -> None:
@@ -177,6 +196,7 @@ class RKSPCallback(TrainerCallback):
         watch = self.engine.watch
         watch.optimizer, watch.folder, watch.rewind = self._optimizer, Path(args.output_dir or "."), self.rewind
         watch.acts = watch.says_losses = self.driven
+        watch.writes, watch.lives = getattr(args, "should_save", None), _lives(args, state)
         self.engine.watch.seed = int(getattr(args, "seed", 0) or 0)
         if hasattr(args, "get_warmup_steps"):
             schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
@@ -301,7 +321,10 @@ class RKSPCallback(TrainerCallback):
         """The guard ends the run: say why, and leave the page and the log of the run behind."""
         if state.is_world_process_zero:
             logger.error("%s", error)
-            state.save_to_json(str(Path(args.output_dir or ".", TRAINER_STATE_NAME)))
+            try:
+                state.save_to_json(str(Path(args.output_dir or ".", TRAINER_STATE_NAME)))
+            except OSError as failed:  # a full disk, perhaps: the run ends all the same, and says why
+                logger.warning("%s was not written: %s", TRAINER_STATE_NAME, reason(failed))
         self._end()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -338,6 +361,8 @@ class RKSPCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Draw the report."""
+        if self.engine:
+            self.engine.end()
         self._end()
 
     def _end(self) -> None:

@@ -67,6 +67,8 @@ class Engine:
         self.step = self.last_step = 0
         self.readings: list[Reading] = []
         self._due: list[Monitor] = []
+        #: Steps were made, and the end of the run was not said.
+        self._unended = False
         self._main = current_ranks().rank == 0
         names = [part.name for part in self.parts]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -92,7 +94,7 @@ class Engine:
         """
         self.step, self.last_step = step, last_step
         if self.watch.optimizer is not None and self.interventions:
-            self.watch.gate = StepGate(self.watch.optimizer, self._ready)
+            self.watch.gate = StepGate(self.watch.optimizer, self._ready, self.watch.scaler)
         self._load(state)
         for part in self.parts:
             part.begin(step)
@@ -142,6 +144,7 @@ class Engine:
             part.step_made()
         found = self._measure([part.step_end(self.step, self._main) for part in due])
         self.step += 1
+        self._unended = not ended
         if ended:
             found += self._measure([part.run_end(self.step, self._main) for part in self.parts])
         self.readings = found
@@ -149,6 +152,12 @@ class Engine:
             self.recorder.event(self.step - 1, "run", "stopped", self.watch.stopped)
             raise RunStoppedError(self.watch.stopped)
         return found
+
+    def end(self) -> None:
+        """The run is over, perhaps before its last step. Every process has to call it."""
+        unended, self._unended = self._unended, False
+        if unended:
+            self._measure([part.run_end(self.step, self._main) for part in self.parts])
 
     def saved(self, folder: Path) -> None:
         """A checkpoint of the step just made is in ``folder``. Every process has to call it."""

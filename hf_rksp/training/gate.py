@@ -29,6 +29,7 @@ class StepGate:
     Args:
         optimizer: of torch, of accelerate, or of DeepSpeed.
         ready: called when the gradients are there and the weights have not moved, if the gate says so itself.
+        scaler: `torch.amp.GradScaler` of a loop that scales its loss itself.
 
     Attributes:
         factor: on all learning rates, from the next step on.
@@ -38,13 +39,14 @@ class StepGate:
         InputError: the optimizer has no ``step``.
     """
 
-    def __init__(self, optimizer: object, ready: Callable[[], None]) -> None:
+    def __init__(self, optimizer: object, ready: Callable[[], None], scaler: Any = None) -> None:
         self._accelerated, self._target, self.says_ready = _target(optimizer)
         if not callable(getattr(self._target, "step", None)):
             raise InputError(f"optimizer={type(optimizer).__name__}: it has no step()")
+        self._scaler = getattr(self._accelerated, "scaler", None) if scaler is None else scaler
         self.factor = 1.0
         self._ready, self._leave_out = ready, False
-        self.left_out = False
+        self.left_out = self._called = False
         self._had = "step" in vars(self._target)
         self._step: Callable[..., Any] = self._target.step
         self._own = _method(self._gated, self._step, self._target)
@@ -70,12 +72,23 @@ class StepGate:
         if self.says_ready:
             scaled = getattr(self._target, "dtype", None) == torch.float16
             return float(self._target.loss_scale) if scaled else None
-        scaler = getattr(self._accelerated, "scaler", None)
-        return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else None
+        return float(self._scaler.get_scale()) if self._scaler is not None and self._scaler.is_enabled() else None
+
+    @property
+    def gradient_scale(self) -> float | None:
+        """What the gradients are multiplied by now; ``None`` if they are not, or not any more: clipping unscales them."""
+        if self.says_ready or self._scaler is None or not self._scaler.is_enabled():
+            return None
+        of = self._target if self._accelerated is None else self._accelerated.optimizer
+        stage = getattr(self._scaler, "_per_optimizer_states", {}).get(id(of), {}).get("stage")
+        return None if getattr(stage, "name", "") == "UNSCALED" else float(self._scaler.get_scale())
 
     @property
     def skipped_itself(self) -> bool:
-        """Whether the last step was skipped by the loss scaling of float16, and not by this gate."""
+        """Whether the last step was skipped by the loss scaling of float16, and not by this gate.
+
+        A loop that scales its loss itself is not asked.
+        """
         of = self._target if self.says_ready else self._accelerated
         flag = "overflow" if self.says_ready else "_is_overflow"
         return bool(getattr(of, flag, False)) and not self.left_out
@@ -84,9 +97,17 @@ class StepGate:
         """Leave out the step that comes."""
         self._leave_out = True
 
+    def step_over(self) -> None:
+        """The step is over. A scaler does not call ``step`` after an overflow: then the next one must not be left out."""
+        if not self._called:
+            self.left_out = self._leave_out
+        self._called = self._leave_out = False
+
     def close(self) -> None:
         """Stand there no more."""
         self.factor, self._leave_out, self.says_ready = 1.0, False, False
+        if self._accelerated is not None:
+            self._accelerated._is_overflow = False  # only a scaler resets it
         if self._target.step != self._own:
             return  # a scheduler that was made later stands before the gate, which lets everything pass from now on
         if self._had:
@@ -99,7 +120,7 @@ class StepGate:
             return self._step(*args, **kwargs)  # accelerate makes no step before the last batch
         if self.says_ready:
             self._ready()
-        self.left_out, self._leave_out = self._leave_out, False
+        self.left_out, self._leave_out, self._called = self._leave_out, False, True
         if self.left_out:
             return self._without()
         if self._accelerated is not None:

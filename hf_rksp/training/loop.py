@@ -53,6 +53,7 @@ class TrainingRun:
         state: `state_dict` of a checkpoint that the run goes on from.
         optimizer: of the run, for `CurvatureMonitor`, and for a `DivergenceGuard` that acts.
         rewind: loads weights and moments of a checkpoint of this run, for a `DivergenceGuard` that goes back.
+        scaler: `torch.amp.GradScaler` of a float16 run: a step that it skips by itself is no failing one.
         loss: the task's loss of what the model was called with and what `microbatch` was given, for `CurvatureMonitor`; the one
             that the model returns by default.
 
@@ -78,13 +79,14 @@ class TrainingRun:
         optimizer: object = None,
         loss: Callable[[Mapping[str, Any]], Tensor] | None = None,
         rewind: Callable[[Path], None] | None = None,
+        scaler: Any = None,
     ) -> None:
         self.model, self.folder, self.steps = model, Path(folder), steps
         # A guard that may switch KSS on finds it asleep.
         sleeps = any(isinstance(part, DivergenceGuard) and "kss" in part.config.chosen for part in monitors)
         self.parts: list[Monitor] = [*monitors, *([SpectralShaper(config=kss, dormant=sleeps)] if kss else [])]
         self.blocks, self.setup, self._state = blocks, dict(setup or {}), dict(state or {})
-        self.optimizer, self.loss, self.rewind = optimizer, loss, rewind
+        self.optimizer, self.loss, self.rewind, self.scaler = optimizer, loss, rewind, scaler
         self.step_number = int(self._state.get("step", 0))
         self._recorder = Recorder()
         self._engine: Engine | None = None
@@ -117,7 +119,7 @@ class TrainingRun:
     def _begin(self) -> None:
         watch = self.engine.watch
         watch.optimizer, watch.loss, watch.seed = self.optimizer, self.loss, int(self.setup.get("seed") or 0)
-        watch.folder, watch.rewind = self.folder, self.rewind
+        watch.folder, watch.rewind, watch.scaler = self.folder, self.rewind, self.scaler
         self.engine.begin(self.step_number, self.steps, self._state)
         setup = {"world_size": world_size(), **self.setup}
         self._recorder.open(
@@ -135,13 +137,17 @@ class TrainingRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stopped = isinstance(error, RunStoppedError)  # which is an event already
-        if error is not None and not stopped:
-            self._recorder.event(
-                self.step_number, "run", "error", f"The run ended with {type(error).__name__}: {error}"
-            )
-        self.engine.close()
-        history = self._recorder.close()
-        self._engine = None
+        try:
+            if error is None:
+                self.engine.end()
+            elif not stopped:
+                self._recorder.event(
+                    self.step_number, "run", "error", f"The run ended with {type(error).__name__}: {error}"
+                )
+        finally:
+            self.engine.close()
+            history = self._recorder.close()
+            self._engine = None
         if stopped and history is not None:
             logger.error("%s", error)
             draw(history)

@@ -93,7 +93,19 @@ def largest_rate(optimizer: object) -> float | None:
     """The largest learning rate of the groups of ``optimizer`` now; ``None`` if it has none that can be read."""
     try:
         return max(float(group["lr"]) for group in unwrapped(optimizer).param_groups)
-    except (InputError, KeyError, ValueError):
+    except (InputError, KeyError, ValueError, TypeError):
+        return None
+
+
+def device_rate(optimizer: object, factor: float = 1.0) -> Tensor | float | None:
+    """`largest_rate` times ``factor``; a tensor if the optimizer keeps its rates on the device, which nobody waits for."""
+    try:
+        rates = [group["lr"] for group in unwrapped(optimizer).param_groups]
+        there = [rate.detach().reshape(()) for rate in rates if isinstance(rate, Tensor) and rate.device.type != "cpu"]
+        if there and len(there) == len(rates):
+            return torch.stack(there).amax() * factor
+        return max(map(float, rates)) * factor
+    except (InputError, KeyError, ValueError, TypeError, RuntimeError):
         return None
 
 

@@ -9,6 +9,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ from hf_rksp.capture import Stack, find_stacks, needs_probe, untouched
 from hf_rksp.capture.agreement import found_anywhere
 from hf_rksp.capture.calling import eager
 from hf_rksp.config import GuardConfig, KSSConfig, MonitorConfig
-from hf_rksp.doctor.health import rotate, to_go_on_from
-from hf_rksp.errors import CaptureError, InputError, first_line
+from hf_rksp.doctor.health import rotate, to_go_on_from, whole_and_finite
+from hf_rksp.doctor.mark import drop_mark
+from hf_rksp.errors import CaptureError, InputError, RunStoppedError, first_line
 from hf_rksp.files import put_files
-from hf_rksp.ranks import from_main, world_size
+from hf_rksp.ranks import agreeing, current_ranks, from_main, world_size
 from hf_rksp.training import before
 from hf_rksp.training.arguments import ArgumentMethods
 from hf_rksp.training.aside import reason
@@ -115,11 +117,14 @@ class RKSPTrainerMixin(_Host):
         self._hidden_limit: int | None = None
         self._logged_step = 0
         self.rksp: RKSPCallback | None = None
-        if self.args.n_gpu > 1 and self.kss:
+        acting = self._guard is not None and self._guard.chosen != ("warn",)
+        if self.args.n_gpu > 1 and (self.kss or acting):
             raise InputError(
                 f"{several_devices(self.args.n_gpu)}. Launch one process per device: torchrun --nproc_per_node N, or accelerate "
-                "launch. Or train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off"
+                "launch. Or train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off, and "
+                "guard=False the guard"
             )
+        self._guard_asked = asked
         # Nobody has asked for a guard if everything else is off: then it is the Trainer underneath.
         if self._guard is not None and (asked or self._spectrum or self._monitors or self.kss):
             self._monitors.append(DivergenceGuard(self._guard))
@@ -193,7 +198,19 @@ class RKSPTrainerMixin(_Host):
                 # Hooks before the first call: torch.compile sees those alone.
                 self.rksp.attach(self.model, self.find_blocks())
                 self._wrap_loss()
-            return super()._inner_training_loop(*args, **kwargs)
+            try:
+                return super()._inner_training_loop(*args, **kwargs)
+            except RunStoppedError as error:
+                self._finish_stopped()
+                before.prune(kwargs.get("trial"), str(error))
+                raise
+
+    def _finish_stopped(self) -> None:
+        """The guard has ended the run: what else has an end is ended, such as trackers and progress bars."""
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        self.is_in_train = False
+        if (noise := getattr(self, "neftune_hook_handle", None)) is not None:
+            noise.remove()
 
     @property
     def _the_guard(self) -> DivergenceGuard | None:
@@ -245,15 +262,22 @@ class RKSPTrainerMixin(_Host):
 
     def _healthy_checkpoint(self) -> str | None:
         """The checkpoint to go on from, the same on every process; ``None`` if there is none at all."""
-        run = Path(self.args.output_dir or ".")
-        choice = from_main(to_go_on_from(run) if self.args.process_index == 0 else None)
+        run, choice = Path(self.args.output_dir or "."), None
+        with agreeing(current_ranks()):
+            if self.args.process_index == 0:
+                choice = to_go_on_from(run)
+                if choice.folder is None and not self._guard_asked:  # nobody has asked for verdicts
+                    choice = replace(choice, folder=whole_and_finite(run))
+        choice = from_main(choice)
         if choice.folder is None and choice.left_out:
             raise InputError(
                 f"resume_from_checkpoint=True: no checkpoint in {run} is healthy: {'; '.join(choice.left_out)}. Pass the path of "
                 "one, or begin anew"
             )
         if choice.left_out and self.args.process_index == 0:
-            logger.warning("The run goes on from %s. Left out: %s", choice.folder, "; ".join(choice.left_out))
+            logger.warning(
+                "The run goes on from %s. Marked as ill or damaged: %s", choice.folder, "; ".join(choice.left_out)
+            )
         return None if choice.folder is None else str(choice.folder)
 
     def _let_go(self) -> None:
@@ -495,28 +519,43 @@ class RKSPTrainerMixin(_Host):
             return
         assert self.rksp is not None and self.rksp.engine is not None
         if guard.acts and lacks_room(folder.parent):
-            self.rksp.engine.not_saved(folder)
+            self._not_saved(folder)
             return
+        if self.args.should_save:  # one of this name will be written over
+            with contextlib.suppress(OSError):
+                drop_mark(folder)
         # Trainer deletes by age alone, and the last healthy checkpoint has to stay.
         limit = self.args.save_total_limit
         self.args.save_total_limit, self._hidden_limit = None, limit
-        sharded = (
-            self.is_deepspeed_enabled or self.is_fsdp_enabled
-        )  # others would wait for what a failed process gathers
+        # Others would wait for what a failed process gathers, or at the barrier after which the best checkpoint is noted.
+        waits = self.is_deepspeed_enabled or self.is_fsdp_enabled or (world_size() > 1 and self.state.best_global_step)
         try:
-            with on_full_disk(folder, guard.acts and not sharded) as disk:
+            with on_full_disk(folder, guard.acts and not waits) as disk:
                 super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit, self._hidden_limit = limit, None
         if disk.full_anywhere():
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
-            self.rksp.engine.not_saved(folder)
+            self._not_saved(folder)
             return
         self._keep_state(folder, state)
         self.rksp.engine.saved(folder)
         if self.args.should_save:
-            rotate(folder.parent, limit, self.state.best_model_checkpoint)
+            rotate(folder.parent, limit, self.state.best_model_checkpoint, folder, guard.health.owns)
+
+    def _not_saved(self, folder: Path) -> None:
+        """There is no checkpoint, so the callbacks that wait for one are not called this time."""
+        assert self.rksp is not None and self.rksp.engine is not None
+        self.rksp.engine.not_saved(folder)
+        handler = self.callback_handler
+
+        def on_save(args: Any, state: Any, control: Any) -> Any:
+            del handler.on_save
+            control.should_save = False
+            return control
+
+        handler.on_save = on_save  # type: ignore[assignment, method-assign]  # once, on this one alone
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
         """As the Trainer underneath, which keeps the arguments beside the model."""

@@ -31,10 +31,13 @@ class Watch:
         seed: of the run.
         locked: paths of blocks that an intervention keeps as identities: no part of the network yet.
         optimizer: of the run, as the trainer has it, with what an engine wraps around it; ``None`` if nobody has said.
+        scaler: `torch.amp.GradScaler` of a loop that scales its loss itself.
         gate: stands before the optimizer's step, if the optimizer is known and there are interventions.
         losses: of the batches of this step that were trained on, as numbers on the device, if the trainer says them.
         says_losses: whether the trainer says them.
         folder: of the run, in which its checkpoints are; ``None`` if nobody has said.
+        writes: whether this process writes checkpoints; ``None`` for the main process alone.
+        lives: steps after which a checkpoint is deleted; ``None`` if it is not, or nobody has said.
         rewind: loads weights and moments of a checkpoint into the run, if the trainer can do that.
         acts: whether interventions may act; a callback alone may not.
         dormant: interventions that another one may switch on.
@@ -63,10 +66,13 @@ class Watch:
         self.seed = 0
         self.locked: set[str] = set()
         self.decays: bool | None = None
+        self.scaler: Any = None
         self.gate: StepGate | None = None
         self.losses: list[Tensor] = []
         self.says_losses = False
         self.folder: Path | None = None
+        self.writes: bool | None = None
+        self.lives: float | None = None
         self.rewind: Callable[[Path], None] | None = None
         self.acts = True
         self.dormant: Sequence[Any] = ()

@@ -44,10 +44,21 @@ def test_what_fails_at_once(pair, rules):
     assert judged(Judge(GuardConfig()), [(2.0, 1.0), pair])[1] == rules
 
 
-def test_a_run_that_was_never_below_a_limit_has_none():
+def test_a_limit_holds_for_runs_that_are_well_below():
     assert judged(Judge(GuardConfig()), [(60.0, 501.0), (55.0, 700.0)]) == [[], []]
-    assert judged(Judge(GuardConfig()), [(60.0, 1.0), (40.0, 1.0), (60.0, 1.0)])[2] == ["loss above its limit"]
+    assert judged(Judge(GuardConfig()), [(20.0, 1.0), (60.0, 1.0)])[1] == ["loss above its limit"]
     assert judged(Judge(GuardConfig()), [(math.nan, 1.0)]) == [["loss not finite"]], "NaN needs no limit"
+    around = [(45 + 2.5 * (step % 7), 1.0) for step in range(100)]
+    assert not any(judged(Judge(GuardConfig()), around)), "the loss of some tasks lies around the limit"
+
+
+def test_a_deviation_waits_for_another_level():
+    judge = Judge(GuardConfig())
+    judged(judge, healthy(200))
+    found = [judge.judge(6.0 + step / 4, 1.0) for step in range(40)]  # a rise that goes on is no level
+    waits = [all(one.waits for one in each) for each in found if each]
+    assert waits == [True] * 29 + [False] * 9, "from the 32nd deviating step on"
+    assert not judge.judge(math.nan, 1.0)[0].waits
 
 
 def test_an_update_that_grows_is_found():
@@ -117,7 +128,8 @@ def test_the_ladder():
 def test_a_rung_that_cannot_be_taken_is_left_out():
     config = GuardConfig("skip+rollback", skips=1)
     assert rungs(Ladder(config), [1, 2], frozenset({"skip", "rollback"})) == ["skip", "rollback"]
-    assert rungs(Ladder(config), [1, 2], frozenset({"skip"})) == ["skip", "stop"], "no checkpoint is healthy"
+    assert rungs(Ladder(config), [1, 2], frozenset({"skip", "stop"})) == ["skip", "stop"], "no checkpoint is healthy"
+    assert rungs(Ladder(config), [1, 2], frozenset({"skip"})) == ["skip", None], "and it is too early to stop"
 
 
 def test_the_ladder_goes_on_where_it_was():

@@ -56,7 +56,8 @@ def lacks_room(run: Path) -> bool:
         with contextlib.suppress(OSError):
             last = next((folder for _, folder in newest_first(run)), None)
             taken = sum(files_in(last).values()) if last is not None else 0
-            lacks = shutil.disk_usage(run).free < taken
+            # Some file systems say that nothing is free whatever there is.
+            lacks = 0 < shutil.disk_usage(run).free < taken
     return bool(from_main(lacks))
 
 

@@ -16,17 +16,18 @@ from hf_rksp.capture.hvp import trainable
 from hf_rksp.config.guard import GuardConfig
 from hf_rksp.errors import InputError
 from hf_rksp.quantities import Quantity
-from hf_rksp.ranks import current_ranks, from_main, sum_over_ranks, world_size
+from hf_rksp.ranks import agreeing, current_ranks, from_main, sum_over_ranks, world_size
 from hf_rksp.training.gate import StepGate, deepspeed_broken, deepspeed_norm
-from hf_rksp.training.guard.health import Health
+from hf_rksp.training.guard.buffers import Buffers
+from hf_rksp.training.guard.health import Health, stretches_in
 from hf_rksp.training.guard.judge import Finding, Judge
 from hf_rksp.training.guard.ladder import Ladder
 from hf_rksp.training.guard.measured import Gradients, Measured, Sums, sums_of
-from hf_rksp.training.guard.numbers import Update, broken_weights, gradient_numbers
+from hf_rksp.training.guard.numbers import Update, broken_numbers, gradient_numbers
 from hf_rksp.training.guard.words import done_in_words, stop_text, with_weights
 from hf_rksp.training.host import Later, to_host
 from hf_rksp.training.monitors.base import Alarm, Intervention, Measuring, Reading, none
-from hf_rksp.training.preconditioner import largest_rate
+from hf_rksp.training.preconditioner import device_rate, largest_rate
 from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -78,10 +79,13 @@ class DivergenceGuard(Intervention):
         self._losses: list[tuple[Tensor, bool]] = []
         self._gradients: Gradients | None = None
         self._update: Tensor | None = None
+        self._rate: Tensor | float | None = None
         self._waiting: tuple[Sums, Later] | None = None
         self._events: list[Alarm] = []
         self._back: tuple[int, Path] | None = None
         self._readings: Sequence[Reading] = ()
+        #: Of the run that is gone on from.
+        self._stretches: dict[str, int | None] = {}
 
     def attach(self, watch: Watch) -> None:
         """Look at what the model returns; what an earlier run has left is forgotten."""
@@ -95,13 +99,14 @@ class DivergenceGuard(Intervention):
         Raises:
             InputError: one cannot.
         """
-        self.health = Health(self.watch.folder, self.config.healthy, current_ranks().rank == 0)
-        self.health.begin(step)
-        # Not before: FSDP2 puts other parameters in their place.
-        self._weights = trainable(self.watch.model)
-        self._moves = Update(self._weights)
+        writes = self.watch.writes if self.watch.writes is not None else current_ranks().rank == 0
+        self.health = Health(self.watch.folder, self.config.healthy, writes)
+        self.health.begin(step, self._stretches)
+        self._find_weights()
+        self._buffers = Buffers(self.watch.model)
         if not self.watch.says_losses:
             self._hooks.after(self.watch.model, self._saw)
+        self._check_marks()
         if not self.acts:
             return
         if not self.watch.acts:
@@ -116,10 +121,40 @@ class DivergenceGuard(Intervention):
         if "kss" in chosen and not self.watch.dormant:
             raise self._refusal(
                 "KSS is on from the first step, so it cannot be switched on; pass kss=False, or leave kss out"
+                if self.watch.stacks
+                else "the model has no residual blocks, so there is no KSS to switch on; leave kss out"
             )
         if "rollback" in chosen and self.watch.rewind is None:
             raise self._refusal("no checkpoint with moments is saved in this run; save some, or leave rollback out")
         gate.factor = self._factor
+
+    def _find_weights(self) -> None:
+        """Not before the run begins, because FSDP2 puts other parameters in their place; and again if some are unfrozen."""
+        self._weights = trainable(self.watch.model)
+        self._moves = Update(self._weights)
+        self._parameters = list(self.watch.model.parameters())
+        self._trained = self._count_trained()
+
+    def _count_trained(self) -> int:
+        return sum(weight.requires_grad for weight in self._parameters)
+
+    def _check_marks(self) -> None:
+        """See whether checkpoints live long enough to be found healthy.
+
+        Raises:
+            InputError: they do not, and the guard may have to go back to one.
+        """
+        lives = self.watch.lives
+        if lives is None or lives >= self.config.healthy:
+            return
+        text = (
+            f"a checkpoint is deleted after {lives:g} steps (save_total_limit), and is healthy after {self.config.healthy} "
+            f"(guard_healthy); pass a larger save_total_limit, save less often, or pass guard_healthy={max(int(lives), 1)}"
+        )
+        if "rollback" in self.config.chosen:
+            raise self._refusal(text)
+        if current_ranks().rank == 0:
+            logger.info("No checkpoint will be marked as healthy: %s", text)
 
     def _refusal(self, why: str) -> InputError:
         return InputError(f"rungs={self.config.rungs!r}: {why}")
@@ -145,15 +180,21 @@ class DivergenceGuard(Intervention):
         """A step begins."""
         self._losses, self._gradients = [], None
         self.watch.losses.clear()
+        if self._trained != self._count_trained():
+            self._find_weights()
+        if self.acts:
+            self._buffers.begin()
         return none()
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
         """Take the norm of the gradient. If the guard acts: judge the step, and do what its rung says."""
         self._gradients, self._readings = self._read_gradients(), tuple(readings)
         if self.acts:
+            self._buffers.passed()
             sums = self._sums(step, readings)
             if sums is not None:
                 self._act(sums.measured(to_host(sum_over_ranks(sums.values))[0]))
+        self._rate = device_rate(self.watch.optimizer, 1.0 if self.watch.gate is None else self.watch.gate.factor)
         self._moves.begin()
 
     def _read_gradients(self) -> Gradients | None:
@@ -161,13 +202,12 @@ class DivergenceGuard(Intervention):
         if gate is not None and gate.says_ready and (norm := deepspeed_norm(gate.deepspeed)) is not None:
             # Every process has the whole norm. DeepSpeed has it in main memory, so looking at it waits for nothing.
             broken = [] if norm.isfinite() else deepspeed_broken(self._weights)
-            squares = norm.reshape(1).double().square() / world_size()
+            squares = norm.reshape(1).square() / world_size()
             return Gradients(torch.cat([squares, torch.ones(len(broken), dtype=torch.float64)]), broken)
         numbers = gradient_numbers(self._weights)
         if numbers is None:
             return None
-        scale = gate.loss_scale if gate is not None and self.watch.acts else None
-        if scale:  # not yet unscaled; a callback comes after clipping, which unscales
+        if gate is not None and (scale := gate.gradient_scale):
             numbers[0] /= scale**2
         return Gradients(numbers, list(self._weights))
 
@@ -196,9 +236,12 @@ class DivergenceGuard(Intervention):
             return
         self._calm = 0
         healthy = self._last_healthy(step)
-        rung = self.ladder.take(step, self._possible(healthy))
+        rung = self.ladder.take(step, self._possible(healthy, all(one.waits for one in found)))
         self._events += self._alarms(measured, found)
+        if rung is None:  # what is left would be to stop, and the run may only have moved to another level
+            return
         self._gate.leave_out()
+        self._buffers.restore()
         self._left_out += 1
         texts = [with_weights(one.text, one.rule, measured.broken) for one in found]
         used, out = self.ladder.used, f"Step {step} is left out"
@@ -223,19 +266,29 @@ class DivergenceGuard(Intervention):
             self._did(step, "rolled back", text, to=healthy[0])
         else:
             rate = largest_rate(self.watch.optimizer)
-            self.watch.stopped = stop_text(step, texts, done_in_words(used), healthy, rate)
+            self.watch.stopped = stop_text(step, texts, done_in_words(used), healthy, rate, self.watch.folder)
+            self.health.stopped(step)
 
-    def _possible(self, healthy: tuple[int, Path] | None) -> frozenset[str]:
-        """The rungs that can help now. If the weights themselves are broken, only going back does."""
+    def _possible(self, healthy: tuple[int, Path] | None, waits: bool) -> frozenset[str]:
+        """The rungs that can help now. If the weights themselves are broken, only going back does.
+
+        Args:
+            healthy: the last healthy checkpoint.
+            waits: whether the run may only have moved to another level: then it is not stopped yet.
+        """
         going_back = {"rollback"} if healthy is not None else set()
-        flags = to_host(sum_over_ranks(broken_weights(self._weights).sum()))[0]
+        flags = to_host(sum_over_ranks(broken_numbers(self._weights, self._buffers.before()).sum()))[0]
         if float(flags):
-            return frozenset(going_back)
+            return frozenset(going_back | {"stop"})
         asleep = {"kss"} if any(part.dormant for part in self.watch.dormant) else set()
-        return frozenset({"skip", "cut"} | asleep | going_back)
+        return frozenset({"skip", "cut"} | asleep | going_back | (set() if waits else {"stop"}))
 
     def _last_healthy(self, step: int) -> tuple[int, Path] | None:
-        found: tuple[int, Path] | None = from_main(self.health.last(step, len(self.watch.locked)))
+        last: tuple[int, Path] | None = None
+        with agreeing(current_ranks()):
+            if current_ranks().rank == 0:
+                last = self.health.last(step, len(self.watch.locked))
+        found: tuple[int, Path] | None = from_main(last)
         return found
 
     def _set_factor(self, factor: float) -> None:
@@ -265,8 +318,9 @@ class DivergenceGuard(Intervention):
     def step_made(self) -> None:
         """The step was made or left out. Go back if that was decided."""
         gate = self.watch.gate
-        self._update = self._moves.end()
+        self._update = _per_rate(self._moves.end(), self._rate)
         if gate is not None:
+            gate.step_over()
             self._update = None if gate.left_out else self._update
             self._scaled_away += gate.skipped_itself
         if self._back is not None:
@@ -319,8 +373,9 @@ class DivergenceGuard(Intervention):
 
     def saved(self, step: int, folder: Path) -> None:
         """Mark the checkpoint: ill if a weight is not finite, else open until enough steps have come after it."""
-        flags = to_host(sum_over_ranks(broken_weights(self._weights)))[0].tolist()
-        broken = [name for name, flag in zip(self._weights, flags, strict=True) if flag]
+        buffers = self._buffers.now()
+        flags = to_host(sum_over_ranks(broken_numbers(self._weights, buffers)))[0].tolist()
+        broken = [name for name, flag in zip([*self._weights, *buffers], flags, strict=True) if flag]
         self.health.saved(folder, step, broken, len(self.watch.locked))
 
     def pop_logs(self) -> dict[str, float]:
@@ -345,15 +400,19 @@ class DivergenceGuard(Intervention):
             "calm": self._calm,
             "factor": self._factor,
             "said": dict(self._said),
+            "health": self.health.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`.
-
-        Raises:
-            ValueError: it is of another window.
-        """
-        self.judge.load_state_dict(state["judge"])
+        """Go on from `state_dict`. The past of another ``window`` is not gone on from."""
+        try:
+            self.judge.load_state_dict(state["judge"])
+        except ValueError as error:
+            logger.warning(
+                "The guard begins its past anew; that in the checkpoint is of another guard_window: %s", error
+            )
+            self.judge.reset()
+        self._stretches = stretches_in(state["health"])
         self.ladder.load_state_dict(state["ladder"])
         self.failing, self._left_out = int(state["failing"]), int(state["left_out"])
         self._scaled_away, self._calm = int(state["scaled_away"]), int(state["calm"])
@@ -373,3 +432,16 @@ class DivergenceGuard(Intervention):
     def close(self) -> None:
         """Look no more."""
         self._hooks.remove()
+
+
+def _per_rate(update: Tensor | None, rate: Tensor | float | None) -> Tensor | None:
+    """The squared norm of an update per learning rate; ``None`` if nobody knows the rate, or it is zero.
+
+    The update of Adam is as large as its learning rate, so a schedule that restarts, or a rate that is given back, is no sign.
+    """
+    if update is None or rate is None:
+        return None
+    if isinstance(rate, Tensor):
+        rate = rate.to(update)
+        return torch.where(rate > 0, update / rate.square(), torch.zeros_like(update))
+    return update / rate**2 if rate > 0 else None

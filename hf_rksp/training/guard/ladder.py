@@ -26,7 +26,7 @@ class Ladder:
         self._last: tuple[int, str] | None = None
 
     def take(self, step: int, possible: frozenset[str] | None = None) -> str | None:
-        """The rung for a failing step, which counts as taken; ``None`` if none is chosen.
+        """The rung for a failing step, which counts as taken; ``None`` if there is none that can be taken.
 
         Args:
             step: of the optimizer.
@@ -39,11 +39,11 @@ class Ladder:
         if self._last is not None and step - self._last[0] <= self.config.cooldown:
             first = acting.index(self._last[1]) + (self._last[1] != "skip")
         for rung in acting[first:] or acting[-1:]:
-            if self.used[rung] < self._most.get(rung, 10**9) and (possible is None or rung in possible | {"stop"}):
+            if self.used[rung] < self._most.get(rung, 10**9) and (possible is None or rung in possible):
                 self.used[rung] += 1
                 self._last = step, rung
                 return rung
-        raise AssertionError("unreachable: stop is always possible")
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

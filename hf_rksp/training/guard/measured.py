@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_rksp.ranks import world_size
+from hf_rksp.training.guard.numbers import wide
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Measured:
     Attributes:
         step: of the optimizer.
         loss: mean over batches and processes.
-        norm, update: of the gradient, and of the change of the weights.
+        norm, update: of the gradient, and of the change of the weights per learning rate.
         alarms: how many alarms the monitors have raised since the step before.
         broken: weights whose gradients are not finite.
     """
@@ -46,7 +47,7 @@ class Sums:
 
     Attributes:
         step: of the optimizer.
-        values: what adds up, shape ``(n,)``, float64, on the device.
+        values: what adds up, shape ``(n,)``, in `wide`, on the device.
         names: of the weights.
     """
 
@@ -86,22 +87,21 @@ def sums_of(
         step: of the optimizer.
         losses: of the batches of the step, and whether each is a share of the mean over batches and processes, instead of a mean.
         gradients: of the step.
-        update: squared norm of the part of the last update that this process counts.
+        update: squared norm per learning rate of the part of the last update that this process counts.
         alarms: of the monitors.
     """
     known = [loss for loss, _ in losses] + ([] if update is None else [update])
     known += [] if gradients is None else [gradients.numbers]
     if not known:
         return None
-    like = known[0].new_zeros(1, dtype=torch.float64)
+    kind = wide(known[0].device)
+    like = known[0].new_zeros(1, dtype=kind)
     counts = sum(1 / len(losses) / world_size() if share else 1.0 for _, share in losses)
     # One small copy to the device; what every process knows is divided, because sums are made of all of them.
-    fixed = torch.tensor(
-        [counts, alarms, update is not None, (gradients is not None) / world_size()], dtype=torch.float64
-    )
+    fixed = torch.tensor([counts, alarms, update is not None, (gradients is not None) / world_size()], dtype=kind)
     parts = [
         fixed.to(like.device, non_blocking=True),
-        torch.stack([one.double() for one, _ in losses]).sum(0, keepdim=True).to(like) if losses else like,
+        torch.stack([one.to(kind) for one, _ in losses]).sum(0, keepdim=True).to(like) if losses else like,
         like if update is None else update.reshape(1).to(like),
         like if gradients is None else gradients.numbers.to(like),
     ]

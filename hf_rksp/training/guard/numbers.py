@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,6 +16,11 @@ from hf_rksp.training.weights import is_partitioned
 _SAMPLE = 1024
 
 
+def wide(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def gradient_numbers(weights: Mapping[str, nn.Parameter]) -> Tensor | None:
     """The squared norm of the gradient, then for each weight whether a number of its gradient is not finite.
 
@@ -24,17 +30,25 @@ def gradient_numbers(weights: Mapping[str, nn.Parameter]) -> Tensor | None:
         weights: by name; those without a gradient count as zero.
 
     Returns:
-        Shape ``(1 + len(weights),)``, float64; ``None`` if no weight has a gradient, as under DeepSpeed.
+        Shape ``(1 + len(weights),)``, in `wide`; ``None`` if no weight has a gradient, as under DeepSpeed.
     """
-    gradients = [None if weight.grad is None else local(weight.grad.detach()) for weight in weights.values()]
+    gradients = [None if weight.grad is None else _numbers_in(weight.grad.detach()) for weight in weights.values()]
     there = [gradient for gradient in gradients if gradient is not None]
     if not there:
         return None
     device = there[0].device
     norms = iter(torch._foreach_norm(there))
     zero = torch.zeros((), device=device)
-    each = torch.stack([zero if gradient is None else next(norms).to(zero) for gradient in gradients]).double()
-    return torch.cat([each.square().sum()[None] / _copies(weights), (~each.isfinite()).double()])
+    each = torch.stack([zero if gradient is None else next(norms).to(zero) for gradient in gradients])
+    each = each.to(wide(device))
+    return torch.cat([each.square().sum()[None] / _copies(weights), (~each.isfinite()).to(each)])
+
+
+def _numbers_in(gradient: Tensor) -> Tensor:
+    """What this process has of a gradient; of a sparse one what is not zero."""
+    if gradient.layout is torch.sparse_coo:
+        return gradient.coalesce().values()
+    return local(gradient)
 
 
 def own_part(weight: nn.Parameter) -> Tensor:
@@ -43,19 +57,24 @@ def own_part(weight: nn.Parameter) -> Tensor:
     return local(part.detach())
 
 
-def broken_weights(weights: Mapping[str, nn.Parameter]) -> Tensor:
-    """For each weight, whether a number of it is not finite here: shape ``(len(weights),)``, float64."""
-    parts = [own_part(weight) for weight in weights.values()]
-    largest = [part.abs().amax().float() if part.numel() else part.new_zeros(()).float() for part in parts]
-    device = largest[0].device
-    return (~torch.stack([one.to(device) for one in largest]).isfinite()).double()
+def broken_numbers(weights: Mapping[str, nn.Parameter], buffers: Mapping[str, Tensor]) -> Tensor:
+    """For each weight and each buffer, whether a number of it is not finite here: shape ``(weights + buffers,)``, in `wide`."""
+    parts = [*(own_part(weight) for weight in weights.values()), *(local(buffer) for buffer in buffers.values())]
+    # The extremes, and not the moduli, which would take as much memory again.
+    ends = [
+        torch.stack(part.aminmax()).abs().amax().float() if part.numel() else part.new_zeros(()).float()
+        for part in parts
+    ]
+    device = ends[0].device
+    return (~torch.stack([one.to(device) for one in ends]).isfinite()).to(wide(device))
 
 
 class Update:
     """The norm of the change that a step of the optimizer makes.
 
-    It is estimated from `_SAMPLE` entries in the middle of each weight: their mean square, times the number of entries. So it costs
-    a few kernels and no copy of the weights, and it holds for any optimizer.
+    It is estimated from `_SAMPLE` entries of each weight, spread over all of it: their mean square, times the number of entries.
+    So it costs a few kernels and no copy of the weights, and it holds for any optimizer. Entries side by side would not do: they
+    are in few rows of an embedding, and jump if a rare token occurs.
 
     Args:
         weights: by name.
@@ -71,7 +90,7 @@ class Update:
         self._before = self._sample()
 
     def end(self) -> Tensor | None:
-        """The squared norm of the change since `begin`, shape ``()``, float64, which adds up over the processes."""
+        """The squared norm of the change since `begin`, shape ``()``, in `wide`, which adds up over the processes."""
         before, self._before = self._before, None
         if before is None:
             return None
@@ -80,13 +99,13 @@ class Update:
             return None
         if self._scale is None:
             self._scale = self._scales(before.device)
-        return ((after - before).double().square() * self._scale).sum()
+        return ((after - before).to(self._scale).square() * self._scale).sum()
 
     def _parts(self) -> list[Tensor]:
         return [part for weight in self._weights.values() if (part := own_part(weight)).numel()]
 
     def _sample(self) -> Tensor | None:
-        samples = [_middle(part) for part in self._parts()]
+        samples = [_spread(part) for part in self._parts()]
         if not samples:
             return None
         like = samples[0]
@@ -94,16 +113,19 @@ class Update:
 
     def _scales(self, device: torch.device) -> Tensor:
         parts = self._parts()
-        lengths = [min(part.numel(), _SAMPLE) for part in parts]
+        lengths = [len(_spread(part)) for part in parts]
         each = [part.numel() / length for part, length in zip(parts, lengths, strict=True)]
         scales = torch.tensor(each, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
-        return (scales / _copies(self._weights)).to(device)
+        return (scales / _copies(self._weights)).to(device, wide(device))
 
 
-def _middle(part: Tensor) -> Tensor:
+def _spread(part: Tensor) -> Tensor:
+    """`_SAMPLE` entries at equal distances, in all rows and all columns."""
     flat = part.reshape(-1)  # a view: what a process has of a weight is contiguous
-    start = max((flat.numel() - _SAMPLE) // 2, 0)
-    return flat[start : start + _SAMPLE]
+    distance = max(flat.numel() // _SAMPLE, 1)
+    while distance > 1 and part.ndim and math.gcd(distance, part.shape[-1]) > 1:
+        distance -= 1
+    return flat[::distance][:_SAMPLE]
 
 
 def _copies(weights: Mapping[str, nn.Parameter]) -> int:

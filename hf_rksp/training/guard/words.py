@@ -18,7 +18,12 @@ def with_weights(text: str, rule: str, broken: Sequence[str]) -> str:
 
 
 def stop_text(
-    step: int, findings: Sequence[str], done: str, healthy: tuple[int, Path] | None, rate: float | None
+    step: int,
+    findings: Sequence[str],
+    done: str,
+    healthy: tuple[int, Path] | None,
+    rate: float | None,
+    run: Path | None,
 ) -> str:
     """Why the run ends, what was tried, and what to do next.
 
@@ -28,6 +33,7 @@ def stop_text(
         done: what the guard has done before, in words.
         healthy: the last healthy checkpoint, with its step.
         rate: the learning rate at that step.
+        run: folder of the run.
     """
     parts = [f"The guard stopped the run at step {step}.", *findings]
     parts.append(f"Before that it had {done}." if done else "")
@@ -41,8 +47,7 @@ def stop_text(
         parts.append(
             f"Change something as well: try a learning rate of {rate / 2:.2g} instead of {rate:.2g}, or a longer warm-up."
         )
-    folder = None if healthy is None else healthy[1].parent
-    parts.append(f"More: rksp doctor {folder or 'OUTPUT_DIR'}")
+    parts.append(f"More: rksp doctor {run or 'OUTPUT_DIR'}")
     return " ".join(part for part in parts if part)
 
 
