@@ -33,14 +33,13 @@ def depth_lead(rows: Sequence[Row], trajectories: Sequence[Trajectory]) -> str:
     )
 
 
-def _over_depth(rows: Sequence[Row]) -> list[str]:
-    """In how many models the nonlinearity ratio increases with depth. Of a training run, its start and its end count."""
-    counts = []
-    for weights, form in (
-        ("initialised", "{} of {} models with random weights"),
-        ("trained", "{} of {} models trained here"),
-        ("pretrained", "{} of {} pretrained models"),
-    ):
+def depth_counts(rows: Sequence[Row]) -> dict[str, tuple[int, int]]:
+    """Weights -> in how many models the nonlinearity ratio increases with depth, of how many.
+
+    Weights are "initialised", "trained" (here) or "pretrained". Of a training run, its start and its end count.
+    """
+    counts = {}
+    for weights in ("initialised", "trained", "pretrained"):
         directions = [
             row.facts["depth"]
             for row in rows
@@ -49,7 +48,17 @@ def _over_depth(rows: Sequence[Row]) -> list[str]:
             and row.facts["depth"] is not None
         ]
         if directions:
-            counts.append(form.format(directions.count("increases"), len(directions)))
+            counts[weights] = directions.count("increases"), len(directions)
+    return counts
+
+
+def _over_depth(rows: Sequence[Row]) -> list[str]:
+    forms = {
+        "initialised": "{} of {} models with random weights",
+        "trained": "{} of {} models trained here",
+        "pretrained": "{} of {} pretrained models",
+    }
+    counts = [forms[weights].format(*found) for weights, found in depth_counts(rows).items()]
     if not counts:
         return []
     return [
@@ -77,8 +86,12 @@ def _trends(trends: Sequence[TrendResult]) -> list[str]:
     return sentences
 
 
-def _agreement(comparisons: Sequence[PaperComparison]) -> list[str]:
-    """How many of the paper's values agree with ours. Each counts once, however many of our models it is compared with."""
+def agreement(comparisons: Sequence[PaperComparison]) -> tuple[int, int]:
+    """How many of the paper's values agree with ours for at least one model size, and how many can be compared.
+
+    Each counts once, however many of our models it is compared with. Values of pretrained models do not count if our weights are
+    random.
+    """
     comparable: set[tuple[str, PaperFigure]] = set()
     agreeing: set[tuple[str, PaperFigure]] = set()
     for comparison in comparisons:
@@ -90,9 +103,14 @@ def _agreement(comparisons: Sequence[PaperComparison]) -> list[str]:
                 comparable.add(value)
             if each.outcome == "agrees":
                 agreeing.add(value)
+    return len(agreeing), len(comparable)
+
+
+def _agreement(comparisons: Sequence[PaperComparison]) -> list[str]:
+    agreeing, comparable = agreement(comparisons)
     if not comparable:
         return []
     return [
-        f"{len(agreeing)} of the paper's {len(comparable)} comparable values agree with ours for at least one model size. Its "
+        f"{agreeing} of the paper's {comparable} comparable values agree with ours for at least one model size. Its "
         "values for pretrained models do not count, because our weights for these models are random."
     ]

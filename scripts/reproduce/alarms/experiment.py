@@ -66,9 +66,13 @@ def _rounded(values: Sequence[float]) -> list[float | None]:
     return [float(f"{value:.4g}") if math.isfinite(value) else None for value in values]
 
 
-def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """Alarms in healthy runs, and their lead in runs that fail."""
-    every = settings["every"]
+Row = dict[str, Any]
+
+
+def judged_runs(
+    rows: Sequence[Row], every: int
+) -> tuple[list[tuple[Row, str, int | None]], list[Row], list[tuple[Row, int]]]:
+    """All runs with their outcome and the step of their failure; the healthy ones; failures that could have had an alarm before."""
 
     def place(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["family"], row["clip"], row["seed"]
@@ -79,18 +83,34 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
         judged += zip(runs, outcomes(runs, {"task": "text"}), strict=True)
     fails = [(row, outcome, failure(row["loss"], every, row["exploded"])) for row, outcome in judged]
     healthy = [row for row, outcome, at in fails if outcome not in LOST and at is None]
+    return fails, healthy, [(row, at) for row, _, at in fails if at is not None and at > first_possible(every)]
+
+
+def first_possible(every: int) -> int:
+    """The step before which no alarm is possible."""
+    return (_PAST + _DWELL - 1) * every
+
+
+def leads_of(runs: Sequence[tuple[Row, int]], signal: str) -> list[int | None]:
+    """Steps from the first alarm of a signal to the failure of each run; ``None`` without an alarm before it."""
+    leads: list[int | None] = []
+    for row, at in runs:
+        before = [step for rule, step, _ in row["alarms"] if rule == signal and step <= at]
+        leads.append(at - before[0] if before else None)
+    return leads
+
+
+def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """Alarms in healthy runs, and their lead in runs that fail."""
+    every = settings["every"]
+    fails, healthy, late = judged_runs(rows, every)
     spikes = [(row, at) for row, _, at in fails if at is not None]
     silent = [row for row, outcome, at in fails if outcome in LOST and at is None]
-    first = (_PAST + _DWELL - 1) * every
-    late = [(row, at) for row, at in spikes if at > first]
+    first = first_possible(every)
     lines = []
     for signal in SIGNALS:
         false = [sum(rule == signal for rule, *_ in row["alarms"]) for row in healthy]
-        leads = []
-        for row, at in late:
-            before = [step for rule, step, _ in row["alarms"] if rule == signal and step <= at]
-            leads.append(at - before[0] if before else None)
-        early = [lead for lead in leads if lead]
+        early = [lead for lead in leads_of(late, signal) if lead]
         lost = sum(any(rule == signal for rule, *_ in row["alarms"]) for row in silent)
         readings = sum(len(row["loss"]) for row in healthy)
         lines.append(

@@ -88,10 +88,17 @@ def _depth(rows: list[dict[str, Any]]) -> str:
     return "\n".join(table(heads, lines)) + "\n"
 
 
-def _alarms(rows: list[dict[str, Any]]) -> str:
+def healthy_and_spikes(
+    rows: Sequence[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], int]]]:
+    """The healthy runs, and those with a spike, with its step."""
     fails = [(row, failure(row["loss"], row["every"], row["exploded"])) for row in rows]
     healthy = [row for row, at in fails if at is None and row["final"] is not None and row["final"] < USELESS]
-    spikes = [(row, at) for row, at in fails if at is not None]
+    return healthy, [(row, at) for row, at in fails if at is not None]
+
+
+def _alarms(rows: list[dict[str, Any]]) -> str:
+    healthy, spikes = healthy_and_spikes(rows)
     lines = []
     for ratio in RATIOS:
         for limit in LIMITS:

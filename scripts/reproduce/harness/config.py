@@ -10,6 +10,8 @@ and a sweep, which is a list of blocks:
         - {task: recall, lr: [0.001, 0.002], arm: [none, clip]}
         - {task: text, lr: 0.002, arm: clip}
 
+A section may also say how many `claims` its rows decide (1 by default) and its budget in machine `hours`; see ../all.py.
+
 In a block a list is swept and a single value is fixed; the first list varies slowest. The seed varies slowest of all, so
 that an unfinished results file is balanced. A block may have seeds of its own under `seed`.
 """
@@ -17,6 +19,7 @@ that an unfinished results file is balanced. A block may have seeds of its own u
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +28,7 @@ from typing import Any
 import yaml
 
 Job = dict[str, Any]
+_KEYS = {"seeds", "sweep", "claims", "hours"}
 #: The section that is used if none is named.
 REPORT = "report"
 
@@ -50,6 +54,7 @@ class Section:
         folder: of the experiment. name: of the section. settings: what every job receives.
         jobs: the values that tell the jobs apart, in the order in which they are run.
         fields: the names that every job has; together they are the key of a row.
+        claims: how many questions its rows decide. hours: machine hours that it may take; no limit by default.
     """
 
     folder: Path
@@ -57,6 +62,8 @@ class Section:
     settings: dict[str, Any]
     jobs: list[Job]
     fields: tuple[str, ...]
+    claims: int = 1
+    hours: float = math.inf
 
     @property
     def results(self) -> Path:
@@ -115,8 +122,10 @@ def section(folder: Path, name: str = REPORT) -> Section:
         raise ExperimentError(f"--section {name}: {folder / 'config.yaml'} has {', '.join(sections(folder))}")
     where = f"{folder / 'config.yaml'}, section {name!r}"
     entry = config[name]
-    if not isinstance(entry, dict) or not isinstance(entry.get("sweep"), list) or set(entry) - {"seeds", "sweep"}:
-        raise ExperimentError(f"{where}: needs `sweep`, a list of blocks, and may have `seeds`; nothing else")
+    if not isinstance(entry, dict) or not isinstance(entry.get("sweep"), list) or set(entry) - _KEYS:
+        raise ExperimentError(
+            f"{where}: needs `sweep`, a list of blocks, and may have `seeds`, `claims` and `hours`; nothing else"
+        )
     seeds = entry.get("seeds")
     seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
     jobs = [job for block in entry["sweep"] for job in _expand(block, seeds, where)]
@@ -128,7 +137,10 @@ def section(folder: Path, name: str = REPORT) -> Section:
             )
     order = {seed: place for place, seed in enumerate(dict.fromkeys(job["seed"] for job in jobs))}
     jobs.sort(key=lambda job: order[job["seed"]])
-    found = Section(folder, name, config.get("settings") or {}, jobs, fields)
+    more = {key: entry[key] for key in ("claims", "hours") if key in entry}
+    if any(not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0 for value in more.values()):
+        raise ExperimentError(f"{where}: claims and hours are numbers above 0, not {more}")
+    found = Section(folder, name, config.get("settings") or {}, jobs, fields, **more)
     keys = set()
     for job in jobs:
         if found.key(job) in keys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -30,12 +31,11 @@ class Progress:
     def status(self) -> str:
         """How many are done, and the machine hours."""
         total = len(self.section.jobs)
-        spent = sum(row.get("seconds", 0) for row in [*self.done, *self.failed]) / 3600
         silent = sum("seconds" not in row for row in self.done)
-        expected = self._hours_left()
+        expected = self.hours_left()
         lines = [
             f"{len(self.done)} of {total} jobs done, {len(self.failed)} failed, {len(self.left)} left",
-            f"machine hours: {spent:.2f} spent" + (f" ({silent} rows do not state their time)" if silent else "")
+            f"machine hours: {self.hours_spent():.2f} spent" + (f" ({silent} rows do not state their time)" if silent else "")
             + ("" if not self.left else ", not known how many left" if expected is None else f", about {expected:.2f} left"),
         ]  # fmt: skip
         for error, count in Counter(row["error"] for row in self.failed).most_common():
@@ -50,8 +50,22 @@ class Progress:
         """The jobs that failed."""
         return [{field: row[field] for field in self.section.fields} for row in self.failed]
 
-    def _hours_left(self) -> float | None:
-        """Each job that is left takes as long as the same job did with other seeds, or else as the mean of all."""
+    def hours_spent(self) -> float:
+        """Machine hours of all rows that state their time."""
+        return sum(float(row.get("seconds", 0)) for row in [*self.done, *self.failed]) / 3600
+
+    def information_left(self) -> float:
+        """Bits that the rows that are left add: the standard error of a mean falls with the root of the number of rows.
+
+        A normal estimate from n rows in place of m says log2(n / m) / 2 bits more; so many for each claim that the section decides.
+        """
+        done = len(self.done)
+        return self.section.claims * math.log2((done + len(self.left)) / max(done, 1)) / 2 if self.left else 0.0
+
+    def hours_left(self) -> float | None:
+        """Machine hours that the jobs that are left take; ``None`` if no row says how long one takes.
+
+        Each job that is left takes as long as the same job did with other seeds, or else as the mean of all."""
         alike: dict[tuple[object, ...], list[float]] = {}
         for row in self.done:
             if "seconds" in row:

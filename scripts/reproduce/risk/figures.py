@@ -194,12 +194,18 @@ def _agreement(octaves: Sequence[float]) -> list[str]:
     return [*shares, f"x{2 ** numpy.median(found):.2f}"]
 
 
-def paper(cases: Sequence[Case]) -> str:
-    """Tables 1 and 2 of the paper from these runs: AdamW alone, at one learning rate, seed 0."""
+def pooled(cases: Sequence[Case]) -> tuple[list[Case], numpy.ndarray, numpy.ndarray]:
+    """The runs of Tables 1 and 2: AdamW alone, at one learning rate, seed 0; and which of them were lost, and which exploded."""
     own = [case for case in cases if case.plan.optimizer == "adamw"]
     at = {id(case): int(numpy.flatnonzero(case.coarse & (case.lr == _POOLED))[0]) for case in own}
     lost = numpy.array([bool(case.lost[at[id(case)]]) for case in own])
     exploded = numpy.array([case.cause[at[id(case)]] == "exploded" for case in own])
+    return own, lost, exploded
+
+
+def paper(cases: Sequence[Case]) -> str:
+    """Tables 1 and 2 of the paper from these runs."""
+    own, lost, exploded = pooled(cases)
     rows = []
     for family in FAMILIES:
         mine = [place for place, case in enumerate(own) if case.family == family]

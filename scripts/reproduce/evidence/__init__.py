@@ -1,0 +1,1 @@
+"""Each claim of the three papers against the rows of the experiments."""

@@ -1,0 +1,78 @@
+"""A claim of a paper, and what became of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scripts.reproduce.harness.config import section
+from scripts.reproduce.harness.progress import progress
+
+Verdict = Literal["held", "partly", "not", "not tested"]
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the rows say.
+
+    Attributes:
+        verdict: by the rule of the claim.
+        text: the numbers, as Markdown.
+    """
+
+    verdict: Verdict
+    text: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        place: where the paper makes it.
+        says: the claim in our words, with the published number.
+        rule: what counts as held and as partly held; set without regard to the rows.
+        command: makes the rows, or the tables from them.
+        rows: files, from the root of the repository; the first one is linked.
+        judge: reads the rows. ``None``: no experiment tests the claim yet.
+    """
+
+    place: str
+    says: str
+    rule: str
+    command: str
+    rows: tuple[str, ...]
+    judge: Callable[[], Finding] | None
+
+    def finding(self) -> Finding:
+        """What became of it."""
+        return Finding("not tested", "No experiment tests this claim yet.") if self.judge is None else self.judge()
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper and its claims."""
+
+    name: str
+    source: str
+    claims: tuple[Claim, ...]
+
+
+@functools.cache
+def rows_of(experiment: str, name: str = "report") -> list[dict[str, Any]]:
+    """The rows of a section that ran to their end."""
+    return progress(section(ROOT / "scripts/reproduce" / experiment, name)).done
+
+
+def reproduce(experiment: str, name: str = "report") -> dict[str, Any]:
+    """``command`` and ``rows`` of a claim that one section of an experiment answers."""
+    more = "" if name == "report" else f" --section {name}"
+    file = "results.jsonl" if name == "report" else f"{name}.jsonl"
+    return {
+        "command": f"python -m scripts.reproduce {experiment}{more} --table",
+        "rows": (f"scripts/reproduce/{experiment}/{file}",),
+    }

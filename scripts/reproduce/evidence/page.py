@@ -1,0 +1,92 @@
+"""The page of all claims: Markdown, and one figure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hf_rksp.report.kit.svg import Figure, text
+from scripts.reproduce.evidence.claim import Claim, Finding, Paper, Verdict
+from scripts.reproduce.harness.markdown import table
+
+#: Verdict -> the word for a reader, and the kind of its mark in the figure.
+VERDICTS: dict[Verdict, str] = {
+    "held": "held",
+    "partly": "partly",
+    "not": "not confirmed",
+    "not tested": "not tested yet",
+}
+_COLOURS = {"held": "#2a9d5c", "partly": "#d29922", "not": "#cf4a4a", "not tested": "#9aa1a9"}
+_CELL, _LABEL, _TOP = 26, 330, 8
+
+Judged = list[tuple[Paper, list[tuple[Claim, Finding]]]]
+
+
+def judge(papers: Sequence[Paper]) -> Judged:
+    """Every claim with what became of it."""
+    return [(paper, [(claim, claim.finding()) for claim in paper.claims]) for paper in papers]
+
+
+def markdown(judged: Judged) -> str:
+    """The page."""
+    counts = Counter(finding.verdict for _, claims in judged for _, finding in claims)
+    total = sum(counts.values())
+    lines = [
+        "# What became of the claims of the three papers", "",
+        f"{total} claims: " + ", ".join(f"{counts[verdict]} {word}" for verdict, word in VERDICTS.items() if counts[verdict]) + ".",
+        "Every number is computed from the rows in this repository when this page is made (`python scripts/reproduce/render.py`).",
+        "The networks behind the rows are small (width 64 to 768, up to 1,000 steps): a claim that is not confirmed here may",
+        "hold for large models.",
+        "",
+        "![The claims by paper: held, partly, not confirmed, not tested yet](figures/claims.svg)", "",
+    ]  # fmt: skip
+    for paper, claims in judged:
+        lines += [f"## {paper.name}", "", f"{paper.source}.", ""]
+        rows = [
+            [
+                str(place), claim.place, claim.says, f"**{VERDICTS[finding.verdict]}**", finding.text,
+                f"`{claim.command}`: {links(claim.rows)}" if claim.rows else "-",
+            ]
+            for place, (claim, finding) in enumerate(claims, 1)
+        ]  # fmt: skip
+        lines += [*table(["", "where", "claim", "result", "what was measured", "command and rows"], rows), ""]
+        rules = [(place, claim.rule) for place, (claim, _) in enumerate(claims, 1) if claim.rows]
+        lines += ["What counts as held, and as partly held:", "", *(f"- {place}: {rule}." for place, rule in rules), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def links(rows: Sequence[str]) -> str:
+    """Links from the folder of the page."""
+    return ", ".join(f"[{name.rsplit('/', 2)[-2]}/{name.rsplit('/', 1)[-1]}](../../{name})" for name in rows) or "-"
+
+
+def figure(judged: Judged) -> Figure:
+    """A mark for each claim, in the order of the page."""
+    parts, width = [], max(len(claims) for _, claims in judged)
+    for row, (paper, claims) in enumerate(judged):
+        y = _TOP + row * (_CELL + 10)
+        parts.append(text(_LABEL - 12, y + _CELL / 2 + 4, paper.name, anchor="e"))
+        for place, (_, finding) in enumerate(claims):
+            x = _LABEL + place * (_CELL + 4)
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" rx="4" fill="{_COLOURS[finding.verdict]}"/>'
+                + f'<text x="{x + _CELL / 2}" y="{y + _CELL / 2 + 4}" class="m" style="fill:#fff">{place + 1}</text>'
+            )
+    bottom = _TOP + len(judged) * (_CELL + 10) + 8
+    for place, (verdict, word) in enumerate(VERDICTS.items()):
+        x = _LABEL + place * 126
+        parts.append(f'<rect x="{x}" y="{bottom}" width="12" height="12" rx="2" fill="{_COLOURS[verdict]}"/>')
+        parts.append(text(x + 18, bottom + 10, word))
+    counts = "; ".join(
+        f"{paper.name}: {', '.join(VERDICTS[finding.verdict] for _, finding in claims)}" for paper, claims in judged
+    )
+    size = max(_LABEL + width * (_CELL + 4), _LABEL + 4 * 126)
+    return Figure(
+        "claims",
+        "Claims of the three papers",
+        "Numbers count the rows of the tables.",
+        counts,
+        size,
+        bottom + 20,
+        "".join(parts),
+    )

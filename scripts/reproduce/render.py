@@ -1,0 +1,38 @@
+"""Make zoo_reports/evidence from the rows in this repository: `python scripts/reproduce/render.py`. Equal rows give equal bytes."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from hf_rksp.files import put_files  # noqa: E402
+from scripts.reproduce.evidence.alignment import ALIGNMENT  # noqa: E402
+from scripts.reproduce.evidence.curvature import CURVATURE  # noqa: E402
+from scripts.reproduce.evidence.page import VERDICTS, figure, judge, markdown  # noqa: E402
+from scripts.reproduce.evidence.rksp import RKSP  # noqa: E402
+
+PAPERS = (RKSP, ALIGNMENT, CURVATURE)
+FOLDER = ROOT / "zoo_reports" / "evidence"
+
+
+def files() -> dict[str, bytes]:
+    """Name in the folder -> content."""
+    judged = judge(PAPERS)
+    return {"README.md": markdown(judged).encode(), "figures/claims.svg": figure(judged).document().encode()}
+
+
+def main() -> int:
+    """Write what has changed, and print the verdicts."""
+    (FOLDER / "figures").mkdir(parents=True, exist_ok=True)
+    put_files(files(), FOLDER)
+    for paper, claims in judge(PAPERS):
+        print(paper.name)
+        for claim, finding in claims:
+            print(f"  {VERDICTS[finding.verdict]:16} {claim.place:20} {claim.says}")
+    print(f"{FOLDER / 'README.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
