@@ -4,6 +4,10 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.threads import one_thread
+
+__all__ = ["one_thread"]
+
 _FOR_ALL = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 # Within `make test` the same examples every time: a test that fails once in a while is no test.
 settings.register_profile("test", max_examples=25, derandomize=True, database=None, **_FOR_ALL)
