@@ -5,12 +5,17 @@ from pathlib import Path
 
 #: Characters of somebody else's error that are quoted: some list every weight of a model.
 _LONGEST = 700
+#: Characters of a whole message: a name in a broken file can be as long as the file.
+_MOST = 4000
 #: Exit code of a script whose run the guard has stopped.
 STOPPED = 6
 
 
 class RkspError(Exception):
     """Base of every error that hf_rksp raises on purpose."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(f"{arg[:_MOST]} ..." if isinstance(arg, str) and len(arg) > _MOST else arg for arg in args))
 
 
 class InputError(RkspError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hf_rksp.training.monitors.base import Monitor, Reading
 logger = logging.getLogger(__name__)
 #: The entry of the recorder in the state of a checkpoint, beside those of the parts.
 RECORDER = "recorder"
+#: Numbers of a mark: length and checksum.
+_MARK = 2
 
 
 class Recorder:
@@ -55,16 +58,18 @@ class Recorder:
             step: of the checkpoint that the run goes on from, 0 for a fresh run.
             description: model, setup and versions.
             parts: their quantities describe what readings will hold, and their names which logs are kept.
-            state: `state_dict` of the checkpoint.
+            state: `state_dict` of the checkpoint. What cannot be read of it is left out, and the run goes on.
             main_process: whether this process writes.
             name: of a fresh file.
         """
-        self.path = folder / (state.get("history") or name)
+        kept = _read(state)
+        # The name alone: a history stays in the folder of its run.
+        self.path = folder / (kept.history or name)
         self._history, self._main = None, main_process
-        self.alarms = {str(name): int(number) for name, number in (state.get("alarms") or {}).items()}
+        self.alarms = dict(kept.alarms)
         if not main_process:
             return
-        if step and not state.get("mark") and self.path.exists():
+        if step and not kept.mark and self.path.exists():
             logger.warning(
                 "The checkpoint does not say which history is its own: the run goes on in %s. If another run wrote that "
                 "file, pass an output_dir of its own",
@@ -72,7 +77,7 @@ class Recorder:
             )
         prefixes: Collection[str] = [part.name for part in parts]
         try:
-            history = HistoryWriter(self.path, step, self._barren, state.get("mark") or (), prefixes)
+            history = HistoryWriter(self.path, step, self._barren, kept.mark, prefixes)
         except OutputError as error:
             logger.warning(
                 "No history is kept of this run: %s. The run goes on, and readings are in the logs alone", error
@@ -122,3 +127,26 @@ class Recorder:
             return None
         self._barren = history.path if history.barren else None
         return history.path if history.path.is_file() else None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a checkpoint says of the history: name of its file, length and checksum, and how often each part has raised an alarm."""
+
+    history: str = ""
+    mark: tuple[int, ...] = ()
+    alarms: Mapping[str, int] = field(default_factory=dict)
+
+
+def _read(state: object) -> _Kept:
+    if not isinstance(state, Mapping):
+        return _Kept()
+    history, mark, alarms = (state.get(name) for name in ("history", "mark", "alarms"))
+    name = Path(history).name if isinstance(history, str) and history.endswith(".jsonl") else ""
+    numbers = [one for one in mark if type(one) is int] if isinstance(mark, (list, tuple)) else []
+    counts = alarms.items() if isinstance(alarms, Mapping) else ()
+    return _Kept(
+        name,
+        tuple(numbers) if len(numbers) == _MARK else (),
+        {str(part): number for part, number in counts if type(number) is int},
+    )

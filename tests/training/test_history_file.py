@@ -12,6 +12,7 @@ from hf_rksp.config import MonitorConfig
 from hf_rksp.errors import OutputError
 from hf_rksp.history.read import read_history
 from hf_rksp.history.write import HistoryWriter
+from hf_rksp.training.recorder import Recorder
 from tests.training.common import assert_same_weights, gpt2, logged, trained, trainer
 
 EVERY = MonitorConfig(every=1, rank=8)
@@ -232,3 +233,24 @@ def test_a_checkpoint_that_does_not_name_its_history_says_so(tmp_path, caplog):
     trainer(tmp_path, gpt2(), **SAVED).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert any("does not say which history" in text for text in warnings_of(caplog))
     assert steps(tmp_path / "rksp_history.jsonl") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        True,
+        {"history": True, "mark": True, "alarms": True},
+        {"history": "../../elsewhere.jsonl", "mark": [1], "alarms": {"guard": "many"}},
+        {"history": "/tmp/elsewhere.jsonl", "mark": ["a", "b"]},
+        {"history": "notes.txt"},
+    ],
+)
+def test_what_a_checkpoint_says_of_its_history_keeps_a_run_in_its_folder(kept, tmp_path):
+    """Whatever a broken or a foreign checkpoint says."""
+    run = tmp_path / "run"
+    recorder = Recorder()
+    recorder.open(run, 3, {}, [], kept)
+    recorder.event(3, "run", "test", "Something happened.")
+    history = recorder.close()
+    assert history.parent == run and [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert recorder.alarms == {}

@@ -1,6 +1,6 @@
 """Somebody else's error, quoted in one of ours: in full, on one line."""
 
-from hf_rksp.errors import cause_of
+from hf_rksp.errors import InputError, OutputError, RunStoppedError, SchemaError, cause_of
 
 
 def caught(function):
@@ -36,3 +36,10 @@ def test_a_wrapper_says_what_it_wraps():
 
 def test_long_errors_are_cut():
     assert len(cause_of(ValueError("weight " * 5000))) < 800
+
+
+def test_a_message_is_never_as_long_as_a_file():
+    for kind in (InputError, SchemaError, OutputError, RunStoppedError):
+        text = str(kind("a name " + "[" * 100_000))
+        assert text.startswith("a name [[") and text.endswith(" ...") and len(text) < 4100
+    assert str(InputError("short")) == "short" and OutputError("short").args == ("short",)
