@@ -196,7 +196,7 @@ class Engine:
                 continue
             try:
                 part.load_state_dict(state[part.name])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except Exception as error:  # whatever stands in a broken file, the run goes on
                 logger.warning(
                     "The state of %s in the checkpoint cannot be read (%s): it begins anew", part.name, error
                 )

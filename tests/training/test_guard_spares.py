@@ -395,3 +395,17 @@ def test_weights_of_a_run_are_not_moved_by_a_step_over_its_old_mark(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         one.train()
     assert seen == [None] and weights(one.model)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf, "much"])
+def test_a_broken_state_is_left_out_whole(tmp_path, factor, caplog):
+    """A factor on the learning rate least of all."""
+    model, data = gpt2(0.0).train(), batches(token_rows(16).rows)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with TrainingRun(model, tmp_path, 9, [DivergenceGuard(GuardConfig("cut"))], optimizer=optimizer) as loop:
+        state = json.loads(json.dumps(loop.state_dict()))
+    state["guard"] |= {"factor": factor, "failing": 7}
+    again = DivergenceGuard(GuardConfig("cut"))
+    with TrainingRun(model, tmp_path / "again", len(data), [again], optimizer=optimizer, state=state) as loop:
+        assert loop.engine.watch.gate.factor == 1.0 and again.failing == 0
+    assert "The state of guard in the checkpoint cannot be read" in caplog.text

@@ -404,7 +404,14 @@ class DivergenceGuard(Intervention):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`. The past of another ``window`` is not gone on from."""
+        """Go on from `state_dict`, or from nothing of it. The past of another ``window`` is not gone on from."""
+        try:
+            self._load(state)
+        except Exception:
+            self._forget()
+            raise
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         try:
             self.judge.load_state_dict(state["judge"])
         except ValueError as error:
@@ -417,6 +424,8 @@ class DivergenceGuard(Intervention):
         self.failing, self._left_out = int(state["failing"]), int(state["left_out"])
         self._scaled_away, self._calm = int(state["scaled_away"]), int(state["calm"])
         self._factor = float(state["factor"])
+        if not 0 < self._factor <= 1:
+            raise ValueError(f"factor {self._factor} on the learning rate")
         self._said = {str(rule): int(step) for rule, step in state["said"].items()}
         if self.acts:
             self._update = (
