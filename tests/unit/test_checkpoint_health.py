@@ -189,7 +189,9 @@ def test_room_for_a_checkpoint(tmp_path, monkeypatch):
     run = checkpoints(tmp_path, {10: None})
     (run / "checkpoint-10" / "model.safetensors").write_bytes(b"0" * 1000)
     assert not lacks_room(run) and not lacks_room(run / "checkpoint-10")
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 900})())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 900, "total": 9000})())
     assert lacks_room(run)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0})())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0, "total": 9000})())
+    assert lacks_room(run)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0, "total": 0})())
     assert not lacks_room(run), "some file systems do not say"

@@ -56,8 +56,8 @@ def lacks_room(run: Path) -> bool:
         with contextlib.suppress(OSError):
             last = next((folder for _, folder in newest_first(run)), None)
             taken = sum(files_in(last).values()) if last is not None else 0
-            # Some file systems say that nothing is free whatever there is.
-            lacks = 0 < shutil.disk_usage(run).free < taken
+            usage = shutil.disk_usage(run)
+            lacks = usage.total > 0 and usage.free < taken  # a file system without a size does not say
     return bool(from_main(lacks))
 
 
