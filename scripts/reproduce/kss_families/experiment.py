@@ -1,0 +1,33 @@
+"""Which families does KSS help or harm, why, and which rule harms none? One job is one training run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from hf_rksp import KSSConfig
+
+from .networks import FAMILIES
+from .tables import tables
+from .train import train
+
+__all__ = ["check", "run", "tables"]
+
+
+def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Every name is known, and the data is there."""
+    for job in jobs:
+        if job["family"] not in FAMILIES:
+            raise ValueError(f"family {job['family']!r}: choose among {', '.join(FAMILIES)}")
+        if job["arm"] not in settings["arms"]:
+            raise ValueError(f"arm {job['arm']!r}: not under settings, arms in config.yaml")
+        FAMILIES[job["family"]].task.needs()
+
+
+def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Train once; the row has the settings of KSS, also those left at their defaults."""
+    arm = settings["arms"][job["arm"]]
+    kss = arm["kss"]
+    if kss is not None:
+        kss = kss | asdict(KSSConfig(**{name: value for name, value in kss.items() if name != "rule"}))
+    return {"kss": kss} | train(job, arm)

