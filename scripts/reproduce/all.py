@@ -31,7 +31,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def states(folder: Path = FOLDER) -> list[Progress]:
-    """Every section of every experiment; the one that says most per hour first, then those of which nobody knows the time."""
+    """Every section of every experiment: what says most per hour first, and last those of which nobody knows the time."""
     found = [
         progress(section(file.parent, name))
         for file in sorted(folder.glob("*/config.yaml"))
@@ -41,11 +41,11 @@ def states(folder: Path = FOLDER) -> list[Progress]:
 
 
 def rate(state: Progress) -> float:
-    """Bits per machine hour; 0 if nothing is left or the budget is spent, and infinite if no row says how long one takes."""
+    """Bits per machine hour; 0 if nothing is left or the budget is spent, and next to nothing if no row says how long one takes."""
     if not state.left or state.hours_spent() >= state.section.hours:
         return 0.0
     hours = state.hours_left()
-    return math.inf if hours is None else state.information_left() / max(hours, 1e-6)
+    return 1e-9 if hours is None else state.information_left() / max(hours, 1e-6)
 
 
 def status(found: list[Progress]) -> str:

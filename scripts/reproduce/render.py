@@ -10,7 +10,7 @@ from hf_rksp.files import put_files  # noqa: E402
 from scripts.reproduce.evidence.alignment import ALIGNMENT  # noqa: E402
 from scripts.reproduce.evidence.curvature import CURVATURE  # noqa: E402
 from scripts.reproduce.evidence.page import VERDICTS, figure, judge, markdown  # noqa: E402
-from scripts.reproduce.evidence.rksp import RKSP  # noqa: E402
+from scripts.reproduce.evidence.rksp import OURS, RKSP  # noqa: E402
 
 PAPERS = (RKSP, ALIGNMENT, CURVATURE)
 FOLDER = ROOT / "zoo_reports" / "evidence"
@@ -18,15 +18,15 @@ FOLDER = ROOT / "zoo_reports" / "evidence"
 
 def files() -> dict[str, bytes]:
     """Name in the folder -> content."""
-    judged = judge(PAPERS)
-    return {"README.md": markdown(judged).encode(), "figures/claims.svg": figure(judged).document().encode()}
+    judged, ours = judge(PAPERS), judge((OURS,))
+    return {"README.md": markdown(judged, ours).encode(), "figures/claims.svg": figure(judged).document().encode()}
 
 
 def main() -> int:
     """Write what has changed, and print the verdicts."""
     (FOLDER / "figures").mkdir(parents=True, exist_ok=True)
     put_files(files(), FOLDER)
-    for paper, claims in judge(PAPERS):
+    for paper, claims in judge((*PAPERS, OURS)):
         print(paper.name)
         for claim, finding in claims:
             print(f"  {VERDICTS[finding.verdict]:16} {claim.place:20} {claim.says}")

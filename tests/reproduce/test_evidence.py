@@ -11,9 +11,9 @@ from scripts.reproduce.evidence.page import VERDICTS, judge, links
 from scripts.reproduce.harness.cli import ROOT as EXPERIMENTS
 from scripts.reproduce.harness.config import ExperimentError, section
 from scripts.reproduce.harness.progress import progress
-from scripts.reproduce.render import FOLDER, PAPERS, files
+from scripts.reproduce.render import FOLDER, OURS, PAPERS, files
 
-CLAIMS = [claim for paper in PAPERS for claim in paper.claims]
+CLAIMS = [claim for paper in (*PAPERS, OURS) for claim in paper.claims]
 
 
 def test_the_page_is_that_of_the_rows():
@@ -34,7 +34,7 @@ def test_a_claim_names_rows_and_a_command_that_there_are(claim):
 
 
 def test_every_verdict_has_its_numbers():
-    for _, claims in judge(PAPERS):
+    for _, claims in judge((*PAPERS, OURS)):
         for claim, finding in claims:
             assert finding.verdict in VERDICTS and (
                 claim.judge is None or re.search(r"\d", finding.text) or "test" in claim.command
@@ -57,8 +57,8 @@ def test_what_says_most_per_hour_comes_first(tmp_path):
     write(tmp_path / "new", f"report: {{{sweep}}}")
     write(tmp_path / "spent", f"report: {{hours: 1, {sweep}}}", [(1, 3600)])
     found = everything.states(tmp_path)
-    assert [state.section.folder.name for state in found][:4] == ["new", "many", "fast", "slow"]
-    assert everything.rate(found[1]) == pytest.approx(4 * math.log2(4) / 2 / 6)
+    assert [state.section.folder.name for state in found][:4] == ["many", "fast", "slow", "new"]
+    assert everything.rate(found[0]) == pytest.approx(4 * math.log2(4) / 2 / 6)
     text = everything.status(found)
     assert "| spent | 1 of 4 | 1.00 of 1 | 3.00 | budget spent |" in text and "| done | 4 of 4 | 4.00 | 0 | - |" in text
     assert progress(section(tmp_path / "slow")).information_left() == pytest.approx(1.0)
@@ -66,5 +66,5 @@ def test_what_says_most_per_hour_comes_first(tmp_path):
 
 def test_claims_and_hours_are_numbers(tmp_path):
     write(tmp_path / "wrong", "report: {claims: many, sweep: [{x: 1, seed: 0}]}")
-    with pytest.raises(ExperimentError, match="claims and hours are numbers above 0"):
+    with pytest.raises(ExperimentError, match="claims, hours and workers are numbers above 0"):
         section(tmp_path / "wrong")

@@ -116,7 +116,8 @@ def _experiment(args: argparse.Namespace) -> int:
     failed = 0
     if todo:
         _check(chosen)
-        failed = run(chosen, todo, args.workers, args.backend, args.budget)
+        workers = int(min(args.workers, chosen.workers))
+        failed = run(chosen, todo, workers, args.backend, args.budget)
     print(progress(chosen).status())
     state = progress(whole)
     if state.done and not state.left:

@@ -10,7 +10,8 @@ and a sweep, which is a list of blocks:
         - {task: recall, lr: [0.001, 0.002], arm: [none, clip]}
         - {task: text, lr: 0.002, arm: clip}
 
-A section may also say how many `claims` its rows decide (1 by default) and its budget in machine `hours`; see ../all.py.
+A section may also say how many `claims` its rows decide (1 by default), its budget in machine `hours`, and the most `workers` at a
+time, if it measures times; see ../all.py.
 
 In a block a list is swept and a single value is fixed; the first list varies slowest. The seed varies slowest of all, so
 that an unfinished results file is balanced. A block may have seeds of its own under `seed`.
@@ -28,7 +29,7 @@ from typing import Any
 import yaml
 
 Job = dict[str, Any]
-_KEYS = {"seeds", "sweep", "claims", "hours"}
+_KEYS = {"seeds", "sweep", "claims", "hours", "workers"}
 #: The section that is used if none is named.
 REPORT = "report"
 
@@ -55,6 +56,7 @@ class Section:
         jobs: the values that tell the jobs apart, in the order in which they are run.
         fields: the names that every job has; together they are the key of a row.
         claims: how many questions its rows decide. hours: machine hours that it may take; no limit by default.
+        workers: jobs at a time at most.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class Section:
     fields: tuple[str, ...]
     claims: int = 1
     hours: float = math.inf
+    workers: float = math.inf
 
     @property
     def results(self) -> Path:
@@ -124,7 +127,7 @@ def section(folder: Path, name: str = REPORT) -> Section:
     entry = config[name]
     if not isinstance(entry, dict) or not isinstance(entry.get("sweep"), list) or set(entry) - _KEYS:
         raise ExperimentError(
-            f"{where}: needs `sweep`, a list of blocks, and may have `seeds`, `claims` and `hours`; nothing else"
+            f"{where}: needs `sweep`, a list of blocks, and may have `seeds`, `claims`, `hours` and `workers`; nothing else"
         )
     seeds = entry.get("seeds")
     seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
@@ -137,9 +140,9 @@ def section(folder: Path, name: str = REPORT) -> Section:
             )
     order = {seed: place for place, seed in enumerate(dict.fromkeys(job["seed"] for job in jobs))}
     jobs.sort(key=lambda job: order[job["seed"]])
-    more = {key: entry[key] for key in ("claims", "hours") if key in entry}
+    more = {key: entry[key] for key in ("claims", "hours", "workers") if key in entry}
     if any(not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0 for value in more.values()):
-        raise ExperimentError(f"{where}: claims and hours are numbers above 0, not {more}")
+        raise ExperimentError(f"{where}: claims, hours and workers are numbers above 0, not {more}")
     found = Section(folder, name, config.get("settings") or {}, jobs, fields, **more)
     keys = set()
     for job in jobs:
