@@ -14,7 +14,7 @@ def failure(losses: Sequence[float]) -> int | None:
     """The step of the failure, or ``None``.
 
     The running median is that of the 50 steps before. A run that ends in less than 20 such steps, because its loss exploded, has
-    failed at the first of them.
+    failed at the first of them; one that explodes within its first 50 steps, at its last one.
 
     Args:
         losses: of each step; the last one may be infinite or NaN.
@@ -23,6 +23,8 @@ def failure(losses: Sequence[float]) -> int | None:
     60
     >>> failure([1.0] * 60 + [2.0] * 19 + [1.0]) is None
     True
+    >>> failure([3.0] * 30 + [math.inf])
+    30
     """
     for step in range(MEDIAN_OF, len(losses)):
         limit = statistics.median(losses[step - MEDIAN_OF : step]) + ABOVE
@@ -30,4 +32,4 @@ def failure(losses: Sequence[float]) -> int | None:
         ended = not math.isfinite(losses[-1]) and step + STEPS >= len(losses)
         if all(not loss <= limit for loss in after) and (len(after) == STEPS or ended):
             return step
-    return None
+    return len(losses) - 1 if losses and not math.isfinite(losses[-1]) else None

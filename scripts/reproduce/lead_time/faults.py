@@ -73,7 +73,7 @@ class Corrupted(Fault):
 
 
 class Moment(Fault):
-    """Adam's second moment takes in no gradients any more, and loses a share in every step."""
+    """Adam's second moment forgets: what it held decays, until ``1 - beta2`` times the last squared gradient is left."""
 
     def __init__(self, settings: Mapping[str, Any], begin: int) -> None:
         super().__init__(settings, begin)
@@ -111,7 +111,7 @@ def cut_short(
     scaling: float | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention whose queries, keys, values, probabilities and results are cut; shapes ``(batch, heads, tokens, size)``."""
+    """Causal attention of cut queries, keys, values, probabilities and results; shapes ``(batch, heads, tokens, size)``."""
     bits = module.bits_cut
     query, key, value = (cut(states, bits) for states in (query, key, value))
     logits = cut(query @ key.mT * (scaling or query.shape[-1] ** -0.5), bits)

@@ -54,12 +54,12 @@ def threshold(healthy: Sequence[Sequence[float]], share: float) -> float:
     """The least threshold above which at most ``share`` of the healthy runs have an alarm.
 
     Args:
-        healthy: `runs_of` of each.
+        healthy: `runs_of` of each; infinite if nothing is known of any.
     """
-    highest = sorted((max(run, default=-math.inf) for run in healthy), reverse=True)
-    return highest[int(share * len(highest))]
+    highest = sorted((top for run in healthy if (top := max(run, default=-math.inf)) > -math.inf), reverse=True)
+    return highest[int(share * len(highest))] if highest else math.inf
 
 
-def first_alarm(run: Sequence[float], above: float, every: int) -> int | None:
-    """The step of the first alarm."""
-    return next((place * every for place, score in enumerate(run) if score > above), None)
+def all_alarms(run: Sequence[float], above: float, every: int) -> list[int]:
+    """The steps of the readings with an alarm."""
+    return [place * every for place, score in enumerate(run) if score > above]

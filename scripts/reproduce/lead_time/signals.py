@@ -35,12 +35,13 @@ OF_MONITORS = {
     "curvature, one step": ("curvature", "ratio_step", False),
     "curvature, momentum": ("curvature", "ratio_momentum", False),
     "curvature along the update": ("curvature", "ratio_direction", False),
-    "update norm": ("attention", "update_norm", False),
     "effective rank of the query-key update": ("attention", "effective_rank/min", True),
     "largest attention logit": ("attention", "largest_logit", False),
 }
 #: Signals of this file.
-OWN = ("critical learning rate", "activation kurtosis")
+OWN = ("critical learning rate", "activation kurtosis", "update norm")
+#: What stands for a number that is not finite, or a critical learning rate of zero.
+_LARGE = 1e12
 #: Signals that are made from the losses and gradient norms of all steps.
 OF_CURVES = ("gradient norm", "loss", "CUSUM of the loss")
 SIGNALS = (*OF_MONITORS, *OWN, *OF_CURVES)
@@ -68,7 +69,7 @@ class Own:
     def read(self, step: int, ids: Tensor, labels: Tensor, loss: float, lr: float) -> None:
         """Gradients are there, and the weights have not moved."""
         self.found["activation kurtosis"][step] = self._kurtosis(ids)
-        self.found["critical learning rate"][step] = self._ratio(ids, labels, loss, lr)
+        self.found["critical learning rate"][step] = self._ratio(step, ids, labels, loss, lr)
 
     @torch.no_grad()
     def _kurtosis(self, ids: Tensor) -> float:
@@ -83,20 +84,22 @@ class Own:
             self.model(input_ids=ids)
         return max(largest)
 
-    def _ratio(self, ids: Tensor, labels: Tensor, loss: float, lr: float) -> float | None:
+    def _ratio(self, step: int, ids: Tensor, labels: Tensor, loss: float, lr: float) -> float | None:
         """Learning rate over the critical one: that at which the step of the optimizer first raises the loss of its batch."""
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         if not all(bool(g.isfinite().all()) for g in gradients.values()):
-            return None
+            return _LARGE
         direction = direction_of(self.model, self.optimizer).rule(gradients)
+        squares = sum(float(part.double().square().sum()) for part in direction.values())
+        self.found["update norm"][step] = lr * math.sqrt(squares)
 
         def rises(at: float) -> bool:
             with virtual_step(self.model, direction, at), torch.no_grad():
                 return not float(self.model(input_ids=ids, labels=labels).loss) <= loss
 
         crossing = first_crossing(rises, self.guess)
-        if crossing.lr is None:
-            return 0.0
+        if crossing.lr is None:  # no learning rate raises the loss, or every one does
+            return _LARGE if rises(self.guess) else 0.0
         self.guess = crossing.lr
         return lr / crossing.lr
 
@@ -140,6 +143,7 @@ def cusum(losses: list[float | None], slack: float = 0.05) -> list[float | None]
 
 
 def _number(value: Any, falls: bool) -> float | None:
-    if value is None or not math.isfinite(value):
+    if value is None:
         return None
+    value = value if math.isfinite(value) else -_LARGE if falls else _LARGE
     return float(f"{-value if falls else value:.4g}")

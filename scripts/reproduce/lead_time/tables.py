@@ -10,7 +10,7 @@ from scripts.reproduce.harness.intervals import share
 from scripts.reproduce.harness.markdown import table
 
 from .rivals import RIVALS
-from .scores import FORMS, first_alarm, runs_of, scores, threshold
+from .scores import FORMS, all_alarms, runs_of, scores, threshold
 from .signals import SIGNALS, cusum
 
 Row = dict[str, Any]
@@ -28,32 +28,56 @@ def series_of(row: Row, signal: str) -> list[float | None]:
     return values
 
 
-def alarms(rows: Sequence[Row], signal: str, form: str, every: int) -> dict[int, int | None]:
-    """Place of a reported run -> step of its first alarm, with a threshold from the tuning runs."""
+def healthy(row: Row) -> bool:
+    """A run that does not fail, and into which no fault was put."""
+    return row["failure"] is None and not (row["fault"] and row["way"] != "rate")
+
+
+def network(row: Row) -> str:
+    """Runs of one network and learning rate share a threshold."""
+    return "recall" if row["way"] == "rate" else "llama" if row["way"] != "bits" else "bits"
+
+
+def alarms(rows: Sequence[Row], signal: str, form: str, every: int) -> dict[int, list[int]]:
+    """Place of a reported run -> steps of its readings with an alarm, with a threshold from the healthy tuning runs."""
     scored = {place: runs_of(scores(series_of(row, signal), form)) for place, row in enumerate(rows)}
-    tuning = [scored[place] for place, row in enumerate(rows) if row["seed"] >= TUNING and row["failure"] is None]
-    above = threshold(tuning, FALSE)
-    return {place: first_alarm(scored[place], above, every) for place, row in enumerate(rows) if row["seed"] < TUNING}
+    found = {}
+    for name in {network(row) for row in rows}:
+        mine = [place for place, row in enumerate(rows) if network(row) == name]
+        tuning = [scored[place] for place in mine if rows[place]["seed"] >= TUNING and healthy(rows[place])]
+        above = threshold(tuning, FALSE)
+        found |= {p: all_alarms(scored[p], above, every) for p in mine if rows[p]["seed"] < TUNING}
+    return found
 
 
-def line(name: str, rows: Sequence[Row], first: Callable[[int], int | None], ways: Sequence[str]) -> list[str]:
-    """False alarms of the healthy runs; of the runs that fail, those with an alarm before, and how long before."""
-    reported = [place for place, row in enumerate(rows) if row["seed"] < TUNING]
-    healthy = [place for place in reported if rows[place]["failure"] is None]
-    false = share(sum(first(place) is not None for place in healthy), len(healthy))
-    leads, caught = [], {way: [0, 0] for way in ways}
-    for place in reported:
-        row, at = rows[place], first(place)
+def line(
+    name: str, rows: Sequence[Row], steps: Callable[[int], list[int]], ways: Sequence[str], every: int
+) -> list[str]:
+    """False alarms; of the runs that fail, those with an alarm before, and how long before.
+
+    False are alarms in a healthy run, and in a failing one those in its first tenth or before its fault. A warning comes later,
+    and at least one reading before the failure.
+    """
+    false, leads, caught = [], [], {way: [0, 0] for way in ways}
+    for place, row in enumerate(rows):
+        if row["seed"] >= TUNING:
+            continue
+        if healthy(row):
+            false.append(bool(steps(place)))
         if row["failure"] is None:
             continue
+        begin = max(0.1 * row["planned"], row["begin"] or 0)
+        false.append(any(at < begin for at in steps(place)))
+        before = [at for at in steps(place) if begin <= at <= row["failure"] - every]
         caught[row["way"]][1] += 1
-        if at is not None and 0.1 * row["planned"] <= at < row["failure"]:
+        if before:
             caught[row["way"]][0] += 1
-            leads.append((row["failure"] - at, (row["failure"] - at) / row["planned"]))
+            leads.append((row["failure"] - before[0], (row["failure"] - before[0]) / row["planned"]))
+    wrong = share(sum(false), len(false))
     hits, fails = (sum(pair[place] for pair in caught.values()) for place in (0, 1))
     lead = [statistics.median(pair[place] for pair in leads) for place in (0, 1)] if leads else None
     return [
-        name, false.text(2), f"{hits} of {fails}", *(f"{hit} of {of}" for hit, of in caught.values()),
+        name, wrong.text(2), f"{hits} of {fails}", *(f"{hit} of {of}" for hit, of in caught.values()),
         "-" if lead is None else f"{lead[0]:.0f}", "-" if lead is None else f"{lead[1]:.1%}",
     ]  # fmt: skip
 
@@ -68,24 +92,28 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> str:
         ends.append(
             [
                 way, str(len(mine)), str(sum(row["failure"] is not None for row in mine)),
-                str(sum(row["failure"] is None for row in mine)),
+                str(sum(map(healthy, mine))),
+                str(sum(row["failure"] is None and not healthy(row) for row in mine)),
                 ", ".join(str(row["failure"]) for row in faulty if row["failure"] is not None)[:200],
             ]
         )  # fmt: skip
-    text = [*table(["way", "runs", "that fail", "healthy", "steps of the failures"], ends), ""]
+    text = [
+        *table(["way", "runs", "that fail", "healthy", "that survive their fault", "steps of the failures"], ends),
+        "",
+    ]
     if not rows or not rows[0]["signals"] or not any(row["seed"] >= TUNING for row in rows):
         return "\n".join(text).rstrip() + "\n"
     lines = []
     for signal in SIGNALS:
         for form in FORMS:
             found = alarms(rows, signal, form, every)
-            lines.append(line(f"{signal}, {form}", rows, found.__getitem__, ways))
+            lines.append(line(f"{signal}, {form}", rows, found.__getitem__, ways, every))
     for rival in RIVALS:
         if all(row["rivals"].get(rival) is not None for row in rows):
-            lines.append(line(rival, rows, lambda place: next(iter(rows[place]["rivals"][rival]), None), ways))  # noqa: B023
+            lines.append(line(rival, rows, lambda place: rows[place]["rivals"][rival], ways, every))  # noqa: B023
     heads = [
         "signal",
-        "healthy runs with an alarm",
+        "runs with a false alarm",
         "failures with an alarm before",
         *ways,
         "median lead in steps",
