@@ -30,6 +30,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )  # fmt: skip
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from .tasks import ARTICLES, Task, articles, images, recall, text
 
@@ -78,6 +79,20 @@ def neox() -> nn.Module:
 def llama() -> nn.Module:
     """RMSNorm, rotary positions, SwiGLU."""
     return LlamaForCausalLM(LlamaConfig(**_MODERN))
+
+
+def gpt2_rmsnorm() -> nn.Module:
+    """GPT-2 with RMSNorm in place of LayerNorm: what differs is the norm alone."""
+    model = gpt2()
+    _replace(model, nn.LayerNorm, lambda width: nn.RMSNorm(width, eps=1e-5))
+    return model
+
+
+def llama_layernorm() -> nn.Module:
+    """LLaMA with LayerNorm in place of RMSNorm."""
+    model = llama()
+    _replace(model, LlamaRMSNorm, lambda width: nn.LayerNorm(width, eps=1e-5))
+    return model
 
 
 def qwen3() -> nn.Module:
@@ -136,6 +151,13 @@ def minilm() -> nn.Module:
     )  # fmt: skip
 
 
+def _replace(model: nn.Module, kind: type[nn.Module], make: Callable[[int], nn.Module]) -> None:
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, kind):
+                setattr(parent, name, make(module.weight.shape[0]))
+
+
 def _gpt2(width: int, vocabulary: int, length: int) -> Any:
     return GPT2LMHeadModel(
         GPT2Config(
@@ -150,6 +172,8 @@ FAMILIES = {
     "gpt2": Family(gpt2, text),
     "neox": Family(neox, text),
     "llama": Family(llama, text),
+    "gpt2, rmsnorm": Family(gpt2_rmsnorm, text),
+    "llama, layernorm": Family(llama_layernorm, text),
     "qwen3": Family(qwen3, text),
     "olmo2": Family(olmo2, text),
     "gemma3": Family(gemma3, text),
@@ -173,7 +197,7 @@ def make(family: str, embedding: str | None, seed: int) -> nn.Module:
     """The network of ``seed`` in training mode.
 
     Args:
-        embedding: "norm" puts a norm behind the embeddings, "scale" multiplies them by the root of the width.
+        embedding: "norm" puts an RMSNorm behind the embeddings, "scale" multiplies them so that they have its size at first.
     """
     torch.manual_seed(seed)
     model: Any = FAMILIES[family].network().train()
@@ -185,5 +209,6 @@ def make(family: str, embedding: str | None, seed: int) -> nn.Module:
         model.embedding_norm = EmbeddingNorm(width)
         model.embedding_norm.attach(embeddings)
     else:
-        embeddings.register_forward_hook(lambda module, inputs, output: output * width**0.5)
+        scale = float(1 / embeddings.weight.detach().square().mean().sqrt())
+        embeddings.register_forward_hook(lambda module, inputs, output: output * scale)
     return model

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_rksp import KSSConfig, SpectralShaper
-from hf_rksp.capture import Transition
+from hf_rksp.capture import Layout, Transition
+from hf_rksp.capture.tap import GradientRule
 from hf_rksp.config import BalancedKSSConfig
 from hf_rksp.training.kss.balanced import Balanced
 from hf_rksp.training.kss.schedule import Measured
@@ -70,6 +71,17 @@ class OthersAlone(Recorded):
         return 0.0 if layer.block.index == 0 else 1.0
 
 
+class RandomDirection(Recorded):
+    """Adds as much as KSS would, in a random direction: is it the spectrum, or is it any push of this size?"""
+
+    def rule(
+        self, layout: Layout, projected: Tensor, basis: Tensor, strength: float, reference: list[Tensor]
+    ) -> GradientRule:
+        generator = torch.Generator().manual_seed(self.step)
+        noise = torch.randn(projected.shape, generator=generator, dtype=projected.dtype)
+        return super().rule(layout, noise, basis, strength, reference)
+
+
 class Relative(Recorded):
     """A block is pushed on above ``factor`` times its own radius in the first steps, if that is above the threshold."""
 
@@ -100,6 +112,7 @@ _RULES: Mapping[str | None, type[Recorded]] = {
     None: Recorded,
     "first alone": FirstAlone,
     "others alone": OthersAlone,
+    "random direction": RandomDirection,
     "relative": Relative,
     "relative to 3": RelativeTo3,
 }

@@ -13,18 +13,22 @@ from .networks import FAMILIES
 Row = dict[str, Any]
 #: Family, schedule and learning rate -> arm -> seed -> row.
 Cells = dict[tuple[str, str, float], dict[str, dict[int, Row]]]
-#: KSS is not inferior if the upper end of the interval lies below it.
-MARGIN = 0.01
 
 
 def lost(row: Row) -> bool:
-    """Exploded, or learnt nothing that needs the context."""
-    return bool(row["exploded"] is not None or row["loss"] >= FAMILIES[row["family"]].task.must_beat)
+    """Exploded, had a task gradient above the limit, or has learnt nothing that needs the context: the rule of `kss_default`."""
+    if row["exploded"] is not None or row.get("lost_by_gradient") is not None:
+        return True
+    return bool(final(row) >= FAMILIES[row["family"]].task.must_beat)
 
 
 def final(row: Row) -> float:
-    """The loss over the last steps; a run that exploded counts as guessing."""
-    return FAMILIES[row["family"]].task.guessing if row["exploded"] is not None else float(row["loss"])
+    """The loss on held-out data, or over the last steps if their data was new; at most that of guessing, as after an explosion."""
+    guessing = FAMILIES[row["family"]].task.guessing
+    if row["exploded"] is not None:
+        return guessing
+    held_out = row.get("held_out")
+    return min(float(row["loss"] if held_out is None else held_out), guessing)
 
 
 def cells_of(rows: list[Row]) -> Cells:
@@ -45,8 +49,8 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> str:
     lines = []
     for (family, schedule, lr), arms in cells_of(rows).items():
         for arm, runs in arms.items():
-            control = arms.get(control_of(arm))
-            beside = "-" if control is None or arm == control_of(arm) else difference(runs, control).text()
+            control = arms.get(control_of(arm) if arm != control_of(arm) else "clip")
+            beside = "-" if control is None or arm == "clip" else difference(runs, control).text()
             lines.append(
                 [
                     family, schedule, f"{lr:g}", arm, f"{sum(map(lost, runs.values()))} of {len(runs)}",

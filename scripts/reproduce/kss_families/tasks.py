@@ -17,6 +17,8 @@ from scripts.reproduce import data
 
 #: Articles that MiniLM tells apart, and tokens of a passage.
 ARTICLES, _PASSAGE = 16, 32
+#: Images that are trained on; of the others 2,000 are held out.
+_TRAINED = 48_000
 _CIFAR = "cifar10/plain_text/train-00000-of-00001.parquet"
 
 
@@ -29,12 +31,14 @@ class Task:
         guessing: loss of knowing nothing; what a run that exploded counts as.
         must_beat: a run that ends no better has learnt nothing of the context, and is lost.
         needs: raises ValueError if the data is not there.
+        held_out: batches of data that is never trained on, where the batches of a run repeat themselves.
     """
 
     batch: Callable[[torch.Generator], dict[str, Tensor]]
     guessing: float
     must_beat: float
     needs: Callable[[], object]
+    held_out: Callable[[], list[dict[str, Tensor]]] | None = None
 
 
 def _text(generator: torch.Generator) -> dict[str, Tensor]:
@@ -48,16 +52,36 @@ def _recall(generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def _images(generator: torch.Generator) -> dict[str, Tensor]:
+    return _pictures(torch.randint(0, _TRAINED, (32,), generator=generator))
+
+
+def _pictures(chosen: Tensor) -> dict[str, Tensor]:
     pixels, labels = cifar()
-    chosen = torch.randint(0, len(labels), (32,), generator=generator)
     return {"pixel_values": (pixels[chosen].float() / 255 - 0.5) / 0.25, "labels": labels[chosen]}
 
 
+def _other_images() -> list[dict[str, Tensor]]:
+    return [_pictures(part) for part in torch.arange(_TRAINED, _TRAINED + 2000).split(200)]
+
+
 def _articles(generator: torch.Generator) -> dict[str, Tensor]:
-    texts = tokenised()
-    labels = torch.randint(0, ARTICLES, (16,), generator=generator)
-    rows = [data.passages(texts[label], generator, 1, _PASSAGE)[0] for label in labels.tolist()]
+    return _passages(generator, 16, lambda text: text[: _cut(text)])
+
+
+def _passages(generator: torch.Generator, size: int, part: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    labels = torch.randint(0, ARTICLES, (size,), generator=generator)
+    rows = [data.passages(part(tokenised()[label]), generator, 1, _PASSAGE)[0] for label in labels.tolist()]
     return {"input_ids": torch.stack(rows), "labels": labels}
+
+
+def _other_passages() -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [_passages(generator, 64, lambda text: text[_cut(text) :]) for _ in range(8)]
+
+
+def _cut(text: Tensor) -> int:
+    """Where the last quarter of an article begins, which is not trained on."""
+    return 3 * len(text) // 4
 
 
 def cifar_file() -> Path:
@@ -104,5 +128,5 @@ def tokenised() -> list[Tensor]:
 #: How often each byte occurs (3.192), and how often each follows each other (2.317): entropies of WikiText-103's test split.
 text = Task(_text, 3.192, 2.317, lambda: data.wikitext_file("test"))
 recall = Task(_recall, math.log(16), math.inf, lambda: None)
-images = Task(_images, math.log(10), 2.2, cifar_file)
-articles = Task(_articles, math.log(ARTICLES), 2.2, lambda: data.wikitext_file("validation"))
+images = Task(_images, math.log(10), 2.2, cifar_file, _other_images)
+articles = Task(_articles, math.log(ARTICLES), 2.2, lambda: data.wikitext_file("validation"), _other_passages)

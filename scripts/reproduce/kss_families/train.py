@@ -10,10 +10,11 @@ from torch import nn
 
 from .networks import FAMILIES, make
 from .rules import EVERY, shaper_of
+from .tasks import Task
 
 WARMUP, WEIGHT_DECAY, LAST = 50, 0.01, 100
-#: A run that has exploded ends.
-LOSS_LIMIT = 50.0
+#: A run that has exploded ends; one whose task gradient was that large once was lost by its gradient, as in `kss_default`.
+LOSS_LIMIT, GRADIENT_LIMIT = 50.0, 500.0
 
 
 def train(job: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def train(job: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of(job["schedule"], step, steps))
     generator = torch.Generator().manual_seed(10_000 + seed)
     losses: list[float] = []
-    largest, exploded = 0.0, None
+    largest, exploded, by_gradient = 0.0, None, None
     with shaper:
         for step in range(steps):
             rule.step = step
@@ -37,7 +38,11 @@ def train(job: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
             optimizer.zero_grad()
             loss.backward()
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+            if arm["kss"] is not None and not norm < GRADIENT_LIMIT / 5:
+                norm = task_gradient_norm(model, batch)
             value, largest = float(loss.detach()), max(largest, norm)
+            if by_gradient is None and not norm <= GRADIENT_LIMIT:
+                by_gradient = step
             if not (value <= LOSS_LIMIT and math.isfinite(norm)):
                 exploded = step
                 break
@@ -48,13 +53,33 @@ def train(job: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
     final = mean(losses[-LAST:]) if exploded is None else None
     return {
         "exploded": exploded,
+        "lost_by_gradient": by_gradient,
         "loss": final,
+        "held_out": held_out_loss(model, task) if exploded is None else None,
         "losses": [round(mean(losses[i : i + EVERY]), 4) for i in range(0, len(losses), EVERY)],
         "largest_gradient_norm": largest,
         "dropped": shaper.dropped,
         "skipped": shaper.aside.count,
         "record": {step: [[round(x, 4) for x in block] for block in blocks] for step, blocks in rule.record.items()},
     }
+
+
+def task_gradient_norm(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
+    """Norm of the gradient without KSS, which evaluation mode keeps out; there is no dropout. The gradients of the step stay."""
+    model.eval()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    gradients = torch.autograd.grad(model(**batch).loss, weights, allow_unused=True)
+    model.train()
+    return float(nn.utils.get_total_norm([one for one in gradients if one is not None]))
+
+
+@torch.no_grad()
+def held_out_loss(model: nn.Module, task: Task) -> float | None:
+    """Mean loss on the held-out batches of a task; ``None`` if every batch of a run is new."""
+    if task.held_out is None:
+        return None
+    model.eval()
+    return mean([float(model(**batch).loss) for batch in task.held_out()])
 
 
 def share_of(schedule: str, step: int, steps: int) -> float:
