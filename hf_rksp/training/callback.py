@@ -183,7 +183,8 @@ class RKSPCallback(TrainerCallback):
             return
         assert self._begun is not None
         if stacks is None:
-            logger.warning("Nothing is profiled in this run: %s. The guard watches it all the same", cause.rstrip("."))
+            text = "Nothing is profiled in this run: %s. The guard watches it all the same; %s"
+            logger.warning(text, cause.rstrip("."), OFF)
             self.engine = Engine(Watch(self._begun[2], stacks=()), guards, self._recorder)
         else:
             self.attach(self._begun[2], stacks)
