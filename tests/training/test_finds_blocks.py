@@ -11,6 +11,7 @@ from transformers import MPNetConfig, MPNetForMaskedLM, Trainer, TrainingArgumen
 from hf_rksp import RKSPCallback, RKSPTrainer, RKSPTrainingArguments
 from hf_rksp.config import MonitorConfig
 from hf_rksp.errors import CaptureError, InputError
+from hf_rksp.history.read import read_history
 from tests.training.common import (
     Chain,
     Rows,
@@ -86,13 +87,13 @@ def test_a_model_without_blocks_is_refused_before_the_first_step(how, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [None, TrainingArguments])
-def test_without_kss_it_trains_and_says_that_nothing_is_watched(settings, tmp_path, caplog):
+def test_without_kss_it_trains_and_says_that_nothing_is_profiled(settings, tmp_path, caplog):
     given = {"settings": settings} if settings else {}
     run = trained(tmp_path, Point(), POINTS, kss=False, **given)
     assert run.state.global_step == 4
     (text,) = warned(caplog)
     assert "Nothing is profiled" in text and "monitor=False" in text
-    assert not list(tmp_path.glob("*.jsonl"))
+    assert not read_history(tmp_path).readings, "the guard watches, and has nothing to say"
 
 
 def test_a_callback_beside_a_plain_trainer_stands_aside(tmp_path, caplog):
