@@ -17,8 +17,12 @@ def checkpoints_in(path: Path) -> list[Path]:
     found = [(step, folder) for folder in path.iterdir() if (step := step_in(folder)) is not None and folder.is_dir()]
     if found:
         return [folder for _, folder in sorted(found)]
-    holds = any(any(path.glob(pattern)) for pattern in _WEIGHTS)
-    return [path] if holds or step_in(path) is not None else []
+    return [path] if holds_weights(path) or step_in(path) is not None else []
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a file or a folder with weights is in ``folder``."""
+    return any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
 
 
 def step_in(folder: Path) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_rksp.doctor.checkpoint import read_checkpoint
-from hf_rksp.doctor.folders import checkpoints_in, step_in
+from hf_rksp.doctor.folders import checkpoints_in, holds_weights, step_in
 from hf_rksp.doctor.mark import Mark, read_mark
 from hf_rksp.errors import cause_of
 from hf_rksp.inputs.damage import damage
@@ -29,8 +29,6 @@ _NEEDED = (
 )
 #: Beginnings of the names of files that Trainer goes on without.
 _DROPPED = ("optimizer.", "scheduler.", "scaler.", "rng_state", "training_args.")
-#: What holds weights.
-_WEIGHTS = (*_NEEDED[:4], "adapter_model.bin", "*/adapter_model.bin", "global_step*", "pytorch_model_fsdp*")
 
 
 def newest_first(run: Path, most: int | None = None) -> Iterator[tuple[int, Path]]:
@@ -59,10 +57,9 @@ def to_go_on_from(run: Path) -> Choice:
     left_out: list[str] = []
     for step, folder in newest_first(run):
         mark = read_mark(folder)
-        wrong = mark.why if mark is not None and mark.step == step and mark.healthy is False else ""
-        if not (
-            wrong or (wrong := _wrong_in(folder, step, mark is not None and mark.step == step and bool(mark.healthy)))
-        ):
+        healthy = mark.healthy if mark is not None and mark.step == step else None
+        wrong = mark.why if mark is not None and healthy is False else _wrong_in(folder, step, bool(healthy))
+        if not wrong:
             return Choice(folder, left_out)
         left_out.append(f"{folder.name} ({wrong.rstrip('.')})")
     return Choice(None, left_out)
@@ -77,7 +74,7 @@ def _wrong_in(folder: Path, step: int, marked: bool = False) -> str:
     """Why a run cannot go on from a checkpoint; nothing if it can. Numbers are not read if it is ``marked`` as healthy."""
     if wrong := damage_in(folder):
         return wrong
-    if marked and any(True for pattern in _WEIGHTS for _ in folder.glob(pattern)):
+    if marked and holds_weights(folder):
         return ""
     found = read_checkpoint(folder, step)
     parts = {"weights": found.weights, "moments": found.moments}

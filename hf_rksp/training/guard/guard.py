@@ -23,7 +23,7 @@ from hf_rksp.training.guard.health import Health, stretches_in
 from hf_rksp.training.guard.judge import Finding, Judge
 from hf_rksp.training.guard.ladder import Ladder
 from hf_rksp.training.guard.measured import Gradients, Measured, Sums, sums_of
-from hf_rksp.training.guard.numbers import Update, broken_numbers, gradient_numbers
+from hf_rksp.training.guard.numbers import Update, broken_numbers, gradient_numbers, per_rate
 from hf_rksp.training.guard.words import done_in_words, stop_text, with_weights
 from hf_rksp.training.host import Later, to_host
 from hf_rksp.training.monitors.base import Alarm, Intervention, Measuring, Reading, none
@@ -318,7 +318,7 @@ class DivergenceGuard(Intervention):
     def step_made(self) -> None:
         """The step was made or left out. Go back if that was decided."""
         gate = self.watch.gate
-        self._update = _per_rate(self._moves.end(), self._rate)
+        self._update = per_rate(self._moves.end(), self._rate)
         if gate is not None:
             gate.step_over()
             self._update = None if gate.left_out else self._update
@@ -441,16 +441,3 @@ class DivergenceGuard(Intervention):
     def close(self) -> None:
         """Look no more."""
         self._hooks.remove()
-
-
-def _per_rate(update: Tensor | None, rate: Tensor | float | None) -> Tensor | None:
-    """The squared norm of an update per learning rate; ``None`` if nobody knows the rate, or it is zero.
-
-    The update of Adam is as large as its learning rate, so a schedule that restarts, or a rate that is given back, is no sign.
-    """
-    if update is None or rate is None:
-        return None
-    if isinstance(rate, Tensor):
-        rate = rate.to(update)
-        return torch.where(rate > 0, update / rate.square(), torch.zeros_like(update))
-    return update / rate**2 if rate > 0 else None

@@ -128,6 +128,19 @@ def _spread(part: Tensor) -> Tensor:
     return flat[::distance][:_SAMPLE]
 
 
+def per_rate(update: Tensor | None, rate: Tensor | float | None) -> Tensor | None:
+    """The squared norm of an update per learning rate; ``None`` if nobody knows the rate, or it is zero.
+
+    The update of Adam is as large as its learning rate, so a schedule that restarts, or a rate that is given back, is no sign.
+    """
+    if update is None or rate is None:
+        return None
+    if isinstance(rate, Tensor):
+        rate = rate.to(update)
+        return torch.where(rate > 0, update / rate.square(), torch.zeros_like(update))
+    return update / rate**2 if rate > 0 else None
+
+
 def _copies(weights: Mapping[str, nn.Parameter]) -> int:
     """How many processes have the same entry."""
     if any(is_partitioned(weight) for weight in weights.values()):

@@ -13,12 +13,8 @@ from transformers import (
     BertForSequenceClassification,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     Mamba2Config,
     Mamba2ForCausalLM,
     Olmo2Config,
@@ -31,6 +27,9 @@ from transformers import (
     ViTForImageClassification,
 )  # fmt: skip
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from scripts.reproduce.kss_default.tasks import gpt2 as small_gpt2
+from scripts.reproduce.kss_default.tasks import llama as small_llama
 
 from .tasks import ARTICLES, Task, articles, images, recall, text
 
@@ -54,16 +53,12 @@ class Family:
 
 def gpt2() -> nn.Module:
     """Pre-LN. No dropout."""
-    return _gpt2(WIDTH, 256, 32)
+    return small_gpt2(WIDTH, 256, 32, norm=True)
 
 
 def no_norm() -> nn.Module:
     """GPT-2 without any normalisation, twice as wide, for recall: the network of `kss_default`."""
-    model = _gpt2(128, 32, 9)
-    for block in model.transformer.h:
-        block.ln_1, block.ln_2 = nn.Identity(), nn.Identity()
-    model.transformer.ln_f = nn.Identity()
-    return model
+    return small_gpt2(128, 32, 9, norm=False)
 
 
 def neox() -> nn.Module:
@@ -78,7 +73,7 @@ def neox() -> nn.Module:
 
 def llama() -> nn.Module:
     """RMSNorm, rotary positions, SwiGLU."""
-    return LlamaForCausalLM(LlamaConfig(**_MODERN))
+    return small_llama(WIDTH, 256, 32)
 
 
 def gpt2_rmsnorm() -> nn.Module:
@@ -156,16 +151,6 @@ def _replace(model: nn.Module, kind: type[nn.Module], make: Callable[[int], nn.M
         for name, module in list(parent.named_children()):
             if isinstance(module, kind):
                 setattr(parent, name, make(module.weight.shape[0]))
-
-
-def _gpt2(width: int, vocabulary: int, length: int) -> Any:
-    return GPT2LMHeadModel(
-        GPT2Config(
-            n_layer=LAYERS, n_embd=width, n_head=HEADS, vocab_size=vocabulary, n_positions=length, bos_token_id=0,
-            eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
-            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one kernel
-        )
-    )  # fmt: skip
 
 
 FAMILIES = {

@@ -14,6 +14,7 @@ from datasets import load_dataset
 from torch import Tensor
 
 from scripts.reproduce import data
+from scripts.reproduce.kss_default.tables import GUESSING, MUST_BEAT
 
 #: Articles that MiniLM tells apart, and tokens of a passage.
 ARTICLES, _PASSAGE = 16, 32
@@ -125,8 +126,7 @@ def tokenised() -> list[Tensor]:
     ]
 
 
-#: How often each byte occurs (3.192), and how often each follows each other (2.317): entropies of WikiText-103's test split.
-text = Task(_text, 3.192, 2.317, lambda: data.wikitext_file("test"))
-recall = Task(_recall, math.log(16), math.inf, lambda: None)
+text = Task(_text, GUESSING["text-preln"], MUST_BEAT["text-preln"], lambda: data.wikitext_file("test"))
+recall = Task(_recall, GUESSING["recall"], math.inf, lambda: None)
 images = Task(_images, math.log(10), 2.2, cifar_file, _other_images)
 articles = Task(_articles, math.log(ARTICLES), 2.2, lambda: data.wikitext_file("validation"), _other_passages)
