@@ -154,7 +154,7 @@ class DivergenceGuard(Intervention):
         if "rollback" in self.config.chosen:
             raise self._refusal(text)
         if current_ranks().rank == 0:
-            logger.info("No checkpoint will be marked as healthy: %s", text)
+            logger.info("No checkpoint will get a verdict: %s", text)
 
     def _refusal(self, why: str) -> InputError:
         return InputError(f"rungs={self.config.rungs!r}: {why}")
