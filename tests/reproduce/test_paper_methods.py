@@ -1,0 +1,131 @@
+"""The methods of the paper's tables do what their sources say."""
+
+import math
+
+import pytest
+import torch
+
+from hf_rksp import KSSConfig
+from hf_rksp.spectral.penalties import shaping_penalty
+from scripts.reproduce.kss_default.tasks import TASKS
+from scripts.reproduce.paper_methods.methods import clip_queries_and_keys, optimizer_of, prepare
+from scripts.reproduce.paper_methods.penalties import PENALTIES
+from scripts.reproduce.paper_methods.train import Run
+
+
+def network(method):
+    torch.manual_seed(0)
+    model = TASKS["recall"].network()
+    prepare(model, method, torch.Generator().manual_seed(0))
+    return model
+
+
+IDS = torch.arange(18).reshape(2, 9)
+
+
+def test_a_method_that_changes_nothing_leaves_the_network_as_it_is():
+    torch.manual_seed(0)
+    plain = TASKS["recall"].network()
+    assert torch.allclose(plain(input_ids=IDS).logits, network({})(input_ids=IDS).logits, atol=1e-6)
+    assert torch.allclose(
+        plain(input_ids=IDS).logits, network({"qk_clip": 100.0})(input_ids=IDS).logits, atol=1e-6
+    )  # attention that is written out
+
+
+def test_spectral_norm_makes_every_matrix_of_a_block_one_in_norm():
+    model = network({"weights": "spectral norm"}).train()
+    for _ in range(30):  # power iteration
+        model(input_ids=IDS)
+    for block in model.transformer.h:
+        assert float(torch.linalg.matrix_norm(block.mlp.c_fc.weight.detach(), 2)) == pytest.approx(1, rel=0.05)
+
+
+def test_weight_norm_keeps_the_function_and_has_a_gain_for_each_output():
+    assert torch.allclose(
+        network({"weights": "weight norm"})(input_ids=IDS).logits, network({})(input_ids=IDS).logits, atol=1e-5
+    )
+    gain = network({"weights": "weight norm"}).transformer.h[0].mlp.c_fc.parametrizations.weight.original0
+    assert gain.shape == (1, 512)
+
+
+def test_scaled_embeddings_have_the_variance_that_the_paper_asks_for():
+    model = network({"embedding": "scale"})
+    assert float(model.transformer.wte(torch.arange(32)).detach().var()) == pytest.approx(1, rel=0.1)
+
+
+def test_qk_norm_makes_queries_and_keys_of_unit_size():
+    model = network({"attention": "norm"})
+    seen = []
+    model.transformer.h[0].attn.q_norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(input_ids=IDS)
+    assert torch.allclose(seen[0].square().mean(-1), torch.ones(()), atol=0.1)
+
+
+def test_qk_clip_brings_the_largest_logit_to_its_limit():
+    model = network({"qk_clip": 1.0})
+    with torch.no_grad():
+        for block in model.transformer.h:
+            block.attn.c_attn.weight *= 300
+    model(input_ids=IDS)
+    before = model.transformer.h[0].attn.largest_logit
+    assert before.max() > 1
+    clip_queries_and_keys(model, 1.0)
+    model(input_ids=IDS)
+    after = model.transformer.h[0].attn.largest_logit
+    assert torch.allclose(after, before.clamp(max=1.0), rtol=1e-3, atol=1e-5)
+
+
+def test_mup_scales_learning_rates_logits_and_attention_with_the_width():
+    model, plain = network({"optimizer": "mup"}), network({})
+    optimizer = optimizer_of(model, {"optimizer": "mup"}, 0.004, 0.01)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.004]
+    assert [group["lr"] * group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([4e-5, 4e-5])
+    assert model.transformer.h[0].attn.width_scale == 0.5
+    assert torch.allclose(2 * model.transformer.h[0].mlp.c_fc.weight, plain.transformer.h[0].mlp.c_fc.weight)
+    seen = []
+    model.transformer.h[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    logits = model(input_ids=IDS).logits
+    states = seen[0] if torch.is_tensor(seen[0]) else seen[0][0]
+    assert torch.allclose(logits, states @ model.transformer.wte.weight.T / 4, atol=1e-6)
+
+
+def test_muon_moves_every_weight_and_its_schedule():
+    with Run({"optimizer": "muon"}, 0.001, 1.0, 0) as run:
+        before = {name: weight.clone() for name, weight in run.model.named_parameters()}
+        run.step()
+        moved = {name for name, weight in run.model.named_parameters() if not torch.equal(weight, before[name])}
+        rates = [group["lr"] for part in run.optimizer.parts for group in part.param_groups]
+    assert moved == set(before)
+    assert rates == pytest.approx([0.001 * 2 / 50] * 2)
+
+
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+def test_a_penalty_has_a_gradient_and_falls_if_it_is_followed(name):
+    method = {"penalty": name, "penalty_weight": 1.0}
+    model = network(method)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    values = []
+    for _ in range(5):
+        draw = torch.Generator().manual_seed(0)
+        output = model(input_ids=IDS, output_hidden_states=True)
+        loss = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), IDS.flatten())
+        penalty = PENALTIES[name](loss, output.logits, output.hidden_states, draw)
+        optimizer.zero_grad()
+        penalty.backward()
+        optimizer.step()
+        values.append(float(penalty))
+    assert math.isfinite(values[-1]) and values[-1] < values[0]
+
+
+def test_the_terms_of_kss_alone_add_up_to_the_whole():
+    moduli = torch.tensor([[0.3, 0.95, 1.3, 2.0]], dtype=torch.float64)
+    whole, unstable, near = (
+        KSSConfig(schedule="paper", **settings)
+        for settings in (
+            {"weight": 0.15},
+            {"weight": 0.15, "near_unit_weight": 0},
+            {"weight": 1.5e-7, "near_unit_weight": 1e6},
+        )
+    )
+    values = [float(one.weight * shaping_penalty(moduli, one)) for one in (whole, unstable, near)]
+    assert values[0] == pytest.approx(values[1] + values[2], rel=1e-5)
