@@ -64,7 +64,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
                     losses[-1] = math.inf
                     break
                 if parts and step % of_run["every"] == 0:
-                    own.read(step, ids, labels, losses[-1], lr)
+                    own.read(step, ids, labels, losses[-1], lr, step % of_run["every_curvature"] == 0)
                 optimizer.step()
                 optimizer.zero_grad()
                 fault.after(step, model, optimizer)

@@ -25,18 +25,24 @@ from hf_rksp.profile.directions import direction_of
 from hf_rksp.profile.line_search import first_crossing
 from hf_rksp.training.monitors.base import Monitor
 
+from .scores import change
+
 #: Signal -> monitor, key of its readings, and whether it is small if things are bad.
 OF_MONITORS = {
-    "near-unit mass": ("spectrum", "near_unit_mass/mean", False),
-    "spectral radius": ("spectrum", "spectral_radius/max", False),
-    "alignment: majority share": ("alignment", "majority_share/max", False),
-    "alignment: mean absolute": ("alignment", "mean_absolute/max", False),
-    "spectral norm": ("alignment", "spectral_norm/max", False),
     "curvature, one step": ("curvature", "ratio_step", False),
     "curvature, momentum": ("curvature", "ratio_momentum", False),
     "curvature along the update": ("curvature", "ratio_direction", False),
-    "effective rank of the query-key update": ("attention", "effective_rank/min", True),
-    "largest attention logit": ("attention", "largest_logit", False),
+}
+#: Signals that every layer has: monitor, key of a layer, whether it is small if things are bad, and what stands for the level of
+#: all layers. The largest majority share is that of a layer whose tokens agree in healthy runs too, so its level is the mean.
+OF_LAYERS = {
+    "near-unit mass": ("spectrum", "near_unit_mass", False, "mean"),
+    "spectral radius": ("spectrum", "spectral_radius", False, "worst"),
+    "alignment: majority share": ("alignment", "majority_share", False, "mean"),
+    "alignment: mean absolute": ("alignment", "mean_absolute", False, "worst"),
+    "spectral norm": ("alignment", "spectral_norm", False, "worst"),
+    "effective rank of the query-key update": ("attention", "effective_rank", True, "worst"),
+    "largest attention logit": ("attention", "largest_logit", False, "worst"),
 }
 #: Signals of this file.
 OWN = ("critical learning rate", "activation kurtosis", "update norm")
@@ -44,7 +50,7 @@ OWN = ("critical learning rate", "activation kurtosis", "update norm")
 _LARGE = 1e12
 #: Signals that are made from the losses and gradient norms of all steps.
 OF_CURVES = ("gradient norm", "loss", "CUSUM of the loss")
-SIGNALS = (*OF_MONITORS, *OWN, *OF_CURVES)
+SIGNALS = (*OF_MONITORS, *OF_LAYERS, *OWN, *OF_CURVES)
 
 
 def monitors(every: int, every_curvature: int) -> list[Monitor]:
@@ -66,10 +72,18 @@ class Own:
         self.guess = optimizer.param_groups[0]["lr"]
         self.found: dict[str, dict[int, float | None]] = {name: {} for name in OWN}
 
-    def read(self, step: int, ids: Tensor, labels: Tensor, loss: float, lr: float) -> None:
-        """Gradients are there, and the weights have not moved."""
+    def read(self, step: int, ids: Tensor, labels: Tensor, loss: float, lr: float, search: bool) -> None:
+        """Gradients are there, and the weights have not moved; ``search`` looks for the critical learning rate too."""
         self.found["activation kurtosis"][step] = self._kurtosis(ids)
-        self.found["critical learning rate"][step] = self._ratio(step, ids, labels, loss, lr)
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        if not all(bool(g.isfinite().all()) for g in gradients.values()):
+            self.found["update norm"][step] = self.found["critical learning rate"][step] = _LARGE
+            return
+        direction = direction_of(self.model, self.optimizer).rule(gradients)
+        squares = sum(float(part.double().square().sum()) for part in direction.values())
+        self.found["update norm"][step] = lr * math.sqrt(squares)
+        if search:
+            self.found["critical learning rate"][step] = self._ratio(direction, ids, labels, loss, lr)
 
     @torch.no_grad()
     def _kurtosis(self, ids: Tensor) -> float:
@@ -84,14 +98,8 @@ class Own:
             self.model(input_ids=ids)
         return max(largest)
 
-    def _ratio(self, step: int, ids: Tensor, labels: Tensor, loss: float, lr: float) -> float | None:
+    def _ratio(self, direction: dict[str, Tensor], ids: Tensor, labels: Tensor, loss: float, lr: float) -> float | None:
         """Learning rate over the critical one: that at which the step of the optimizer first raises the loss of its batch."""
-        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        if not all(bool(g.isfinite().all()) for g in gradients.values()):
-            return _LARGE
-        direction = direction_of(self.model, self.optimizer).rule(gradients)
-        squares = sum(float(part.double().square().sum()) for part in direction.values())
-        self.found["update norm"][step] = lr * math.sqrt(squares)
 
         def rises(at: float) -> bool:
             with virtual_step(self.model, direction, at), torch.no_grad():
@@ -106,26 +114,55 @@ class Own:
 
 def series(
     history: History, own: Own, losses: list[float], norms: list[float], every: int
-) -> dict[str, list[float | None]]:
-    """Signal -> one number per reading, at steps 0, ``every``, 2 ``every``, ...; ``None`` for what was not read.
+) -> dict[str, dict[str, list[float | None]]]:
+    """Signal -> form -> one number per reading, at steps 0, ``every``, 2 ``every``, ...; ``None`` for what was not read.
 
-    Loss is the mean, and gradient norm the largest value, of the steps since the reading before.
+    Every signal has the form "level". One that each layer has is judged layer by layer too: "change" is the largest change of a
+    layer against its own past. The change of the others is made from the level, by `scores.change`. Loss is
+    the mean, and gradient norm the largest value, of the steps since the reading before.
     """
     places = range(len(losses) // every)
-    found: dict[str, list[float | None]] = {}
+    found: dict[str, dict[str, list[float | None]]] = {}
     for signal, (monitor, key, falls) in OF_MONITORS.items():
         read = {row["step"]: row["values"].get(key) for row in history.of(monitor)}
-        found[signal] = [_number(read.get(place * every), falls) for place in places]
+        found[signal] = {"level": [_number(read.get(place * every), falls) for place in places]}
+    for signal, (monitor, key, falls, over) in OF_LAYERS.items():
+        rows = {row["step"]: row["layers"] for row in history.of(monitor)}
+        layers: dict[Any, list[float | None]] = {}
+        for place in places:
+            for one in rows.get(place * every, ()):
+                values = layers.setdefault((one.get("stack"), one.get("path")), [None] * len(places))
+                values[place] = _number(one.get(key), falls)
+        found[signal] = {"level": _over(list(layers.values()), over), "change": _largest_change(list(layers.values()))}
     for signal in OWN:
-        found[signal] = [_number(own.found[signal].get(place * every), False) for place in places]
+        found[signal] = {"level": [_number(own.found[signal].get(place * every), False) for place in places]}
     last = [max(0, (place - 1) * every + 1) for place in places]
-    found["gradient norm"] = [_number(max(norms[a : p * every + 1]), False) for a, p in zip(last, places, strict=True)]
-    found["loss"] = [
-        _number(sum(part) / len(part), False)
-        for a, p in zip(last, places, strict=True)
-        if (part := losses[a : p * every + 1])
-    ]
+    largest = [_number(max(norms[a : p * every + 1]), False) for a, p in zip(last, places, strict=True)]
+    found["gradient norm"] = {"level": largest}
+    found["loss"] = {
+        "level": [
+            _number(sum(part) / len(part), False)
+            for a, p in zip(last, places, strict=True)
+            if (part := losses[a : p * every + 1])
+        ]
+    }
     return found
+
+
+def _over(layers: list[list[float | None]], over: str) -> list[float | None]:
+    """The mean or the worst of the layers at each reading."""
+    found: list[float | None] = []
+    for at in zip(*layers, strict=True):
+        known = [value for value in at if value is not None]
+        found.append(_short(max(known) if over == "worst" else sum(known) / len(known)) if known else None)
+    return found
+
+
+def _largest_change(layers: list[list[float | None]]) -> list[float | None]:
+    """The largest `change` of the layers at each reading."""
+    changes = [change(values) for values in layers]
+    largest = [max(at) for at in zip(*changes, strict=True)]
+    return [None if value == -math.inf else _short(value) for value in largest]
 
 
 def cusum(losses: list[float | None], slack: float = 0.05) -> list[float | None]:
@@ -146,4 +183,8 @@ def _number(value: Any, falls: bool) -> float | None:
     if value is None:
         return None
     value = value if math.isfinite(value) else -_LARGE if falls else _LARGE
-    return float(f"{-value if falls else value:.4g}")
+    return _short(-value if falls else value)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")

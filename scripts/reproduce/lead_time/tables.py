@@ -9,7 +9,7 @@ from typing import Any
 from scripts.reproduce.harness.intervals import share
 from scripts.reproduce.harness.markdown import table
 
-from .rivals import RIVALS
+from .rivals import RIVALS, SCALES
 from .scores import FORMS, all_alarms, runs_of, scores, threshold
 from .signals import SIGNALS, cusum
 
@@ -20,12 +20,12 @@ FALSE = 0.05
 TUNING = 500
 
 
-def series_of(row: Row, signal: str) -> list[float | None]:
-    """A signal of a run."""
+def forms_of(row: Row, signal: str) -> dict[str, list[float | None]]:
+    """The forms of a signal of a run."""
     if signal == "CUSUM of the loss":
-        return cusum(row["signals"]["loss"])
-    values: list[float | None] = row["signals"][signal]
-    return values
+        return {"level": cusum(row["signals"]["loss"]["level"])}
+    forms: dict[str, list[float | None]] = row["signals"][signal]
+    return forms
 
 
 def healthy(row: Row) -> bool:
@@ -40,13 +40,28 @@ def network(row: Row) -> str:
 
 def alarms(rows: Sequence[Row], signal: str, form: str, every: int) -> dict[int, list[int]]:
     """Place of a reported run -> steps of its readings with an alarm, with a threshold from the healthy tuning runs."""
-    scored = {place: runs_of(scores(series_of(row, signal), form)) for place, row in enumerate(rows)}
+    scored = {place: runs_of(scores(forms_of(row, signal), form)) for place, row in enumerate(rows)}
     found = {}
     for name in {network(row) for row in rows}:
         mine = [place for place, row in enumerate(rows) if network(row) == name]
         tuning = [scored[place] for place in mine if rows[place]["seed"] >= TUNING and healthy(rows[place])]
         above = threshold(tuning, FALSE)
         found |= {p: all_alarms(scored[p], above, every) for p in mine if rows[p]["seed"] < TUNING}
+    return found
+
+
+def alarms_of(rows: Sequence[Row], rival: str, tuned: bool) -> dict[int, list[int]]:
+    """The same of another tool: at its own threshold, or at the least multiple of it that few enough tuning runs are above.
+
+    If too many are above each multiple, the largest one is taken.
+    """
+    found = {}
+    for name in {network(row) for row in rows}:
+        mine = [place for place, row in enumerate(rows) if network(row) == name]
+        tuning = [rows[p]["rivals"][rival] for p in mine if rows[p]["seed"] >= TUNING and healthy(rows[p])]
+        allowed = [scale for scale in SCALES if sum(bool(run[f"{scale:g}"]) for run in tuning) <= FALSE * len(tuning)]
+        scale = min(allowed, default=SCALES[-1]) if tuned else 1.0
+        found |= {p: rows[p]["rivals"][rival][f"{scale:g}"] for p in mine if rows[p]["seed"] < TUNING}
     return found
 
 
@@ -110,7 +125,9 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> str:
             lines.append(line(f"{signal}, {form}", rows, found.__getitem__, ways, every))
     for rival in RIVALS:
         if all(row["rivals"].get(rival) is not None for row in rows):
-            lines.append(line(rival, rows, lambda place: rows[place]["rivals"][rival], ways, every))  # noqa: B023
+            for kind, tuned in (("its own threshold", False), ("threshold chosen as above", True)):
+                found = alarms_of(rows, rival, tuned)
+                lines.append(line(f"{rival}, {kind}", rows, found.__getitem__, ways, every))
     heads = [
         "signal",
         "runs with a false alarm",
