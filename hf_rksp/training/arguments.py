@@ -26,6 +26,7 @@ from hf_rksp.config import (
 from hf_rksp.errors import InputError
 from hf_rksp.training.before import LIMIT, MODES, Mode
 from hf_rksp.training.depth_warmup import DepthWarmup
+from hf_rksp.training.kss.auto import switch_of
 from hf_rksp.training.monitors.alignment import AlignmentMonitor
 from hf_rksp.training.monitors.attention import AttentionMonitor
 from hf_rksp.training.monitors.base import Monitor
@@ -88,7 +89,7 @@ else:
 class ArgumentMethods(_Host):
     """What `RKSPArguments` does besides holding values; the annotations tell the type checker of fields that it cannot see."""
 
-    kss: bool
+    kss: str
     kss_schedule: Literal["balanced", "paper"]
     spectrum: bool
     run_report: bool
@@ -100,11 +101,12 @@ class ArgumentMethods(_Host):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("kss", "spectrum", "run_report"):
+        self.kss = switch_of(self.kss)
+        for name in ("spectrum", "run_report"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(
                     f"{name}={getattr(self, name)!r}: pass true or false, without quotes. Settings have arguments of "
-                    "their own (kss_rank, spectrum_every, ...) or go to RKSPTrainer(kss=..., monitor=...)"
+                    "their own (spectrum_every, ...) or go to RKSPTrainer(monitor=...)"
                 )
         if self.risk not in MODES:
             raise InputError(f"risk={self.risk!r}: pass 'off', 'warn' or 'stop'")
@@ -117,13 +119,13 @@ class ArgumentMethods(_Host):
         self.guard_config()
 
     def kss_config(self) -> KSSConfig | None:
-        """Settings of KSS, or ``None`` if it is off.
+        """Settings of KSS, or ``None`` if it is off; with "auto" it may still not act in a run.
 
         Raises:
             InputError: a value that KSS cannot have; the message names the argument.
         """
         config = self._kss()
-        return config if self.kss and config.weight else None
+        return config if switch_of(self.kss) != "off" and config.weight else None
 
     def spectrum_config(self) -> MonitorConfig | None:
         """Settings of the spectral monitor, or ``None`` if it is off.
@@ -145,8 +147,8 @@ class ArgumentMethods(_Host):
         )
         return config if config.chosen else None
 
-    def sleeping_kss(self) -> KSSConfig:
-        """Settings of KSS that the guard switches on, whether or not it is on from the first step."""
+    def kss_settings(self) -> KSSConfig:
+        """Settings of KSS, whether or not it is on: the guard may switch it on later."""
         return self._kss()
 
     def monitors(self) -> list[Monitor]:
@@ -191,7 +193,14 @@ class ArgumentMethods(_Host):
 RKSPArguments = make_dataclass(
     "RKSPArguments",
     [
-        ("kss", bool, _option(True, "Apply the spectral regulariser (KSS) while training.")),
+        (
+            "kss",
+            str,  # true and false are taken too: from YAML, and from code
+            _option(
+                "auto",
+                "The spectral regulariser (KSS): 'on', 'off', or 'auto', which switches it on where it was measured to help.",
+            ),
+        ),
         (
             "kss_schedule",
             Literal["balanced", "paper"],

@@ -247,12 +247,17 @@ def _is_trained(trainer: Trainer, base: Any, objective: Objective, batch: Mappin
     """
     vocabulary = getattr(getattr(base, "config", None), "vocab_size", None)
     if objective == "classification" or not isinstance(vocabulary, int) or vocabulary < 2:
-        # The vectors of a model (scales of its norms, biases) begin as constants.
-        return any(p.ndim == 1 and bool((p.detach() != p.detach()[0]).any()) for p in base.parameters())
+        return vectors_vary(base)
     model: Any = trainer.model
     with restored(model), torch.no_grad():
         loss: Any = trainer.compute_loss(model, trainer._prepare_inputs(dict(batch)))
     return float(loss) < _GUESSING * math.log(vocabulary)
+
+
+def vectors_vary(model: nn.Module) -> bool:
+    """Whether the weights are trained: the vectors of a model (gains of its norms, biases) begin as constants."""
+    vectors = (weight.detach() for weight in model.parameters() if weight.ndim == 1 and weight.numel() > 1)
+    return any(bool((vector != vector[0]).any()) for vector in vectors)
 
 
 def _tokens(batch: Mapping[str, Any]) -> int:

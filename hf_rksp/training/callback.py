@@ -26,6 +26,7 @@ from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Said
 from hf_rksp.training.engine import Engine
 from hf_rksp.training.guard.guard import DivergenceGuard
+from hf_rksp.training.kss.auto import Choice
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor
 from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor
@@ -39,8 +40,8 @@ STATE = "hf_rksp"
 
 #: What can be done if a model has no residual blocks.
 REMEDIES = (
-    "Name their list with blocks='path.to.list' (residual_blocks). Or train without: kss=False (kss=False among the arguments, or "
-    "kss_weight=0) switches KSS off, and monitor=False (spectrum=False) the monitor"
+    "Name their list with blocks='path.to.list' (residual_blocks). Or train without: kss='off' (also among the arguments) switches "
+    "KSS off, and monitor=False (spectrum=False) the monitor"
 )
 
 
@@ -111,6 +112,8 @@ class RKSPCallback(TrainerCallback):
         self.driven = False
         #: Set by `RKSPTrainer`: what was said of the run before its first step, the first event of the history.
         self.said: Said | None = None
+        #: Set by `RKSPTrainer`: whether KSS acts, if that was decided by "auto".
+        self.choice: Choice | None = None
         self.rewind: Callable[[Path], None] | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._recorder = Recorder()
@@ -257,6 +260,8 @@ class RKSPCallback(TrainerCallback):
         )
         if self.said is not None:
             self._recorder.event(state.global_step, "risk", "forecast", self.said.text, **self.said.values)
+        if self.choice is not None:
+            self._recorder.event(state.global_step, "kss", "choice", self.choice.text, **self.choice.values)
         self.path, self._recorder.send = self._recorder.path, sender(getattr(args, "report_to", ()))
         self._keep_in_state()
 

@@ -4,60 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Trainer
-from transformers.integrations.deepspeed import deepspeed_load_checkpoint
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rksp.capture import Stack, find_stacks, needs_probe, untouched
 from hf_rksp.capture.agreement import found_anywhere
 from hf_rksp.capture.calling import eager
 from hf_rksp.config import GuardConfig, KSSConfig, MonitorConfig
-from hf_rksp.doctor.health import rotate, to_go_on_from, whole_and_finite
-from hf_rksp.doctor.mark import drop_mark
 from hf_rksp.errors import CaptureError, InputError, RunStoppedError, first_line
-from hf_rksp.files import put_files
-from hf_rksp.ranks import agreeing, current_ranks, from_main, world_size
+from hf_rksp.ranks import world_size
 from hf_rksp.training import before
 from hf_rksp.training.arguments import ArgumentMethods
 from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Mode
 from hf_rksp.training.callback import REMEDIES, RKSPCallback, several_devices
+from hf_rksp.training.checkpoints import CHOICE, HealthyCheckpoints, read_state
 from hf_rksp.training.depth_warmup import require_part
 from hf_rksp.training.extra_pass import extra_passes
 from hf_rksp.training.first_batches import same_numbers
-from hf_rksp.training.guard.disk import lacks_room, on_full_disk
 from hf_rksp.training.guard.guard import DivergenceGuard
+from hf_rksp.training.kss import auto
+from hf_rksp.training.kss.auto import Choice, Switch, switch_of
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.watch import Watch
 
-logger = logging.getLogger(__name__)
-#: What DeepSpeed's engine counts, which goes on when weights and moments go back.
-_COUNTERS = ("global_steps", "global_samples", "skipped_steps", "micro_steps")
-#: State of all parts in a checkpoint.
-STATE_NAME = "rksp_state.json"
 
-# The mixin stands before a Trainer; the type checker has to know which methods that one has.
-if TYPE_CHECKING:
-
-    class _Host(Trainer):
-        model: nn.Module  # never None once the Trainer is made
-
-else:
-    _Host = object
-
-
-class RKSPTrainerMixin(_Host):
+class RKSPTrainerMixin(HealthyCheckpoints):
     """Adds KSS and the monitors to a Trainer: ``class MyTrainer(RKSPTrainerMixin, SFTTrainer)``.
 
     Settings come from the arguments if they are `RKSPTrainingArguments` (or any arguments stacked on
@@ -65,7 +42,8 @@ class RKSPTrainerMixin(_Host):
     underneath, to the bit.
 
     Args:
-        kss: settings of KSS, ``None`` for those of the arguments; ``False`` for no KSS.
+        kss: "auto" (KSS acts where it was measured to help, see `hf_rksp.training.kss.auto`), "on" or "off"; or settings of KSS,
+            which then is on. ``None`` for what the arguments say; ``True`` and ``False`` are "on" and "off".
         monitor: settings of the spectral monitor, ``None`` for those of the arguments; ``False`` for no monitor. An `RKSPCallback`
             among the callbacks brings its own.
         probe: batches for the monitor, with ``spectrum_data="probe"``.
@@ -85,7 +63,7 @@ class RKSPTrainerMixin(_Host):
     def __init__(
         self,
         *args: Any,
-        kss: KSSConfig | bool | None = None,
+        kss: KSSConfig | str | bool | None = None,
         monitor: MonitorConfig | bool | None = None,
         probe: Sequence[Mapping[str, Any]] | None = None,
         blocks: str | Sequence[str] | None = None,
@@ -96,6 +74,8 @@ class RKSPTrainerMixin(_Host):
         super().__init__(*args, **kwargs)
         own = self.args if isinstance(self.args, ArgumentMethods) else None
         self._kss = kss
+        if kss is not None and not isinstance(kss, KSSConfig):
+            switch_of(kss)
         self._monitors = own.monitors() if own else []
         asked = guard is not None or (own is not None and own.guard is not None)
         self._guard = _guard(guard, own.guard_config() if own else GuardConfig())
@@ -114,15 +94,15 @@ class RKSPTrainerMixin(_Host):
         self._open = ExitStack()
         self._term_sum: Tensor | float = 0.0
         self._in_step, self._losses_before = False, 0
-        self._hidden_limit: int | None = None
         self._logged_step = 0
         self.rksp: RKSPCallback | None = None
+        #: Settings of KSS if it acts in the run that goes on.
+        self._acting: KSSConfig | None = None
         acting = self._guard is not None and self._guard.chosen != ("warn",)
-        if self.args.n_gpu > 1 and (self.kss or acting):
+        if self.args.n_gpu > 1 and ((self.kss and self.kss_switch == "on") or acting):
             raise InputError(
                 f"{several_devices(self.args.n_gpu)}. Launch one process per device: torchrun --nproc_per_node N, or accelerate "
-                "launch. Or train without: kss=False (kss=False among the arguments, or kss_weight=0) switches KSS off, and "
-                "guard=False the guard"
+                "launch. Or train without: kss='off' (also among the arguments) switches KSS off, and guard=False the guard"
             )
         self._guard_asked = asked
         # Nobody has asked for a guard if everything else is off: then it is the Trainer underneath.
@@ -158,11 +138,22 @@ class RKSPTrainerMixin(_Host):
         self.rksp.blocks = self._blocks = self.rksp.blocks or self._blocks
 
     @property
+    def kss_switch(self) -> Switch:
+        """ "auto", "on" or "off", as it was asked for; read anew, because a search over hyperparameters changes the arguments."""
+        if self._kss is None:
+            return switch_of(self.args.kss) if isinstance(self.args, ArgumentMethods) else "auto"
+        return "on" if isinstance(self._kss, KSSConfig) else switch_of(self._kss)
+
+    @property
     def kss(self) -> KSSConfig | None:
-        """Settings of KSS; read from the arguments anew, because a search over hyperparameters changes those."""
-        default = self.args.kss_config() if isinstance(self.args, ArgumentMethods) else KSSConfig()
-        chosen: KSSConfig | None = _choose(self._kss, default, KSSConfig)
-        return chosen if chosen and chosen.weight else None
+        """Settings of KSS; ``None`` if it is off. With "auto" it may still not act in a run."""
+        return self._kss_settings if self.kss_switch != "off" and self._kss_settings.weight else None
+
+    @property
+    def _kss_settings(self) -> KSSConfig:
+        if isinstance(self._kss, KSSConfig):
+            return self._kss
+        return self.args.kss_settings() if isinstance(self.args, ArgumentMethods) else KSSConfig()
 
     @property
     def shaper(self) -> SpectralShaper | None:
@@ -171,24 +162,27 @@ class RKSPTrainerMixin(_Host):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         with ExitStack() as stack:
-            self._open, kss = stack, self.kss
+            self._open = stack
             self._adopt()
-            if self.rksp is None and kss:  # switched on since, by a search over hyperparameters
+            if self.rksp is None and self.kss:  # switched on since, by a search over hyperparameters
                 self._add(RKSPCallback(False, None, self._blocks, self._report, self._monitors))
-            if kss:
-                self._check_exact(kss)
-            state = _read_state(kwargs.get("resume_from_checkpoint"))
+            state = read_state(kwargs.get("resume_from_checkpoint"))
             require_part(state, self.rksp.monitors if self.rksp else ())
+            self._acting = None
             if self.rksp:
                 stack.callback(self._let_go)
+                self.rksp.rewind = self._rewind if self._saves_moments else None
+                self.rksp.said = self.rksp.choice = None
+                resumed = bool(kwargs.get("resume_from_checkpoint"))
+                if self._risk != "off" and not resumed:
+                    # Now, and not on_train_begin: an engine wraps the model before.
+                    self.rksp.said = before.say(self, self._blocks, self.kss is not None and self.kss_switch == "on")
+                    before.act(self.rksp.said, self._risk, self._risk_limit, kwargs.get("trial"))
+                self._acting = kss = self._decided(state, resumed)
+                if kss:
+                    self._check_exact(kss)
                 sleeps = self._sleeping_kss(kss)
                 self.rksp.kss, self.rksp.kss_sleeps, self.rksp.driven = sleeps or kss, sleeps is not None, True
-                self.rksp.rewind = self._rewind if self._saves_moments else None
-                self.rksp.said = None
-                if self._risk != "off" and not kwargs.get("resume_from_checkpoint"):
-                    # Now, and not on_train_begin: an engine wraps the model before.
-                    self.rksp.said = before.say(self, self._blocks, kss is not None)
-                    before.act(self.rksp.said, self._risk, self._risk_limit, kwargs.get("trial"))
                 self.rksp.resume(state)
                 self._waits = bool(kss or self.rksp.config or self.rksp.monitors or self.rksp.said)
             self._term_sum, self._logged_step, self._in_step = 0.0, 0, False
@@ -212,73 +206,24 @@ class RKSPTrainerMixin(_Host):
         if (noise := getattr(self, "neftune_hook_handle", None)) is not None:
             noise.remove()
 
-    @property
-    def _the_guard(self) -> DivergenceGuard | None:
-        parts = self.rksp.monitors if self.rksp else ()
-        return next((part for part in parts if isinstance(part, DivergenceGuard)), None)
+    def _decided(self, state: Mapping[str, Any] | None, resumed: bool) -> KSSConfig | None:
+        """Settings of KSS if it acts in this run; with "auto" it is decided here, and kept in the checkpoints."""
+        kss = self.kss
+        if kss is None or self.kss_switch == "on":
+            return kss
+        assert self.rksp is not None
+        if resumed:
+            kept = bool((state or {}).get(CHOICE, SpectralShaper.name in (state or {})))
+            self.rksp.choice = Choice(kept, f"KSS stays {'on' if kept else 'off'}, as the checkpoint says.")
+            return kss if kept else None
+        self.rksp.choice = choice = auto.decide(self, kss, self.rksp.said, self._blocks)
+        return kss if choice.on else None
 
     def _sleeping_kss(self, kss: KSSConfig | None) -> KSSConfig | None:
         """Settings of KSS if it is off and the guard may switch it on."""
         guard = self._the_guard
-        if kss is not None or guard is None or "kss" not in guard.config.chosen:
-            return None
-        if isinstance(self._kss, KSSConfig):
-            return self._kss
-        return self.args.sleeping_kss() if isinstance(self.args, ArgumentMethods) else KSSConfig()
-
-    @property
-    def _saves_moments(self) -> bool:
-        return not self.args.save_only_model and str(self.args.save_strategy) not in ("no", "SaveStrategy.NO")
-
-    def _rewind(self, folder: Path) -> None:
-        """Load weights and moments of a checkpoint of this run. Steps, batches and the learning rate go on where they are."""
-        assert self.optimizer is not None and self.lr_scheduler is not None
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        schedule = self.lr_scheduler.state_dict()
-        if self.is_deepspeed_enabled:
-            engine = self.model_wrapped
-            counters = {name: getattr(engine, name) for name in _COUNTERS if hasattr(engine, name)}
-            deepspeed_load_checkpoint(engine, str(folder), load_module_strict=not hasattr(self.model, "peft_config"))
-            for name, value in counters.items():
-                setattr(engine, name, value)
-        else:
-            self._load_from_checkpoint(str(folder), self.model_wrapped if self.is_fsdp_enabled else None)
-        self._load_optimizer_and_scheduler(str(folder))
-        self._load_scaler(str(folder))
-        self.lr_scheduler.load_state_dict(schedule)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train. ``resume_from_checkpoint=True`` goes on from the last checkpoint that is not known to be ill, if there is a guard.
-
-        Raises:
-            InputError: every checkpoint is ill or damaged.
-            RunStoppedError: the guard has ended the run.
-        """
-        if resume_from_checkpoint is True and self._the_guard is not None:
-            resume_from_checkpoint = self._healthy_checkpoint() or True
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _healthy_checkpoint(self) -> str | None:
-        """The checkpoint to go on from, the same on every process; ``None`` if there is none at all."""
-        run, choice = Path(self.args.output_dir or "."), None
-        with agreeing(current_ranks()):
-            if self.args.process_index == 0:
-                choice = to_go_on_from(run)
-                if choice.folder is None and not self._guard_asked:  # nobody has asked for verdicts
-                    choice = replace(choice, folder=whole_and_finite(run))
-        choice = from_main(choice)
-        if choice.folder is None and choice.left_out:
-            raise InputError(
-                f"resume_from_checkpoint=True: no checkpoint in {run} is healthy: {'; '.join(choice.left_out)}. Pass the path of "
-                "one, or begin anew"
-            )
-        if choice.left_out and self.args.process_index == 0:
-            logger.warning(
-                "The run goes on from %s. Marked as ill or damaged: %s", choice.folder, "; ".join(choice.left_out)
-            )
-        return None if choice.folder is None else str(choice.folder)
+        sleeps = kss is None and guard is not None and "kss" in guard.config.chosen
+        return self._kss_settings if sleeps else None
 
     def _let_go(self) -> None:
         self._waits = False
@@ -341,7 +286,7 @@ class RKSPTrainerMixin(_Host):
         if stacks:
             self.rksp.found(stacks)
             self._wrap_loss()
-        elif self.kss or self._asked or self._blocks:
+        elif self._acting or self._asked or self._blocks:
             raise CaptureError(f"{cause.rstrip('.')}. {REMEDIES}")
         else:
             self.rksp.found(None, cause)
@@ -508,90 +453,9 @@ class RKSPTrainerMixin(_Host):
             logs = logs | self.rksp.pop_logs()
         super().log(logs, start_time)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Before, because Trainer saves its own state with it: then a plain Trainer with the callback can go on from here too.
-        state = self.rksp.state if self.rksp and self.rksp.engine else None
-        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        guard = self._the_guard
-        if guard is None or state is None:
-            super()._save_checkpoint(model, trial)
-            self._keep_state(folder, state)
-            return
-        assert self.rksp is not None and self.rksp.engine is not None
-        if guard.acts and lacks_room(folder.parent):
-            self._not_saved(folder)
-            return
-        if self.args.should_save:  # one of this name will be written over
-            with contextlib.suppress(OSError):
-                drop_mark(folder)
-        # Trainer deletes by age alone, and the last healthy checkpoint has to stay.
-        limit = self.args.save_total_limit
-        self.args.save_total_limit, self._hidden_limit = None, limit
-        # Others would wait for what a failed process gathers, or at the barrier after which the best checkpoint is noted.
-        waits = self.is_deepspeed_enabled or self.is_fsdp_enabled or (world_size() > 1 and self.state.best_global_step)
-        try:
-            with on_full_disk(folder, guard.acts and not waits) as disk:
-                super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit, self._hidden_limit = limit, None
-        if disk.full_anywhere():
-            if self.args.should_save:
-                shutil.rmtree(folder, ignore_errors=True)
-            self._not_saved(folder)
-            return
-        self._keep_state(folder, state)
-        self.rksp.engine.saved(folder)
-        if self.args.should_save:
-            rotate(folder.parent, limit, self.state.best_model_checkpoint, folder, guard.health.owns)
-
-    def _not_saved(self, folder: Path) -> None:
-        """There is no checkpoint, so the callbacks that wait for one are not called this time."""
-        assert self.rksp is not None and self.rksp.engine is not None
-        self.rksp.engine.not_saved(folder)
-        handler = self.callback_handler
-
-        def on_save(args: Any, state: Any, control: Any) -> Any:
-            del handler.on_save
-            control.should_save = False
-            return control
-
-        handler.on_save = on_save  # type: ignore[assignment, method-assign]  # once, on this one alone
-
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """As the Trainer underneath, which keeps the arguments beside the model."""
-        now, self.args.save_total_limit = self.args.save_total_limit, self._hidden_limit or self.args.save_total_limit
-        try:
-            super().save_model(*args, **kwargs)
-        finally:
-            self.args.save_total_limit = now
-
-    def _keep_state(self, folder: Path, state: Mapping[str, Any] | None) -> None:
-        if state is not None and self.args.should_save:
-            try:
-                put_files({STATE_NAME: json.dumps(state).encode()}, folder)
-            except OSError as error:
-                logger.warning(
-                    "%s is not in %s (%s): a resumed run begins its means anew", STATE_NAME, folder, reason(error)
-                )
-
 
 class RKSPTrainer(RKSPTrainerMixin, Trainer):
     """Trainer with KSS and the monitors: change the import, keep the rest."""
-
-
-def _read_state(checkpoint: object) -> dict[str, Any] | None:
-    """State of all parts in a checkpoint; ``None`` if there is none that can be read."""
-    file = Path(checkpoint, STATE_NAME) if isinstance(checkpoint, (str, Path)) else None
-    if file is None or not file.exists():
-        return None
-    try:
-        state = json.loads(file.read_text())
-        if not isinstance(state, dict):
-            raise ValueError("it is no object")
-    except (OSError, ValueError) as error:
-        logger.warning("%s cannot be read (%s): means and counts begin anew", file, reason(error))
-        return None
-    return state
 
 
 def _guard(given: GuardConfig | str | bool | None, own: GuardConfig | None) -> GuardConfig | None:

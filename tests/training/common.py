@@ -87,6 +87,7 @@ RUN = {
     "dataloader_pin_memory": False,
 }
 OURS = {
+    "kss": "on",
     "kss_rank": 8,
     "kss_upper_threshold": ALWAYS,
     "kss_first_block_weight": 1.0,

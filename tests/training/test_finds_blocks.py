@@ -78,11 +78,11 @@ def test_a_model_without_blocks_is_refused_before_the_first_step(how, tmp_path):
     run = trainer(tmp_path, Point(), POINTS, **how)
     with pytest.raises(CaptureError) as error:
         run.train()
-    for remedy in ("blocks=", "residual_blocks", "kss=False", "kss_weight=0", "monitor=False", "spectrum=False"):
+    for remedy in ("blocks=", "residual_blocks", "kss='off'", "monitor=False", "spectrum=False"):
         assert remedy in str(error.value)
     assert run.state.global_step == 0 and hooks(run.model) == 0
     # The next run of the same trainer is told so too.
-    with pytest.raises(CaptureError, match="kss=False"):
+    with pytest.raises(CaptureError, match="kss='off'"):
         run.train()
 
 
@@ -124,7 +124,7 @@ class Overrides(Scales):
 
 
 def test_a_model_that_cannot_be_called_with_the_batch_alone(tmp_path):
-    with pytest.raises(CaptureError, match=r"TypeError: .*scale.*measure_pass.*kss=False"):
+    with pytest.raises(CaptureError, match=r"TypeError: .*scale.*measure_pass.*kss='off'"):
         trained(tmp_path, Picky(), kind=Scales)
     assert len(logged(trained(tmp_path, Picky(), kind=Overrides), "kss/loss")) == 4
 
@@ -183,7 +183,7 @@ def of_two_devices(folder, kind):
 
 def test_several_devices_in_one_process(tmp_path, caplog):
     """KSS refuses, the monitor stands aside, and with both off it is the Trainer underneath."""
-    with pytest.raises(InputError, match=r"DataParallel.*kss=False"):
+    with pytest.raises(InputError, match=r"DataParallel.*kss='off'"):
         RKSPTrainer(model=gpt2(), args=of_two_devices(tmp_path, RKSPTrainingArguments))
     for kind, settings, more in (
         (RKSPTrainer, RKSPTrainingArguments, {"kss": False}),

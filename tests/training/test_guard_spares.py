@@ -331,7 +331,7 @@ def test_a_stop_that_cannot_write_the_state_is_a_stop(tmp_path, caplog):
 
 def test_a_checkpoint_that_was_not_saved_is_told_to_nobody(tmp_path, monkeypatch):
     ends, answers = Ends(), iter([False, True, False, False])
-    monkeypatch.setattr("hf_rksp.training.trainer.lacks_room", lambda folder: next(answers))
+    monkeypatch.setattr("hf_rksp.training.checkpoints.lacks_room", lambda folder: next(answers))
     run(tmp_path, gpt2(0.0), "skip", callbacks=[ends], **SAVES)
     assert ends.saves == [2, 6, 8] == left(tmp_path)
 
