@@ -104,7 +104,9 @@ def main() -> None:
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
     )
     if trainer.is_world_process_zero():
-        print(f"world size {args.world_size}, {trainer.accelerator.distributed_type.value}, KSS {trainer.kss_switch}")
+        print(
+            f"world size {args.world_size}, {trainer.accelerator.distributed_type.value}, KSS {trainer.kss_switch}: {trainer.kss}"
+        )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     scores = trainer.evaluate()
     trainer.save_model()
