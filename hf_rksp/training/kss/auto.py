@@ -125,6 +125,17 @@ def choose(network: Network, p_lost: float | None, unknown: str = "") -> Choice:
     return Choice(False, f"KSS is off: P(lost) is {p_lost:.0%}, and with {name} KSS helps from {limit:.0%} on.", values)
 
 
+def without_forecast(network: Network) -> Choice | None:
+    """The choice for a network of which no forecast has to be made; ``None`` if one is needed."""
+    if network.gains_always:
+        return choose(network, None)
+    if not network.attention:
+        return choose(network, None, "no run behind the forecast is without attention")
+    if network.trained:
+        return choose(network, None, "the weights are trained; risk='warn' measures it")
+    return None
+
+
 def decide(trainer: Trainer, kss: KSSConfig, said: Said | None, blocks: str | Sequence[str] | None) -> Choice:
     """The choice for a run of a Trainer, the same on every process. It is logged.
 
@@ -157,11 +168,7 @@ def _decide(trainer: Trainer, kss: KSSConfig, said: Said | None, blocks: str | S
         network = network_of(uncompiled(model), find_stacks(model, blocks))
     except CaptureError as error:
         return Choice(False, f"KSS is off: {first_line(error)}")
-    if network.gains_always:
-        return choose(network, None)
-    if said is None and not network.attention:
-        return choose(network, None, "no run behind the forecast is without attention")
-    if said is None and network.trained:
-        return choose(network, None, "the weights are trained; risk='warn' measures it")
+    if said is None and (choice := without_forecast(network)) is not None:
+        return choice
     said = said or say(trainer, blocks)
     return choose(network, said.p_lost, said.text)

@@ -7,8 +7,9 @@ from typing import Any
 
 from hf_rksp import KSSConfig
 
+from .choice import decided
 from .networks import FAMILIES
-from .tables import tables
+from .tables import AUTO, tables
 from .train import train
 
 __all__ = ["check", "run", "tables"]
@@ -19,13 +20,15 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     for job in jobs:
         if job["family"] not in FAMILIES:
             raise ValueError(f"family {job['family']!r}: choose among {', '.join(FAMILIES)}")
-        if job["arm"] not in settings["arms"]:
+        if job["arm"] not in (AUTO, *settings["arms"]):
             raise ValueError(f"arm {job['arm']!r}: not under settings, arms in config.yaml")
         FAMILIES[job["family"]].task.needs()
 
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Train once; the row has the settings of KSS, also those left at their defaults."""
+    """Train once; the row has the settings of KSS, also those left at their defaults. Of "auto" it has what was decided."""
+    if job["arm"] == AUTO:
+        return {"choice": decided(job)}
     arm = settings["arms"][job["arm"]]
     kss = arm["kss"]
     if kss is not None:

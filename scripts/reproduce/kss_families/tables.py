@@ -11,6 +11,8 @@ from scripts.reproduce.harness.markdown import table
 from .networks import FAMILIES
 
 Row = dict[str, Any]
+#: The arm that decides for a run; its outcome is that of the arm with KSS or of clipping alone.
+AUTO = "auto"
 #: Family, schedule and learning rate -> arm -> seed -> row.
 Cells = dict[tuple[str, str, float], dict[str, dict[int, Row]]]
 
@@ -36,6 +38,13 @@ def cells_of(rows: list[Row]) -> Cells:
     cells: Cells = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         cells[row["family"], row["schedule"], row["lr"]][row["arm"]][row["seed"]] = row
+    for arms in cells.values():
+        if AUTO in arms:
+            arms[AUTO] = {
+                seed: arms[taken][seed] | {"choice": row["choice"]}
+                for seed, row in arms[AUTO].items()
+                if seed in arms.get(taken := "kss" if row["choice"]["on"] else "clip", {})
+            }
     return dict(sorted(cells.items()))
 
 
