@@ -12,8 +12,9 @@ import yaml
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DATA = Path(os.environ.get("HF_RKSP_DATA", ""))
 needs_data = pytest.mark.skipif("HF_RKSP_DATA" not in os.environ, reason="HF_RKSP_DATA names no folder with real data")
-SHORT = ["--kss", "on", "--use_cpu", "true", "--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true", "--kss_rank", 8,
-         "--spectrum_rank", 8, "--logging_steps", 1, "--max_steps", 3, "--per_device_train_batch_size", 4]  # fmt: skip
+SHORT = ["--use_cpu", "true", "--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true", "--kss", "on",
+         "--kss_rank", 8, "--spectrum_rank", 8, "--logging_steps", 1, "--max_steps", 3,
+         "--per_device_train_batch_size", 4]  # fmt: skip
 
 
 def run(tmp_path, name, *args):

@@ -24,8 +24,7 @@ def test_the_page_is_that_of_the_rows():
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.says[:40])
 def test_a_claim_names_rows_and_a_command_that_there_are(claim):
     assert (claim.judge is None) == (not claim.rows)
-    for name in claim.rows:
-        assert (ROOT / name).is_file()
+    assert claim.has_rows or claim.finding().verdict == "not tested"
     if match := re.match(r"python -m scripts\.reproduce (\w+)(?: --section (\w+))?", claim.command):
         assert section(EXPERIMENTS / match[1], match[2] or "report").results == ROOT / claim.rows[0]
     elif claim.rows:
@@ -37,7 +36,7 @@ def test_every_verdict_has_its_numbers():
     for _, claims in judge((*PAPERS, OURS)):
         for claim, finding in claims:
             assert finding.verdict in VERDICTS and (
-                claim.judge is None or re.search(r"\d", finding.text) or "test" in claim.command
+                claim.judge is None or not claim.has_rows or re.search(r"\d", finding.text) or "test" in claim.command
             )
     assert links(("a/b/c.jsonl",)) == "[b/c.jsonl](../../a/b/c.jsonl)"
 

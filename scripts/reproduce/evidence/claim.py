@@ -50,7 +50,14 @@ class Claim:
 
     def finding(self) -> Finding:
         """What became of it."""
-        return Finding("not tested", "No experiment tests this claim yet.") if self.judge is None else self.judge()
+        if self.judge is None:
+            return Finding("not tested", "No experiment tests this claim yet.")
+        return self.judge() if self.has_rows else Finding("not tested", "The runs are not made yet.")
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the files that it rests on are there: an experiment may be planned and not begun."""
+        return all((ROOT / file).exists() for file in self.rows)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from scripts.reproduce.data import wikitext_file
-from scripts.reproduce.harness.intervals import mean
+from scripts.reproduce.harness.intervals import Estimate, mean
 from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.kss_default.tables import lost
 from scripts.reproduce.kss_default.train import train
@@ -88,6 +88,15 @@ def highest(values: list[float]) -> tuple[float, float, float]:
     return float(np.quantile(ordered, SHARE)), low, high
 
 
+def ratio(found: dict[int, float], control: dict[int, float]) -> Estimate | None:
+    """How many times the value of the same seed in the control: the geometric mean; ``None`` without a common seed."""
+    both = [math.log(found[seed] / control[seed]) for seed in found if seed in control]
+    if not both:
+        return None
+    logs = mean(both)
+    return Estimate(math.exp(logs.value), math.exp(logs.low), math.exp(logs.high), logs.count)
+
+
 def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """By task and arm: the highest learning rate with fewer than 20% lost, and the factor by which KSS raises that of a seed."""
     lines = []
@@ -103,14 +112,12 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
                 one * settings["until"] > ends[1] or one / settings["until"] < ends[0] for one in found.values()
             )
             control = arms.get(CONTROLS.get(arm, ""), {})
-            both = [seed for seed in found if seed in control]
-            ratio = mean([math.log(found[seed] / control[seed]) for seed in both]) if both else None
+            times = ratio(found, control)
             lines.append(
                 [
                     task, arm, str(len(found)), f"{quantile:.2g} [{low:.2g}, {high:.2g}]",
                     f"{statistics.median(found.values()):.2g}", str(beyond),
-                    "-" if ratio is None else
-                    f"{math.exp(ratio.value):.2f} [{math.exp(ratio.low):.2f}, {math.exp(ratio.high):.2f}]",
+                    "-" if times is None else times.text(2),
                 ]
             )  # fmt: skip
     heads = [
