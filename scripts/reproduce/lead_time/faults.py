@@ -41,13 +41,28 @@ class Fault:
 
 
 class Bits(Fault):
-    """Attention tensors in bfloat16 with their low bits cut: each number moves towards zero (arXiv:2606.28116)."""
+    """Attention tensors in bfloat16 with their low bits cut: each number moves towards zero (arXiv:2606.28116).
+
+    The queries grow by a share in every step, as the logits of large networks without QK-norm do: cut bits weigh more then.
+    """
 
     def prepare(self, model: Any) -> None:
         model.config._attn_implementation = _NAME
+        self._cut(model, 0)
+
+    def after(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> None:
+        if step + 1 == self.begin:
+            self._cut(model, self.settings["bits"])
+        if step + 1 >= self.begin:
+            with torch.no_grad():
+                for layer in model.model.layers:
+                    layer.self_attn.q_proj.weight *= 1 + self.settings["logits"]
+
+    @staticmethod
+    def _cut(model: Any, bits: int) -> None:
         for module in model.modules():
             if hasattr(module, "scaling") or hasattr(module, "scale_attn_weights"):
-                module.bits_cut = self.settings["bits"]
+                module.bits_cut = bits
 
 
 class Growth(Fault):
@@ -62,14 +77,17 @@ class Growth(Fault):
             weight += self.settings["growth"] * values[0] * torch.outer(left[:, 0], right[0])
 
 
-class Corrupted(Fault):
-    """Some batches in a row are one byte, again and again."""
+class Stuck(Fault):
+    """The data loader hands out one batch again and again, and then goes on."""
+
+    kept: tuple[Tensor, Tensor] | None = None
 
     def batch(self, step: int, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if not self.begin <= step < self.begin + self.settings["batches"]:
             return ids, labels
-        ids = torch.full_like(ids, int(ids[0, 0]))
-        return ids, ids
+        if self.kept is None:
+            self.kept = ids, labels
+        return self.kept
 
 
 class Moment(Fault):
@@ -97,7 +115,9 @@ class Way:
 
 
 def cut(x: Tensor, bits: int) -> Tensor:
-    """``x`` in bfloat16 without its lowest ``bits`` bits; the gradient passes unchanged."""
+    """``x`` in bfloat16 without its lowest ``bits`` bits, or as it is if none are cut; the gradient passes unchanged."""
+    if not bits:
+        return x
     low = x.detach().bfloat16().view(torch.int16) & (-1 << bits)
     return x + (low.view(torch.bfloat16).to(x.dtype) - x).detach()
 
@@ -149,6 +169,6 @@ WAYS = {
     "rate": Way(Fault, _recall_network, _recall),
     "bits": Way(Bits, _llama, _text),
     "growth": Way(Growth, _llama, _text),
-    "batch": Way(Corrupted, _llama, _text),
+    "batch": Way(Stuck, _llama, _text),
     "moment": Way(Moment, _llama, _text),
 }
