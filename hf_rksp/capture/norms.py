@@ -9,46 +9,51 @@ import torch
 from torch import nn
 
 from hf_rksp.capture.blocks import Stack
+from hf_rksp.capture.virtual_step import restored
 
 #: "layer" takes the mean of a state out and divides by the scatter, "rms" divides by the root mean square alone.
 Norm = Literal["layer", "rms", "none"]
-#: Width of the states that a module without weights is tried on, if it does not say its own.
+#: Width of the states that a module without weights is tried on, if neither it nor anybody else says it.
 _WIDTH = 64
 
 
-def norm_of(stacks: Sequence[Stack]) -> Norm:
+def norm_of(stacks: Sequence[Stack], width: int | None = None) -> Norm:
     """What normalises the states in the blocks; "layer" if both kinds do.
 
-    A norm of queries and keys does not count: no matrix of its block has a side of its length, and the widest norms count.
-    Weights have to be whole: call it before an engine shards them.
+    A norm that is no module of its own is not seen. Nothing of the model changes, and its hooks are not called. Weights have to be
+    whole: call it before an engine shards them.
 
     Args:
         stacks: the residual blocks.
+        width: of their states. If it is not known, the widest norm counts that has the length of a side of some matrix of its
+            block, so that a norm of queries and keys does not.
     """
-    kinds = {kind for _, kind in norms_in(stacks)}
+    kinds = {kind for _, kind in norms_in(stacks, width)}
     return "none" if not kinds else "layer" if "layer" in kinds else "rms"
 
 
-def norms_in(stacks: Sequence[Stack]) -> list[tuple[nn.Module, Norm]]:
+def norms_in(stacks: Sequence[Stack], width: int | None = None) -> list[tuple[nn.Module, Norm]]:
     """The modules that normalise the states in the blocks, and what each does."""
     found: dict[int, list[tuple[nn.Module, Norm]]] = {}
     for stack in stacks:
         for block in stack.blocks:
             sides = {side for weight in block.module.parameters() if weight.ndim > 1 for side in weight.shape}
-            for module, width in _candidates(block.module):
-                if width in sides and (kind := kind_of(module, width)):
-                    found.setdefault(width, []).append((module, kind))
+            with restored(block.module):
+                for module, own in _candidates(block.module, width or _WIDTH):
+                    fits = own in sides if width is None else own == width
+                    if fits and (kind := kind_of(module, own)):
+                        found.setdefault(own, []).append((module, kind))
     return found[max(found)] if found else []
 
 
-def _candidates(block: nn.Module) -> Iterator[tuple[nn.Module, int]]:
-    """Modules without parts whose weights are vectors of one length, and that length."""
+def _candidates(block: nn.Module, width: int) -> Iterator[tuple[nn.Module, int]]:
+    """Modules without parts whose weights are vectors of one length, and that length; ``width`` for one without weights."""
     for module in block.modules():
         if next(module.children(), None) is not None:
             continue
         shapes = {tuple(weight.shape) for weight in module.parameters(recurse=False)}
         if not shapes:
-            own: Any = getattr(module, "normalized_shape", (_WIDTH,))
+            own: Any = getattr(module, "normalized_shape", (width,))
             shapes = {tuple(own) if isinstance(own, (tuple, list)) else (own,)}
         (shape, *more) = shapes
         if not more and len(shape) == 1 and isinstance(shape[0], int) and shape[0] > 1:
@@ -68,8 +73,9 @@ def kind_of(module: nn.Module, width: int) -> Norm | None:
     x = torch.randn(8, width, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
     training = module.training
     try:
-        module.eval()
-        once, scaled, moved = (module(states) for states in (x, 8 * x, x + 4))
+        module.training = False
+        # The method itself: no hook of the model is called.
+        once, scaled, moved = (type(module).forward(module, states) for states in (x, 8 * x, x + 4))
         if once.shape != x.shape or not once.isfinite().all() or not once.any():
             return None
         close = 0.05 * float(once.abs().max())
@@ -79,4 +85,4 @@ def kind_of(module: nn.Module, width: int) -> Norm | None:
     except Exception:  # it takes something else than states
         return None
     finally:
-        module.train(training)
+        module.training = training

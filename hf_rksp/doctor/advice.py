@@ -58,7 +58,7 @@ def advice(
     if len(norms) and norms.max() > _CLIPPED * max(1.0, float(numpy.median(norms))):
         found.append("Keep gradient clipping on: max_grad_norm=1.0 is the default of Trainer.")
     if "divergence" in names:
-        found.append("KSS (RKSPTrainer, kss=True) slows the growth that leads to a spike; it helps most with RMSNorm.")
+        found.append("KSS (RKSPTrainer, kss='on') slows the growth that leads to a spike; it helps most with RMSNorm.")
     return found
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import Trainer
 
@@ -131,9 +132,16 @@ def sentence(found: Forecast, lr: float, kss: bool = False) -> Said:
     if p is None or safe is None:
         return _unknown(lr, prediction.reasons, values)
     more = " (extrapolated)" if prediction.status == "extrapolated" else ""
-    without = " Both are for a run without KSS." if kss else ""
-    text = f"P(lost) at learning rate {lr:g} is {p:.0%}{more}; it is below {SAFE:.0%} up to {safe:.2g}.{without}"
-    return Said(p, text, values)
+    said = Said(
+        p, f"P(lost) at learning rate {lr:g} is {p:.0%}{more}; it is below {SAFE:.0%} up to {safe:.2g}.", values
+    )
+    return with_kss(said) if kss else said
+
+
+def with_kss(said: Said) -> Said:
+    """The same of a run in which KSS acts: the runs behind the model had none."""
+    without = "" if said.p_lost is None else " This is for a run without KSS."
+    return Said(said.p_lost, said.text + without, {**said.values, "kss": True})
 
 
 def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[float, Forecast]:
@@ -151,7 +159,10 @@ def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[flo
     own = _optimizer_of(trainer)
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        value = trainer.compute_loss(model, trainer._prepare_inputs(dict(batch)))
+        inputs = trainer._prepare_inputs(dict(batch))
+        # Before an engine has moved it, a model may be elsewhere than where the run will be.
+        inputs = send_to_device(inputs, next(model.parameters()).device)
+        value = trainer.compute_loss(model, inputs)
         if not isinstance(value, Tensor):
             raise InputError(f"compute_loss returns a {type(value).__name__}, and a tensor with one number is needed")
         return value
@@ -247,17 +258,13 @@ def _is_trained(trainer: Trainer, base: Any, objective: Objective, batch: Mappin
     """
     vocabulary = getattr(getattr(base, "config", None), "vocab_size", None)
     if objective == "classification" or not isinstance(vocabulary, int) or vocabulary < 2:
-        return vectors_vary(base)
+        # The vectors of a model (gains of its norms, biases) begin as constants.
+        return any(p.ndim == 1 and bool((p.detach() != p.detach()[0]).any()) for p in base.parameters())
     model: Any = trainer.model
     with restored(model), torch.no_grad():
-        loss: Any = trainer.compute_loss(model, trainer._prepare_inputs(dict(batch)))
+        inputs = send_to_device(trainer._prepare_inputs(dict(batch)), next(model.parameters()).device)
+        loss: Any = trainer.compute_loss(model, inputs)
     return float(loss) < _GUESSING * math.log(vocabulary)
-
-
-def vectors_vary(model: nn.Module) -> bool:
-    """Whether the weights are trained: the vectors of a model (gains of its norms, biases) begin as constants."""
-    vectors = (weight.detach() for weight in model.parameters() if weight.ndim == 1 and weight.numel() > 1)
-    return any(bool((vector != vector[0]).any()) for vector in vectors)
 
 
 def _tokens(batch: Mapping[str, Any]) -> int:

@@ -200,6 +200,7 @@ class RKSPCallback(TrainerCallback):
         watch = self.engine.watch
         watch.optimizer, watch.folder, watch.rewind = self._optimizer, Path(args.output_dir or "."), self.rewind
         watch.acts = watch.says_losses = self.driven
+        watch.kss_by_auto = self.choice is not None and self.choice.on
         watch.writes, watch.lives = getattr(args, "should_save", None), _lives(args, state)
         self.engine.watch.seed = int(getattr(args, "seed", 0) or 0)
         if hasattr(args, "get_warmup_steps"):

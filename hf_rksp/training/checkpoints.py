@@ -25,14 +25,13 @@ from hf_rksp.training.aside import reason
 from hf_rksp.training.callback import RKSPCallback
 from hf_rksp.training.guard.disk import lacks_room, on_full_disk
 from hf_rksp.training.guard.guard import DivergenceGuard
+from hf_rksp.training.kss.auto import CHOICE
 
 logger = logging.getLogger(__name__)
 #: What DeepSpeed's engine counts, which goes on when weights and moments go back.
 _COUNTERS = ("global_steps", "global_samples", "skipped_steps", "micro_steps")
 #: State of all parts in a checkpoint.
 STATE_NAME = "rksp_state.json"
-#: In that state: whether KSS acts, if that was decided by "auto".
-CHOICE = "kss_choice"
 
 # The mixin stands before a Trainer; the type checker has to know which methods that one has.
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from hf_rksp.training.arguments import ArgumentMethods
 from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Mode
 from hf_rksp.training.callback import REMEDIES, RKSPCallback, several_devices
-from hf_rksp.training.checkpoints import CHOICE, HealthyCheckpoints, read_state
+from hf_rksp.training.checkpoints import HealthyCheckpoints, read_state
 from hf_rksp.training.depth_warmup import require_part
 from hf_rksp.training.extra_pass import extra_passes
 from hf_rksp.training.first_batches import same_numbers
@@ -96,8 +96,9 @@ class RKSPTrainerMixin(HealthyCheckpoints):
         self._in_step, self._losses_before = False, 0
         self._logged_step = 0
         self.rksp: RKSPCallback | None = None
-        #: Settings of KSS if it acts in the run that goes on.
+        #: Settings of KSS if it acts in the run that goes on, and what "auto" has decided.
         self._acting: KSSConfig | None = None
+        self._choice: Choice | None = None
         acting = self._guard is not None and self._guard.chosen != ("warn",)
         if self.args.n_gpu > 1 and ((self.kss and self.kss_switch == "on") or acting):
             raise InputError(
@@ -169,6 +170,8 @@ class RKSPTrainerMixin(HealthyCheckpoints):
             state = read_state(kwargs.get("resume_from_checkpoint"))
             require_part(state, self.rksp.monitors if self.rksp else ())
             self._acting = None
+            if self.kss:
+                self._check_exact(self.kss)
             if self.rksp:
                 stack.callback(self._let_go)
                 self.rksp.rewind = self._rewind if self._saves_moments else None
@@ -178,9 +181,7 @@ class RKSPTrainerMixin(HealthyCheckpoints):
                     # Now, and not on_train_begin: an engine wraps the model before.
                     self.rksp.said = before.say(self, self._blocks, self.kss is not None and self.kss_switch == "on")
                     before.act(self.rksp.said, self._risk, self._risk_limit, kwargs.get("trial"))
-                self._acting = kss = self._decided(state, resumed)
-                if kss:
-                    self._check_exact(kss)
+                self._acting = kss = self._decided(state, resumed, kwargs.get("trial") is not None)
                 sleeps = self._sleeping_kss(kss)
                 self.rksp.kss, self.rksp.kss_sleeps, self.rksp.driven = sleeps or kss, sleeps is not None, True
                 self.rksp.resume(state)
@@ -206,18 +207,23 @@ class RKSPTrainerMixin(HealthyCheckpoints):
         if (noise := getattr(self, "neftune_hook_handle", None)) is not None:
             noise.remove()
 
-    def _decided(self, state: Mapping[str, Any] | None, resumed: bool) -> KSSConfig | None:
-        """Settings of KSS if it acts in this run; with "auto" it is decided here, and kept in the checkpoints."""
+    def _decided(self, state: Mapping[str, Any] | None, resumed: bool, new_trial: bool) -> KSSConfig | None:
+        """Settings of KSS if it acts in this run.
+
+        With "auto" it is decided here, once for a trainer (for each trial of a search), and kept in the checkpoints.
+        """
         kss = self.kss
         if kss is None or self.kss_switch == "on":
             return kss
         assert self.rksp is not None
         if resumed:
-            kept = bool((state or {}).get(CHOICE, SpectralShaper.name in (state or {})))
-            self.rksp.choice = Choice(kept, f"KSS stays {'on' if kept else 'off'}, as the checkpoint says.")
-            return kss if kept else None
-        self.rksp.choice = choice = auto.decide(self, kss, self.rksp.said, self._blocks)
-        return kss if choice.on else None
+            self._choice = auto.kept(state)
+        elif self._choice is None or new_trial:
+            self._choice = auto.decide(self, kss, self.rksp.said, self._blocks)
+        self.rksp.choice = self._choice
+        if self._choice.on and self.rksp.said is not None:
+            self.rksp.said = before.with_kss(self.rksp.said)
+        return kss if self._choice.on else None
 
     def _sleeping_kss(self, kss: KSSConfig | None) -> KSSConfig | None:
         """Settings of KSS if it is off and the guard may switch it on."""

@@ -41,6 +41,7 @@ class Watch:
         rewind: loads weights and moments of a checkpoint into the run, if the trainer can do that.
         acts: whether interventions may act; a callback alone may not.
         dormant: interventions that another one may switch on.
+        kss_by_auto: whether KSS acts because ``kss="auto"`` has decided so.
         stopped: why an intervention ends the run, at the end of this step.
 
     Raises:
@@ -76,6 +77,7 @@ class Watch:
         self.rewind: Callable[[Path], None] | None = None
         self.acts = True
         self.dormant: Sequence[Any] = ()
+        self.kss_by_auto = False
         self.stopped: str | None = None
 
     @property

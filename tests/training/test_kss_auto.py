@@ -5,6 +5,9 @@ import json
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -15,13 +18,15 @@ from transformers import (
 )
 
 from hf_rksp import KSSConfig, RKSPTrainer, RKSPTrainingArguments
+from hf_rksp.capture import find_stacks
 from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training.before import Said
 from hf_rksp.training.kss import auto
-from hf_rksp.training.kss.auto import LIMITS, Network, choose, switch_of
+from hf_rksp.training.kss.auto import LIMITS, TRAINED, choose, kept, switch_of
+from hf_rksp.training.kss.network import Network, network_of
 
-from .common import VOCAB, assert_same_weights, gpt2, logged, trained, trainer
+from .common import VOCAB, assert_same_weights, gpt2, logged, token_rows, trained, trainer
 
 AUTO = {"kss": "auto", "spectrum": False}
 
@@ -107,24 +112,31 @@ def test_settings_given_to_the_trainer_switch_it_on(tmp_path):
 
 @pytest.mark.parametrize("norm", ["layer", "none"])
 def test_the_forecast_decides_from_the_limit_of_the_norm_on(norm):
-    network = Network(norm, attention=True, trained=False)
+    network = Network(norm, attention=True, trained=False, causal=True)
     assert choose(network, LIMITS[norm]).on
-    below = choose(network, LIMITS[norm] - 0.01)
-    assert not below.on and "P(lost) is" in below.text
+    below = choose(network, LIMITS[norm] - 0.004)
+    assert not below.on and f"P(lost) is {100 * LIMITS[norm] - 0.4:.1f}%" in below.text
     assert not choose(network, None, "a reason").on
 
 
+def test_trained_weights_have_one_limit_and_no_attention_has_none():
+    trained_ = Network("none", attention=True, trained=True, causal=True)
+    assert choose(trained_, TRAINED).on and not choose(trained_, LIMITS["none"]).on
+    assert not choose(Network("layer", attention=False, trained=False, causal=True), 0.99).on
+
+
 def test_with_rmsnorm_and_random_weights_no_forecast_is_needed():
-    assert choose(Network("rms", attention=True, trained=False), None).on
-    assert not choose(Network("rms", attention=True, trained=True), None, "trained").on
-    assert not choose(Network("rms", attention=False, trained=False), None, "no attention").on
+    assert choose(Network("rms", attention=True, trained=False, causal=True), None).on
+    assert not choose(Network("rms", attention=True, trained=True, causal=True), None, "trained").on
+    assert not choose(Network("rms", attention=False, trained=False, causal=True), None, "no attention").on
+    assert not choose(Network("rms", attention=True, trained=False, causal=False), None, "no language model").on
 
 
 def test_rmsnorm_is_on_and_says_so(tmp_path, forecasts, caplog):
     made = forecasts(0.0)
     run = trained(tmp_path, llama(), **AUTO)
     assert len(logged(run, "kss/loss")) == 4 and made == []
-    assert any("KSS is on" in record.message for record in caplog.records)
+    assert sum("KSS is on" in record.message for record in caplog.records) == 1
     (event,) = events(run)
     assert event["by"] == "kss" and event["norm"] == "rms" and event["step"] == 0
 
@@ -188,9 +200,11 @@ def test_the_schedule_of_the_paper_is_on(tmp_path, forecasts):
 
 
 def test_several_devices_train_without_it(tmp_path):
-    args = trainer(tmp_path, gpt2(), **AUTO).args
+    args = trainer(tmp_path, gpt2(), **AUTO, guard="warn").args
     args._n_gpu = 2
-    assert RKSPTrainer(model=gpt2(), args=args).kss_switch == "auto"
+    run = RKSPTrainer(model=gpt2(), args=args, train_dataset=token_rows())
+    run.train()
+    assert run.state.global_step == 4 and not run.rksp.choice.on and "several devices" in run.rksp.choice.text
 
 
 @pytest.mark.parametrize(("p", "on"), [(0.9, True), (0.1, False)])
@@ -209,14 +223,140 @@ def test_a_resumed_run_keeps_the_choice(tmp_path, forecasts, p, on):
 
 def test_the_guard_may_switch_on_what_auto_has_left_off(tmp_path, forecasts):
     forecasts(0.1)
-    run = trainer(tmp_path, untrained_gpt2(), **AUTO, guard="kss")
-    seen = []
-    inner = run.training_step
+    calls = []
 
-    def step(*args, **kwargs):
-        seen.append(run.shaper is not None and run.shaper.dormant)
-        return inner(*args, **kwargs)
+    def loss_of(outputs, labels, num_items_in_batch=None):
+        calls.append(1)
+        loss = torch.nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return loss * float("nan") if len(calls) == 2 else loss
 
-    run.training_step = step
+    run = trained(tmp_path, untrained_gpt2(), **AUTO, guard="kss", compute_loss_func=loss_of)
+    assert not run.rksp.choice.on and run._the_guard.ladder.used["kss"] == 1
+    assert logged(run, "kss/loss")
+
+
+def test_the_guard_goes_without_that_rung_if_auto_says_on(tmp_path, forecasts):
+    forecasts(0.9)
+    run = trained(tmp_path, untrained_gpt2(), **AUTO, guard="skip+kss")
+    assert run.rksp.choice.on and "kss" not in run._the_guard.ladder.used
+    assert len(logged(run, "kss/loss")) == 4
+
+
+def test_what_checkpoints_say():
+    assert not kept(None).on and "does not say" in kept(None).text
+    assert kept({"kss_choice": True}).on and not kept({"kss_choice": False, "kss": {"dormant": False}}).on
+    assert kept({"kss": {"steps": 2}}).on and kept({"kss": {"dormant": False}}).on
+    for state in ({"kss": {"dormant": True}}, {"guard": {}}, {"kss": 3, "kss_choice": "yes"}):
+        assert not kept(state).on
+
+
+def test_it_is_decided_once_for_a_trainer(tmp_path, forecasts):
+    made = forecasts(0.9)
+    run = trainer(tmp_path, untrained_gpt2(), **AUTO)
     run.train()
-    assert seen == [True] * 4
+    run.train()  # its weights are trained now
+    assert made == [0.9] and run.rksp.choice.on
+
+
+def test_a_forecast_of_a_run_with_kss_says_that_it_is_of_one_without(tmp_path, forecasts):
+    forecasts(0.9)
+    run = trained(tmp_path, untrained_gpt2(), **AUTO, risk="warn")
+    assert run.rksp.said.values["kss"] and "without KSS" in run.rksp.said.text
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Goes on where it was, whoever reads."""
+
+    def __init__(self):
+        self.rows, self.place = token_rows().rows, 0
+
+    def __iter__(self):
+        while self.place < len(self.rows):
+            self.place += 1
+            yield dict(self.rows[self.place - 1])
+
+
+class Noisy(torch.nn.Module):
+    """Draws a number and counts, whatever the mode; users' hooks and observers do the like."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(width))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return torch.nn.functional.dropout(x, 0.1, training=True) * self.weight
+
+
+@pytest.mark.parametrize("data", [None, Stream])
+def test_to_look_at_a_model_changes_nothing(tmp_path, data):
+    """Dropout that is always on, a module that counts, and data that can be read once; the forecast is the real one."""
+    runs = []
+    for kind, settings, more in ((RKSPTrainer, RKSPTrainingArguments, AUTO), (Trainer, TrainingArguments, {})):
+        model, calls = untrained_gpt2(), []
+        model.transformer.drop = Noisy(16)
+        model.transformer.h[0].ln_1.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        rows = data() if data else token_rows()
+        run = trained(tmp_path / kind.__name__, model, rows, kind, settings=settings, learning_rate=1e-6, **more)
+        runs.append((run, len(calls)))
+    (ours, _), (plain, _) = runs
+    assert_same_weights(ours.model, plain.model)
+    assert not ours.rksp.choice.on and ("stream" in ours.rksp.choice.text) == (data is not None)
+
+
+def tiny(name, **more):
+    set_seed(0)
+    sizes = {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32,
+        "vocab_size": VOCAB, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**sizes, **more}))
+
+
+def looked(model):
+    return network_of(model, find_stacks(model))
+
+
+def test_attention_is_seen_whatever_its_projections_are_called():
+    sizes = {
+        "q_lora_rank": None, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4,
+        "moe_intermediate_size": 16,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+    }  # fmt: skip
+    assert looked(tiny("deepseek_v3", **sizes)).gains_always
+    assert looked(tiny("gemma3_text", head_dim=8)).attention
+
+
+def test_a_hybrid_is_none_of_those_that_gain():
+    jamba = tiny(
+        "jamba", num_hidden_layers=4, attn_layer_period=4, attn_layer_offset=1, mamba_d_state=4, mamba_dt_rank=4, num_experts=2,
+        use_mamba_kernels=False,
+    )  # fmt: skip
+    assert not looked(jamba).attention
+
+
+def test_heads_of_several_sizes(tmp_path):
+    """Swin has a list of them in its configuration."""
+    set_seed(0)
+    config = AutoConfig.for_model(
+        "swin", image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, num_labels=3
+    )
+    model = AutoModelForImageClassification.from_config(config)
+    rows = [{"pixel_values": torch.randn(3, 32, 32), "labels": i % 3} for i in range(16)]
+    assert trained(tmp_path, model, rows, **AUTO).state.global_step == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gains_of_one_are_no_proof_of_random_weights(dtype):
+    """Norms without gains, or gains that bfloat16 cannot move: what the network predicts tells."""
+    model = llama().to(dtype)
+    assert not looked(model).trained
+    with torch.no_grad():
+        model.lm_head.weight *= 300
+    assert looked(model).trained
+
+
+def test_norms_without_gains_are_seen():
+    model = tiny("olmo")
+    assert looked(model).norm == "layer" and not looked(model).trained

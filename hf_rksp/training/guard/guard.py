@@ -118,9 +118,11 @@ class DivergenceGuard(Intervention):
             raise self._refusal(
                 "this optimizer moves the weights within the backward pass; pass another one, or 'warn'"
             )
-        if "kss" in chosen and not self.watch.dormant:
+        if "kss" in chosen and self.watch.kss_by_auto:
+            self.ladder.drop("kss")
+        elif "kss" in chosen and not self.watch.dormant:
             raise self._refusal(
-                "KSS is on from the first step, so it cannot be switched on; pass kss=False, or leave kss out"
+                "KSS is on from the first step, so it cannot be switched on; pass kss='off', or leave kss out"
                 if self.watch.stacks
                 else "the model has no residual blocks, so there is no KSS to switch on; leave kss out"
             )

@@ -45,6 +45,10 @@ class Ladder:
                 return rung
         return None
 
+    def drop(self, rung: str) -> None:
+        """Do without a rung that this run cannot have."""
+        self.used.pop(rung, None)
+
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {"used": dict(self.used), "last": self._last}

@@ -1,9 +1,8 @@
-"""``kss="auto"``: whether KSS acts in a run, decided once, before its first step, from what KSS was measured to do.
+"""``kss="auto"``: whether KSS acts in a run, decided once, before its first step.
 
-KSS gains with RMSNorm at every learning rate. With LayerNorm, or without a norm, it keeps runs that would be lost, and costs a
-little in runs that would not: there it acts if the forecast of the run says that it may be lost. Where it was seen to slow
-learning (networks without attention) and where the forecast says nothing, it is off. The experiment behind the limits is
-``scripts/reproduce/kss_families``.
+In the networks of ``scripts/reproduce/kss_default`` KSS gains with RMSNorm at every learning rate. With LayerNorm, or without a
+norm, it keeps runs that would be lost, and costs a little in the others. So it acts always in the first case, and in the others
+if the forecast says that the run may be lost. Where nothing is known (networks without attention, trained weights), it is off.
 """
 
 from __future__ import annotations
@@ -13,26 +12,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+import torch
 from transformers import Trainer
 
-from hf_rksp.capture import Stack, find_stacks
-from hf_rksp.capture.calling import uncompiled
-from hf_rksp.capture.linears import find_linears, query_key_pairs
-from hf_rksp.capture.norms import Norm, norm_of, norms_in
+from hf_rksp.capture import find_stacks
+from hf_rksp.capture.norms import Norm
 from hf_rksp.config import KSSConfig
-from hf_rksp.errors import CaptureError, InputError, first_line
+from hf_rksp.errors import InputError, first_line
 from hf_rksp.ranks import from_main
-from hf_rksp.training.before import Said, say, vectors_vary
+from hf_rksp.training.before import Said, say
+from hf_rksp.training.kss.network import Network, network_of
 
 logger = logging.getLogger(__name__)
-
 Switch = Literal["auto", "on", "off"]
 SWITCHES = ("auto", "on", "off")
 _MEANT: dict[object, Switch] = {True: "on", False: "off", "true": "on", "false": "off"}
-#: Norm -> probability of being lost from which on KSS acts.
+#: Norm -> probability of being lost from which on KSS acts; with trained weights it is `TRAINED`.
 LIMITS: Mapping[Norm, float] = {"none": 0.25, "layer": 0.5, "rms": 0.5}
+TRAINED = 0.5
 _NAMES: Mapping[Norm, str] = {"none": "no norm", "layer": "LayerNorm", "rms": "RMSNorm"}
+#: Key of the choice in the state of a checkpoint, and that of KSS itself.
+CHOICE, _KSS = "kss_choice", "kss"
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,6 @@ class Choice:
     on: bool
     text: str
     values: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Network:
-    """What of a network the choice depends on.
-
-    Attributes:
-        norm: of the blocks.
-        attention: whether they have queries and keys.
-        trained: whether the weights are trained.
-    """
-
-    norm: Norm
-    attention: bool
-    trained: bool
-
-    @property
-    def gains_always(self) -> bool:
-        """Whether KSS was measured to gain at every learning rate: the forecast is not needed then."""
-        return self.norm == "rms" and self.attention and not self.trained
 
 
 def switch_of(value: object, name: str = "kss") -> Switch:
@@ -89,13 +69,15 @@ def switch_of(value: object, name: str = "kss") -> Switch:
     )
 
 
-def network_of(model: nn.Module, stacks: Sequence[Stack]) -> Network:
-    """Norm, attention and state of a model that no engine has sharded yet."""
-    config = getattr(model, "config", None)
-    pairs = query_key_pairs(find_linears(stacks, config), config)
-    # A state space has vectors that differ from the beginning: the norms tell, if there are any.
-    norms = nn.ModuleList(module for module, _ in norms_in(stacks))
-    return Network(norm_of(stacks), bool(pairs), vectors_vary(norms if len(norms) else model))
+def without_forecast(network: Network) -> Choice | None:
+    """The choice for a network of which no forecast has to be made; ``None`` if one is needed."""
+    if network.gains_always:
+        return choose(network, None)
+    if not network.attention:
+        return choose(network, None, "not every block was seen to have attention")
+    if network.trained:
+        return choose(network, None, "the weights are trained; risk='warn' makes a forecast")
+    return None
 
 
 def choose(network: Network, p_lost: float | None, unknown: str = "") -> Choice:
@@ -106,40 +88,51 @@ def choose(network: Network, p_lost: float | None, unknown: str = "") -> Choice:
         p_lost: probability that the run is lost without KSS; ``None`` if it is not known.
         unknown: why not.
     """
-    limit, name = LIMITS[network.norm], _NAMES[network.norm]
+    limit, name = TRAINED if network.trained else LIMITS[network.norm], _NAMES[network.norm]
     values = {
-        "norm": network.norm,
-        "attention": network.attention,
-        "trained": network.trained,
-        "p_lost": p_lost,
-        "limit": limit,
-    }
+        "norm": network.norm, "attention": network.attention, "trained": network.trained, "p_lost": p_lost, "limit": limit,
+    }  # fmt: skip
     if network.gains_always:
-        return Choice(True, f"KSS is on: with {name} and random weights it gains at every learning rate.", values)
-    if p_lost is None:
-        return Choice(False, f"KSS is off: it is not known whether this run needs it ({unknown.rstrip('.')}).", values)
-    if p_lost >= limit:
         return Choice(
-            True, f"KSS is on: P(lost) is {p_lost:.0%}, and with {name} KSS helps from {limit:.0%} on.", values
+            True, f"KSS is on: it acts in every causal language model with {name} and random weights.", values
         )
-    return Choice(False, f"KSS is off: P(lost) is {p_lost:.0%}, and with {name} KSS helps from {limit:.0%} on.", values)
-
-
-def without_forecast(network: Network) -> Choice | None:
-    """The choice for a network of which no forecast has to be made; ``None`` if one is needed."""
-    if network.gains_always:
-        return choose(network, None)
     if not network.attention:
-        return choose(network, None, "no run behind the forecast is without attention")
-    if network.trained:
-        return choose(network, None, "the weights are trained; risk='warn' measures it")
-    return None
+        p_lost = None
+    if p_lost is None:
+        return Choice(False, f"KSS is off: nothing says that this run needs it ({unknown.rstrip('.')}).", values)
+    # A share that rounds to its limit is written out.
+    share = f"{p_lost:.0%}" if abs(p_lost - limit) >= 0.005 else f"{p_lost:.1%}"
+    weights = "trained weights" if network.trained else f"{name} and random weights"
+    on = p_lost >= limit
+    text = f"KSS is {'on' if on else 'off'}: P(lost) is {share}, and with {weights} it acts from {limit:.0%} on."
+    return Choice(on, text, values)
+
+
+def kept(state: Mapping[str, Any] | None) -> Choice:
+    """The choice of a checkpoint for the run that goes on from it; the same on every process.
+
+    Args:
+        state: of all parts, as the checkpoint has it; ``None`` if there is none.
+    """
+
+    def read() -> Choice:
+        if state is None:
+            return Choice(False, "KSS is off: the checkpoint does not say whether it acted.")
+        if isinstance(state.get(CHOICE), bool):
+            return Choice(state[CHOICE], f"KSS stays {'on' if state[CHOICE] else 'off'}, as the checkpoint says.")
+        part = state.get(_KSS)
+        acted = isinstance(part, Mapping) and not part.get("dormant", False)
+        return Choice(acted, f"KSS stays {'on' if acted else 'off'}: it was {'on' if acted else 'off'} before.")
+
+    choice: Choice = from_main(read())
+    return choice
 
 
 def decide(trainer: Trainer, kss: KSSConfig, said: Said | None, blocks: str | Sequence[str] | None) -> Choice:
-    """The choice for a run of a Trainer, the same on every process. It is logged.
+    """The choice for a run of a Trainer, the same on every process; the main one logs it.
 
-    The forecast is made here if the choice needs it and ``risk`` has not made it, but not for trained weights.
+    The forecast is made here if the choice needs it and ``risk`` has not made it, but not for trained weights, and not if the data
+    is a stream, because a forecast reads ahead.
 
     Args:
         trainer: before its first step, and before an engine has sharded its model.
@@ -147,28 +140,36 @@ def decide(trainer: Trainer, kss: KSSConfig, said: Said | None, blocks: str | Se
         said: the forecast of the run, if it was made.
         blocks: path(s) of the list(s) of residual blocks.
     """
-    choice: Choice = from_main(_decide(trainer, kss, said, blocks))
-    logger.log(logging.WARNING if choice.on else logging.INFO, "%s kss='on' or 'off' decides it yourself.", choice.text)
+    main = trainer.args.process_index == 0
+    # The main process looks, because weights of the others may not be there yet; all then do the same.
+    found: Choice | Network = from_main(_looked(trainer, kss, blocks) if main else None)
+    choice = found if isinstance(found, Choice) else None if said else without_forecast(found)
+    if choice is None:
+        assert isinstance(found, Network)
+        if said is None and from_main(isinstance(trainer.train_dataset, torch.utils.data.IterableDataset)):
+            choice = choose(found, None, "the data is a stream, of which it reads nothing; risk='warn' does")
+        else:
+            said = said or say(trainer, blocks)
+            choice = choose(found, said.p_lost, said.text)
+    if main:
+        logger.warning("%s To decide it yourself, pass kss='on' or kss='off'.", choice.text)
     return choice
 
 
-def _decide(trainer: Trainer, kss: KSSConfig, said: Said | None, blocks: str | Sequence[str] | None) -> Choice:
+def _looked(trainer: Trainer, kss: KSSConfig, blocks: str | Sequence[str] | None) -> Choice | Network:
+    """What can be said without a forecast, or what the network is."""
+    if trainer.args.n_gpu > 1:
+        return Choice(False, "KSS is off: there are several devices in one process; launch one process per device.")
     if kss.schedule != "balanced":
         return Choice(
             True, f"KSS is on: its schedule {kss.schedule!r} was asked for, and 'auto' knows only 'balanced'."
         )
-    if trainer.args.n_gpu > 1:
-        return Choice(False, "KSS is off: several devices in one process; launch one process per device.")
     model: Any = trainer.model
-    if any(hasattr(weight, "ds_id") for weight in model.parameters()):
+    if any(hasattr(weight, "ds_id") or weight.is_meta for weight in model.parameters()):
         return Choice(
-            False, "KSS is off: the weights are spread over the processes before training begins (zero.Init)."
+            False, "KSS is off: the weights are not on this process before training begins (zero.Init, meta)."
         )
     try:
-        network = network_of(uncompiled(model), find_stacks(model, blocks))
-    except CaptureError as error:
-        return Choice(False, f"KSS is off: {first_line(error)}")
-    if said is None and (choice := without_forecast(network)) is not None:
-        return choice
-    said = said or say(trainer, blocks)
-    return choose(network, said.p_lost, said.text)
+        return network_of(model, find_stacks(model, blocks))
+    except Exception as error:  # the run goes on without an answer
+        return Choice(False, f"KSS is off: the model could not be looked at ({first_line(error)}).")

@@ -35,7 +35,7 @@ from hf_rksp.training.monitors.base import Intervention
 from hf_rksp.training.watch import Watch
 
 #: How KSS is switched off, for its warnings.
-_OFF = "kss=False (kss_weight=0) switches KSS off"
+_OFF = "kss='off' switches KSS off"
 #: Why a step may go by without a pass.
 _NO_PASS = (
     "no forward pass of the model was seen in this step: it was compiled and run before KSS was there (torch.compile, "
