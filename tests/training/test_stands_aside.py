@@ -73,7 +73,7 @@ def test_layers_that_cannot_be_read_any_more(schedule, tmp_path, caplog):
     assert (
         len(logged(run, "kss/loss")) == len(logged(run, "spectrum/near_unit_mass/max")) == 5
     )  # the others are measured
-    for part, setting in (("KSS", "kss=False"), ("The monitor", "monitor=False")):
+    for part, setting in (("KSS", "kss='off'"), ("The monitor", "monitor=False")):
         texts = said(caplog, f"{part} leaves out layer layers.")
         assert len(texts) == len(set(texts)) == 2 and all(setting in text for text in texts)
     assert hooks(run.model) == 0
