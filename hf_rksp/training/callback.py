@@ -27,6 +27,7 @@ from hf_rksp.training.before import Said
 from hf_rksp.training.engine import Engine
 from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss.auto import Choice
+from hf_rksp.training.kss.schedule import Watching
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor
 from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor
@@ -86,6 +87,7 @@ class RKSPCallback(TrainerCallback):
         path: of the history of the run.
         kss: settings of KSS, which `RKSPTrainer` sets.
         kss_sleeps: whether KSS does nothing until the guard switches it on.
+        kss_watches: whether KSS measures and never acts.
         rewind: loads weights and moments of a checkpoint into the run; `RKSPTrainer` sets it.
         engine: of the run that goes on, once its blocks are known.
     """
@@ -102,7 +104,7 @@ class RKSPCallback(TrainerCallback):
         self.config = None if config is False else config if isinstance(config, MonitorConfig) else MonitorConfig()
         self.probe, self.blocks, self.report = probe, blocks, report
         self.kss: KSSConfig | None = None
-        self.kss_sleeps = False
+        self.kss_sleeps = self.kss_watches = False
         self.path: Path | None = None
         self.engine: Engine | None = None
         #: Optimizer steps that were behind the run when it began.
@@ -145,7 +147,8 @@ class RKSPCallback(TrainerCallback):
             parts.append(SpectralMonitor(self.config, self.probe))
         parts += self.monitors
         if self.kss is not None:
-            parts.append(SpectralShaper(config=self.kss, dormant=self.kss_sleeps))
+            watching = Watching(self.kss) if self.kss_watches else None
+            parts.append(SpectralShaper(config=self.kss, schedule=watching, dormant=self.kss_sleeps))
         return parts
 
     def on_train_begin(
@@ -279,7 +282,7 @@ class RKSPCallback(TrainerCallback):
             "batch_size": given("per_device_train_batch_size"),
             "gradient_accumulation_steps": given("gradient_accumulation_steps"),
             "max_grad_norm": given("max_grad_norm"),
-            "kss": asdict(self.kss) if self.kss else None,
+            "kss": asdict(self.kss) if self.kss and not self.kss_watches else None,
             "spectrum": asdict(self.config) if self.config else None,
             **{name: asdict(config) for name, config in others.items() if config is not None},
         }
@@ -312,7 +315,7 @@ class RKSPCallback(TrainerCallback):
         """Solve what was seen in the step that just ended."""
         if self._begun:
             cause = "the trainer has made a step without the training_step that finds the residual blocks"
-            if self.kss:
+            if self.kss and not self.kss_watches:
                 raise CaptureError(f"{cause}. {REMEDIES}")
             self._stand_aside(cause)
         if self.engine:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,6 +33,9 @@ from hf_rksp.training.kss import auto
 from hf_rksp.training.kss.auto import Choice, Switch, switch_of
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.watch import Watch
+
+#: Least steps from one measuring of KSS to the next if "auto" has left it off.
+_WATCHES = 10
 
 
 class RKSPTrainerMixin(HealthyCheckpoints):
@@ -183,9 +187,11 @@ class RKSPTrainerMixin(HealthyCheckpoints):
                     before.act(self.rksp.said, self._risk, self._risk_limit, kwargs.get("trial"))
                 self._acting = kss = self._decided(state, resumed, kwargs.get("trial") is not None)
                 sleeps = self._sleeping_kss(kss)
-                self.rksp.kss, self.rksp.kss_sleeps, self.rksp.driven = sleeps or kss, sleeps is not None, True
+                watches = None if kss or sleeps else self._watching_kss()
+                self.rksp.kss, self.rksp.driven = kss or sleeps or watches, True
+                self.rksp.kss_sleeps, self.rksp.kss_watches = sleeps is not None, watches is not None
                 self.rksp.resume(state)
-                self._waits = bool(kss or self.rksp.config or self.rksp.monitors or self.rksp.said)
+                self._waits = bool(self.rksp.kss or self.rksp.config or self.rksp.monitors or self.rksp.said)
             self._term_sum, self._logged_step, self._in_step = 0.0, 0, False
             if self._waits and (self._blocks or not needs_probe(self.model)):
                 self._waits = False
@@ -231,11 +237,19 @@ class RKSPTrainerMixin(HealthyCheckpoints):
         sleeps = kss is None and guard is not None and "kss" in guard.config.chosen
         return self._kss_settings if sleeps else None
 
+    def _watching_kss(self) -> KSSConfig | None:
+        """Settings of KSS if "auto" has left it off: it measures now and then what it would act on."""
+        kss = self.kss
+        if kss is None or self.args.torch_compile:  # which would compile the measured passes too
+            return None
+        return replace(kss, every=max(_WATCHES, int(self.args.logging_steps)))
+
     def _let_go(self) -> None:
         self._waits = False
         if self.rksp:
             self.rksp.close()
-            self.rksp.kss, self.rksp.kss_sleeps, self.rksp.driven = None, False, False
+            self.rksp.kss, self.rksp.driven = None, False
+            self.rksp.kss_sleeps = self.rksp.kss_watches = False
             self.rksp.rewind = None
             self.rksp.resume(None)
 

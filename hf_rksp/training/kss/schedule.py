@@ -79,6 +79,13 @@ class Schedule(Generic[Config]):
         return self.config.first_block_weight if layer.block.index == 0 and not alone else 1.0
 
 
+class Watching(Schedule[KSSConfig]):
+    """Does nothing: KSS measures, and the run is that without it to the bit."""
+
+    def act(self, measured: Measured) -> None:
+        """Nothing."""
+
+
 def sizes_of_sequences(rows: Tensor, layout: Layout) -> Tensor:
     """Norm of each sequence of ``(n, t, ...)``, in float32 at least."""
     sizes: Tensor = torch.linalg.vector_norm(
