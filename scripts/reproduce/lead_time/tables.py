@@ -65,6 +65,21 @@ def alarms_of(rows: Sequence[Row], rival: str, tuned: bool) -> dict[int, list[in
     return found
 
 
+def begin_of(row: Row) -> float:
+    """The first step at which an alarm counts as a warning: an earlier one is false."""
+    return max(0.1 * row["planned"], row["begin"] or 0)
+
+
+def warnings(rows: Sequence[Row], steps: Callable[[int], list[int]], every: int) -> dict[int, int | None]:
+    """Place of a reported run that fails -> steps from the first warning to the failure; ``None`` without a warning."""
+    found: dict[int, int | None] = {}
+    for place, row in enumerate(rows):
+        if row["seed"] < TUNING and row["failure"] is not None:
+            before = [at for at in steps(place) if begin_of(row) <= at <= row["failure"] - every]
+            found[place] = row["failure"] - before[0] if before else None
+    return found
+
+
 def line(
     name: str, rows: Sequence[Row], steps: Callable[[int], list[int]], ways: Sequence[str], every: int
 ) -> list[str]:
@@ -73,21 +88,18 @@ def line(
     False are alarms in a healthy run, and in a failing one those in its first tenth or before its fault. A warning comes later,
     and at least one reading before the failure.
     """
-    false, leads, caught = [], [], {way: [0, 0] for way in ways}
+    false, caught = [], {way: [0, 0] for way in ways}
+    found = warnings(rows, steps, every)
     for place, row in enumerate(rows):
         if row["seed"] >= TUNING:
             continue
         if healthy(row):
             false.append(bool(steps(place)))
-        if row["failure"] is None:
-            continue
-        begin = max(0.1 * row["planned"], row["begin"] or 0)
-        false.append(any(at < begin for at in steps(place)))
-        before = [at for at in steps(place) if begin <= at <= row["failure"] - every]
-        caught[row["way"]][1] += 1
-        if before:
-            caught[row["way"]][0] += 1
-            leads.append((row["failure"] - before[0], (row["failure"] - before[0]) / row["planned"]))
+        if place in found:
+            false.append(any(at < begin_of(row) for at in steps(place)))
+            caught[row["way"]][0] += found[place] is not None
+            caught[row["way"]][1] += 1
+    leads = [(lead, lead / rows[place]["planned"]) for place, lead in found.items() if lead is not None]
     wrong = share(sum(false), len(false))
     hits, fails = (sum(pair[place] for pair in caught.values()) for place in (0, 1))
     lead = [statistics.median(pair[place] for pair in leads) for place in (0, 1)] if leads else None
