@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,47 +14,70 @@ from hf_rksp.capture.virtual_step import restored
 
 #: "layer" takes the mean of a state out and divides by the scatter, "rms" divides by the root mean square alone.
 Norm = Literal["layer", "rms", "none"]
-#: Width of the states that a module without weights is tried on, if neither it nor anybody else says it.
+#: Width of the states that a module without weights is tried on, if it does not say its own.
 _WIDTH = 64
 
 
-def norm_of(stacks: Sequence[Stack], width: int | None = None) -> Norm:
-    """What normalises the states in the blocks; "layer" if both kinds do.
+@dataclass(frozen=True)
+class NormModule:
+    """A module that normalises.
 
-    A norm that is no module of its own is not seen. Nothing of the model changes, and its hooks are not called. Weights have to be
-    whole: call it before an engine shards them.
-
-    Args:
-        stacks: the residual blocks.
-        width: of their states. If it is not known, the widest norm counts that has the length of a side of some matrix of its
-            block, so that a norm of queries and keys does not.
+    Attributes:
+        module: itself.
+        kind: what it does.
+        width: of the states that it takes; ``None`` for any.
     """
-    kinds = {kind for _, kind in norms_in(stacks, width)}
+
+    module: nn.Module
+    kind: Norm
+    width: int | None
+
+
+def norm_of(norms: Sequence[NormModule]) -> Norm:
+    """What normalises the states, by `norms_of_states`; "layer" if both kinds do."""
+    kinds = {norm.kind for norm in norms}
     return "none" if not kinds else "layer" if "layer" in kinds else "rms"
 
 
-def norms_in(stacks: Sequence[Stack], width: int | None = None) -> list[tuple[nn.Module, Norm]]:
-    """The modules that normalise the states in the blocks, and what each does."""
-    found: dict[int, list[tuple[nn.Module, Norm]]] = {}
+def norms_of_states(norms: Sequence[NormModule], width: int | None = None) -> list[NormModule]:
+    """Those that normalise the states between the blocks.
+
+    Args:
+        norms: from `find_norms`.
+        width: of the states; if it is not known, the widest norms are meant.
+    """
+    width = width or max((norm.width for norm in norms if norm.width), default=None)
+    return [norm for norm in norms if norm.width in (width, None)]
+
+
+def find_norms(stacks: Sequence[Stack]) -> list[NormModule]:
+    """The norms in the blocks that are modules of their own; nothing of the model changes, and its hooks are not called.
+
+    A norm of queries and keys is left out: no matrix of its block has a side of its length. Weights have to be whole: call it
+    before an engine shards them.
+    """
+    found = []
     for stack in stacks:
         for block in stack.blocks:
             sides = {side for weight in block.module.parameters() if weight.ndim > 1 for side in weight.shape}
             with restored(block.module):
-                for module, own in _candidates(block.module, width or _WIDTH):
-                    fits = own in sides if width is None else own == width
-                    if fits and (kind := kind_of(module, own)):
-                        found.setdefault(own, []).append((module, kind))
-    return found[max(found)] if found else []
+                for module, width in _candidates(block.module):
+                    if (width is None or width in sides) and (kind := kind_of(module, width or _WIDTH)):
+                        found.append(NormModule(module, kind, width))
+    return found
 
 
-def _candidates(block: nn.Module, width: int) -> Iterator[tuple[nn.Module, int]]:
-    """Modules without parts whose weights are vectors of one length, and that length; ``width`` for one without weights."""
+def _candidates(block: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
+    """Modules without parts whose weights are vectors of one length, and that length; ``None`` if nothing tells it."""
     for module in block.modules():
         if next(module.children(), None) is not None:
             continue
         shapes = {tuple(weight.shape) for weight in module.parameters(recurse=False)}
         if not shapes:
-            own: Any = getattr(module, "normalized_shape", (width,))
+            own: Any = getattr(module, "normalized_shape", None)
+            if own is None:
+                yield module, None
+                continue
             shapes = {tuple(own) if isinstance(own, (tuple, list)) else (own,)}
         (shape, *more) = shapes
         if not more and len(shape) == 1 and isinstance(shape[0], int) and shape[0] > 1:

@@ -26,7 +26,7 @@ from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Said
 from hf_rksp.training.engine import Engine
 from hf_rksp.training.guard.guard import DivergenceGuard
-from hf_rksp.training.kss.auto import Choice
+from hf_rksp.training.kss.auto import Decision
 from hf_rksp.training.kss.schedule import Watching
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor
@@ -115,7 +115,7 @@ class RKSPCallback(TrainerCallback):
         #: Set by `RKSPTrainer`: what was said of the run before its first step, the first event of the history.
         self.said: Said | None = None
         #: Set by `RKSPTrainer`: whether KSS acts, if that was decided by "auto".
-        self.choice: Choice | None = None
+        self.decision: Decision | None = None
         self.rewind: Callable[[Path], None] | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._recorder = Recorder()
@@ -203,7 +203,7 @@ class RKSPCallback(TrainerCallback):
         watch = self.engine.watch
         watch.optimizer, watch.folder, watch.rewind = self._optimizer, Path(args.output_dir or "."), self.rewind
         watch.acts = watch.says_losses = self.driven
-        watch.kss_by_auto = self.choice is not None and self.choice.on
+        watch.kss_by_auto = self.decision is not None and self.decision.on
         watch.writes, watch.lives = getattr(args, "should_save", None), _lives(args, state)
         self.engine.watch.seed = int(getattr(args, "seed", 0) or 0)
         if hasattr(args, "get_warmup_steps"):
@@ -264,8 +264,8 @@ class RKSPCallback(TrainerCallback):
         )
         if self.said is not None:
             self._recorder.event(state.global_step, "risk", "forecast", self.said.text, **self.said.values)
-        if self.choice is not None:
-            self._recorder.event(state.global_step, "kss", "choice", self.choice.text, **self.choice.values)
+        if self.decision is not None:
+            self._recorder.event(state.global_step, "kss", "decision", self.decision.text, **self.decision.values)
         self.path, self._recorder.send = self._recorder.path, sender(getattr(args, "report_to", ()))
         self._keep_in_state()
 

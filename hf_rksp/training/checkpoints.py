@@ -25,7 +25,7 @@ from hf_rksp.training.aside import reason
 from hf_rksp.training.callback import RKSPCallback
 from hf_rksp.training.guard.disk import lacks_room, on_full_disk
 from hf_rksp.training.guard.guard import DivergenceGuard
-from hf_rksp.training.kss.auto import CHOICE
+from hf_rksp.training.kss.auto import DECISION
 
 logger = logging.getLogger(__name__)
 #: What DeepSpeed's engine counts, which goes on when weights and moments go back.
@@ -173,8 +173,8 @@ class HealthyCheckpoints(Host):
             self.args.save_total_limit = now
 
     def _keep_state(self, folder: Path, state: Mapping[str, Any] | None) -> None:
-        if state is not None and self.rksp is not None and self.rksp.choice is not None:
-            state = {**state, CHOICE: self.rksp.choice.on}
+        if state is not None and self.rksp is not None and self.rksp.decision is not None:
+            state = {**state, DECISION: self.rksp.decision.on}
         if state is not None and self.args.should_save:
             try:
                 put_files({STATE_NAME: json.dumps(state).encode()}, folder)

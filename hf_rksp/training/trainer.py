@@ -30,7 +30,7 @@ from hf_rksp.training.extra_pass import extra_passes
 from hf_rksp.training.first_batches import same_numbers
 from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss import auto
-from hf_rksp.training.kss.auto import Choice, Switch, switch_of
+from hf_rksp.training.kss.auto import Decision, Switch, switch_of
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.watch import Watch
 
@@ -102,7 +102,7 @@ class RKSPTrainerMixin(HealthyCheckpoints):
         self.rksp: RKSPCallback | None = None
         #: Settings of KSS if it acts in the run that goes on, and what "auto" has decided.
         self._acting: KSSConfig | None = None
-        self._choice: Choice | None = None
+        self._decision: Decision | None = None
         acting = self._guard is not None and self._guard.chosen != ("warn",)
         if self.args.n_gpu > 1 and ((self.kss and self.kss_switch == "on") or acting):
             raise InputError(
@@ -179,7 +179,7 @@ class RKSPTrainerMixin(HealthyCheckpoints):
             if self.rksp:
                 stack.callback(self._let_go)
                 self.rksp.rewind = self._rewind if self._saves_moments else None
-                self.rksp.said = self.rksp.choice = None
+                self.rksp.said = self.rksp.decision = None
                 resumed = bool(kwargs.get("resume_from_checkpoint"))
                 if self._risk != "off" and not resumed:
                     # Now, and not on_train_begin: an engine wraps the model before.
@@ -223,13 +223,13 @@ class RKSPTrainerMixin(HealthyCheckpoints):
             return kss
         assert self.rksp is not None
         if resumed:
-            self._choice = auto.kept(state)
-        elif self._choice is None or new_trial:
-            self._choice = auto.decide(self, kss, self.rksp.said, self._blocks)
-        self.rksp.choice = self._choice
-        if self._choice.on and self.rksp.said is not None:
+            self._decision = auto.kept(state)
+        elif self._decision is None or new_trial:
+            self._decision = auto.decide(self, kss, self.rksp.said, self._blocks)
+        self.rksp.decision = self._decision
+        if self._decision.on and self.rksp.said is not None:
             self.rksp.said = before.with_kss(self.rksp.said)
-        return kss if self._choice.on else None
+        return kss if self._decision.on else None
 
     def _sleeping_kss(self, kss: KSSConfig | None) -> KSSConfig | None:
         """Settings of KSS if it is off and the guard may switch it on."""

@@ -10,7 +10,7 @@ from transformers import (
 )
 
 from hf_rksp.capture import find_stacks
-from hf_rksp.capture.norms import kind_of, norm_of
+from hf_rksp.capture.norms import find_norms, kind_of, norm_of, norms_of_states
 
 _SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 48,
@@ -32,6 +32,10 @@ def model_of(name, **more):
     return make.from_config(AutoConfig.for_model(name, **_SMALL, **more))
 
 
+def norm_in(model):
+    return norm_of(norms_of_states(find_norms(find_stacks(model))))
+
+
 @pytest.mark.parametrize(
     ("name", "norm"),
     [
@@ -41,7 +45,7 @@ def model_of(name, **more):
 )  # fmt: skip
 def test_models_of_transformers(name, norm):
     more = {"attention_hidden_size": 32} if name == "rwkv" else {}
-    assert norm_of(find_stacks(model_of(name, **more))) == norm
+    assert norm_in(model_of(name, **more)) == norm
 
 
 def test_a_norm_of_queries_and_keys_is_not_one_of_the_stream():
@@ -49,17 +53,17 @@ def test_a_norm_of_queries_and_keys_is_not_one_of_the_stream():
     for block in model.transformer.h:
         block.ln_1, block.ln_2 = nn.Identity(), nn.Identity()
         block.attn.q_norm = nn.RMSNorm(8)
-    assert norm_of(find_stacks(model)) == "none"
+    assert norm_in(model) == "none"
     for block in model.transformer.h:
         block.ln_1 = nn.LayerNorm(32)
-    assert norm_of(find_stacks(model)) == "layer"
+    assert norm_in(model) == "layer"
 
 
 def test_no_norm():
     model = model_of("gpt2")
     for block in model.transformer.h:
         block.ln_1, block.ln_2 = nn.Identity(), nn.Identity()
-    assert norm_of(find_stacks(model)) == "none"
+    assert norm_in(model) == "none"
 
 
 class OfAnotherName(nn.Module):

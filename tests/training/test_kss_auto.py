@@ -77,7 +77,7 @@ def forecasts(monkeypatch):
 
 def events(run):
     found = read_history(run.rksp.path).events
-    return [row for row in found if row["what"] == "choice"]
+    return [row for row in found if row["what"] == "decision"]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_several_devices_train_without_it(tmp_path):
     args._n_gpu = 2
     run = RKSPTrainer(model=gpt2(), args=args, train_dataset=token_rows())
     run.train()
-    assert run.state.global_step == 4 and not run.rksp.choice.on and "several devices" in run.rksp.choice.text
+    assert run.state.global_step == 4 and not run.rksp.decision.on and "several devices" in run.rksp.decision.text
 
 
 @pytest.mark.parametrize(("p", "on"), [(0.9, True), (0.1, False)])
@@ -220,7 +220,7 @@ def test_a_resumed_run_keeps_the_choice(tmp_path, forecasts, p, on):
         4 if on else 1
     )  # if it is off, the first step is measured
     state = json.loads((tmp_path / "part" / "checkpoint-4" / "rksp_state.json").read_text())
-    assert state["kss_choice"] is on
+    assert state["kss_decision"] is on
 
 
 def test_the_guard_may_switch_on_what_auto_has_left_off(tmp_path, forecasts):
@@ -233,22 +233,22 @@ def test_the_guard_may_switch_on_what_auto_has_left_off(tmp_path, forecasts):
         return loss * float("nan") if len(calls) == 2 else loss
 
     run = trained(tmp_path, untrained_gpt2(), **AUTO, guard="kss", compute_loss_func=loss_of)
-    assert not run.rksp.choice.on and run._the_guard.ladder.used["kss"] == 1
+    assert not run.rksp.decision.on and run._the_guard.ladder.used["kss"] == 1
     assert logged(run, "kss/loss")
 
 
 def test_the_guard_goes_without_that_rung_if_auto_says_on(tmp_path, forecasts):
     forecasts(0.9)
     run = trained(tmp_path, untrained_gpt2(), **AUTO, guard="skip+kss")
-    assert run.rksp.choice.on and "kss" not in run._the_guard.ladder.used
+    assert run.rksp.decision.on and "kss" not in run._the_guard.ladder.used
     assert len(logged(run, "kss/loss")) == 4
 
 
 def test_what_checkpoints_say():
     assert not kept(None).on and "does not say" in kept(None).text
-    assert kept({"kss_choice": True}).on and not kept({"kss_choice": False, "kss": {"dormant": False}}).on
+    assert kept({"kss_decision": True}).on and not kept({"kss_decision": False, "kss": {"dormant": False}}).on
     assert kept({"kss": {"steps": 2}}).on and kept({"kss": {"dormant": False}}).on
-    for state in ({"kss": {"dormant": True}}, {"guard": {}}, {"kss": 3, "kss_choice": "yes"}):
+    for state in ({"kss": {"dormant": True}}, {"guard": {}}, {"kss": 3, "kss_decision": "yes"}):
         assert not kept(state).on
 
 
@@ -257,7 +257,7 @@ def test_it_is_decided_once_for_a_trainer(tmp_path, forecasts):
     run = trainer(tmp_path, untrained_gpt2(), **AUTO)
     run.train()
     run.train()  # its weights are trained now
-    assert made == [0.9] and run.rksp.choice.on
+    assert made == [0.9] and run.rksp.decision.on
 
 
 def test_a_forecast_of_a_run_with_kss_says_that_it_is_of_one_without(tmp_path, forecasts):
@@ -304,7 +304,7 @@ def test_to_look_at_a_model_changes_nothing(tmp_path, data):
         runs.append((run, len(calls)))
     (ours, _), (plain, _) = runs
     assert_same_weights(ours.model, plain.model)
-    assert not ours.rksp.choice.on and ("stream" in ours.rksp.choice.text) == (data is not None)
+    assert not ours.rksp.decision.on and ("stream" in ours.rksp.decision.text) == (data is not None)
 
 
 def tiny(name, **more):
@@ -357,6 +357,14 @@ def test_gains_of_one_are_no_proof_of_random_weights(dtype):
     with torch.no_grad():
         model.lm_head.weight *= 300
     assert looked(model).trained
+
+
+def test_trained_weights_are_known_without_a_pass():
+    """A pass of a large model takes long on a processor, and KSS is off then whatever it shows."""
+    model, calls = trained_gpt2(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    assert network_of(model, find_stacks(model), pass_if_trained=False).trained and not calls
+    assert looked(model).trained and calls
 
 
 def test_norms_without_gains_are_seen():

@@ -15,7 +15,7 @@ from hf_rksp.capture import Block, Stack, capture_transitions, untouched
 from hf_rksp.capture.attention import AttentionLogits
 from hf_rksp.capture.calling import uncompiled
 from hf_rksp.capture.linears import find_linears, query_key_pairs
-from hf_rksp.capture.norms import Norm, norm_of, norms_in
+from hf_rksp.capture.norms import Norm, NormModule, find_norms, norm_of, norms_of_states
 from hf_rksp.capture.virtual_step import restored
 
 #: Entropy of the predictions for random tokens, relative to that of guessing, from which on weights are taken for random.
@@ -56,20 +56,25 @@ class _Seen:
     entropy: float | None = None
 
 
-def network_of(model: nn.Module, stacks: Sequence[Stack]) -> Network:
+def network_of(model: nn.Module, stacks: Sequence[Stack], pass_if_trained: bool = True) -> Network:
     """Look at a model that no engine has sharded yet; it is left as it is.
 
     Args:
         stacks: its residual blocks.
+        pass_if_trained: make the forward pass also if gains tell that the weights are trained. Without it attention is told by the
+            names of projections then.
     """
-    seen = _Seen()
-    with contextlib.suppress(Exception):  # it takes something else than token ids, or more
-        seen = _passed(model, stacks)
+    norms, seen = find_norms(stacks), _Seen()
+    varies = _gains_vary(model, norms_of_states(norms))
+    if pass_if_trained or not varies:
+        with contextlib.suppress(Exception):  # it takes something else than token ids, or more
+            seen = _passed(model, stacks)
+    norms = norms_of_states(norms, seen.width)
+    trained = varies or _gains_vary(model, norms) or seen.entropy is None or seen.entropy < _GUESSING
     blocks = seen.blocks or sum(len(stack.blocks) for stack in stacks)
     attentions = seen.attentions or _pairs(model, stacks)  # a flash kernel is not seen, and its projections are
-    trained = _gains_vary(model, stacks, seen.width) or seen.entropy is None or seen.entropy < _GUESSING
     name = type(uncompiled(model)).__name__
-    return Network(norm_of(stacks, seen.width), attentions >= blocks, trained, "CausalLM" in name or "LMHead" in name)
+    return Network(norm_of(norms), attentions >= blocks, trained, "CausalLM" in name or "LMHead" in name)
 
 
 def vectors_vary(model: nn.Module) -> bool:
@@ -78,10 +83,9 @@ def vectors_vary(model: nn.Module) -> bool:
     return any(bool((vector != vector[0]).any()) for vector in vectors)
 
 
-def _gains_vary(model: nn.Module, stacks: Sequence[Stack], width: int | None) -> bool:
+def _gains_vary(model: nn.Module, norms: Sequence[NormModule]) -> bool:
     # A state space has vectors that differ from the beginning: the norms tell, if there are any.
-    norms = nn.ModuleList(module for module, _ in norms_in(stacks, width))
-    return vectors_vary(norms if len(norms) else model)
+    return vectors_vary(nn.ModuleList(norm.module for norm in norms) if norms else model)
 
 
 def _pairs(model: nn.Module, stacks: Sequence[Stack]) -> int:

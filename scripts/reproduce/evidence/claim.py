@@ -28,6 +28,9 @@ class Finding:
     text: str
 
 
+NO_ROWS = Finding("not tested", "The runs are not made yet.")
+
+
 @dataclass(frozen=True)
 class Claim:
     """One claim.
@@ -52,7 +55,7 @@ class Claim:
         """What became of it."""
         if self.judge is None:
             return Finding("not tested", "No experiment tests this claim yet.")
-        return self.judge() if self.has_rows else Finding("not tested", "The runs are not made yet.")
+        return self.judge() if self.has_rows else NO_ROWS
 
     @property
     def has_rows(self) -> bool:

@@ -1,13 +1,12 @@
-"""The comparisons of arXiv:2602.22988: Tables 4 to 9, 13 and 14. Each rule was written before there was a row."""
+"""The comparisons of arXiv:2602.22988: Tables 4, 6 to 9, 13 and 14. Each rule was written before there was a row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.reproduce.evidence.claim import Finding, Verdict, rows_of
+from scripts.reproduce.evidence.claim import NO_ROWS, Finding, Verdict, rows_of
 from scripts.reproduce.harness.intervals import paired
-from scripts.reproduce.highest_rate.experiment import CONTROLS, highest, ratio, value
 from scripts.reproduce.paper_methods.tables import lost
 
 #: The paper's KSS, and what Tables 4, 13 and 14 compare it with.
@@ -26,7 +25,6 @@ OTHERS = (
 #: Table 6: its terms alone, and penalties of the same cost.
 TERMS = ("KSS, unstable term alone", "KSS, near-unit term alone")
 PENALTIES = ("random l2", "Jacobian penalty", "activation variance")
-NOTHING = Finding("not tested", "The runs are not made yet.")
 #: A setting of `paper_methods`: learning rate, and whether gradients are clipped.
 Setting = tuple[float, bool]
 
@@ -54,7 +52,7 @@ def methods() -> Finding:
     """Tables 4, 13, 14."""
     counts = _counts()
     if len(counts) < 2 or not all({KSS, *OTHERS} <= cell.keys() for cell in counts.values()):
-        return NOTHING
+        return NO_ROWS
     beaten = [[cell[KSS][0] < cell[name][0] for name in OTHERS] for cell in counts.values()]
     enough = all(sum(each) > len(OTHERS) / 2 for each in beaten)
     verdict: Verdict = "held" if all(map(all, beaten)) else "partly" if any(map(all, beaten)) or enough else "not"
@@ -66,7 +64,7 @@ def terms() -> Finding:
     """Table 6."""
     counts = _counts()
     if not counts or not all({KSS, *TERMS, *PENALTIES} <= cell.keys() for cell in counts.values()):
-        return NOTHING
+        return NO_ROWS
     whole = {
         kind: all(cell[KSS][0] < cell[name][0] for cell in counts.values() for name in names)
         for kind, names in (("terms", TERMS), ("penalties", PENALTIES))
@@ -76,35 +74,6 @@ def terms() -> Finding:
     return Finding(verdict, f"Runs lost without a norm, at {told}.")
 
 
-def highest_rate() -> Finding:
-    """Table 5: the paper compares KSS with nothing; clipping is what people have."""
-    rows = rows_of("highest_rate")
-    arms: dict[str, dict[str, dict[int, float]]] = {}
-    for row in rows:
-        arms.setdefault(row["task"], {}).setdefault(row["arm"], {})[row["seed"]] = value(row)
-    pairs = ("paper", "paper + clip")
-    if not arms or not all({*pairs, *(CONTROLS[one] for one in pairs)} <= each.keys() for each in arms.values()):
-        return NOTHING
-    raised = {
-        arm: [(found := ratio(each[arm], each[CONTROLS[arm]])) is not None and found.low > 1 for each in arms.values()]
-        for arm in pairs
-    }
-    both = [all(raised[arm][place] for arm in pairs) for place in range(len(arms))]
-    verdict: Verdict = (
-        "held" if all(both) else "partly" if any(raised["paper"]) or any(raised["paper + clip"]) else "not"
-    )
-    told = []
-    for task, each in arms.items():
-        rates = ", ".join(f"{arm} {highest(list(found.values()))[0]:.2g}" for arm, found in each.items())
-        factors = ", ".join(
-            f"{arm} {found.text()}"
-            for arm in CONTROLS
-            if arm in each and (found := ratio(each[arm], each[CONTROLS[arm]]))
-        )
-        told.append(f"{task}: {rates} (times that without KSS: {factors})")
-    return Finding(verdict, f"A fifth of the seeds is lost from there on. {'; '.join(told)}.")
-
-
 def models() -> Finding:
     """Tables 8 and 9."""
     cells: dict[tuple[str, float], dict[str, dict[int, dict[str, Any]]]] = {}
@@ -112,7 +81,7 @@ def models() -> Finding:
         if row["model"] == "GPT-2" or row["model"].startswith("ViT"):
             cells.setdefault((row["model"], row["lr"]), {}).setdefault(row["arm"], {})[row["seed"]] = row
     if not cells or not all({"none", "clip", "paper + clip"} <= arms.keys() for arms in cells.values()):
-        return NOTHING
+        return NO_ROWS
     told, better, worse = [], {}, {}
     for (model, lr), arms in cells.items():
         losses = [

@@ -129,9 +129,3 @@ def shaper_of(model: nn.Module, kss: dict[str, Any] | None, seed: int) -> tuple[
     config: Any = KSSConfig(**settings, seed=seed)
     rule = Watching(config) if kss is None else _RULES[kss.get("rule")](config)
     return SpectralShaper(model, config, schedule=rule), rule
-
-
-def fraction_active(record: Mapping[int, list[tuple[float, float, float]]], threshold: float) -> float:
-    """Share of the recorded radii that are above ``threshold``."""
-    radii = torch.tensor([[radius for radius, _, _ in blocks] for blocks in record.values()])
-    return float((radii > threshold).float().mean())

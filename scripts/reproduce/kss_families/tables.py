@@ -39,12 +39,13 @@ def cells_of(rows: list[Row]) -> Cells:
     for row in rows:
         cells[row["family"], row["schedule"], row["lr"]][row["arm"]][row["seed"]] = row
     for arms in cells.values():
-        if AUTO in arms:
-            arms[AUTO] = {
-                seed: arms[taken][seed] | {"choice": row["choice"]}
-                for seed, row in arms[AUTO].items()
-                if seed in arms.get(taken := "kss" if row["choice"]["on"] else "clip", {})
-            }
+        outcomes = {}
+        for seed, row in arms.pop(AUTO, {}).items():
+            taken = arms.get("kss" if row["choice"]["on"] else "clip", {})
+            if seed in taken:
+                outcomes[seed] = taken[seed] | {"choice": row["choice"]}
+        if outcomes:
+            arms[AUTO] = outcomes
     return dict(sorted(cells.items()))
 
 

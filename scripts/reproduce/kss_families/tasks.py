@@ -18,8 +18,8 @@ from scripts.reproduce.kss_default.tables import GUESSING, MUST_BEAT
 
 #: Articles that MiniLM tells apart, and tokens of a passage.
 ARTICLES, _PASSAGE = 16, 32
-#: Images that are trained on; of the others 2,000 are held out.
-_TRAINED = 48_000
+#: Images of the file, and those that are trained on; the others are held out.
+IMAGES, TRAINED = 50_000, 48_000
 _CIFAR = "cifar10/plain_text/train-00000-of-00001.parquet"
 
 
@@ -53,16 +53,17 @@ def _recall(generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def _images(generator: torch.Generator) -> dict[str, Tensor]:
-    return _pictures(torch.randint(0, _TRAINED, (32,), generator=generator))
+    return pictures(torch.randint(0, TRAINED, (32,), generator=generator))
 
 
-def _pictures(chosen: Tensor) -> dict[str, Tensor]:
+def pictures(chosen: Tensor) -> dict[str, Tensor]:
+    """The images of these numbers, from about -2 to 2, and their classes."""
     pixels, labels = cifar()
     return {"pixel_values": (pixels[chosen].float() / 255 - 0.5) / 0.25, "labels": labels[chosen]}
 
 
 def _other_images() -> list[dict[str, Tensor]]:
-    return [_pictures(part) for part in torch.arange(_TRAINED, _TRAINED + 2000).split(200)]
+    return [pictures(part) for part in torch.arange(TRAINED, IMAGES).split(200)]
 
 
 def _articles(generator: torch.Generator) -> dict[str, Tensor]:

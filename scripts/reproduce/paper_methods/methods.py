@@ -12,6 +12,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 from transformers.pytorch_utils import Conv1D
 
+from scripts.reproduce.architecture_warmup.attention import written_out
+
 #: What a method of config.yaml may set.
 KEYS = {
     "kss", "weights", "optimizer", "lr_factor", "warmup", "rho", "embedding", "attention", "qk_clip", "penalty", "penalty_weight",
@@ -77,14 +79,10 @@ def attention(
     if hasattr(module, "q_norm"):  # Henry et al., arXiv:2010.04245; with gains, as in arXiv:2302.05442
         query, key = module.q_norm(query), module.k_norm(key)
     scaling = scaling * module.width_scale
-    if not module.written_out:
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
-        return mixed.transpose(1, 2).contiguous(), None
-    logits = query @ key.mT * scaling
-    module.largest_logit = logits.detach().amax((0, 2, 3))
-    tokens = logits.shape[-1]
-    future = torch.ones(tokens, tokens, dtype=torch.bool, device=logits.device).triu(1)
-    return (logits.masked_fill(future, -torch.inf).softmax(-1) @ value).transpose(1, 2).contiguous(), None
+    if module.written_out:
+        return written_out(module, query, key, value, attention_mask, scaling)
+    mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    return mixed.transpose(1, 2).contiguous(), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(_NAME, attention)

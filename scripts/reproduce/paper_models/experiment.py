@@ -17,7 +17,8 @@ from hf_rksp.report.kit.text import form_of
 from scripts.reproduce import data
 from scripts.reproduce.harness.intervals import mean, paired, share
 from scripts.reproduce.harness.markdown import table
-from scripts.reproduce.kss_families.tasks import cifar, cifar_file
+from scripts.reproduce.kss_families.tasks import IMAGES, TRAINED, cifar_file, pictures
+from scripts.reproduce.kss_families.train import share_of
 from scripts.reproduce.watched import groups_of
 
 #: The paper's rule of a lost run.
@@ -25,7 +26,7 @@ MOST_LOSS, MOST_NORM = 50.0, 500.0
 #: Mean over the blocks; the paper has them in Tables 11 and 16 to 18.
 QUANTITIES = ("nonlinearity_ratio", "near_unit_mass", "contractive_mass", "spectral_radius", "reliable_fraction")
 #: Steps whose mean is the training loss at the end, and rows that are held out.
-_LAST, _HELD_OUT, _TRAINED = 50, 32, 48_000
+_LAST, _HELD_OUT = 50, 32
 
 
 def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
@@ -55,7 +56,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     ):
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = job["lr"] * share_of(step, steps, settings["warmup"])
+                group["lr"] = job["lr"] * share_of("cosine", step, steps)
             loss = model(**_batch(images, draw, settings)).loss
             (loss + loop.term()).backward()
             loop.gradients_ready()
@@ -94,19 +95,11 @@ def network(values: dict[str, Any], length: int) -> nn.Module:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values, **ends, **longest))
 
 
-def share_of(step: int, steps: int, warmup: int) -> float:
-    """Of the peak learning rate: linear warm-up, then a cosine to a tenth."""
-    rise = min(1.0, (step + 1) / warmup)
-    return rise * (0.55 + 0.45 * math.cos(math.pi * max(0, step - warmup) / (steps - warmup)))
-
-
 def _batch(images: bool, draw: torch.Generator, settings: dict[str, Any], held_out: bool = False) -> dict[str, Tensor]:
     if images:
-        pixels, labels = cifar()
-        among = range(_TRAINED, len(labels)) if held_out else range(_TRAINED)
+        among = range(TRAINED, IMAGES) if held_out else range(TRAINED)
         count = 16 * _HELD_OUT if held_out else settings["images"]
-        chosen = torch.randint(among.start, among.stop, (count,), generator=draw)
-        return {"pixel_values": (pixels[chosen].float() / 255 - 0.5) / 0.25, "labels": labels[chosen]}
+        return pictures(torch.randint(among.start, among.stop, (count,), generator=draw))
     text, count = data.wikitext("validation" if held_out else "test"), _HELD_OUT if held_out else settings["sequences"]
     ids = data.passages(text, draw, count, settings["length"])
     return {"input_ids": ids, "labels": ids}

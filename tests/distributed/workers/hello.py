@@ -37,7 +37,7 @@ seen = {
     "world_size": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
     "wrapped": type(trainer.model_wrapped).__name__,
     "forecast": trainer.rksp.said.text if trainer.rksp.said else None,
-    "choice": trainer.rksp.choice.text,
+    "choice": trainer.rksp.decision.text,
     "weights": float(sum(parameter.double().abs().sum() for parameter in model.parameters())),
 }
 (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(seen))
