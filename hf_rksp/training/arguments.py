@@ -198,7 +198,7 @@ RKSPArguments = make_dataclass(
             str,  # true and false are taken too: from YAML, and from code
             _option(
                 "auto",
-                "The spectral regulariser (KSS): 'on', 'off', or 'auto' (on if the network or its forecast speaks for it).",
+                "The spectral regulariser (KSS): 'on', 'off', or 'auto' (on for networks that gain and runs that may be lost).",
             ),
         ),
         (

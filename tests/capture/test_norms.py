@@ -94,3 +94,10 @@ def test_a_module_is_left_in_its_mode():
 )
 def test_what_is_no_norm(module):
     assert kind_of(module, 16) is None
+
+
+def test_hooks_of_a_model_are_not_called():
+    model, calls = model_of("llama"), []
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: calls.append(1))
+    assert len(find_norms(find_stacks(model))) == 4 and not calls

@@ -72,7 +72,7 @@ def without_forecast(network: Network) -> Decision | None:
     if network.gains_always:
         return choose(network, None)
     if network.trained:
-        return choose(network, None, "the weights are trained; risk='warn' makes a forecast")
+        return choose(network, None, "the weights are trained, or may be; risk='warn' makes a forecast")
     if not network.attention:
         return choose(network, None, "not every block was seen to have attention")
     return None
@@ -92,17 +92,21 @@ def choose(network: Network, p_lost: float | None, unknown: str = "") -> Decisio
     }  # fmt: skip
     if network.gains_always:
         return Decision(
-            True, f"KSS is on: it acts in every causal language model with {name} and random weights.", values
+            True, f"KSS is on: KSS acts in every causal language model with {name} and random weights.", values
         )
     if not network.attention:
         p_lost = None
     if p_lost is None:
-        return Decision(False, f"KSS is off: nothing says that this run needs it ({unknown.rstrip('.')}).", values)
+        return Decision(
+            False,
+            f"KSS is off: it is not known whether this run needs it. {unknown[:1].upper()}{unknown[1:].rstrip('.')}.",
+            values,
+        )
     # A share that rounds to its limit is written out.
     share = f"{p_lost:.0%}" if abs(p_lost - limit) >= 0.005 else f"{p_lost:.1%}"
     weights = "trained weights" if network.trained else f"{name} and random weights"
     on = p_lost >= limit
-    text = f"KSS is {'on' if on else 'off'}: P(lost) is {share}, and with {weights} it acts from {limit:.0%} on."
+    text = f"KSS is {'on' if on else 'off'}: P(lost) is {share}. With {weights} KSS acts from {limit:.0%} on."
     return Decision(on, text, values)
 
 
@@ -146,7 +150,7 @@ def decide(trainer: Trainer, kss: KSSConfig, said: Said | None, blocks: str | Se
     if decision is None:
         assert isinstance(found, Network)
         if said is None and from_main(isinstance(trainer.train_dataset, torch.utils.data.IterableDataset)):
-            decision = choose(found, None, "the data is a stream, of which it reads nothing; risk='warn' does")
+            decision = choose(found, None, "the data is a stream, and 'auto' does not read ahead; risk='warn' does")
         else:
             said = said or say(trainer, blocks)
             decision = choose(found, said.p_lost, said.text)
@@ -173,4 +177,4 @@ def _looked(
     try:
         return network_of(model, find_stacks(model, blocks), pass_if_trained=said is not None)
     except Exception as error:  # the run goes on without an answer
-        return Decision(False, f"KSS is off: the model could not be looked at ({first_line(error)}).")
+        return Decision(False, f"KSS is off: the model could not be looked at. {first_line(error)}")
