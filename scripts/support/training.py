@@ -87,7 +87,10 @@ class _LossTrainer(Trainer):
 
 
 class _ShapedTrainer(RKSPTrainerMixin, _LossTrainer):
-    """The same with KSS and the monitor."""
+    """The same with KSS, whatever "auto" would decide, and the monitor."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(kss="on", **arguments)
 
 
 def compare(model_type: str, kind: type, config: Any, feed: Feed) -> Compared:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     LlamaConfig,
@@ -19,12 +20,12 @@ from transformers import (
 
 from hf_rksp import KSSConfig, RKSPTrainer, RKSPTrainingArguments
 from hf_rksp.capture import find_stacks
-from hf_rksp.errors import InputError
+from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training.before import Said
 from hf_rksp.training.kss import auto
-from hf_rksp.training.kss.auto import LIMITS, TRAINED, choose, kept, switch_of
-from hf_rksp.training.kss.network import Network, network_of
+from hf_rksp.training.kss.auto import LIMITS, TRAINED, Decision, choose, kept, switch_of
+from hf_rksp.training.kss.network import Network, network_of, stacks_without_data
 
 from .common import VOCAB, assert_same_weights, gpt2, logged, token_rows, trained, trainer
 
@@ -370,3 +371,27 @@ def test_trained_weights_are_known_without_a_pass():
 def test_norms_without_gains_are_seen():
     model = tiny("olmo")
     assert looked(model).norm == "layer" and not looked(model).trained
+
+
+def test_blocks_that_no_list_shows_are_found_by_a_pass_over_random_tokens():
+    set_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("xlnet", vocab_size=VOCAB, n_head=2, d_model=16, n_layer=2, d_inner=32)
+    )
+    with pytest.raises(CaptureError):
+        find_stacks(model)
+    network = network_of(model, stacks_without_data(model))
+    assert network.attention and network.norm == "layer" and not network.trained
+
+
+def test_blocks_that_show_with_the_first_batch_alone_are_said_to(tmp_path, forecasts, caplog):
+    set_seed(0)
+    config = AutoConfig.for_model(
+        "patchtst", num_hidden_layers=2, d_model=16, num_attention_heads=2, ffn_dim=32, context_length=32
+    )
+    made = RKSPTrainer(
+        model=AutoModel.from_config(config), args=TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    )
+    assert auto.decide(made, KSSConfig(), None, None) == Decision(
+        False, "KSS is off: no residual blocks were found in PatchTSTModel before the first batch."
+    )

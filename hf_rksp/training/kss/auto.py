@@ -15,13 +15,13 @@ from typing import Any, Literal
 import torch
 from transformers import Trainer
 
-from hf_rksp.capture import find_stacks
+from hf_rksp.capture.calling import uncompiled
 from hf_rksp.capture.norms import Norm
 from hf_rksp.config import KSSConfig
-from hf_rksp.errors import InputError, first_line
+from hf_rksp.errors import CaptureError, InputError, first_line
 from hf_rksp.ranks import from_main
 from hf_rksp.training.before import Said, say
-from hf_rksp.training.kss.network import Network, network_of
+from hf_rksp.training.kss.network import Network, network_of, stacks_without_data
 
 logger = logging.getLogger(__name__)
 Switch = Literal["auto", "on", "off"]
@@ -175,6 +175,9 @@ def _looked(
             False, "KSS is off: the weights are not on this process before training begins (zero.Init, meta)."
         )
     try:
-        return network_of(model, find_stacks(model, blocks), pass_if_trained=said is not None)
+        return network_of(model, stacks_without_data(model, blocks), pass_if_trained=said is not None)
+    except CaptureError:
+        name = type(uncompiled(model)).__name__
+        return Decision(False, f"KSS is off: no residual blocks were found in {name} before the first batch.")
     except Exception as error:  # the run goes on without an answer
         return Decision(False, f"KSS is off: the model could not be looked at. {first_line(error)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_rksp.capture import Block, Stack, capture_transitions, untouched
+from hf_rksp.capture import Block, Stack, capture_transitions, find_stacks, untouched
 from hf_rksp.capture.attention import AttentionLogits
 from hf_rksp.capture.calling import uncompiled
 from hf_rksp.capture.linears import find_linears, query_key_pairs
 from hf_rksp.capture.norms import Norm, NormModule, find_norms, norm_of, norms_of_states
 from hf_rksp.capture.virtual_step import restored
+from hf_rksp.errors import CaptureError
 
 #: Entropy of the predictions for random tokens, relative to that of guessing, from which on weights are taken for random.
 _GUESSING = 0.85
@@ -54,6 +56,25 @@ class _Seen:
     width: int | None = None
     attentions: int = 0
     entropy: float | None = None
+
+
+def stacks_without_data(model: nn.Module, blocks: str | Sequence[str] | None = None) -> list[Stack]:
+    """The residual blocks of a model, before there is a batch of it.
+
+    Args:
+        blocks: path(s) of the list(s) of residual blocks.
+
+    Raises:
+        CaptureError: none are found by the modules, nor by a pass over random tokens. InputError: see `find_stacks`.
+    """
+    try:
+        return find_stacks(model, blocks)
+    except CaptureError as error:
+        try:
+            with restored(model), untouched(model):
+                return find_stacks(model, blocks, functools.partial(_run, model))
+        except Exception:  # it takes something else than token ids, or more
+            raise error from None
 
 
 def network_of(model: nn.Module, stacks: Sequence[Stack], pass_if_trained: bool = True) -> Network:
@@ -96,26 +117,31 @@ def _pairs(model: nn.Module, stacks: Sequence[Stack]) -> int:
     return 0
 
 
-def _passed(model: nn.Module, stacks: Sequence[Stack]) -> _Seen:
-    """One pass over random tokens: the predictions of random weights are those of guessing, whatever the text."""
+def _run(model: nn.Module) -> Any:
+    """What a model returns for random tokens."""
     config: Any = model.config
     vocabulary = int(getattr(config, "vocab_size", 0) or config.get_text_config().vocab_size)
     draw = torch.Generator().manual_seed(0)
-    weight = next(model.parameters())
-    ids = torch.randint(0, vocabulary, (_SEQUENCES, _TOKENS), generator=draw).to(weight.device)
+    device = next(model.parameters()).device
+    ids = torch.randint(0, vocabulary, (_SEQUENCES, _TOKENS), generator=draw).to(device)
+    more = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
+    return model(input_ids=ids, **more)
+
+
+def _passed(model: nn.Module, stacks: Sequence[Stack]) -> _Seen:
+    """One pass over random tokens: the predictions of random weights are those of guessing, whatever the text."""
     seen, logits_of = _Seen(), AttentionLogits()
 
     def sink(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         seen.blocks, seen.width = seen.blocks + 1, x.shape[-1]
 
-    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {})
     with (
         restored(model),
         untouched(model),
         capture_transitions(stacks, sink, lambda stack, block, error: None),
         logits_of,
     ):
-        output = model(**inputs)
+        output = _run(model)
     seen.attentions = logits_of.calls
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor) and logits.ndim == 3:
