@@ -24,7 +24,7 @@ from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training.before import Said
 from hf_rksp.training.kss import auto
-from hf_rksp.training.kss.auto import LIMITS, TRAINED, Decision, choose, kept, switch_of
+from hf_rksp.training.kss.auto import LIMITS, TRAINED, Decision, choose, kept, switch_of, without_forecast
 from hf_rksp.training.kss.network import Network, network_of, stacks_without_data
 
 from .common import VOCAB, assert_same_weights, gpt2, logged, token_rows, trained, trainer
@@ -131,6 +131,37 @@ def test_with_rmsnorm_and_random_weights_no_forecast_is_needed():
     assert not choose(Network("rms", attention=True, trained=True, causal=True), None, "trained").on
     assert not choose(Network("rms", attention=False, trained=False, causal=True), None, "no attention").on
     assert not choose(Network("rms", attention=True, trained=False, causal=False), None, "no language model").on
+
+
+def test_rmsnorm_behind_the_parts_waits_for_the_forecast():
+    network = Network("rms", attention=True, trained=False, causal=True, behind=True)
+    assert without_forecast(network) is None
+    assert choose(network, 0.5).on and not choose(network, 0.49).on
+    assert "RMSNorm behind the parts" in choose(network, 0.1).text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "behind"),
+    [("llama", False), ("qwen3", False), ("granite", False), ("olmo2", True), ("gemma3_text", True), ("glm4", True)],
+)
+def test_norms_behind_the_parts_are_seen(kind, behind, dtype):
+    set_seed(0)
+    config = AutoConfig.for_model(
+        kind, vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=16,
+        intermediate_size=64, max_position_embeddings=32, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    network = network_of(model, find_stacks(model))
+    assert network.norm == "rms" and network.behind == behind and network.gains_always != behind
+
+
+def test_norms_before_the_parts_are_never_behind_whatever_the_size_of_the_stream():
+    for size in (1e-3, 1.0, 1e3):
+        model = llama()
+        with torch.no_grad():
+            model.model.embed_tokens.weight *= size
+        assert not network_of(model, find_stacks(model)).behind, size
 
 
 def test_rmsnorm_is_on_and_says_so(tmp_path, forecasts, caplog):
@@ -395,3 +426,30 @@ def test_blocks_that_show_with_the_first_batch_alone_are_said_to(tmp_path, forec
     assert auto.decide(made, KSSConfig(), None, None) == Decision(
         False, "KSS is off: no residual blocks were found in PatchTSTModel before the first batch."
     )
+
+
+def test_a_model_with_fewer_positions_than_the_pass_has_tokens_is_seen():
+    set_seed(0)
+    config = AutoConfig.for_model("gpt2", vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=9)
+    model = AutoModelForCausalLM.from_config(config)
+    assert not network_of(model, find_stacks(model)).trained
+
+
+def test_random_weights_of_a_model_without_tokens_are_told_by_its_biases():
+    set_seed(0)
+    config = AutoConfig.for_model(
+        "vit",
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+    )
+    model = AutoModelForImageClassification.from_config(config)
+    assert not network_of(model, find_stacks(model)).trained
+    with torch.no_grad():
+        next(
+            bias for name, bias in model.named_parameters() if "layer" in name and "bias" in name and "norm" not in name
+        )[0] = 0.01
+    assert network_of(model, find_stacks(model)).trained

@@ -1,8 +1,9 @@
 """``kss="auto"``: whether KSS acts in a run, decided once, before its first step.
 
-In the networks of ``scripts/reproduce/kss_default`` KSS gains with RMSNorm at every learning rate. With LayerNorm, or without a
-norm, it keeps runs that would be lost, and costs a little in the others. So it acts always in the first case, and in the others
-if the forecast says that the run may be lost. Where nothing is known (networks without attention, trained weights), it is off.
+In the networks of ``scripts/reproduce/kss_default`` and ``kss_families`` KSS gains at every learning rate with RMSNorm before the
+parts of a block (attention, MLP). With RMSNorm behind them, with LayerNorm, or without a norm, it keeps runs that would be lost and
+costs a little in the others. So it acts always in the first case, and in the others if the forecast says that the run may be lost.
+Where nothing is known (networks without attention, trained weights), it is off.
 """
 
 from __future__ import annotations
@@ -86,13 +87,17 @@ def choose(network: Network, p_lost: float | None, unknown: str = "") -> Decisio
         p_lost: probability that the run is lost without KSS; ``None`` if it is not known.
         unknown: why not.
     """
-    limit, name = TRAINED if network.trained else LIMITS[network.norm], _NAMES[network.norm]
+    limit = TRAINED if network.trained else LIMITS[network.norm]
+    name = _NAMES[network.norm] + (" behind the parts" if network.behind else "")
     values = {
-        "norm": network.norm, "attention": network.attention, "trained": network.trained, "p_lost": p_lost, "limit": limit,
+        "norm": network.norm, "norm_behind": network.behind, "attention": network.attention, "trained": network.trained,
+        "p_lost": p_lost, "limit": limit,
     }  # fmt: skip
     if network.gains_always:
         return Decision(
-            True, f"KSS is on: KSS acts in every causal language model with {name} and random weights.", values
+            True,
+            f"KSS is on: KSS acts in every causal language model with {name} before its parts and random weights.",
+            values,
         )
     if not network.attention:
         p_lost = None

@@ -22,7 +22,7 @@ from hf_rksp.errors import CaptureError
 
 #: Entropy of the predictions for random tokens, relative to that of guessing, from which on weights are taken for random.
 _GUESSING = 0.85
-#: Random tokens of the pass.
+#: Random tokens of the pass, at most.
 _SEQUENCES, _TOKENS = 2, 16
 
 
@@ -32,6 +32,7 @@ class Network:
 
     Attributes:
         norm: of the blocks.
+        behind: whether a norm stands behind a part of a block, so that its output is added to the states: OLMo-2, Gemma-3.
         attention: whether every block has it.
         trained: whether the weights are trained, or may be.
         causal: whether it is a causal language model.
@@ -41,20 +42,22 @@ class Network:
     attention: bool
     trained: bool
     causal: bool
+    behind: bool = False
 
     @property
     def gains_always(self) -> bool:
         """Whether KSS acts at every learning rate: the forecast is not needed then."""
-        return self.norm == "rms" and self.attention and self.causal and not self.trained
+        return self.norm == "rms" and not self.behind and self.attention and self.causal and not self.trained
 
 
 @dataclass
 class _Seen:
-    """Of one forward pass: blocks that ran, width of their states, attentions, and the entropy of the predictions."""
+    """Of one forward pass: blocks that ran, width of their states, attentions, a norm behind a part, entropy of the predictions."""
 
     blocks: int = 0
     width: int | None = None
     attentions: int = 0
+    behind: bool = False
     entropy: float | None = None
 
 
@@ -89,13 +92,14 @@ def network_of(model: nn.Module, stacks: Sequence[Stack], pass_if_trained: bool 
     varies = _gains_vary(model, norms_of_states(norms))
     if pass_if_trained or not varies:
         with contextlib.suppress(Exception):  # it takes something else than token ids, or more
-            seen = _passed(model, stacks)
+            seen = _passed(model, stacks, norms)
     norms = norms_of_states(norms, seen.width)
-    trained = varies or _gains_vary(model, norms) or seen.entropy is None or seen.entropy < _GUESSING
+    guesses = _biases_are_zero(stacks) if seen.entropy is None else seen.entropy >= _GUESSING
+    trained = varies or _gains_vary(model, norms) or not guesses
     blocks = seen.blocks or sum(len(stack.blocks) for stack in stacks)
     attentions = seen.attentions or _pairs(model, stacks)  # a flash kernel is not seen, and its projections are
     name = type(uncompiled(model)).__name__
-    return Network(norm_of(norms), attentions >= blocks, trained, "CausalLM" in name or "LMHead" in name)
+    return Network(norm_of(norms), attentions >= blocks, trained, "CausalLM" in name or "LMHead" in name, seen.behind)
 
 
 def vectors_vary(model: nn.Module) -> bool:
@@ -107,6 +111,16 @@ def vectors_vary(model: nn.Module) -> bool:
 def _gains_vary(model: nn.Module, norms: Sequence[NormModule]) -> bool:
     # A state space has vectors that differ from the beginning: the norms tell, if there are any.
     return vectors_vary(nn.ModuleList(norm.module for norm in norms) if norms else model)
+
+
+def _biases_are_zero(stacks: Sequence[Stack]) -> bool:
+    """Whether every block has layers with biases, and all of them are 0: training moves them. It tells of models without tokens."""
+    biases = [
+        [part.bias for part in block.module.modules() if isinstance(part, nn.Linear) and part.bias is not None]
+        for stack in stacks
+        for block in stack.blocks
+    ]
+    return all(biases) and not any(bool(bias.detach().any()) for block in biases for bias in block)
 
 
 def _pairs(model: nn.Module, stacks: Sequence[Stack]) -> int:
@@ -121,26 +135,39 @@ def _run(model: nn.Module) -> Any:
     """What a model returns for random tokens."""
     config: Any = model.config
     vocabulary = int(getattr(config, "vocab_size", 0) or config.get_text_config().vocab_size)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    tokens = min(_TOKENS, positions) if isinstance(positions, int) and positions > 0 else _TOKENS
     draw = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
-    ids = torch.randint(0, vocabulary, (_SEQUENCES, _TOKENS), generator=draw).to(device)
+    ids = torch.randint(0, vocabulary, (_SEQUENCES, tokens), generator=draw).to(device)
     more = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
     return model(input_ids=ids, **more)
 
 
-def _passed(model: nn.Module, stacks: Sequence[Stack]) -> _Seen:
+def _passed(model: nn.Module, stacks: Sequence[Stack], norms: Sequence[NormModule]) -> _Seen:
     """One pass over random tokens: the predictions of random weights are those of guessing, whatever the text."""
     seen, logits_of = _Seen(), AttentionLogits()
+    normalised: list[tuple[Tensor, Tensor]] = []  # inputs and outputs of the norms of the block that runs
 
     def sink(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
         seen.blocks, seen.width = seen.blocks + 1, x.shape[-1]
+        seen.behind = seen.behind or _adds_a_norm(x, y, [pair for pair in normalised if pair[1].numel() == y.numel()])
+        normalised.clear()
+
+    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        if given is not None and isinstance(output, Tensor):
+            normalised.append((given, output))
 
     with (
         restored(model),
         untouched(model),
         capture_transitions(stacks, sink, lambda stack, block, error: None),
         logits_of,
+        contextlib.ExitStack() as hooks,
     ):
+        for norm in norms:
+            hooks.callback(norm.module.register_forward_hook(keep, with_kwargs=True).remove)
         output = _run(model)
     seen.attentions = logits_of.calls
     logits = getattr(output, "logits", None)
@@ -149,3 +176,22 @@ def _passed(model: nn.Module, stacks: Sequence[Stack]) -> _Seen:
         entropy = float(-(shares.exp() * shares).sum(-1).mean())
         seen.entropy = entropy / math.log(logits.shape[-1]) if math.isfinite(entropy) else None
     return seen
+
+
+def _adds_a_norm(x: Tensor, y: Tensor, normalised: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether the output of a block is a state plus the output of a norm.
+
+    Args:
+        x, y: input and output of the block.
+        normalised: inputs and outputs of its norms.
+    """
+    x, y = x.double().flatten(), y.double().flatten()
+    pairs = [(given.double().flatten(), output.double().flatten()) for given, output in normalised]
+    # What the last sum may start from: the input of the block, that of a norm, and the input plus the output of a norm.
+    states = [x, *(given for given, _ in pairs), *(x + output for _, output in pairs)]
+    rounding = 4 * torch.finfo(normalised[0][1].dtype).eps * float(y.abs().max()) if normalised else 0.0
+    return any(
+        float((y - output - state).abs().max()) <= 0.01 * float(output.abs().max()) + rounding
+        for _, output in pairs
+        for state in states
+    )

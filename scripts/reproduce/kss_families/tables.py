@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from scripts.reproduce.harness.intervals import Estimate, mean, paired
@@ -13,6 +14,10 @@ from .networks import FAMILIES
 Row = dict[str, Any]
 #: The arm that decides for a run; its outcome is that of the arm with KSS or of clipping alone.
 AUTO = "auto"
+#: The arm of the report: a row has both runs where "auto" says on, and none where it says off.
+BOTH = "auto, both"
+#: "auto" harms nobody in a cell if the upper end of the interval of its loss minus that of clipping is below this.
+MARGIN = 0.01
 #: Family, schedule and learning rate -> arm -> seed -> row.
 Cells = dict[tuple[str, str, float], dict[str, dict[int, Row]]]
 
@@ -54,7 +59,76 @@ def difference(runs: dict[int, Row], control: dict[int, Row]) -> Estimate:
     return paired(*({seed: final(row) for seed, row in each.items()} for each in (runs, control)))
 
 
+@dataclass(frozen=True)
+class Harm:
+    """What ``kss="auto"`` does in one cell: a family, a schedule, a learning rate and a number of steps.
+
+    Attributes:
+        runs, on: number of runs, and of those in which KSS acts.
+        clip_lost, auto_lost: of the runs in which KSS acts, those that clipping loses, and KSS.
+        minus_clipping: final loss minus that of clipping, over all runs; 0 in a run in which KSS is off.
+    """
+
+    runs: int
+    on: int
+    clip_lost: int
+    auto_lost: int
+    minus_clipping: Estimate
+
+    @property
+    def verdict(self) -> str:
+        """ "harmless" or "harmful" by `MARGIN`, else "undecided"; "equal" if KSS acts in no run."""
+        if not self.on:
+            return "equal"
+        low, high = self.minus_clipping.low, self.minus_clipping.high
+        return "harmless" if high < MARGIN else "harmful" if low >= MARGIN else "undecided"
+
+
+#: Family, schedule, learning rate and steps -> what "auto" does there.
+Harms = dict[tuple[str, str, float, int], Harm]
+
+
+def harms_of(rows: list[Row]) -> Harms:
+    """The cells of the report."""
+    cells: dict[tuple[str, str, float, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        cells[row["family"], row["schedule"], row["lr"], row["steps"]].append(row)
+    return {cell: _harm(runs) for cell, runs in sorted(cells.items())}
+
+
+def _harm(rows: list[Row]) -> Harm:
+    on = [row for row in rows if row["choice"]["on"]]
+    clip, kss = ([{"family": row["family"]} | row["runs"][arm] for row in on] for arm in ("clip", "kss"))
+    differences = [final(mine) - final(other) for mine, other in zip(kss, clip, strict=True)]
+    return Harm(
+        len(rows), len(on), sum(map(lost, clip)), sum(map(lost, kss)), mean(differences + [0.0] * (len(rows) - len(on)))
+    )
+
+
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
+    """The tables of a section."""
+    if any(row["arm"] == BOTH for row in rows):
+        return report(rows)
+    return arms_table(rows)
+
+
+def report(rows: list[Row]) -> str:
+    """What ``kss="auto"`` does in each cell."""
+    lines = [
+        [
+            family, schedule, f"{lr:g}", str(steps), f"{harm.on} of {harm.runs}", f"{harm.clip_lost}" if harm.on else "-",
+            f"{harm.auto_lost}" if harm.on else "-", harm.minus_clipping.text(), harm.verdict,
+        ]
+        for (family, schedule, lr, steps), harm in harms_of(rows).items()
+    ]  # fmt: skip
+    heads = [
+        "family", "schedule", "learning rate", "steps", "KSS acts", "of these clipping loses", "KSS loses",
+        "loss minus clipping, all runs", "verdict",
+    ]  # fmt: skip
+    return "\n".join(table(heads, lines)) + "\n"
+
+
+def arms_table(rows: list[Row]) -> str:
     """Final loss by family, schedule, learning rate and arm; minus that of its control at the same learning rate."""
     lines = []
     for (family, schedule, lr), arms in cells_of(rows).items():
