@@ -6,13 +6,16 @@ import json
 import statistics
 from typing import Any
 
+import numpy
 from scipy.stats import fisher_exact
 from sklearn.metrics import roc_auc_score
 
+from hf_rksp.metrics.bins import calibration_error
 from scripts.reproduce.evidence import tables, zoo
 from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
 from scripts.reproduce.harness.intervals import Estimate, mean, paired
 from scripts.reproduce.kss_default.tables import finals, lost
+from scripts.reproduce.kss_families.tables import harms_of
 from scripts.reproduce.risk.dataset import case_of
 from scripts.reproduce.risk.figures import pooled
 
@@ -69,6 +72,21 @@ def _auroc() -> Finding:
         f"AUROC {of_explosions:.2f} for runs that explode and {of_lost:.2f} for runs that are lost in any way ({len(own)} "
         "configurations at one learning rate). The mass is the same at every learning rate, so it cannot say at which one a "
         "network fails.",
+    )
+
+
+def _calibration() -> Finding:
+    cases = [case_of(row) for row in rows_of("risk") if row.get("part") == "random"]
+    own, lost_, exploded = pooled(cases)
+    values = numpy.array([case.numbers["near_unit_mass"] for case in own])
+    errors = [calibration_error(values, label, numpy.ones(len(own))) for label in (exploded, lost_)]
+    verdict: Verdict = "held" if min(errors) >= 0.1 else "partly" if max(errors) >= 0.1 else "not"
+    return Finding(
+        verdict,
+        f"Calibration error {errors[0]:.2f} for runs that explode and {errors[1]:.2f} for runs that are lost in any way "
+        f"({len(own)} configurations at one learning rate). The mean mass is {values.mean():.2f}, the shares are "
+        f"{exploded.mean():.2f} and {lost_.mean():.2f}. `rksp risk` gives a probability that is fitted; its error on runs "
+        "that it has not seen is in [risk](../../scripts/reproduce/risk/README.md).",
     )
 
 
@@ -162,6 +180,11 @@ RKSP = Paper(
             **reproduce("risk"),
         ),
         Claim(
+            "Appendix H", "The near-unit mass is no calibrated probability (calibration error .283).",
+            "held: the error is at least .1 for all lost runs and for explosions; partly: for one of them", judge=_calibration,
+            **reproduce("risk"),
+        ),
+        Claim(
             "Table 3", "KSS keeps runs that clipping loses (12.5% against 58.3%, without a norm).",
             "held: without a norm fewer runs are lost than with clipping (Fisher's exact test, p < .05)", judge=_rescue,
             **reproduce("kss_default"),
@@ -238,6 +261,36 @@ def _our_cost() -> Finding:
     )
 
 
+def _auto_harms() -> Finding:
+    harms = harms_of(rows_of("kss_families"))
+    verdicts = [harm.verdict for harm in harms.values()]
+    good = sum(one in ("equal", "harmless") for one in verdicts)
+    verdict: Verdict = "held" if good == len(harms) else "not" if "harmful" in verdicts else "partly"
+    (family, schedule, lr, _), worst = max(harms.items(), key=lambda item: item[1].minus_clipping.high)
+    acts = sum(harm.on > 0 for harm in harms.values())
+    return Finding(
+        verdict,
+        f"{good} of {len(harms)} cells (a family at a learning rate and with a schedule); KSS acts in {acts} of them. "
+        f"The highest end of an interval is {worst.minus_clipping.high:+.3f} ({family}, {schedule}, {lr:g}).",
+    )
+
+
+def _auto_rescues() -> Finding:
+    cells = {cell: harm for cell, harm in harms_of(rows_of("kss_families")).items() if harm.clip_lost >= 4}
+    fewer = 0
+    for harm in cells.values():
+        counts = [[hit, harm.on - hit] for hit in (harm.auto_lost, harm.clip_lost)]
+        fewer += float(fisher_exact(counts, "less").pvalue) < 0.05
+    verdict: Verdict = "held" if cells and fewer == len(cells) else "partly" if fewer else "not"
+    text = "; ".join(
+        f"{family} at {lr:g} {harm.clip_lost} and {harm.auto_lost} of {harm.on}"
+        for (family, _, lr, _), harm in cells.items()
+    )
+    return Finding(
+        verdict, f'Lost with clipping and with `kss="auto"`, of the runs in which KSS acts: {text or "none"}.'
+    )
+
+
 OURS = Paper(
     "Our default of KSS",
     "It is not the paper's: it acts in every step, on the gradient at the states, by a one-sided penalty that keeps the "
@@ -252,6 +305,18 @@ OURS = Paper(
             "kss_default", "It ends no worse than clipping.",
             "held: the interval of the paired difference ends below .01 on all three tasks; partly: on one or two", judge=_our_loss,
             **reproduce("kss_default"),
+        ),
+        Claim(
+            "kss_families", "`kss=\"auto\"` harms no family: the loss is no higher than with clipping.",
+            "held: in every cell KSS acts in no run, or the 95% interval of the paired difference ends below .01; not: it begins "
+            "at .01 or above in a cell",
+            judge=_auto_harms, **reproduce("kss_families"),
+        ),
+        Claim(
+            "kss_families", "`kss=\"auto\"` keeps runs that clipping loses.",
+            "held: in every cell in which clipping loses four runs or more fewer are lost (Fisher's exact test, p < .05); "
+            "partly: in one",
+            judge=_auto_rescues, **reproduce("kss_families"),
         ),
         Claim(
             "cost", "It costs at most 5% of a step from width 512 on.", "held: at every size; partly: in the median",
