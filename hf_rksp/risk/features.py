@@ -25,10 +25,13 @@ def numbers_of(profile: ModelProfile, signals: ForwardSignals, step: StepMeasure
     Names that end in ``_lr`` are learning rates. ``critical_lr`` is the median over pairs of batches, ``critical_lr_spread`` the
     upper quartile per the lower one. Masses are means over the layers, and over the early and the late third of the depth.
     """
+    return forward_numbers(profile, signals) | step_numbers(step)
+
+
+def forward_numbers(profile: ModelProfile, signals: ForwardSignals) -> Numbers:
+    """The part of `numbers_of` that forward passes give."""
     means = {name: values["mean"] for name, values in profile.aggregates.items()}
     most = {name: values["max"] for name, values in profile.aggregates.items()}
-    check = step.coordinate_check
-    pairs = len(step.pairs)
     numbers: dict[str, Any] = {
         "near_unit_mass": means.get("near_unit_mass"),
         "near_unit_mass_max": most.get("near_unit_mass"),
@@ -44,6 +47,16 @@ def numbers_of(profile: ModelProfile, signals: ForwardSignals, step: StepMeasure
         "block_growth": signals.block_growth,
         "largest_attention_logit": signals.largest_attention_logit,
         "log_z": signals.log_z,
+        "depth": float(len(profile.layers)),
+        "width": float(max((layer.dim for layer in profile.layers), default=0)),
+    }
+    return {name: _plain(value) for name, value in numbers.items()}
+
+
+def step_numbers(step: StepMeasurement) -> Numbers:
+    """The part of `numbers_of` that takes gradients."""
+    check, pairs = step.coordinate_check, len(step.pairs)
+    numbers: dict[str, Any] = {
         "loss": sum(step.losses) / len(step.losses),
         "gradient_norm": math.exp(
             sum(math.log(max(norm, 1e-30)) for norm in step.gradient_norms) / len(step.gradient_norms)
@@ -60,8 +73,6 @@ def numbers_of(profile: ModelProfile, signals: ForwardSignals, step: StepMeasure
         "without_curvature": step.without_curvature / pairs,
         "direction_norm": step.pairs[0].direction_norm,
         "parameters": float(step.parameters),
-        "depth": float(len(profile.layers)),
-        "width": float(max((layer.dim for layer in profile.layers), default=0)),
     }
     return {name: _plain(value) for name, value in numbers.items()}
 

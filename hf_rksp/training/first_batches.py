@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -143,7 +144,7 @@ def first_batches(trainer: Trainer, count: int) -> tuple[list[dict[str, Any]], i
     else:
         try:
             loader = trainer.get_train_dataloader()
-            max_steps = int(trainer.set_initial_training_values(trainer.args, loader)[-1])
+            max_steps = _steps_of(trainer, loader)
             batches = list(itertools.islice(iter(loader), count))
         except Exception as error:
             problem = first_line(error)
@@ -154,6 +155,14 @@ def first_batches(trainer: Trainer, count: int) -> tuple[list[dict[str, Any]], i
     if problems := list(filter(None, current_ranks().gather(problem))):
         raise InputError(problems[0])
     return [_on_cpu(batch) for batch in from_main([_on_cpu(batch) for batch in batches])], max_steps
+
+
+def _steps_of(trainer: Any, loader: Any) -> int:
+    """The number of steps of the run, as Trainer will count it."""
+    count, arguments = trainer.set_initial_training_values, [trainer.args, loader]
+    if "total_train_batch_size" in inspect.signature(count).parameters:  # transformers before 5.3 wants it
+        arguments.append(trainer.get_total_train_batch_size(trainer.args))
+    return int(count(*arguments)[-1])
 
 
 def _on_cpu(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,15 +7,21 @@ from typing import Any
 
 import torch
 from datasets import load_dataset
-from torch import Tensor
+from torch import Tensor, nn
 
+from hf_rksp.capture import find_stacks, untouched
+from hf_rksp.capture.calling import forward
 from hf_rksp.forecast import forecast
 from hf_rksp.inputs import train_byte_level_bpe
+from hf_rksp.profile.model import profile_model
+from hf_rksp.profile.signals import measure_signals
 from hf_rksp.risk.calibrated import SAFE, shipped
+from hf_rksp.risk.features import Numbers, forward_numbers
 from hf_rksp.risk.plan import Plan
 from scripts.reproduce import data
 from scripts.reproduce.harness.markdown import table
 
+from .forward_model import forward_model
 from .networks import INITIALISATIONS, make
 
 #: What a plan of config.yaml may leave out.
@@ -46,14 +52,30 @@ def plan_of(run_: dict[str, Any], settings: dict[str, Any]) -> Plan:
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """What is measured of a network; the forecast of any plan and learning rate follows from it."""
-    model = make(settings["networks"][job["network"]], job["seed"])
-    found = forecast(model, batches(settings, job["seed"]), Plan(warmup=1), progress=False)
+    network = settings["networks"][job["network"]]
+    model: Any = make(network, job["seed"])
+    text = batches(settings, job["seed"])
+    if network.get("forward"):
+        numbers, notes = measured_forward(model, text)
+    else:
+        found = forecast(model, text, Plan(warmup=1), progress=False)
+        numbers, notes = dict(found.numbers), list(found.notes)
     return {
         "weights": sum(weight.numel() for weight in model.parameters()),
         "architecture": model.config.model_type,
-        "numbers": dict(found.numbers),
-        "notes": list(found.notes),
+        "forward": bool(network.get("forward")),
+        "numbers": numbers,
+        "notes": notes,
     }
+
+
+def measured_forward(model: nn.Module, text: list[dict[str, Tensor]]) -> tuple[Numbers, list[str]]:
+    """The numbers that forward passes give, and the notes on them."""
+    inputs = [{"input_ids": batch["input_ids"]} for batch in text]
+    profile = profile_model(model, inputs, groups=0, progress=False)
+    with untouched(model):
+        signals = measure_signals(model, find_stacks(model), lambda: forward(model, text[0]))
+    return forward_numbers(profile, signals), list(profile.notes)
 
 
 @functools.cache
@@ -73,9 +95,7 @@ def batches(settings: dict[str, Any], seed: int) -> list[dict[str, Tensor]]:
 
 
 def _score(known: list[tuple[float, bool]]) -> str:
-    """How many are right, and the Brier score, beside what needs no model."""
-    if not known:
-        return "No run can be assessed."
+    """How many are right, and the Brier score, with what needs no model."""
     right, lost = sum((p >= 0.5) == was for p, was in known), sum(was for _, was in known)
     share = lost / len(known)
     brier = sum((p - was) ** 2 for p, was in known) / len(known)
@@ -89,33 +109,41 @@ def _score(known: list[tuple[float, bool]]) -> str:
 def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """Prediction beside outcome, run by run; then the pairs in which one thing differs."""
     measured = {row["network"]: row for row in rows}
-    model = shipped("initialised")
-    lines, said = [], {}
+    models = {False: shipped("initialised"), True: forward_model()}
+    lines: list[list[str]] = []
+    said: dict[bool, dict[str, float]] = {False: {}, True: {}}
     for run_ in settings["runs"]:
         if run_["network"] not in measured:
             continue
         row = measured[run_["network"]]
-        prediction = model.predict(row["numbers"], plan_of(run_, settings), row["architecture"])
+        prediction = models[row["forward"]].predict(row["numbers"], plan_of(run_, settings), row["architecture"])
         p, interval = prediction.p_lost(run_["lr"]), prediction.interval(run_["lr"])
-        said[run_["id"]] = p
+        if p is not None:
+            said[row["forward"]][run_["id"]] = p
         lines.append(
             [
                 run_["id"], run_["network"], f"{row['weights'] / 1e6:,.0f}", f"{run_['lr']:g}",
                 f"**{run_['outcome']}** ({run_['said']})", "-" if p is None else f"{p:.0%}",
                 "-" if interval is None else f"{interval[0]:.0%} to {interval[1]:.0%}",
                 *("-" if (rate := prediction.rate_at(at)) is None else f"{rate:.2g}" for at in (SAFE, 0.5)),
-                prediction.status,
+                prediction.status, "forward passes" if row["forward"] else "all",
             ]
         )  # fmt: skip
     heads = [
         "run", "network", "million weights", "learning rate", "outcome (as published)", "P(lost)", "95% interval",
-        "below 5% up to", "50% at", "state",
+        "below 5% up to", "50% at", "state", "features",
     ]  # fmt: skip
     outcomes = {run_["id"]: run_["outcome"] == "lost" for run_ in settings["runs"]}
-    text = [*table(heads, lines), "", _score([(p, outcomes[name]) for name, p in said.items() if p is not None]), ""]
+    text = [*table(heads, lines), ""]
+    for by_forward, what in ((False, "All features"), (True, "Features of forward passes alone")):
+        if said[by_forward]:
+            text += [f"{what}. {_score([(p, outcomes[name]) for name, p in said[by_forward].items()])}", ""]
+    if said[True]:
+        text += [f"The model of forward passes alone: {models[True].description[2]}", ""]
+    known = said[False] | said[True]
     pairs = [
-        [fine, lost, f"{said[fine]:.0%}", f"{said[lost]:.0%}", "yes" if said[lost] > said[fine] else "no"]
+        [fine, lost, f"{known[fine]:.0%}", f"{known[lost]:.0%}", "yes" if known[lost] > known[fine] else "no"]
         for fine, lost in settings["pairs"]
-        if said.get(fine) is not None and said.get(lost) is not None
+        if fine in known and lost in known
     ]
     return "\n".join([*text, *table(["fine", "lost", "P(lost) of the first", "of the second", "higher"], pairs)]) + "\n"

@@ -16,10 +16,10 @@ def make(values: Mapping[str, Any], seed: int) -> nn.Module:
     """The network of config.yaml with random weights.
 
     Args:
-        values: fields of its configuration, ``model_type`` and ``init``: a name of `INITIALISATIONS`.
+        values: fields of its configuration, ``model_type``, ``init`` (a name of `INITIALISATIONS`) and perhaps ``forward``.
     """
     torch.manual_seed(seed)
-    fields = {name: value for name, value in values.items() if name != "init"}
+    fields = {name: value for name, value in values.items() if name not in ("init", "forward")}
     config = AutoConfig.for_model(**fields, use_cache=False, attn_implementation="sdpa")
     model: nn.Module = AutoModelForCausalLM.from_config(config)
     INITIALISATIONS[values["init"]](model)
