@@ -59,9 +59,11 @@ class Initialiser:
         except CaptureError:  # blocks that only a forward pass can tell: the model is one piece
             self.blocks = ()
         self._owners = _owners(self.model)
-        # Code from elsewhere: transformers passes over its modules without tensors. This package's was published without that.
+        # Code from elsewhere: transformers from 5.13 on passes over its modules without tensors. This package's was published
+        # without that.
         own = type(self.model).__module__.startswith("hf_rksp.")
-        self._custom = (True,) if not own and self.model.is_custom_code() else ()
+        custom = getattr(self.model, "is_custom_code", lambda: False)
+        self._custom = (True,) if not own and custom() else ()
         self._paths = {module: path for path, module in self.model.named_modules()}
         self._loose = tensors.loose(self.model)
         times = Counter(module for block in self.blocks for module in set(block.module.modules()))

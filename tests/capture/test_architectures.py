@@ -7,6 +7,17 @@ import torch
 
 from hf_rksp.capture import find_stacks
 from tests.capture.models import CASES, WIDTH, text, transitions
+from tests.versions import OLD
+
+#: transformers before 5.9 has other paths, another embedding, or a mistake (Zamba2).
+_BUILT_OTHERWISE = ("vit", "swin", "gemma", "gemma2", "zamba2")
+
+
+@pytest.fixture(autouse=True)
+def _known_here(request):
+    if OLD and request.node.name.partition("[")[2].removesuffix("]").removesuffix("-head") in _BUILT_OTHERWISE:
+        pytest.skip("transformers before 5.9 builds it otherwise")
+
 
 FORMS = [(name, head) for name, case in CASES.items() for head in ([False, True] if case.head else [False])]
 IDS = [f"{name}-head" if head else name for name, head in FORMS]

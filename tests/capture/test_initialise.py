@@ -14,6 +14,7 @@ from hf_rksp.errors import ModelLoadError
 from hf_rksp.inputs.initialise import Initialiser, skeleton
 from hf_rksp.inputs.skeletons import Skeleton
 from tests.capture import models
+from tests.versions import OLD
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "support"))
 from init_check import check_init, tensors, unwritten
@@ -82,6 +83,8 @@ def config_of(name):
 
 @pytest.mark.parametrize("name", TYPES)
 def test_the_weights_are_those_of_from_config(name):
+    if OLD and name == "zamba":
+        pytest.skip("transformers before 5.9 ties other weights of it")
     assert check_init(config_of(name)) == []
 
 

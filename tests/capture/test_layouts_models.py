@@ -13,6 +13,7 @@ from hf_rksp.capture.contents import contents_of, text_mask
 from hf_rksp.capture.rules import Everything
 from hf_rksp.errors import CaptureError, InputError
 from tests.capture.models import Mix
+from tests.versions import needs_transformers
 
 B, T = 4, 10
 TEXT = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -156,6 +157,7 @@ def test_a_method_that_counts_frames_of_one_sound_at_a_time():
     assert found == {"encoder.layers": [frames] * 2, "decoder.layers": [30] * 2}
 
 
+@needs_transformers
 def test_the_mask_that_blocks_are_given_settles_what_convolutions_blur():
     config = transformers.SEWConfig(**SOUND, conv_dim=[16] * 7 + [32] * 6, squeeze_factor=2, mask_time_prob=0.0)
     model, batch = built(transformers.SEWModel, config), sounds()

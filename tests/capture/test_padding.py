@@ -8,6 +8,7 @@ from hf_rksp.capture import find_stacks
 from hf_rksp.errors import InputError
 from hf_rksp.profile.gather import gather_moments
 from tests.capture.models import CASES, TOKENS, WIDTH, all_moments, relative_difference
+from tests.versions import OLD
 
 #: DeepSeek's router multiplies in float32, where the result depends on how many tokens there are.
 TOLERANCE = dict.fromkeys(CASES, 1e-10) | {"deepseek_v3": 1e-6}
@@ -31,6 +32,8 @@ def assert_same(padded, alone, tolerance=1e-10):
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "text" in case.inputs])
 def test_a_padded_batch_equals_its_sequences_alone(name):
+    if OLD and name == "zamba2":
+        pytest.skip("transformers before 5.9 cannot run it")
     case = CASES[name]
     model = case.build(dtype=torch.float64)
     batch = case.batch(4, dtype=torch.float64)

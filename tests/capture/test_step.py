@@ -15,6 +15,7 @@ from hf_rksp.profile import measure_step
 from hf_rksp.profile.line_search import CoordinateCheck, first_crossing
 from hf_rksp.profile.step import Summary, summarise
 from tests.capture.steps import Quadratic, centres, everything, quadratic_loss, spd, texts, tiny_gpt2
+from tests.versions import needs_muon
 
 SIZE = 5
 
@@ -266,7 +267,9 @@ def test_cost_is_what_was_called():
     assert measured.cost.forwards == 1 + 1 + 4 + 4 * 3 + line_searches
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adam_averaged", "sgd", "muon", "object"])
+@pytest.mark.parametrize(
+    "optimizer", ["adam", "adam_averaged", "sgd", pytest.param("muon", marks=needs_muon), "object"]
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_all_of_it_is_untouched(optimizer, training):
     model, batches = tiny_gpt2(dropout=0.1).train(), texts(4)

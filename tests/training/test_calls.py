@@ -1,11 +1,13 @@
 """How a loss calls the model: by place, with a mapping, and in one pass inside another."""
 
+import inspect
 import json
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import GPT2LMHeadModel
 
 from hf_rksp import RKSPTrainer
 from tests.training.common import assert_same_weights, gpt2, logged, padded_rows, trained
@@ -24,7 +26,8 @@ class ByName(RKSPTrainer):
 
 class ByPlace(ByName):
     def call(self, model, ids, mask):
-        return model(ids, None, mask)
+        names = list(inspect.signature(GPT2LMHeadModel.forward).parameters)  # self, input_ids, ...
+        return model(ids, *[None] * (names.index("attention_mask") - 2), mask)
 
 
 class FirstByPlace(ByName):

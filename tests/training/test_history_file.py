@@ -127,15 +127,15 @@ def test_a_run_that_is_resumed_in_the_folder_of_another_leaves_its_file_alone(tm
 def test_a_run_that_begins_again_before_its_first_step_keeps_its_name(tmp_path):
     """As Trainer's search for a batch size that fits does."""
     run = trainer(tmp_path, gpt2())
-    loop = run._run_epoch
+    step = run.training_step
 
-    def fails(**kwargs):
+    def fails(*args, **kwargs):
         raise MemoryError
 
-    run._run_epoch = fails
+    run.training_step = fails
     with pytest.raises(MemoryError):
         run.train()
-    run._run_epoch = loop
+    run.training_step = step
     run.train()
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["rksp_history.jsonl"]
     assert steps(tmp_path / "rksp_history.jsonl") == [0, 2, 3]

@@ -26,6 +26,7 @@ from tests.training.common import (
     trained,
     weights,
 )
+from tests.versions import needs_inner_checkpointing
 
 #: Adam makes a full step of a gradient that is zero but for rounding (the bias of the keys).
 SGD = {"optim": "sgd", "learning_rate": 0.1}
@@ -37,7 +38,7 @@ def kss(schedule):
 
 
 @SCHEDULES
-@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("reentrant", [pytest.param(True, marks=needs_inner_checkpointing), False])
 def test_gradient_checkpointing_changes_rounding_alone(reentrant, schedule, tmp_path):
     """With dropout: the second forward pass of a block has to draw what the first drew, and must not be measured."""
     plain = trained(tmp_path / "plain", gpt2(), **kss(schedule), **SGD)
