@@ -72,7 +72,7 @@ def percent(p: float) -> str:
     return "below 1%" if p < 0.01 else "above 99%" if p > 0.99 else f"{p:.0%}"
 
 
-def undecided(interval: tuple[float, float]) -> bool:
+def undecided(interval: Sequence[float]) -> bool:
     """Whether an interval of P(lost) is so wide that it says nothing."""
     return interval[1] - interval[0] > _UNDECIDED
 

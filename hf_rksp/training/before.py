@@ -18,7 +18,7 @@ from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError, first_line
 from hf_rksp.profile.directions import unwrapped
 from hf_rksp.ranks import from_main, world_size
-from hf_rksp.risk.calibrated import SAFE
+from hf_rksp.risk.calibrated import NO_ANSWER, SAFE, percent, undecided
 from hf_rksp.risk.plan import SCHEDULES, Objective, Plan
 from hf_rksp.training.first_batches import as_before, first_batches
 
@@ -54,6 +54,13 @@ class Said:
     text: str
     values: Mapping[str, Any]
 
+    @property
+    def decides(self) -> bool:
+        """Whether the probability is known well enough to act on it: an interval from 0 to 1 decides nothing."""
+        interval = self.values.get("p_lost_interval")
+        certain = self.values.get("status") == "lost"
+        return self.p_lost is not None and (certain or not interval or not undecided(interval))
+
 
 def say(trainer: Trainer, blocks: str | Sequence[str] | None, kss: bool = False) -> Said:
     """Measure before any engine wraps the model; the main process says what was found.
@@ -84,9 +91,9 @@ def act(said: Said, mode: Mode, limit: float, trial: object = None) -> None:
     """Warn, or refuse to begin; a ``trial`` of Optuna ends, and its search goes on.
 
     Raises:
-        InputError: ``mode`` is "stop" and the run is lost with a probability above ``limit``.
+        InputError: ``mode`` is "stop" and the run is lost with a probability above ``limit`` that decides (`Said.decides`).
     """
-    if said.p_lost is not None and said.p_lost > limit and mode == "stop":
+    if said.p_lost is not None and said.p_lost > limit and said.decides and mode == "stop":
         text = f"learning_rate: {said.text} risk='stop' ends a run above {limit:g} (risk_limit)"
         prune(trial, text)
         raise InputError(text)
@@ -131,10 +138,14 @@ def sentence(found: Forecast, lr: float, kss: bool = False) -> Said:
         return Said(1.0, text, values | {"p_lost": 1.0, "status": "lost"})
     if p is None or safe is None:
         return _unknown(lr, prediction.reasons, values)
-    more = " (extrapolated)" if prediction.status == "extrapolated" else ""
-    said = Said(
-        p, f"P(lost) at learning rate {lr:g} is {p:.0%}{more}; it is below {SAFE:.0%} up to {safe:.2g}.", values
-    )
+    if interval and undecided(interval):
+        low, high = map(percent, interval)
+        said = Said(p, f"P(lost) at learning rate {lr:g} is {p:.0%} ({low} to {high}). {NO_ANSWER}", values)
+    else:
+        more = " (extrapolated)" if prediction.status == "extrapolated" else ""
+        said = Said(
+            p, f"P(lost) at learning rate {lr:g} is {p:.0%}{more}; it is below {SAFE:.0%} up to {safe:.2g}.", values
+        )
     return with_kss(said) if kss else said
 
 

@@ -22,6 +22,7 @@ from hf_rksp import KSSConfig, RKSPTrainer, RKSPTrainingArguments
 from hf_rksp.capture import find_stacks
 from hf_rksp.errors import CaptureError, InputError
 from hf_rksp.history.read import read_history
+from hf_rksp.risk.calibrated import NO_ANSWER
 from hf_rksp.training.before import Said
 from hf_rksp.training.kss import auto
 from hf_rksp.training.kss.auto import LIMITS, TRAINED, Decision, choose, kept, switch_of, without_forecast
@@ -185,6 +186,13 @@ def test_a_risky_run_has_kss(tmp_path, forecasts):
     forecasts(0.9)
     run = trained(tmp_path, untrained_gpt2(), **AUTO)
     assert len(logged(run, "kss/loss")) == 4 and "90%" in events(run)[0]["text"]
+
+
+def test_an_interval_that_decides_nothing_leaves_it_off(tmp_path, monkeypatch):
+    said = Said(0.64, "P(lost) is 64% (below 1% to above 99%). " + NO_ANSWER, {"p_lost_interval": [0.001, 0.999]})
+    monkeypatch.setattr(auto, "say", lambda trainer, blocks: said)
+    run = trained(tmp_path, untrained_gpt2(), **AUTO)
+    assert not run.rksp.decision.on and NO_ANSWER in run.rksp.decision.text
 
 
 def test_the_real_forecast_leaves_a_run_as_it_is(tmp_path):

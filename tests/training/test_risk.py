@@ -1,5 +1,6 @@
 """The forecast before the first step of a Trainer: it changes nothing, it is the first event, and it can refuse to begin."""
 
+import dataclasses
 import logging
 import random
 
@@ -10,8 +11,12 @@ from transformers import GPT2ForSequenceClassification, Trainer
 
 from hf_rksp import RKSPTrainer
 from hf_rksp.errors import InputError
+from hf_rksp.forecast import Forecast
 from hf_rksp.history.read import read_history
+from hf_rksp.risk.calibrated import NO_ANSWER, Prediction
+from hf_rksp.risk.plan import Plan
 from hf_rksp.training import before
+from hf_rksp.training.before import Said, act, sentence
 from tests.training.common import arguments, assert_same_weights, gpt2, hooks, token_rows, trained, trainer
 
 
@@ -47,6 +52,26 @@ def test_stop_refuses_to_begin(tmp_path, caplog):
         trained(tmp_path / "warned", gpt2(), risk="warn", learning_rate=30.0)
     assert any("P(lost) at learning rate 30" in record.getMessage() for record in caplog.records)
     assert trained(tmp_path / "limit", gpt2(), risk="stop", risk_limit=1.0, learning_rate=30.0).state.global_step == 4
+
+
+def test_an_interval_that_decides_nothing_stops_no_run(caplog):
+    def said(interval, **values):
+        return Said(0.9, "P(lost) is 90%.", {"p_lost_interval": interval, **values})
+
+    act(said([0.001, 0.999]), "stop", 0.2)
+    assert "P(lost) is 90%." in caplog.text, "it is said all the same"
+    with pytest.raises(InputError):
+        act(said([0.5, 0.99]), "stop", 0.2)
+    with pytest.raises(InputError):
+        act(said([0.001, 0.999], status="lost"), "stop", 0.2)
+
+
+def test_a_sentence_says_that_the_interval_decides_nothing():
+    prediction = Prediction("extrapolated", ("width: 768",), 0.0005, 1.0, 5.0, ())
+    found = Forecast({}, Plan(), None, {}, prediction)
+    said = sentence(found, 0.0006)
+    assert not said.decides and NO_ANSWER in said.text and "(below 1% to above 99%)" in said.text
+    assert sentence(Forecast({}, Plan(), None, {}, dataclasses.replace(prediction, uncertainty=0.5)), 0.0006).decides
 
 
 def test_without_monitor_and_kss_the_forecast_still_has_a_history(tmp_path):

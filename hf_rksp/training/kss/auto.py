@@ -158,7 +158,7 @@ def decide(trainer: Trainer, kss: KSSConfig, said: Said | None, blocks: str | Se
             decision = choose(found, None, "the data is a stream, and 'auto' does not read ahead; risk='warn' does")
         else:
             said = said or say(trainer, blocks)
-            decision = choose(found, said.p_lost, said.text)
+            decision = choose(found, said.p_lost if said.decides else None, said.text)
     if main:
         logger.warning("%s To decide it yourself, pass kss='on' or kss='off'.", decision.text)
     return decision

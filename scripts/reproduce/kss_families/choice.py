@@ -8,6 +8,7 @@ import torch
 
 from hf_rksp.capture import find_stacks
 from hf_rksp.forecast import BATCHES, forecast
+from hf_rksp.risk.calibrated import NO_ANSWER, undecided
 from hf_rksp.risk.plan import Plan
 from hf_rksp.training.kss.auto import choose, network_of, without_forecast
 
@@ -32,5 +33,9 @@ def decided(job: dict[str, Any]) -> dict[str, Any]:
             tokens=next(iter(batches[0].values())).numel(), objective="classification" if images else "causal",
         )  # fmt: skip
         prediction = forecast(model, batches, plan, progress=False).prediction
-        choice = choose(network, prediction.p_lost(job["lr"]), "; ".join(prediction.reasons))
+        p, interval = prediction.p_lost(job["lr"]), prediction.interval(job["lr"])
+        reasons = "; ".join(prediction.reasons)
+        if interval and undecided(interval):
+            p, reasons = None, NO_ANSWER
+        choice = choose(network, p, reasons)
     return {"on": choice.on, "p_lost": choice.values.get("p_lost"), "norm": network.norm, "reason": choice.text}
