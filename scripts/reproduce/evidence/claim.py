@@ -11,7 +11,7 @@ from typing import Any, Literal
 from scripts.reproduce.harness.config import section
 from scripts.reproduce.harness.progress import progress
 
-Verdict = Literal["held", "partly", "not", "not tested"]
+Verdict = Literal["held", "partly", "not", "undecided", "not tested"]
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -176,7 +176,7 @@ def _replaces() -> Finding:
     needed = more_lost("no_warmup", "baseline") or minus("no_warmup", "baseline").low > 0
     helps = more_lost("no_warmup", "depth_alone") or minus("depth_alone", "no_warmup").high < 0
     equal = not more_lost("depth_alone", "baseline") and minus("depth_alone", "baseline").high < 0.01
-    verdict: Verdict = "not tested" if not needed else "held" if equal else "partly" if helps else "not"
+    verdict: Verdict = "undecided" if not needed else "held" if equal else "partly" if helps else "not"
     names = {
         "baseline": "with a warm-up of the learning rate",
         "no_warmup": "with none",
@@ -232,7 +232,7 @@ CURVATURE = Paper(
         ),
         Claim(
             "section 5", "Architecture warm-up can replace the warm-up of the learning rate.",
-            "tested if the baseline without any warm-up is worse than with that of the learning rate (more lost runs by "
+            "decided if the baseline without any warm-up is worse than with that of the learning rate (more lost runs by "
             "Fisher's exact test, or a higher loss by the 95% interval); held: with that of the architecture instead no "
             "more runs are lost and the loss ends no higher (interval below .01); partly: it is better than none",
             judge=_replaces, **reproduce("architecture_warmup", "control"),

@@ -14,10 +14,13 @@ VERDICTS: dict[Verdict, str] = {
     "held": "held",
     "partly": "partly",
     "not": "not confirmed",
+    "undecided": "undecided",
     "not tested": "not tested yet",
 }
-_COLOURS = {"held": "#2a9d5c", "partly": "#d29922", "not": "#cf4a4a", "not tested": "#9aa1a9"}
+_COLOURS = {"held": "#2a9d5c", "partly": "#d29922", "not": "#cf4a4a", "undecided": "#7a6fb0", "not tested": "#9aa1a9"}
 _CELL, _LABEL, _TOP = 26, 330, 8
+#: Place of the words below, and from one to the next.
+_LEGEND, _STEP = 60, 160
 
 Judged = list[tuple[Paper, list[tuple[Claim, Finding]]]]
 
@@ -35,13 +38,13 @@ def markdown(judged: Judged, ours: Judged) -> str:
         "# What became of the claims of the three papers", "",
         f"{total} claims: " + ", ".join(f"{counts[verdict]} {word}" for verdict, word in VERDICTS.items() if counts[verdict]) + ".",
         "The numbers are computed from the rows in this repository when this page is made (`python scripts/reproduce/render.py`),",
-        "but for what a test answers. A rule says what counts as held. Most rules were written when most of the rows were there.",
-        "Those of Tables 4, 6 to 9, 13 and 14 of the RKSP paper, of alignment against norms, of the warm-up that architecture",
-        'warm-up replaces, and of `kss="auto"`, were written before their rows.',
+        "but for what a test answers. A rule says what counts as held. Undecided: there are rows, and they cannot tell.",
+        "Most rules were written after most of the results were known. The exceptions are those of Tables 4, 6 to 9, 13 and 14 of",
+        'the RKSP paper, of alignment against norms, of the warm-up that architecture warm-up replaces, and of `kss="auto"`.',
         "The networks are small (width 32 to 128 in most experiments, up to 1,000 steps): what is not confirmed here may hold",
         "for large models.",
         "",
-        "![The claims by paper: held, partly, not confirmed, not tested yet](figures/claims.svg)", "",
+        "![The claims by paper: held, partly, not confirmed, undecided, not tested yet](figures/claims.svg)", "",
     ]  # fmt: skip
     for paper, claims in [*judged, *ours]:
         lines += [f"## {paper.name}", "", f"{paper.source}.", ""]
@@ -77,13 +80,13 @@ def figure(judged: Judged) -> Figure:
             )
     bottom = _TOP + len(judged) * (_CELL + 10) + 8
     for place, (verdict, word) in enumerate(VERDICTS.items()):
-        x = _LABEL + place * 126
+        x = _LEGEND + place * _STEP
         parts.append(f'<rect x="{x}" y="{bottom}" width="12" height="12" rx="2" fill="{_COLOURS[verdict]}"/>')
         parts.append(text(x + 18, bottom + 10, word))
     counts = "; ".join(
         f"{paper.name}: {', '.join(VERDICTS[finding.verdict] for _, finding in claims)}" for paper, claims in judged
     )
-    size = max(_LABEL + width * (_CELL + 4), _LABEL + 4 * 126)
+    size = max(_LABEL + width * (_CELL + 4), _LEGEND + len(VERDICTS) * _STEP)
     return Figure(
         "claims",
         "Claims of the three papers",

@@ -129,10 +129,11 @@ def _accuracy() -> Finding:
 def _overhead() -> Finding:
     rows = json.loads((ROOT / _BENCH).read_text(encoding="utf-8"))["rows"]
     added = [row["KSS, paper"]["mean"] / row["Trainer"]["mean"] - 1 for row in rows]
-    verdict: Verdict = "held" if statistics.median(added) <= 0.12 else "not"
-    each = ", ".join(f"{row['d']}: {one:+.0%}" for row, one in zip(rows, added, strict=True))
+    verdict: Verdict = "undecided" if max(added) - min(added) > 0.06 else "held" if max(added) <= 0.13 else "not"
     return Finding(
-        verdict, f"The published schedule, which acts at one step in ten, adds to the mean step, by width: {each}."
+        verdict,
+        f"The published schedule, which acts at one step in ten, adds {min(added):+.0%} to {max(added):+.0%} to the mean step in "
+        f"{len(added)} networks of width {rows[0]['d']} to {rows[-1]['d']}: the machine's noise is as large.",
     )
 
 
@@ -196,7 +197,8 @@ RKSP = Paper(
             judge=_accuracy, **reproduce("kss_default"),
         ),
         Claim(
-            "Table 3, appendix E", "KSS costs about 11% of a step.", "held: at most 12% in the median over the widths",
+            "Table 3, appendix E", "KSS costs about 11% of a step.", "decided if the networks differ by 6% of a step at "
+            "most; held: at most 13% in each",
             judge=_overhead, command="python scripts/bench/training.py", rows=(_BENCH,),
         ),
         Claim(
