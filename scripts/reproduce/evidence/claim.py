@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from scripts.reproduce.harness.config import section
-from scripts.reproduce.harness.progress import progress
+from scripts.reproduce.harness.progress import Progress, progress
 
 Verdict = Literal["held", "partly", "not", "undecided", "not tested"]
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,6 +42,7 @@ class Claim:
         command: makes the rows, or the tables from them.
         rows: files, from the root of the repository; the first one is linked.
         judge: reads the rows. ``None``: no experiment tests the claim yet.
+        section: experiment and section whose rows they are, if it is one.
     """
 
     place: str
@@ -50,12 +51,19 @@ class Claim:
     command: str
     rows: tuple[str, ...]
     judge: Callable[[], Finding] | None
+    section: tuple[str, str] | None = None
 
     def finding(self) -> Finding:
         """What became of it."""
         if self.judge is None:
             return Finding("not tested", "No experiment tests this claim yet.")
-        return self.judge() if self.has_rows else NO_ROWS
+        if not self.has_rows:
+            return NO_ROWS
+        found = self.judge()
+        if self.section is not None and (left := progress_of(*self.section).left):
+            done = len(rows_of(*self.section))
+            return replace(found, text=f"{found.text} So far {done} of {done + len(left)} runs are made.")
+        return found
 
     @property
     def has_rows(self) -> bool:
@@ -73,16 +81,22 @@ class Paper:
 
 
 @functools.cache
+def progress_of(experiment: str, name: str = "report") -> Progress:
+    """What of a section is done, and what is left."""
+    return progress(section(ROOT / "scripts/reproduce" / experiment, name))
+
+
 def rows_of(experiment: str, name: str = "report") -> list[dict[str, Any]]:
     """The rows of a section that ran to their end."""
-    return progress(section(ROOT / "scripts/reproduce" / experiment, name)).done
+    return progress_of(experiment, name).done
 
 
 def reproduce(experiment: str, name: str = "report") -> dict[str, Any]:
-    """``command`` and ``rows`` of a claim that one section of an experiment answers."""
+    """``command``, ``rows`` and ``section`` of a claim that one section of an experiment answers."""
     more = "" if name == "report" else f" --section {name}"
     file = "results.jsonl" if name == "report" else f"{name}.jsonl"
     return {
         "command": f"python -m scripts.reproduce {experiment}{more} --table",
         "rows": (f"scripts/reproduce/{experiment}/{file}",),
+        "section": (experiment, name),
     }
