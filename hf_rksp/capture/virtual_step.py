@@ -17,12 +17,14 @@ from hf_rksp.errors import InputError
 
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Undo afterwards what a forward pass may change: buffers and the random state.
+    """Undo afterwards what a forward pass may change: buffers, the modules and attributes of a module, and the random state.
 
-    The random state is that of torch, of generators that modules hold, of Python and of NumPy. Two forward passes, each in such
-    a context, draw the same numbers.
+    An attribute gets its value back, and not what was in a list or a mapping. The random state is that of torch, of generators
+    that modules hold, of Python and of NumPy. Two forward passes, each in such a context, draw the same numbers.
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    # BigBird replaces its attention if a text is short; RecurrentGemma keeps its last state.
+    attributes = [(module, dict(vars(module)), dict(module._modules)) for module in model.modules()]
     copies = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
     python, numpys = random.getstate(), numpy.random.get_state()
     try:
@@ -34,6 +36,11 @@ def restored(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, copy in copies.values():
                 buffer.copy_(copy)
+        for module, values, children in attributes:
+            vars(module).clear()
+            vars(module).update(values)
+            module._modules.clear()
+            module._modules.update(children)
         for module, named in buffers:  # a module may also have put another tensor there
             module._buffers.clear()
             module._buffers.update(named)

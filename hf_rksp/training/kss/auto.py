@@ -149,8 +149,9 @@ def decide(trainer: Trainer, kss: KSSConfig, said: Said | None, blocks: str | Se
         blocks: path(s) of the list(s) of residual blocks.
     """
     main = trainer.args.process_index == 0
-    # The main process looks, because weights of the others may not be there yet; all then do the same.
-    found: Decision | Network = from_main(_looked(trainer, kss, said, blocks) if main else None)
+    # All look, because a model may talk to the other processes in its pass. The main process decides, because the weights of the
+    # others may not be there yet.
+    found: Decision | Network = from_main(_looked(trainer, kss, said, blocks))
     decision = found if isinstance(found, Decision) else None if said else without_forecast(found)
     if decision is None:
         assert isinstance(found, Network)
@@ -175,12 +176,14 @@ def _looked(
             True, f"KSS is on: its schedule {kss.schedule!r} was asked for, and 'auto' knows only 'balanced'."
         )
     model: Any = trainer.model
-    if any(hasattr(weight, "ds_id") or weight.is_meta for weight in model.parameters()):
+    if any(hasattr(one, "ds_id") or one.is_meta or type(one).__name__ == "DTensor" for one in model.parameters()):
         return Decision(
-            False, "KSS is off: the weights are not on this process before training begins (zero.Init, meta)."
+            False,
+            "KSS is off: the weights are not whole on this process before training begins (zero.Init, meta, DTensor).",
         )
     try:
-        return network_of(model, stacks_without_data(model, blocks), pass_if_trained=said is not None)
+        stacks = stacks_without_data(model, blocks)
+        return network_of(model, stacks, said is not None, trainer.compute_loss_context_manager)
     except CaptureError:
         name = type(uncompiled(model)).__name__
         return Decision(False, f"KSS is off: no residual blocks were found in {name} before the first batch.")

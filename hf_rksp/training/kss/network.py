@@ -1,29 +1,38 @@
-"""What of a network decides whether KSS acts: norm, attention, trained weights. One small forward pass, without data."""
+"""What of a network decides whether KSS acts: norm, attention, random weights. Its weights are read, and one small pass is made."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 from hf_rksp.capture import Block, Stack, capture_transitions, find_stacks, untouched
 from hf_rksp.capture.attention import AttentionLogits
-from hf_rksp.capture.calling import uncompiled
+from hf_rksp.capture.calling import eager, takes, uncompiled
 from hf_rksp.capture.linears import find_linears, query_key_pairs
 from hf_rksp.capture.norms import Norm, NormModule, find_norms, norm_of, norms_of_states
 from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import CaptureError
+from hf_rksp.risk.calibrated import ATTENTION_FREE
 
-#: Entropy of the predictions for random tokens, relative to that of guessing, from which on weights are taken for random.
-_GUESSING = 0.85
 #: Random tokens of the pass, at most.
 _SEQUENCES, _TOKENS = 2, 16
+#: A matrix is uneven if the sizes of its rows, or of its columns, vary this many times as much as those of independent numbers do.
+#: Training makes matrices uneven. Weights are trained if this share of the matrices is uneven.
+_UNEVEN, _SHARE = 2.0, 0.25
+#: Of each stack so many blocks are read, and of each block so many experts.
+_BLOCKS, _EXPERTS = 8, 4
+#: Shorter rows and columns say little.
+_SHORTEST = 16
+Around = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,10 @@ class Network:
 
     Attributes:
         norm: of the blocks.
-        behind: whether a norm stands behind a part of a block, so that its output is added to the states: OLMo-2, Gemma-3.
         attention: whether every block has it.
         trained: whether the weights are trained, or may be.
         causal: whether it is a causal language model.
+        behind: whether a norm stands behind a part of a block (OLMo-2, Gemma-3), or where norms stand could not be seen.
     """
 
     norm: Norm
@@ -48,17 +57,6 @@ class Network:
     def gains_always(self) -> bool:
         """Whether KSS acts at every learning rate: the forecast is not needed then."""
         return self.norm == "rms" and not self.behind and self.attention and self.causal and not self.trained
-
-
-@dataclass
-class _Seen:
-    """Of one forward pass: blocks that ran, width of their states, attentions, a norm behind a part, entropy of the predictions."""
-
-    blocks: int = 0
-    width: int | None = None
-    attentions: int = 0
-    behind: bool = False
-    entropy: float | None = None
 
 
 def stacks_without_data(model: nn.Module, blocks: str | Sequence[str] | None = None) -> list[Stack]:
@@ -74,32 +72,45 @@ def stacks_without_data(model: nn.Module, blocks: str | Sequence[str] | None = N
         return find_stacks(model, blocks)
     except CaptureError as error:
         try:
-            with restored(model), untouched(model):
+            with restored(model), untouched(model), eager():
                 return find_stacks(model, blocks, functools.partial(_run, model))
         except Exception:  # it takes something else than token ids, or more
             raise error from None
 
 
-def network_of(model: nn.Module, stacks: Sequence[Stack], pass_if_trained: bool = True) -> Network:
+def network_of(
+    model: nn.Module,
+    stacks: Sequence[Stack],
+    pass_if_trained: bool = True,
+    around: Around = contextlib.nullcontext,
+) -> Network:
     """Look at a model that no engine has sharded yet; it is left as it is.
 
     Args:
         stacks: its residual blocks.
-        pass_if_trained: make the forward pass also if gains tell that the weights are trained. Without it attention is told by the
-            names of projections then.
+        pass_if_trained: make the pass over random tokens also if the weights are trained. Without a pass attention is told by the
+            names of projections.
+        around: context of a forward pass, such as autocast.
     """
-    norms, seen = find_norms(stacks), _Seen()
-    varies = _gains_vary(model, norms_of_states(norms))
-    if pass_if_trained or not varies:
-        with contextlib.suppress(Exception):  # it takes something else than token ids, or more
+    config, norms = getattr(model, "config", None), find_norms(stacks)
+    trained = _gains_vary(model, norms_of_states(norms)) or matrices_are_trained(stacks, config)
+    has_attention, seen = getattr(config, "model_type", None) not in ATTENTION_FREE, None
+    if has_attention and (pass_if_trained or not trained):
+        with contextlib.suppress(Exception), around():  # it takes something else than token ids, or more
             seen = _passed(model, stacks, norms)
-    norms = norms_of_states(norms, seen.width)
-    guesses = _biases_are_zero(stacks) if seen.entropy is None else seen.entropy >= _GUESSING
-    trained = varies or _gains_vary(model, norms) or not guesses
-    blocks = seen.blocks or sum(len(stack.blocks) for stack in stacks)
-    attentions = seen.attentions or _pairs(model, stacks)  # a flash kernel is not seen, and its projections are
-    name = type(uncompiled(model)).__name__
-    return Network(norm_of(norms), attentions >= blocks, trained, "CausalLM" in name or "LMHead" in name, seen.behind)
+    base: Any = uncompiled(model)
+    name = type(base.get_base_model() if hasattr(base, "get_base_model") else base).__name__
+    causal = "CausalLM" in name or "LMHead" in name
+    blocks = sum(len(stack.blocks) for stack in stacks)
+    if seen is None or not seen.least:
+        return Network(
+            norm_of(norms_of_states(norms)), has_attention and _pairs(stacks, config) >= blocks, trained, causal, True
+        )
+    found = norm_of([norm for norm in norms if norm.module in seen.normalise])
+    # A flash kernel is not seen, and the projections in front of it are.
+    attention = min(seen.least.values()) > 0 or (_own_kernel(config) and _pairs(stacks, config) >= blocks)
+    behind = seen.behind or (found == "none" and seen.functional != "none")
+    return Network(seen.functional if found == "none" else found, attention, trained, causal, behind)
 
 
 def vectors_vary(model: nn.Module) -> bool:
@@ -113,85 +124,185 @@ def _gains_vary(model: nn.Module, norms: Sequence[NormModule]) -> bool:
     return vectors_vary(nn.ModuleList(norm.module for norm in norms) if norms else model)
 
 
-def _biases_are_zero(stacks: Sequence[Stack]) -> bool:
-    """Whether every block has layers with biases, and all of them are 0: training moves them. It tells of models without tokens."""
-    biases = [
-        [part.bias for part in block.module.modules() if isinstance(part, nn.Linear) and part.bias is not None]
-        for stack in stacks
-        for block in stack.blocks
-    ]
-    return all(biases) and not any(bool(bias.detach().any()) for block in biases for bias in block)
+def matrices_are_trained(stacks: Sequence[Stack], config: Any) -> bool:
+    """Whether the matrices of the blocks show that they were trained; also if there is none that can tell.
+
+    However a matrix is drawn, its numbers are independent, and so the sizes of its rows differ little, and those of its columns.
+    """
+    few = [replace(stack, blocks=_spaced(stack.blocks)) for stack in stacks]
+    found = []
+    for one in find_linears(few, config):
+        if (one.expert or 0) < _EXPERTS:
+            with one.matrix() as matrix, torch.no_grad():
+                if min(matrix.shape) >= _SHORTEST and bool(matrix.any()):
+                    found.append(not unevenness(matrix.detach()) <= _UNEVEN)  # NaN too
+    return not found or sum(found) >= _SHARE * len(found)
 
 
-def _pairs(model: nn.Module, stacks: Sequence[Stack]) -> int:
+def _spaced(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    step = max(1, -(-len(blocks) // _BLOCKS))
+    return tuple(blocks[::step])
+
+
+def unevenness(matrix: Tensor) -> float:
+    """Variance of the mean squares of the rows of a matrix, per that of independent numbers; that of the columns if it is larger.
+
+    About 1 for a matrix that was drawn, whatever the distribution, and less for an orthogonal one.
+
+    Args:
+        matrix: shape ``(out, in)``, not zero.
+    """
+    squares = matrix.float().square()
+    squares = squares / squares.mean()
+    fourth = squares.square().mean() - 1  # kurtosis minus 1
+    ratios = [squares.mean(dim).var() * squares.shape[dim] / fourth.clamp_min(1e-6) for dim in (0, 1)]
+    return float(torch.stack(ratios).max())
+
+
+def _pairs(stacks: Sequence[Stack], config: Any) -> int:
     """Queries and keys that are found by the names of their projections."""
-    config = getattr(model, "config", None)
     with contextlib.suppress(Exception):  # a configuration may have heads of several sizes
         return len(query_key_pairs(find_linears(stacks, config), config))
     return 0
 
 
+def _own_kernel(config: Any) -> bool:
+    return getattr(config, "_attn_implementation", None) not in (None, "eager", "sdpa")
+
+
 def _run(model: nn.Module) -> Any:
     """What a model returns for random tokens."""
     config: Any = model.config
-    vocabulary = int(getattr(config, "vocab_size", 0) or config.get_text_config().vocab_size)
+    embeddings = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    decoder = getattr(config, "decoder", None)
+    sizes = [
+        getattr(config, "vocab_size", 0) or config.get_text_config().vocab_size,
+        getattr(embeddings, "num_embeddings", 0),
+        getattr(config, "decoder_vocab_size", 0),
+        getattr(decoder, "vocab_size", 0),
+    ]
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    tokens = min(_TOKENS, positions) if isinstance(positions, int) and positions > 0 else _TOKENS
+    # RoBERTa counts positions from its padding token on, so it has two fewer.
+    tokens = min(_TOKENS, max(positions - 2, 1)) if isinstance(positions, int) and positions > 0 else _TOKENS
     draw = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
-    ids = torch.randint(0, vocabulary, (_SEQUENCES, tokens), generator=draw).to(device)
-    more = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
+    ids = torch.randint(0, min(filter(None, sizes)), (_SEQUENCES, tokens), generator=draw).to(device)
+    more: dict[str, Any] = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
+    if takes(model, "use_cache"):
+        more["use_cache"] = False
     return model(input_ids=ids, **more)
 
 
+@dataclass
+class _Seen:
+    """Of one forward pass.
+
+    Attributes:
+        least: path of a block -> attentions in the run that had the fewest.
+        behind: whether a norm stands behind a part.
+        normalise: modules that normalise the states.
+        functional: norm of the states that is called as a function, without a module.
+    """
+
+    least: dict[str, int] = field(default_factory=dict)
+    behind: bool = False
+    normalise: set[nn.Module] = field(default_factory=set)
+    functional: Norm = "none"
+
+
+class _FunctionalNorms(TorchFunctionMode):
+    """Keeps the kind and the size of what `torch.nn.functional` normalises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[tuple[Norm, tuple[int, int]]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kind: Norm | None = {functional.layer_norm: "layer", functional.rms_norm: "rms"}.get(function)  # type: ignore[assignment]
+        if kind is not None and args:
+            self.called.append((kind, _size(args[0])))
+        return function(*args, **(kwargs or {}))
+
+
 def _passed(model: nn.Module, stacks: Sequence[Stack], norms: Sequence[NormModule]) -> _Seen:
-    """One pass over random tokens: the predictions of random weights are those of guessing, whatever the text."""
-    seen, logits_of = _Seen(), AttentionLogits()
-    normalised: list[tuple[Tensor, Tensor]] = []  # inputs and outputs of the norms of the block that runs
+    """One pass over random tokens."""
+    seen, logits_of, functions = _Seen(), AttentionLogits(), _FunctionalNorms()
+    normalised: list[tuple[nn.Module, Tensor, Tensor]] = []  # norms of the block that runs, their inputs and outputs
+    parts: list[Tensor] = []  # what the other modules of the block have returned
+    entered: list[Tensor] = []  # the state that the block has taken
+    are_norms = {norm.module for norm in norms}
 
     def sink(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
-        seen.blocks, seen.width = seen.blocks + 1, x.shape[-1]
-        seen.behind = seen.behind or _adds_a_norm(x, y, [pair for pair in normalised if pair[1].numel() == y.numel()])
-        normalised.clear()
+        seen.least[block.path] = min(seen.least.get(block.path, logits_of.calls), logits_of.calls)
+        mine = [entry for entry in normalised if _size(entry[1]) == _size(y)]
+        seen.normalise |= {module for module, _, _ in mine}
+        kinds: set[Norm] = {kind for kind, size in functions.called if size == _size(y)}
+        if kinds:
+            seen.functional = "layer" if "layer" in kinds | {seen.functional} else "rms"
+        same = [part for part in parts if part.numel() == y.numel()]
+        seen.behind = seen.behind or any(
+            _is_multiple(y, output) or any(_is_multiple(given, part) for part in same) for _, given, output in mine
+        )
+        forget()
+
+    def forget() -> None:
+        for kept in (normalised, parts, entered):
+            kept.clear()
+        functions.called.clear()
+        logits_of.calls = 0
+
+    def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+        forget()
+        entered.extend(tensor.clone() for tensor in _tensors((*args, *kwargs.values())))
 
     def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-        if given is not None and isinstance(output, Tensor):
-            normalised.append((given, output))
+        given = _tensors((*args, *kwargs.values()))
+        returned = _tensors(output if isinstance(output, (tuple, list)) else (output,))
+        if module in are_norms:
+            normalised.extend((module, given[0].clone(), tensor.clone()) for tensor in returned if given)
+            return
+        # What takes the stream may return the stream with something added: BLOOM's attention. So may a dropout at rest.
+        stream = [*entered, *(state for _, state, _ in normalised), *returned]
+        if not any(_equal(one, state) for one in given for state in stream):
+            parts.extend(tensor.clone() for tensor in returned)  # a block may add to it in place
 
-    with (
-        restored(model),
-        untouched(model),
-        capture_transitions(stacks, sink, lambda stack, block, error: None),
-        logits_of,
-        contextlib.ExitStack() as hooks,
-    ):
-        for norm in norms:
-            hooks.callback(norm.module.register_forward_hook(keep, with_kwargs=True).remove)
-        output = _run(model)
-    seen.attentions = logits_of.calls
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, Tensor) and logits.ndim == 3:
-        shares = logits.float().log_softmax(-1)
-        entropy = float(-(shares.exp() * shares).sum(-1).mean())
-        seen.entropy = entropy / math.log(logits.shape[-1]) if math.isfinite(entropy) else None
+    with contextlib.ExitStack() as open_:
+        for context in (restored(model), untouched(model), eager()):
+            open_.enter_context(context)
+        for stack in stacks:
+            for block in stack.blocks:
+                open_.callback(block.module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+                for module in block.module.modules():
+                    if module is not block.module:
+                        open_.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
+        open_.enter_context(capture_transitions(stacks, sink, lambda stack, block, error: None))
+        open_.enter_context(logits_of)
+        open_.enter_context(functions)
+        _run(model)
     return seen
 
 
-def _adds_a_norm(x: Tensor, y: Tensor, normalised: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    """Whether the output of a block is a state plus the output of a norm.
+def _size(states: Tensor) -> tuple[int, int]:
+    """Number of entries, and the width: heads of queries have another one."""
+    return states.numel(), states.shape[-1]
 
-    Args:
-        x, y: input and output of the block.
-        normalised: inputs and outputs of its norms.
-    """
-    x, y = x.double().flatten(), y.double().flatten()
-    pairs = [(given.double().flatten(), output.double().flatten()) for given, output in normalised]
-    # What the last sum may start from: the input of the block, that of a norm, and the input plus the output of a norm.
-    states = [x, *(given for given, _ in pairs), *(x + output for _, output in pairs)]
-    rounding = 4 * torch.finfo(normalised[0][1].dtype).eps * float(y.abs().max()) if normalised else 0.0
-    return any(
-        float((y - output - state).abs().max()) <= 0.01 * float(output.abs().max()) + rounding
-        for _, output in pairs
-        for state in states
-    )
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.numel() == other.numel() and one.dtype == other.dtype and torch.equal(one.flatten(), other.flatten())
+
+
+def _is_multiple(one: Tensor, other: Tensor) -> bool:
+    """Whether ``one`` is ``other`` times a number: to the bit in half precision, where rounding could make it so."""
+    if one.numel() != other.numel():
+        return False
+    if _equal(one, other):
+        return True
+    if torch.finfo(one.dtype).bits < 32 or torch.finfo(other.dtype).bits < 32:
+        return False
+    a, b = one.flatten().double(), other.flatten().double()
+    factor = (a @ b) / (b @ b).clamp_min(1e-300)
+    return bool(a.any()) and bool((a - factor * b).norm() <= 1e-5 * a.norm())
