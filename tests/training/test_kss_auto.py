@@ -27,6 +27,7 @@ from hf_rksp.training.before import Said
 from hf_rksp.training.kss import auto
 from hf_rksp.training.kss.auto import LIMITS, TRAINED, Decision, choose, kept, switch_of, without_forecast
 from hf_rksp.training.kss.network import Network, network_of, stacks_without_data
+from tests.versions import needs_transformers
 
 from .common import VOCAB, assert_same_weights, gpt2, logged, token_rows, trained, trainer
 
@@ -382,6 +383,7 @@ def test_a_hybrid_is_none_of_those_that_gain():
     assert not looked(jamba).attention
 
 
+@needs_transformers
 def test_heads_of_several_sizes(tmp_path):
     """Swin has a list of them in its configuration."""
     set_seed(0)
