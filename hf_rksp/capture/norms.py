@@ -39,14 +39,9 @@ def norm_of(norms: Sequence[NormModule]) -> Norm:
     return "none" if not kinds else "layer" if "layer" in kinds else "rms"
 
 
-def norms_of_states(norms: Sequence[NormModule], width: int | None = None) -> list[NormModule]:
-    """Those that normalise the states between the blocks.
-
-    Args:
-        norms: from `find_norms`.
-        width: of the states; if it is not known, the widest norms are meant.
-    """
-    width = width or max((norm.width for norm in norms if norm.width), default=None)
+def norms_of_states(norms: Sequence[NormModule]) -> list[NormModule]:
+    """Those of `find_norms` that normalise the states between the blocks, as far as it is known without a pass: the widest."""
+    width = max((norm.width for norm in norms if norm.width), default=None)
     return [norm for norm in norms if norm.width in (width, None)]
 
 

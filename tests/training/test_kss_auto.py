@@ -26,7 +26,8 @@ from hf_rksp.risk.calibrated import NO_ANSWER
 from hf_rksp.training.before import Said
 from hf_rksp.training.kss import auto
 from hf_rksp.training.kss.auto import LIMITS, TRAINED, Decision, choose, kept, switch_of, without_forecast
-from hf_rksp.training.kss.network import Network, network_of, stacks_without_data
+from hf_rksp.training.kss.look import stacks_without_data
+from hf_rksp.training.kss.network import Network, network_of
 from tests.versions import needs_transformers
 
 from .common import VOCAB, assert_same_weights, gpt2, logged, token_rows, trained, trainer

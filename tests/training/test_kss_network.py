@@ -18,9 +18,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutput
 
 from hf_rksp.capture import find_stacks
-from hf_rksp.training.kss.network import network_of, stacks_without_data, unevenness
+from hf_rksp.capture.drawn import unevenness
+from hf_rksp.training.kss.look import stacks_without_data
+from hf_rksp.training.kss.network import network_of
 
 D, VOCAB = 32, 64
+#: Sizes of a small network of BERT's kind.
+BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": VOCAB,
+}
 
 
 class L2(nn.Module):
@@ -254,15 +264,8 @@ def test_a_model_whose_weights_cannot_be_read_may_be_trained():
 
 def test_a_model_that_changes_itself_for_a_short_text_is_as_before():
     set_seed(0)
-    sizes = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "vocab_size": VOCAB,
-    }
     config = AutoConfig.for_model(
-        "big_bird", is_decoder=True, attention_type="block_sparse", block_size=4, num_random_blocks=1, **sizes
+        "big_bird", is_decoder=True, attention_type="block_sparse", block_size=4, num_random_blocks=1, **BERT
     )
     model = AutoModelForCausalLM.from_config(config)
     kinds, before = [type(module) for module in model.modules()], copy.deepcopy(model.state_dict())
@@ -285,13 +288,6 @@ def test_rwkv_rescales_its_weights_in_a_pass_and_has_none():
 
 def test_a_model_with_two_positions_less_than_it_says_is_seen():
     set_seed(0)
-    sizes = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "vocab_size": VOCAB,
-    }
-    config = AutoConfig.for_model("roberta", is_decoder=True, max_position_embeddings=16, pad_token_id=1, **sizes)
+    config = AutoConfig.for_model("roberta", is_decoder=True, max_position_embeddings=16, pad_token_id=1, **BERT)
     network = looked(AutoModelForCausalLM.from_config(config))
     assert network.attention and network.norm == "layer"

@@ -22,7 +22,8 @@ from hf_rksp.config import KSSConfig
 from hf_rksp.errors import CaptureError, InputError, first_line
 from hf_rksp.ranks import from_main
 from hf_rksp.training.before import Said, say
-from hf_rksp.training.kss.network import Network, network_of, stacks_without_data
+from hf_rksp.training.kss.look import stacks_without_data
+from hf_rksp.training.kss.network import Network, network_of
 
 logger = logging.getLogger(__name__)
 Switch = Literal["auto", "on", "off"]
@@ -115,6 +116,11 @@ def choose(network: Network, p_lost: float | None, unknown: str = "") -> Decisio
     return Decision(on, text, values)
 
 
+def by_forecast(network: Network, said: Said) -> Decision:
+    """Whether KSS acts in a run of which that was said; an interval that decides nothing is no answer."""
+    return choose(network, said.p_lost if said.decides else None, said.text)
+
+
 def kept(state: Mapping[str, Any] | None) -> Decision:
     """The decision of a checkpoint for the run that goes on from it; the same on every process.
 
@@ -159,7 +165,7 @@ def decide(trainer: Trainer, kss: KSSConfig, said: Said | None, blocks: str | Se
             decision = choose(found, None, "the data is a stream, and 'auto' does not read ahead; risk='warn' does")
         else:
             said = said or say(trainer, blocks)
-            decision = choose(found, said.p_lost if said.decides else None, said.text)
+            decision = by_forecast(found, said)
     if main:
         logger.warning("%s To decide it yourself, pass kss='on' or kss='off'.", decision.text)
     return decision

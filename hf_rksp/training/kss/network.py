@@ -1,37 +1,22 @@
-"""What of a network decides whether KSS acts: norm, attention, random weights. Its weights are read, and one small pass is made."""
+"""What of a network decides whether KSS acts: norm, attention, random weights."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedModel
+from torch import nn
 
-from hf_rksp.capture import Block, Stack, capture_transitions, find_stacks, untouched
-from hf_rksp.capture.attention import AttentionLogits
-from hf_rksp.capture.calling import eager, takes, uncompiled
+from hf_rksp.capture import Stack
+from hf_rksp.capture.calling import uncompiled
+from hf_rksp.capture.drawn import matrices_are_trained, vectors_vary
 from hf_rksp.capture.linears import find_linears, query_key_pairs
 from hf_rksp.capture.norms import Norm, NormModule, find_norms, norm_of, norms_of_states
-from hf_rksp.capture.virtual_step import restored
-from hf_rksp.errors import CaptureError
 from hf_rksp.risk.calibrated import ATTENTION_FREE
+from hf_rksp.training.kss.look import look
 
-#: Random tokens of the pass, at most.
-_SEQUENCES, _TOKENS = 2, 16
-#: A matrix is uneven if the sizes of its rows, or of its columns, vary this many times as much as those of independent numbers do.
-#: Training makes matrices uneven. Weights are trained if this share of the matrices is uneven.
-_UNEVEN, _SHARE = 2.0, 0.25
-#: Of each stack so many blocks are read, and of each block so many experts.
-_BLOCKS, _EXPERTS = 8, 4
-#: Shorter rows and columns say little.
-_SHORTEST = 16
 Around = Callable[[], contextlib.AbstractContextManager[object]]
 
 
@@ -59,25 +44,6 @@ class Network:
         return self.norm == "rms" and not self.behind and self.attention and self.causal and not self.trained
 
 
-def stacks_without_data(model: nn.Module, blocks: str | Sequence[str] | None = None) -> list[Stack]:
-    """The residual blocks of a model, before there is a batch of it.
-
-    Args:
-        blocks: path(s) of the list(s) of residual blocks.
-
-    Raises:
-        CaptureError: none are found by the modules, nor by a pass over random tokens. InputError: see `find_stacks`.
-    """
-    try:
-        return find_stacks(model, blocks)
-    except CaptureError as error:
-        try:
-            with restored(model), untouched(model), eager():
-                return find_stacks(model, blocks, functools.partial(_run, model))
-        except Exception:  # it takes something else than token ids, or more
-            raise error from None
-
-
 def network_of(
     model: nn.Module,
     stacks: Sequence[Stack],
@@ -97,7 +63,7 @@ def network_of(
     has_attention, seen = getattr(config, "model_type", None) not in ATTENTION_FREE, None
     if has_attention and (pass_if_trained or not trained):
         with contextlib.suppress(Exception), around():  # it takes something else than token ids, or more
-            seen = _passed(model, stacks, norms)
+            seen = look(model, stacks, norms)
     base: Any = uncompiled(model)
     name = type(base.get_base_model() if hasattr(base, "get_base_model") else base).__name__
     causal = "CausalLM" in name or "LMHead" in name
@@ -113,50 +79,9 @@ def network_of(
     return Network(seen.functional if found == "none" else found, attention, trained, causal, behind)
 
 
-def vectors_vary(model: nn.Module) -> bool:
-    """Whether some vector of a model (gains of its norms, biases) is no constant, as they are at first."""
-    vectors = (weight.detach() for weight in model.parameters() if weight.ndim == 1 and weight.numel() > 1)
-    return any(bool((vector != vector[0]).any()) for vector in vectors)
-
-
 def _gains_vary(model: nn.Module, norms: Sequence[NormModule]) -> bool:
     # A state space has vectors that differ from the beginning: the norms tell, if there are any.
     return vectors_vary(nn.ModuleList(norm.module for norm in norms) if norms else model)
-
-
-def matrices_are_trained(stacks: Sequence[Stack], config: Any) -> bool:
-    """Whether the matrices of the blocks show that they were trained; also if there is none that can tell.
-
-    However a matrix is drawn, its numbers are independent, and so the sizes of its rows differ little, and those of its columns.
-    """
-    few = [replace(stack, blocks=_spaced(stack.blocks)) for stack in stacks]
-    found = []
-    for one in find_linears(few, config):
-        if (one.expert or 0) < _EXPERTS:
-            with one.matrix() as matrix, torch.no_grad():
-                if min(matrix.shape) >= _SHORTEST and bool(matrix.any()):
-                    found.append(not unevenness(matrix.detach()) <= _UNEVEN)  # NaN too
-    return not found or sum(found) >= _SHARE * len(found)
-
-
-def _spaced(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    step = max(1, -(-len(blocks) // _BLOCKS))
-    return tuple(blocks[::step])
-
-
-def unevenness(matrix: Tensor) -> float:
-    """Variance of the mean squares of the rows of a matrix, per that of independent numbers; that of the columns if it is larger.
-
-    About 1 for a matrix that was drawn, whatever the distribution, and less for an orthogonal one.
-
-    Args:
-        matrix: shape ``(out, in)``, not zero.
-    """
-    squares = matrix.float().square()
-    squares = squares / squares.mean()
-    fourth = squares.square().mean() - 1  # kurtosis minus 1
-    ratios = [squares.mean(dim).var() * squares.shape[dim] / fourth.clamp_min(1e-6) for dim in (0, 1)]
-    return float(torch.stack(ratios).max())
 
 
 def _pairs(stacks: Sequence[Stack], config: Any) -> int:
@@ -168,141 +93,3 @@ def _pairs(stacks: Sequence[Stack], config: Any) -> int:
 
 def _own_kernel(config: Any) -> bool:
     return getattr(config, "_attn_implementation", None) not in (None, "eager", "sdpa")
-
-
-def _run(model: nn.Module) -> Any:
-    """What a model returns for random tokens."""
-    config: Any = model.config
-    embeddings = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
-    decoder = getattr(config, "decoder", None)
-    sizes = [
-        getattr(config, "vocab_size", 0) or config.get_text_config().vocab_size,
-        getattr(embeddings, "num_embeddings", 0),
-        getattr(config, "decoder_vocab_size", 0),
-        getattr(decoder, "vocab_size", 0),
-    ]
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    # RoBERTa counts positions from its padding token on, so it has two fewer.
-    tokens = min(_TOKENS, max(positions - 2, 1)) if isinstance(positions, int) and positions > 0 else _TOKENS
-    draw = torch.Generator().manual_seed(0)
-    device = next(model.parameters()).device
-    ids = torch.randint(0, min(filter(None, sizes)), (_SEQUENCES, tokens), generator=draw).to(device)
-    more: dict[str, Any] = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
-    if takes(model, "use_cache"):
-        more["use_cache"] = False
-    return model(input_ids=ids, **more)
-
-
-@dataclass
-class _Seen:
-    """Of one forward pass.
-
-    Attributes:
-        least: path of a block -> attentions in the run that had the fewest.
-        behind: whether a norm stands behind a part.
-        normalise: modules that normalise the states.
-        functional: norm of the states that is called as a function, without a module.
-    """
-
-    least: dict[str, int] = field(default_factory=dict)
-    behind: bool = False
-    normalise: set[nn.Module] = field(default_factory=set)
-    functional: Norm = "none"
-
-
-class _FunctionalNorms(TorchFunctionMode):
-    """Keeps the kind and the size of what `torch.nn.functional` normalises."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.called: list[tuple[Norm, tuple[int, int]]] = []
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kind: Norm | None = {functional.layer_norm: "layer", functional.rms_norm: "rms"}.get(function)  # type: ignore[assignment]
-        if kind is not None and args:
-            self.called.append((kind, _size(args[0])))
-        return function(*args, **(kwargs or {}))
-
-
-def _passed(model: nn.Module, stacks: Sequence[Stack], norms: Sequence[NormModule]) -> _Seen:
-    """One pass over random tokens."""
-    seen, logits_of, functions = _Seen(), AttentionLogits(), _FunctionalNorms()
-    normalised: list[tuple[nn.Module, Tensor, Tensor]] = []  # norms of the block that runs, their inputs and outputs
-    parts: list[Tensor] = []  # what the other modules of the block have returned
-    entered: list[Tensor] = []  # the state that the block has taken
-    are_norms = {norm.module for norm in norms}
-
-    def sink(stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
-        seen.least[block.path] = min(seen.least.get(block.path, logits_of.calls), logits_of.calls)
-        mine = [entry for entry in normalised if _size(entry[1]) == _size(y)]
-        seen.normalise |= {module for module, _, _ in mine}
-        kinds: set[Norm] = {kind for kind, size in functions.called if size == _size(y)}
-        if kinds:
-            seen.functional = "layer" if "layer" in kinds | {seen.functional} else "rms"
-        same = [part for part in parts if part.numel() == y.numel()]
-        seen.behind = seen.behind or any(
-            _is_multiple(y, output) or any(_is_multiple(given, part) for part in same) for _, given, output in mine
-        )
-        forget()
-
-    def forget() -> None:
-        for kept in (normalised, parts, entered):
-            kept.clear()
-        functions.called.clear()
-        logits_of.calls = 0
-
-    def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
-        forget()
-        entered.extend(tensor.clone() for tensor in _tensors((*args, *kwargs.values())))
-
-    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        given = _tensors((*args, *kwargs.values()))
-        returned = _tensors(output if isinstance(output, (tuple, list)) else (output,))
-        if module in are_norms:
-            normalised.extend((module, given[0].clone(), tensor.clone()) for tensor in returned if given)
-            return
-        # What takes the stream may return the stream with something added: BLOOM's attention. So may a dropout at rest.
-        stream = [*entered, *(state for _, state, _ in normalised), *returned]
-        if not any(_equal(one, state) for one in given for state in stream):
-            parts.extend(tensor.clone() for tensor in returned)  # a block may add to it in place
-
-    with contextlib.ExitStack() as open_:
-        for context in (restored(model), untouched(model), eager()):
-            open_.enter_context(context)
-        for stack in stacks:
-            for block in stack.blocks:
-                open_.callback(block.module.register_forward_pre_hook(begin, with_kwargs=True).remove)
-                for module in block.module.modules():
-                    if module is not block.module:
-                        open_.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
-        open_.enter_context(capture_transitions(stacks, sink, lambda stack, block, error: None))
-        open_.enter_context(logits_of)
-        open_.enter_context(functions)
-        _run(model)
-    return seen
-
-
-def _size(states: Tensor) -> tuple[int, int]:
-    """Number of entries, and the width: heads of queries have another one."""
-    return states.numel(), states.shape[-1]
-
-
-def _tensors(values: Iterable[Any]) -> list[Tensor]:
-    return [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.numel() == other.numel() and one.dtype == other.dtype and torch.equal(one.flatten(), other.flatten())
-
-
-def _is_multiple(one: Tensor, other: Tensor) -> bool:
-    """Whether ``one`` is ``other`` times a number: to the bit in half precision, where rounding could make it so."""
-    if one.numel() != other.numel():
-        return False
-    if _equal(one, other):
-        return True
-    if torch.finfo(one.dtype).bits < 32 or torch.finfo(other.dtype).bits < 32:
-        return False
-    a, b = one.flatten().double(), other.flatten().double()
-    factor = (a @ b) / (b @ b).clamp_min(1e-300)
-    return bool(a.any()) and bool((a - factor * b).norm() <= 1e-5 * a.norm())

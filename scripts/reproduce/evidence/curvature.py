@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy
-from scipy.stats import fisher_exact
 
 from scripts.reproduce.architecture_warmup.experiment import lost
 from scripts.reproduce.curvature_accuracy.experiment import errors
 from scripts.reproduce.curvature_claims.experiment import healthy_and_spikes, surges
 from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
 from scripts.reproduce.harness.config import section
-from scripts.reproduce.harness.intervals import Estimate, paired
+from scripts.reproduce.harness.intervals import Estimate, fewer, paired
 
 _NAMES = {
     "baseline": "baseline", "qk_norm": "QK-norm", "qk_clip": "QK-clip", "soft_cap": "soft cap", "z_loss": "z-loss", "kss": "KSS",
@@ -122,14 +121,20 @@ def _survives() -> Finding:
     )
 
 
-def _against(arm: str) -> Estimate:
-    """Loss on held-out text at the lower of the two reported rates, minus that of the baseline, of seeds that neither lost."""
-    lr = min(row["lr"] for row in rows_of("architecture_warmup"))
-    rows = [row for row in rows_of("architecture_warmup") if row["lr"] == lr and not lost(row)]
-    mine, base = (
-        {row["seed"]: float(row["held_out"]) for row in rows if row["arm"] == one} for one in (arm, "baseline")
+def _lowest() -> list[dict[str, Any]]:
+    """The runs at the lower of the two reported rates, and the control without any warm-up, which has that rate."""
+    rows = rows_of("architecture_warmup")
+    lr = min(row["lr"] for row in rows)
+    return [row for row in [*rows, *rows_of("architecture_warmup", "control")] if row["lr"] == lr]
+
+
+def _against(arm: str, other: str = "baseline") -> Estimate:
+    """Loss on held-out text at the lower of the two reported rates, minus that of another arm, of seeds that neither lost."""
+    mine, theirs = (
+        {row["seed"]: float(row["held_out"]) for row in _lowest() if row["arm"] == one and not lost(row)}
+        for one in (arm, other)
     )
-    return paired(mine, base)
+    return paired(mine, theirs)
 
 
 def _gains() -> Finding:
@@ -156,38 +161,26 @@ def _gains() -> Finding:
 
 
 def _replaces() -> Finding:
-    lr = min(row["lr"] for row in rows_of("architecture_warmup"))
-    rows = [row for row in rows_of("architecture_warmup") if row["lr"] == lr] + rows_of(
-        "architecture_warmup", "control"
-    )
-    runs = {name: [row for row in rows if row["arm"] == name] for name in ("baseline", "depth_alone", "no_warmup")}
-    hits = {name: sum(map(lost, mine)) for name, mine in runs.items()}
-
-    def more_lost(first: str, second: str) -> bool:
-        counts = [[hits[name], len(runs[name]) - hits[name]] for name in (first, second)]
-        return float(fisher_exact(counts, "greater").pvalue) < 0.05
-
-    def minus(first: str, second: str) -> Estimate:
-        ends = (
-            {row["seed"]: float(row["held_out"]) for row in runs[name] if not lost(row)} for name in (first, second)
-        )
-        return paired(*ends)
-
-    needed = more_lost("no_warmup", "baseline") or minus("no_warmup", "baseline").low > 0
-    helps = more_lost("no_warmup", "depth_alone") or minus("depth_alone", "no_warmup").high < 0
-    equal = not more_lost("depth_alone", "baseline") and minus("depth_alone", "baseline").high < 0.01
-    verdict: Verdict = "undecided" if not needed else "held" if equal else "partly" if helps else "not"
     names = {
         "baseline": "with a warm-up of the learning rate",
         "no_warmup": "with none",
         "depth_alone": "with that of the architecture",
     }
-    lost_runs = ", ".join(f"{name} {hits[arm]} of {len(runs[arm])}" for arm, name in names.items())
-    ends = ", ".join(f"{names[arm]} {minus(arm, 'baseline').text()}" for arm in ("no_warmup", "depth_alone"))
+    runs = {arm: [lost(row) for row in _lowest() if row["arm"] == arm] for arm in names}
+    counts = {arm: (sum(each), len(each)) for arm, each in runs.items()}
+    none, alone = _against("no_warmup"), _against("depth_alone")
+    needed = fewer(counts["baseline"], counts["no_warmup"]) < 0.05 or none.low > 0
+    helps = fewer(counts["depth_alone"], counts["no_warmup"]) < 0.05 or _against("depth_alone", "no_warmup").high < 0
+    equal = fewer(counts["baseline"], counts["depth_alone"]) >= 0.05 and alone.high < 0.01
+    verdict: Verdict = "undecided" if not needed else "held" if equal else "partly" if helps else "not"
+    lost_runs = ", ".join(
+        f"{name} {hits} of {of}" for name, (hits, of) in zip(names.values(), counts.values(), strict=True)
+    )
     more = "" if needed else " No warm-up is needed here."
     return Finding(
         verdict,
-        f"Lost at {lr:g}: {lost_runs}. Loss on held-out text minus that with a warm-up of the learning rate: {ends}.{more}",
+        f"Lost at {_lowest()[0]['lr']:g}: {lost_runs}. Loss on held-out text minus that with a warm-up of the learning rate: "
+        f"with none {none.text()}, with that of the architecture {alone.text()}.{more}",
     )
 
 

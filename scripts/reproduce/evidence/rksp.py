@@ -7,13 +7,12 @@ import statistics
 from typing import Any
 
 import numpy
-from scipy.stats import fisher_exact
 from sklearn.metrics import roc_auc_score
 
 from hf_rksp.metrics.bins import calibration_error
 from scripts.reproduce.evidence import tables, zoo
 from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
-from scripts.reproduce.harness.intervals import Estimate, mean, paired
+from scripts.reproduce.harness.intervals import Estimate, fewer, mean, paired
 from scripts.reproduce.kss_default.tables import finals, lost
 from scripts.reproduce.kss_families.tables import harms_of
 from scripts.reproduce.risk.dataset import case_of
@@ -98,9 +97,7 @@ def _lost(task: str, arm: str) -> tuple[int, int]:
 def _rescue() -> Finding:
     found = {task: (_lost(task, _PAPERS), _lost(task, "clip")) for task in _HIGHEST}
     (mine, of), (clipped, _) = found[_NO_NORM]
-    verdict: Verdict = (
-        "held" if fisher_exact([[mine, of - mine], [clipped, of - clipped]], "less").pvalue < 0.05 else "not"
-    )
+    verdict: Verdict = "held" if fewer(*found[_NO_NORM]) < 0.05 else "not"
     others = ", ".join(f"{task} {one[0]} and {two[0]}" for task, (one, two) in found.items() if task != _NO_NORM)
     return Finding(
         verdict,
@@ -229,8 +226,8 @@ RKSP = Paper(
 def _our_rescue() -> Finding:
     parts, better = [], 0
     for task in _HIGHEST:
-        (mine, of), (clipped, _) = _lost(task, _OURS), _lost(task, "clip")
-        p = float(fisher_exact([[mine, of - mine], [clipped, of - clipped]], "less").pvalue)
+        (mine, of), (clipped, _) = counts = _lost(task, _OURS), _lost(task, "clip")
+        p = fewer(*counts)
         better += p < 0.05
         parts.append(f"{task} {mine} and {clipped} of {of} (p = {p:.2g})")
     verdict: Verdict = "held" if better == len(_HIGHEST) else "partly" if better else "not"
@@ -279,11 +276,8 @@ def _auto_harms() -> Finding:
 
 def _auto_rescues() -> Finding:
     cells = {cell: harm for cell, harm in harms_of(rows_of("kss_families")).items() if harm.clip_lost >= 4}
-    fewer = 0
-    for harm in cells.values():
-        counts = [[hit, harm.on - hit] for hit in (harm.auto_lost, harm.clip_lost)]
-        fewer += float(fisher_exact(counts, "less").pvalue) < 0.05
-    verdict: Verdict = "held" if cells and fewer == len(cells) else "partly" if fewer else "not"
+    kept = [fewer((harm.auto_lost, harm.on), (harm.clip_lost, harm.on)) < 0.05 for harm in cells.values()]
+    verdict: Verdict = "held" if kept and all(kept) else "partly" if any(kept) else "not"
     text = "; ".join(
         f"{family} at {lr:g} {harm.clip_lost} and {harm.auto_lost} of {harm.on}"
         for (family, _, lr, _), harm in cells.items()

@@ -44,6 +44,11 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(average, average - half, average + half, len(values))
 
 
+def fewer(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """p of Fisher's exact test that the first share is no smaller than the second; each is hits, of how many."""
+    return float(stats.fisher_exact([[hits, count - hits] for hits, count in (first, second)], "less").pvalue)
+
+
 def paired(first: Mapping[Any, float], second: Mapping[Any, float]) -> Estimate:
     """The mean of ``first`` minus ``second``, paired by key (the seed), with Student's interval; other keys are left out."""
     return mean([first[key] - second[key] for key in sorted(set(first) & set(second))])

@@ -8,9 +8,9 @@ import torch
 
 from hf_rksp.capture import find_stacks
 from hf_rksp.forecast import BATCHES, forecast
-from hf_rksp.risk.calibrated import NO_ANSWER, undecided
 from hf_rksp.risk.plan import Plan
-from hf_rksp.training.kss.auto import choose, network_of, without_forecast
+from hf_rksp.training.before import sentence
+from hf_rksp.training.kss.auto import by_forecast, network_of, without_forecast
 
 from .networks import FAMILIES, make
 from .train import WARMUP, WEIGHT_DECAY
@@ -32,10 +32,5 @@ def decided(job: dict[str, Any]) -> dict[str, Any]:
             beta2=0.999, weight_decay=WEIGHT_DECAY, warmup=WARMUP, schedule=_SCHEDULES[job["schedule"]], steps=job["steps"],
             tokens=next(iter(batches[0].values())).numel(), objective="classification" if images else "causal",
         )  # fmt: skip
-        prediction = forecast(model, batches, plan, progress=False).prediction
-        p, interval = prediction.p_lost(job["lr"]), prediction.interval(job["lr"])
-        reasons = "; ".join(prediction.reasons)
-        if interval and undecided(interval):
-            p, reasons = None, NO_ANSWER
-        choice = choose(network, p, reasons)
+        choice = by_forecast(network, sentence(forecast(model, batches, plan, progress=False), job["lr"]))
     return {"on": choice.on, "p_lost": choice.values.get("p_lost"), "norm": network.norm, "reason": choice.text}
