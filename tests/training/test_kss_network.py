@@ -19,7 +19,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from hf_rksp.capture import find_stacks
 from hf_rksp.capture.drawn import unevenness
-from hf_rksp.training.kss.look import stacks_without_data
+from hf_rksp.training.kss.look import look, stacks_without_data
 from hf_rksp.training.kss.network import network_of
 
 D, VOCAB = 32, 64
@@ -289,5 +289,18 @@ def test_rwkv_rescales_its_weights_in_a_pass_and_has_none():
 def test_a_model_with_two_positions_less_than_it_says_is_seen():
     set_seed(0)
     config = AutoConfig.for_model("roberta", is_decoder=True, max_position_embeddings=16, pad_token_id=1, **BERT)
-    network = looked(AutoModelForCausalLM.from_config(config))
+    model = AutoModelForCausalLM.from_config(config)
+    assert set(look(model, find_stacks(model), []).least.values()) == {1}, "the pass was made"
+    network = looked(model)
     assert network.attention and network.norm == "layer"
+
+
+def test_the_search_for_blocks_is_in_evaluation_mode_and_draws_nothing():
+    set_seed(0)
+    config = AutoConfig.for_model("xlnet", vocab_size=VOCAB, n_head=2, d_model=16, n_layer=2, d_inner=32)
+    model, modes = AutoModelForCausalLM.from_config(config).train(), []
+    model.register_forward_pre_hook(lambda module, args: modes.append((module.training, torch.is_grad_enabled())))
+    before = torch.get_rng_state()
+    stacks_without_data(model)
+    assert set(modes) == {(False, False)} and all(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), before)

@@ -17,6 +17,7 @@ from hf_rksp.risk.calibrated import NO_ANSWER, Prediction
 from hf_rksp.risk.plan import Plan
 from hf_rksp.training import before
 from hf_rksp.training.before import Said, act, sentence
+from hf_rksp.training.first_batches import _steps_of
 from tests.training.common import arguments, assert_same_weights, gpt2, hooks, token_rows, trained, trainer
 
 
@@ -261,3 +262,21 @@ def test_a_mode_that_there_is_not_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="risk='STOP'"):
         trainer(tmp_path, gpt2(), None, RKSPTrainer, TrainingArguments, risk="STOP")
+
+
+def test_the_number_of_steps_is_that_of_trainers_of_both_kinds():
+    class Old:
+        args = "arguments"
+
+        def get_total_train_batch_size(self, args):
+            return 8
+
+        def set_initial_training_values(self, args, dataloader, total_train_batch_size):
+            assert (args, dataloader, total_train_batch_size) == ("arguments", "loader", 8)
+            return 1, 2, 40
+
+    class New(Old):
+        def set_initial_training_values(self, args, dataloader):
+            return 1, 2, 50
+
+    assert (_steps_of(Old(), "loader"), _steps_of(New(), "loader")) == (40, 50)
