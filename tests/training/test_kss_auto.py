@@ -144,7 +144,7 @@ def test_rmsnorm_behind_the_parts_waits_for_the_forecast():
     network = Network("rms", attention=True, trained=False, causal=True, behind=True)
     assert without_forecast(network) is None
     assert choose(network, 0.5).on and not choose(network, 0.49).on
-    assert "RMSNorm behind the parts" in choose(network, 0.1).text
+    assert "RMSNorm behind attention and MLP" in choose(network, 0.1).text
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

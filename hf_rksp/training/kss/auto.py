@@ -89,7 +89,7 @@ def choose(network: Network, p_lost: float | None, unknown: str = "") -> Decisio
         unknown: why not.
     """
     limit = TRAINED if network.trained else LIMITS[network.norm]
-    name = _NAMES[network.norm] + (" behind the parts" if network.behind else "")
+    name = _NAMES[network.norm] + (" behind attention and MLP" if network.behind else "")
     values = {
         "norm": network.norm, "norm_behind": network.behind, "attention": network.attention, "trained": network.trained,
         "p_lost": p_lost, "limit": limit,
@@ -97,7 +97,7 @@ def choose(network: Network, p_lost: float | None, unknown: str = "") -> Decisio
     if network.gains_always:
         return Decision(
             True,
-            f"KSS is on: KSS acts in every causal language model with {name} before its parts and random weights.",
+            f"KSS is on. The network is a causal language model with random weights and {name} before attention and MLP.",
             values,
         )
     if not network.attention:

@@ -43,8 +43,8 @@ _NO_PASS = (
 )
 _NO_BLOCK = (
     "none of the residual blocks ran in training mode with gradients, where hooks see it: they were compiled and run before "
-    "KSS was there, are in evaluation mode, or are checkpointed from outside (gradient checkpointing with use_reentrant=True, and "
-    "transformers before 5.23: set gradient_checkpointing_kwargs={'use_reentrant': False})"
+    "KSS was there, are in evaluation mode, or are checkpointed from outside; with transformers before 5.23 set "
+    "gradient_checkpointing_kwargs={'use_reentrant': False}"
 )
 _SCHEDULES: dict[str, type[Schedule[Any]]] = {"balanced": Balanced, "paper": Paper}
 
