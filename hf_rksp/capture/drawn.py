@@ -1,4 +1,4 @@
-"""Whether weights are random: a matrix that was drawn is even, and one that was trained is not."""
+"""Whether weights are random: what was drawn is even, and what was trained is not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Block, Stack
 from hf_rksp.capture.linears import find_linears
+from hf_rksp.capture.norms import find_norms, norms_of_states
 
 #: A matrix is uneven if the sizes of its rows, or of its columns, vary this many times as much as those of independent numbers do.
 #: Training makes matrices uneven. Weights are trained if this share of the matrices is uneven.
@@ -21,13 +22,25 @@ _BLOCKS, _EXPERTS = 8, 4
 _SHORTEST = 16
 
 
-def vectors_vary(model: nn.Module) -> bool:
+def weights_are_trained(model: nn.Module, stacks: Sequence[Stack]) -> bool:
+    """Whether the weights of a model are trained, or may be. The weights have to be whole: ask before an engine shards them.
+
+    Args:
+        stacks: its residual blocks.
+    """
+    norms = norms_of_states(find_norms(stacks))
+    # A state space has vectors that differ from the beginning: the norms tell, if there are any.
+    vectors = nn.ModuleList(norm.module for norm in norms) if norms else model
+    return _vectors_vary(vectors) or _matrices_are_trained(stacks, getattr(model, "config", None))
+
+
+def _vectors_vary(model: nn.Module) -> bool:
     """Whether some vector of a model (gains of its norms, biases) is no constant, as they are at first."""
     vectors = (weight.detach() for weight in model.parameters() if weight.ndim == 1 and weight.numel() > 1)
     return any(bool((vector != vector[0]).any()) for vector in vectors)
 
 
-def matrices_are_trained(stacks: Sequence[Stack], config: Any) -> bool:
+def _matrices_are_trained(stacks: Sequence[Stack], config: Any) -> bool:
     """Whether the matrices of the blocks show that they were trained; also if there is none that can tell.
 
     However a matrix is drawn, its numbers are independent, and so the sizes of its rows differ little, and those of its columns.

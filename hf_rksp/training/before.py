@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +12,9 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import Trainer
 
+from hf_rksp.capture import find_stacks
 from hf_rksp.capture.calling import uncompiled
+from hf_rksp.capture.drawn import weights_are_trained
 from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError, first_line
 from hf_rksp.profile.directions import unwrapped
@@ -36,8 +37,6 @@ _OBJECTIVES: tuple[tuple[str, Objective], ...] = (
 )  # fmt: skip
 #: A run with a loss or a gradient norm above these is lost by definition.
 _MOST_LOSS, _MOST_NORM = 50.0, 500.0
-#: A first loss below this share of the loss of guessing means trained weights.
-_GUESSING = 0.8
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[flo
         )
     batches, max_steps = first_batches(trainer, BATCHES)
     trainer.state.max_steps = max_steps  # what a loss of one's own may divide by
-    rate, plan = plan_of(trainer, max_steps, batches[0])
+    rate, plan = plan_of(trainer, max_steps, batches[0], blocks)
     own = _optimizer_of(trainer)
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
@@ -195,11 +194,13 @@ def _optimizer_of(trainer: Trainer) -> torch.optim.Optimizer | None:
     return None if trainer.optimizer is None else unwrapped(trainer.optimizer)
 
 
-def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> tuple[float, Plan]:
+def plan_of(
+    trainer: Trainer, max_steps: int, batch: Mapping[str, Any], blocks: str | Sequence[str] | None
+) -> tuple[float, Plan]:
     """The peak learning rate, and the plan that the arguments of a Trainer and the optimizer that was passed make.
 
     Raises:
-        InputError: something decides the learning rate that cannot be read.
+        InputError: something decides the learning rate that cannot be read. CaptureError: no residual blocks are found.
     """
     args, model = trainer.args, uncompiled(trainer.model)  # type: ignore[arg-type]  # never None here
     base_of = getattr(model, "get_base_model", None)
@@ -239,7 +240,7 @@ def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> tuple
         tokens=_tokens(batch) * world_size() * args.gradient_accumulation_steps,
         dtype="bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
         objective=objective,
-        start="pretrained" if _is_trained(trainer, base, objective, batch) else "initialised",
+        start="pretrained" if _is_trained(trainer, blocks, batch) else "initialised",
     )
     return rate, plan
 
@@ -261,21 +262,17 @@ def _schedule_of(trainer: Trainer, max_steps: int) -> tuple[int, str]:
     return (0 if schedule == "constant" else min(int(args.get_warmup_steps(max_steps)), max_steps)), schedule
 
 
-def _is_trained(trainer: Trainer, base: Any, objective: Objective, batch: Mapping[str, Any]) -> bool:
-    """Whether the weights are trained.
-
-    A language model that guesses has a loss near log(vocabulary). The name of a model does not tell: a configuration that was
-    loaded has one too.
-    """
-    vocabulary = getattr(getattr(base, "config", None), "vocab_size", None)
-    if objective == "classification" or not isinstance(vocabulary, int) or vocabulary < 2:
-        # The vectors of a model (gains of its norms, biases) begin as constants.
-        return any(p.ndim == 1 and bool((p.detach() != p.detach()[0]).any()) for p in base.parameters())
+def _is_trained(trainer: Trainer, blocks: str | Sequence[str] | None, batch: Mapping[str, Any]) -> bool:
+    """Whether the weights are trained. The name of a model does not tell: a configuration that was loaded has one too."""
     model: Any = trainer.model
-    with restored(model), torch.no_grad():
+
+    def probe() -> object:
         inputs = send_to_device(trainer._prepare_inputs(dict(batch)), next(model.parameters()).device)
-        loss: Any = trainer.compute_loss(model, inputs)
-    return float(loss) < _GUESSING * math.log(vocabulary)
+        return trainer.compute_loss(model, inputs)
+
+    with restored(model), torch.no_grad():
+        stacks = find_stacks(model, blocks, probe)
+    return weights_are_trained(model, stacks)
 
 
 def _tokens(batch: Mapping[str, Any]) -> int:

@@ -251,6 +251,21 @@ def test_a_configuration_with_a_name_does_not_make_weights_trained(tmp_path):
     assert forecast_of(trained(tmp_path, model, risk="warn"))["plan"]["start"] == "initialised"
 
 
+def test_a_loss_of_ones_own_does_not_make_weights_trained(tmp_path):
+    class Tenth(RKSPTrainer):
+        def compute_loss(self, *args, **kwargs):
+            return super().compute_loss(*args, **kwargs) / 10
+
+    run = trained(tmp_path, gpt2(), None, Tenth, risk="warn")
+    assert forecast_of(run)["plan"]["start"] == "initialised"
+
+
+def test_a_few_steps_make_weights_trained(tmp_path):
+    run = trained(tmp_path, gpt2(), risk="warn", max_steps=60, learning_rate=3e-3)
+    run.train()
+    assert run.rksp.said.values["plan"]["start"] == "pretrained"
+
+
 def test_a_second_training_can_be_told_too(tmp_path):
     run = trained(tmp_path, gpt2(), risk="warn")
     run.train()

@@ -11,9 +11,9 @@ from torch import nn
 
 from hf_rksp.capture import Stack
 from hf_rksp.capture.calling import uncompiled
-from hf_rksp.capture.drawn import matrices_are_trained, vectors_vary
+from hf_rksp.capture.drawn import weights_are_trained
 from hf_rksp.capture.linears import find_linears, query_key_pairs
-from hf_rksp.capture.norms import Norm, NormModule, find_norms, norm_of, norms_of_states
+from hf_rksp.capture.norms import Norm, find_norms, norm_of, norms_of_states
 from hf_rksp.risk.calibrated import ATTENTION_FREE
 from hf_rksp.training.kss.look import look
 
@@ -59,7 +59,7 @@ def network_of(
         around: context of a forward pass, such as autocast.
     """
     config, norms = getattr(model, "config", None), find_norms(stacks)
-    trained = _gains_vary(model, norms_of_states(norms)) or matrices_are_trained(stacks, config)
+    trained = weights_are_trained(model, stacks)
     has_attention, seen = getattr(config, "model_type", None) not in ATTENTION_FREE, None
     if has_attention and (pass_if_trained or not trained):
         with contextlib.suppress(Exception), around():  # it takes something else than token ids, or more
@@ -77,11 +77,6 @@ def network_of(
     attention = min(seen.least.values()) > 0 or (_own_kernel(config) and _pairs(stacks, config) >= blocks)
     behind = seen.behind or (found == "none" and seen.functional != "none")
     return Network(seen.functional if found == "none" else found, attention, trained, causal, behind)
-
-
-def _gains_vary(model: nn.Module, norms: Sequence[NormModule]) -> bool:
-    # A state space has vectors that differ from the beginning: the norms tell, if there are any.
-    return vectors_vary(nn.ModuleList(norm.module for norm in norms) if norms else model)
 
 
 def _pairs(stacks: Sequence[Stack], config: Any) -> int:
