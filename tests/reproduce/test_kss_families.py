@@ -2,8 +2,9 @@
 
 import pytest
 
+from scripts.reproduce.harness.rows import read
 from scripts.reproduce.kss_families import experiment
-from scripts.reproduce.kss_families.tables import MARGIN, harms_of, tables
+from scripts.reproduce.kss_families.tables import MARGIN, PILOT, harms_of, tables
 
 
 def row(seed, on, clip=2.0, kss=1.9, family="gpt2"):
@@ -53,3 +54,13 @@ def test_both_are_trained_where_auto_says_on_and_none_where_it_says_off(monkeypa
     for on, names in ((True, ["clip", "kss"]), (False, [])):
         monkeypatch.setattr(experiment, "decided", lambda job, on=on: {"on": on})
         assert list(experiment.run(job, settings)["runs"]) == names
+
+
+def test_candidates_are_compared_with_the_pilot():
+    rows = [row for row in read(PILOT) if row["arm"] == "kss" and row["family"] == "llama" and row["seed"] < 102]
+    assert len(rows) == 4
+    page = tables([row | {"arm": "kss, relative"} for row in rows], {})
+    lines = [line.split(" | ") for line in page.splitlines()[2:]]
+    assert [line[3] for line in lines] == ["clip", "kss", "kss, relative"] * 2
+    assert all(line[4].endswith("of 2") for line in lines)
+    assert lines[1][6] == lines[2][6] != "-"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scripts.reproduce.harness.intervals import Estimate, mean, paired
 from scripts.reproduce.harness.markdown import table
+from scripts.reproduce.harness.rows import ok, read
 
 from .networks import FAMILIES
 
@@ -16,6 +18,7 @@ Row = dict[str, Any]
 AUTO = "auto"
 #: The arm of the report: a row has both runs where "auto" says on, and none where it says off.
 BOTH = "auto, both"
+PILOT = Path(__file__).parent / "pilot.jsonl"
 #: "auto" harms nobody in a cell if the upper end of the interval of its loss minus that of clipping is below this.
 MARGIN = 0.01
 #: Family, schedule and learning rate -> arm -> seed -> row.
@@ -109,7 +112,19 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> str:
     """The tables of a section."""
     if any(row["arm"] == BOTH for row in rows):
         return report(rows)
-    return arms_table(rows)
+    return arms_table(rows if any(row["arm"] == "clip" for row in rows) else [*_of_pilot(rows), *rows])
+
+
+def _of_pilot(rows: list[Row]) -> list[Row]:
+    """The runs of the pilot with clipping, and with KSS, that the ones of a section without its own are compared with."""
+    same = {(row["family"], row["schedule"], row["lr"], row["steps"], row["seed"]) for row in rows}
+    return [
+        row
+        for row in read(PILOT)
+        if ok(row)
+        and row["arm"] != AUTO
+        and (row["family"], row["schedule"], row["lr"], row["steps"], row["seed"]) in same
+    ]
 
 
 def report(rows: list[Row]) -> str:
