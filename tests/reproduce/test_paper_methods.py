@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from hf_rksp import KSSConfig
 from hf_rksp.spectral.penalties import shaping_penalty
 from scripts.reproduce.kss_default.tasks import TASKS
 from scripts.reproduce.paper_methods.methods import clip_queries_and_keys, optimizer_of, prepare
 from scripts.reproduce.paper_methods.penalties import PENALTIES
+from scripts.reproduce.paper_methods.tables import settings_of, tables
 from scripts.reproduce.paper_methods.train import Run
 
 
@@ -50,7 +52,8 @@ def test_weight_norm_keeps_the_function_and_has_a_gain_for_each_output():
 
 def test_scaled_embeddings_have_the_variance_that_the_paper_asks_for():
     model = network({"embedding": "scale"})
-    assert float(model.transformer.wte(torch.arange(32)).detach().var()) == pytest.approx(1, rel=0.1)
+    states = model(input_ids=torch.arange(288).reshape(32, 9) % 32, output_hidden_states=True).hidden_states
+    assert float(states[0].detach().var()) == pytest.approx(1, rel=0.1)
 
 
 def test_qk_norm_makes_queries_and_keys_of_unit_size():
@@ -99,6 +102,31 @@ def test_muon_moves_every_weight_and_its_schedule():
     assert rates == pytest.approx([0.001 * 2 / 50] * 2)
 
 
+def test_the_jacobian_penalty_of_a_block_that_adds_nothing_is_zero():
+    model = network({"penalty": "jacobian"})
+    for block in model.transformer.h:
+        for projection in (block.attn.c_proj, block.mlp.c_proj):
+            nn.init.zeros_(projection.weight)
+    states = model(input_ids=IDS, output_hidden_states=True).hidden_states
+    assert float(PENALTIES["jacobian"](None, None, states, torch.Generator().manual_seed(0))) < 1e-12
+
+
+def test_a_learning_rate_is_a_setting_and_plain_runs_with_another_limit_stand_in_it():
+    row = {"lost_by_loss": None, "lost_by_gradient": None, "loss": 1.0, "accuracy": 0.5, "near_unit_mass": [0.5, 0.6]}
+    rows = [
+        row | {"method": method, "lr": lr, "clip": clip, "seed": seed}
+        for method, lr, clip in (
+            ("plain", 0.002, None), ("LAMB", 0.002, None), ("plain", 0.002, 1.0), ("plain", 0.004, 1.0), ("LAMB", 0.004, 1.0),
+            ("plain", 0.004, 0.5),
+        )
+        for seed in (300, 301)
+    ]  # fmt: skip
+    first, second = settings_of(rows)
+    assert (first.name, list(first.runs)) == ("0.002 without clipping", ["plain", "LAMB", "clipping at 1.0"])
+    assert (second.name, list(second.runs)) == ("0.004 with clipping at 1", ["plain", "LAMB", "clipping at 0.5"])
+    assert tables(rows, {}).count("| 0 of 2 |") == 6
+
+
 @pytest.mark.parametrize("name", sorted(PENALTIES))
 def test_a_penalty_has_a_gradient_and_falls_if_it_is_followed(name):
     method = {"penalty": name, "penalty_weight": 1.0}
@@ -113,7 +141,7 @@ def test_a_penalty_has_a_gradient_and_falls_if_it_is_followed(name):
         optimizer.zero_grad()
         penalty.backward()
         optimizer.step()
-        values.append(float(penalty))
+        values.append(float(penalty.detach()))
     assert math.isfinite(values[-1]) and values[-1] < values[0]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from scripts.reproduce.evidence.claim import NO_ROWS, Finding, Verdict, rows_of
-from scripts.reproduce.harness.intervals import paired
-from scripts.reproduce.paper_methods.tables import lost
+from scripts.reproduce.harness.intervals import fewer
+from scripts.reproduce.paper_methods.tables import lost, settings_of
+from scripts.reproduce.paper_models.tables import difference, is_vit
 
 #: The paper's KSS, and what Tables 4, 13 and 14 compare it with.
 KSS = "KSS, paper .15"
@@ -25,27 +26,28 @@ OTHERS = (
 #: Table 6: its terms alone, and penalties of the same cost.
 TERMS = ("KSS, unstable term alone", "KSS, near-unit term alone")
 PENALTIES = ("random l2", "Jacobian penalty", "activation variance")
-#: A setting of `paper_methods`: learning rate, and whether gradients are clipped.
-Setting = tuple[float, bool]
+#: Method -> runs lost, and runs.
+Counts = dict[str, tuple[int, int]]
 
 
-def _counts() -> dict[Setting, dict[str, tuple[int, int]]]:
-    """Setting -> method -> runs lost, and runs; clipping at another limit than 1 is left out."""
-    found: dict[Setting, dict[str, tuple[int, int]]] = {}
-    for row in rows_of("paper_methods"):
-        if row["clip"] in (None, 1.0):
-            cell = found.setdefault((row["lr"], row["clip"] is not None), {})
-            hits, of = cell.get(row["method"], (0, 0))
-            cell[row["method"]] = hits + lost(row), of + 1
-    return dict(sorted(found.items()))
+def _counts() -> dict[str, Counts]:
+    """Of each setting of `paper_methods`."""
+    return {
+        setting.name: {name: (sum(map(lost, runs.values())), len(runs)) for name, runs in setting.runs.items()}
+        for setting in settings_of(rows_of("paper_methods"))
+    }
 
 
-def _told(cell: dict[str, tuple[int, int]], names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {cell[name][0]} of {cell[name][1]}" for name in names)
+def _told(counts: dict[str, Counts], names: Sequence[str]) -> str:
+    cells = (
+        f"{setting}: " + ", ".join(f"{name} {cell[name][0]} of {cell[name][1]}" for name in names)
+        for setting, cell in counts.items()
+    )
+    return f"Runs lost without a norm, at {'; '.join(cells)}."
 
 
-def _setting(of: Setting) -> str:
-    return f"{of[0]:g} {'with' if of[1] else 'without'} clipping"
+def _beats(cell: Counts, name: str) -> bool:
+    return fewer(cell[KSS], cell[name]) < 0.05
 
 
 def methods() -> Finding:
@@ -53,42 +55,33 @@ def methods() -> Finding:
     counts = _counts()
     if len(counts) < 2 or not all({KSS, *OTHERS} <= cell.keys() for cell in counts.values()):
         return NO_ROWS
-    beaten = [[cell[KSS][0] < cell[name][0] for name in OTHERS] for cell in counts.values()]
+    beaten = [[_beats(cell, name) for name in OTHERS] for cell in counts.values()]
     enough = all(sum(each) > len(OTHERS) / 2 for each in beaten)
     verdict: Verdict = "held" if all(map(all, beaten)) else "partly" if any(map(all, beaten)) or enough else "not"
-    told = "; ".join(f"{_setting(of)}: {_told(cell, ('plain', KSS, *OTHERS))}" for of, cell in counts.items())
-    return Finding(verdict, f"Runs lost without a norm, at {told}.")
+    return Finding(verdict, _told(counts, ("plain", KSS, *OTHERS)))
 
 
 def terms() -> Finding:
     """Table 6."""
     counts = _counts()
-    if not counts or not all({KSS, *TERMS, *PENALTIES} <= cell.keys() for cell in counts.values()):
+    if len(counts) < 2 or not all({KSS, *TERMS, *PENALTIES} <= cell.keys() for cell in counts.values()):
         return NO_ROWS
-    whole = {
-        kind: all(cell[KSS][0] < cell[name][0] for cell in counts.values() for name in names)
-        for kind, names in (("terms", TERMS), ("penalties", PENALTIES))
-    }
-    verdict: Verdict = "held" if all(whole.values()) else "partly" if any(whole.values()) else "not"
-    told = "; ".join(f"{_setting(of)}: {_told(cell, (KSS, *TERMS, *PENALTIES))}" for of, cell in counts.items())
-    return Finding(verdict, f"Runs lost without a norm, at {told}.")
+    whole = [all(_beats(cell, name) for cell in counts.values() for name in names) for names in (TERMS, PENALTIES)]
+    verdict: Verdict = "held" if all(whole) else "partly" if any(whole) else "not"
+    return Finding(verdict, _told(counts, ("plain", KSS, *TERMS, *PENALTIES)))
 
 
 def models() -> Finding:
     """Tables 8 and 9."""
     cells: dict[tuple[str, float], dict[str, dict[int, dict[str, Any]]]] = {}
     for row in rows_of("paper_models"):
-        if row["model"] == "GPT-2" or row["model"].startswith("ViT"):
+        if row["model"] == "GPT-2" or is_vit(row["model"]):
             cells.setdefault((row["model"], row["lr"]), {}).setdefault(row["arm"], {})[row["seed"]] = row
     if not cells or not all({"none", "clip", "paper + clip"} <= arms.keys() for arms in cells.values()):
         return NO_ROWS
     told, better, worse = [], {}, {}
     for (model, lr), arms in cells.items():
-        losses = [
-            {seed: float(row["held_out"]) for seed, row in arms[arm].items() if row["lost"] is None}
-            for arm in ("paper + clip", "clip")
-        ]
-        gain = paired(*losses)
+        gain = difference(arms["paper + clip"], arms["clip"])
         counts = {
             arm: sum(row["lost"] is not None for row in arms[arm].values()) for arm in ("none", "clip", "paper + clip")
         }

@@ -32,6 +32,8 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     arm = settings["arms"][job["arm"]]
     clip, kss = arm["clip"], arm["kss"]
     row = train(job["task"], job["lr"], job["seed"], job["steps"], clip, kss)
+    if row["skipped"] and row["lost_by_loss"] is None:  # a run that KSS has left must not count as one with it
+        raise RuntimeError(f"KSS left out {row['skipped']} layers of a run that did not explode; its warnings say why")
     if kss is not None:
         kss = kss | asdict(KSSConfig(**{name: value for name, value in kss.items() if name != "variant"}))
     return {"clip": clip, "kss": kss} | row

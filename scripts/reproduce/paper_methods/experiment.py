@@ -31,9 +31,9 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
 
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """A training run, or the cost of a step if the job has ``pairs``."""
+    """A training run with the settings of its method, or the cost of a step if the job has ``pairs``."""
     methods = settings["methods"]
     method = methods[job["method"]]
     if "pairs" in job:
         return cost(method, methods["plain"], job["lr"], job["seed"], job["pairs"])
-    return train(method, job["lr"], job["clip"], job["seed"], job["steps"])
+    return {"of": method} | train(method, job["lr"], job["clip"], job["seed"], job["steps"])

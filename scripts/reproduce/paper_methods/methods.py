@@ -47,11 +47,11 @@ def prepare(model: Any, method: Mapping[str, Any], draw: torch.Generator) -> Non
             parametrizations.spectral_norm(matrix)
         elif method.get("weights") == "weight norm":  # Salimans and Kingma, arXiv:1602.07868; a gain for each output
             parametrizations.weight_norm(matrix, dim=1)
-    if (
-        method.get("embedding") == "scale"
-    ):  # Takase et al., arXiv:2312.16903: embeddings whose entries have variance 1 at first
-        scale = float(1 / model.transformer.wte.weight.detach().square().mean().sqrt())
-        model.transformer.wte.register_forward_hook(lambda module, inputs, output: output * scale)
+    if method.get("embedding") == "scale":  # Takase et al., arXiv:2312.16903: the states have variance 1 at first
+        tables = (model.transformer.wte, model.transformer.wpe)
+        scale = float(sum(table.weight.detach().var() for table in tables)) ** -0.5
+        # The dropout takes the sum of both embeddings.
+        model.transformer.drop.register_forward_pre_hook(lambda module, inputs: (inputs[0] * scale,))
     if method.get("optimizer") == "mup":
         _mup(model, layers)
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Task loss, logits, states ``(layers + 1)`` of shape ``(batch, tokens, width)``, and random numbers -> penalty.
+#: Task loss, logits of shape ``(labels, vocabulary)``, states ``(layers + 1)`` of shape ``(batch, tokens, width)``, and random
+#: numbers -> penalty.
 Penalty = Callable[[Tensor, Tensor, tuple[Tensor, ...], torch.Generator], Tensor]
 #: Directions of the random projection: as many as KSS has.
 _RANK = 32
@@ -21,12 +22,15 @@ def gradient(loss: Tensor, logits: Tensor, states: tuple[Tensor, ...], draw: tor
 
 
 def jacobian(loss: Tensor, logits: Tensor, states: tuple[Tensor, ...], draw: torch.Generator) -> Tensor:
-    """Squared Frobenius norm of the Jacobian of one block, per dimension; one random projection (arXiv:1908.02729)."""
+    """Squared Frobenius norm of the Jacobian of what one block adds to the states, per dimension.
+
+    One random projection (arXiv:1908.02729). The skip is left out: a penalty of the sum would pull a block to minus the identity.
+    """
     place = int(torch.randint(len(states) - 1, (), generator=draw))
     x, y = states[place], states[place + 1]
     noise = torch.randn(y.shape, generator=draw)
     (pulled,) = torch.autograd.grad(y, x, noise, create_graph=True)
-    return pulled.square().mean()
+    return (pulled - noise).square().mean()
 
 
 def random_l2(loss: Tensor, logits: Tensor, states: tuple[Tensor, ...], draw: torch.Generator) -> Tensor:
@@ -42,7 +46,7 @@ def activation_variance(loss: Tensor, logits: Tensor, states: tuple[Tensor, ...]
 
 
 def z_loss(loss: Tensor, logits: Tensor, states: tuple[Tensor, ...], draw: torch.Generator) -> Tensor:
-    """Squared logarithm of the normaliser of the softmax (arXiv:2204.02311)."""
+    """Squared logarithm of the normaliser of the softmax, at the tokens that are asked for (arXiv:2204.02311)."""
     return logits.logsumexp(-1).square().mean()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from scipy.stats import fisher_exact
@@ -12,6 +14,8 @@ from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.kss_default.tables import GUESSING
 
 Row = dict[str, Any]
+#: Ends the name of an optimizer whose learning rate is that of the cell.
+OWN_RATE = "its own rate"
 
 
 def lost(row: Row) -> bool:
@@ -25,25 +29,56 @@ def final(row: Row) -> float:
     return guessing if row["loss"] is None else min(float(row["loss"]), guessing)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A learning rate, and what was run there.
+
+    Attributes:
+        lr: of AdamW.
+        clip: limit of the gradient norm of every method; ``None`` without clipping.
+        runs: method -> seed -> row. Plain runs that clip at another limit are the method "clipping at" that limit.
+    """
+
+    lr: float
+    clip: float | None
+    runs: dict[str, dict[int, Row]]
+
+    @property
+    def name(self) -> str:
+        """For a heading."""
+        return f"{self.lr:g} {'without clipping' if self.clip is None else f'with clipping at {self.clip:g}'}"
+
+
+def settings_of(rows: list[Row]) -> list[Setting]:
+    """The settings of a section, by learning rate."""
+    found = []
+    for lr in sorted({row["lr"] for row in rows}):
+        mine = [row for row in rows if row["lr"] == lr]
+        clip = Counter(row["clip"] for row in mine).most_common(1)[0][0]
+        runs: dict[str, dict[int, Row]] = {}
+        for row in mine:
+            plain = "clipping at " if row["method"] == "plain" else f"{row['method']}, clipping at "
+            name = row["method"] if row["clip"] == clip else f"{plain}{row['clip']}"
+            runs.setdefault(name, {})[row["seed"]] = row
+        found.append(Setting(lr, clip, runs))
+    return found
+
+
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
-    """By clipping and learning rate: runs lost, final loss and accuracy of each method."""
+    """By learning rate: runs lost, final loss and accuracy of each method."""
     if not rows:
         return "No rows yet.\n"
     if "ratio" in rows[0]:
         return "\n".join(_costs(rows)) + "\n"
+    if any(row["method"].endswith(OWN_RATE) for row in rows):
+        return "\n".join(_candidates(rows)) + "\n"
     text: list[str] = []
-    for lr, clipped in sorted({(row["lr"], row["clip"] is not None) for row in rows}):
-        mine = [row for row in rows if (row["lr"], row["clip"] is not None) == (lr, clipped)]
-        # Plain clipping at another limit is a line of this table, and plain without clipping the control of the other.
-        text += [f"## Learning rate {lr:g}, {'with' if clipped else 'without'} clipping", "", *_outcomes(mine), ""]
+    for setting in settings_of(rows):
+        text += [f"## Learning rate {setting.name}", "", *_outcomes(setting.runs), ""]
     return "\n".join(text).rstrip() + "\n"
 
 
-def _outcomes(rows: list[Row]) -> list[str]:
-    runs: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        name = row["method"] if row["clip"] in (None, 1.0) else f"{row['method']}, clipping at {row['clip']:g}"
-        runs.setdefault(name, {})[row["seed"]] = row
+def _outcomes(runs: dict[str, dict[int, Row]]) -> list[str]:
     control = runs.get("plain", {})
     lines = []
     for name, mine in runs.items():
@@ -69,6 +104,21 @@ def _outcomes(rows: list[Row]) -> list[str]:
         ],
         lines,
     )  # fmt: skip
+
+
+def _candidates(rows: list[Row]) -> list[str]:
+    """What the learning rates and weights of the report are chosen from."""
+    cells: dict[tuple[str, bool, float], list[Row]] = {}
+    for row in rows:
+        cells.setdefault((row["method"], row["clip"] is not None, row["lr"]), []).append(row)
+    lines = [
+        [
+            method, "yes" if clipped else "no", f"{lr:g}", f"{sum(map(lost, mine))} of {len(mine)}",
+            mean(list(map(final, mine))).text(),
+        ]
+        for (method, clipped, lr), mine in sorted(cells.items())
+    ]  # fmt: skip
+    return table(["method", "clipping at 1", "learning rate", "lost", "final loss"], lines)
 
 
 def _fisher(one: int, other: int, of: int) -> float:

@@ -97,10 +97,11 @@ class Run(contextlib.AbstractContextManager["Run"]):
         output = self.model(input_ids=ids, output_hidden_states="penalty" in self.method)
         loss = task_loss(output.logits, labels)
         total = loss + self.shaper.term() if self.shaper else loss
-        extra = penalty_of(self.method, self.steps, loss, output.logits, output.hidden_states, self.draw)
+        asked = labels[:, 1:] != -100
+        logits = output.logits[:, :-1][asked]
+        extra = penalty_of(self.method, self.steps, loss, logits, output.hidden_states, self.draw)
         (total if extra is None else total + extra).backward()
-        seen = labels[:, 1:] != -100
-        return float(loss.detach()), float((output.logits[:, :-1].argmax(-1) == labels[:, 1:])[seen].double().mean())
+        return float(loss.detach()), float((logits.argmax(-1) == labels[:, 1:][asked]).double().mean())
 
     def _clip(self) -> None:
         if self.clip is not None:

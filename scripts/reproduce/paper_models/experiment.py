@@ -12,19 +12,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClas
 
 import hf_rksp.architectures  # noqa: F401 - registers KAN and the ViT with RMSNorm
 from hf_rksp import KSSConfig, TrainingRun, profile_model
-from hf_rksp.quantities import LAYER
-from hf_rksp.report.kit.text import form_of
 from scripts.reproduce import data
-from scripts.reproduce.harness.intervals import mean, paired, share
-from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.kss_families.tasks import IMAGES, TRAINED, cifar_file, pictures
-from scripts.reproduce.kss_families.train import share_of
+from scripts.reproduce.kss_families.train import share_of, task_gradient_norm
 from scripts.reproduce.watched import groups_of
+
+from .tables import QUANTITIES, is_vit, tables
+
+__all__ = ["check", "run", "tables"]
 
 #: The paper's rule of a lost run.
 MOST_LOSS, MOST_NORM = 50.0, 500.0
-#: Mean over the blocks; the paper has them in Tables 11 and 16 to 18.
-QUANTITIES = ("nonlinearity_ratio", "near_unit_mass", "contractive_mass", "spectral_radius", "reliable_fraction")
 #: Steps whose mean is the training loss at the end, and rows that are held out.
 _LAST, _HELD_OUT = 50, 32
 
@@ -49,7 +47,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(10_000 + job["seed"])
     held_out = _batch(images, torch.Generator().manual_seed(1), settings, held_out=True)
     kss = KSSConfig(**arm["kss"], seed=job["seed"]) if arm["kss"] is not None else None
-    losses, lost, spectra = [], None, [spectrum(model, held_out)]
+    losses, largest, lost, spectra = [], 0.0, None, [spectrum(model, held_out)]
     with (
         tempfile.TemporaryDirectory() as folder,
         TrainingRun(model, folder, steps, [], kss, optimizer=optimizer) as loop,
@@ -57,11 +55,15 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = job["lr"] * share_of("cosine", step, steps)
-            loss = model(**_batch(images, draw, settings)).loss
+            batch = _batch(images, draw, settings)
+            loss = model(**batch).loss
             (loss + loop.term()).backward()
             loop.gradients_ready()
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), arm["clip"] or math.inf))
+            if kss is not None and not norm < MOST_NORM / 5:
+                norm = task_gradient_norm(model, batch)  # a run is not lost by the gradient of KSS
             losses.append(float(loss.detach()))
+            largest = max(largest, norm)
             if not (losses[-1] <= MOST_LOSS and norm <= MOST_NORM):
                 lost = step
                 break
@@ -73,17 +75,13 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     loss, right = evaluated(model, held_out) if lost is None else (None, None)
     return {
         "lost": lost,
+        "largest_gradient_norm": largest,
         "loss": sum(losses[-_LAST:]) / _LAST if lost is None else None,
         "held_out": loss,
         "accuracy": right if images else None,
         "losses": [round(sum(part) / len(part), 3) for i in range(0, len(losses), 25) if (part := losses[i : i + 25])],
         "spectra": spectra,
     }
-
-
-def is_vit(model: str) -> bool:
-    """Whether a model of config.yaml learns images."""
-    return model.startswith("ViT")
 
 
 def network(values: dict[str, Any], length: int) -> nn.Module:
@@ -122,35 +120,3 @@ def spectrum(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
     inputs = {name: rows[:_HELD_OUT] for name, rows in batch.items() if name != "labels"}
     found = profile_model(model, [inputs], groups=0, progress=False).aggregates
     return {name: round(float(found[name]["mean"]), 4) for name in QUANTITIES}
-
-
-def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """Runs lost and what was learnt, seed by seed against clipping; then the spectra before and after."""
-    lines, spectra = [], []
-    cells: dict[tuple[str, float], dict[str, dict[int, dict[str, Any]]]] = {}
-    for row in rows:
-        cells.setdefault((row["model"], row["lr"]), {}).setdefault(row["arm"], {})[row["seed"]] = row
-    for (model, lr), arms in cells.items():
-        for arm, runs in arms.items():
-            count = sum(row["lost"] is not None for row in runs.values())
-            ended = [row for row in runs.values() if row["lost"] is None]
-            beside = paired(*({seed: row["held_out"] for seed, row in each.items() if row["lost"] is None}
-                              for each in (runs, arms.get("clip", {}))))  # fmt: skip
-            right = [row["accuracy"] for row in ended if row["accuracy"] is not None]
-            lines.append(
-                [
-                    model, f"{lr:g}", arm, f"{count} of {len(runs)} {share(count, len(runs)).text(2)}",
-                    mean([row["held_out"] for row in ended]).text() if ended else "-",
-                    beside.text() if arm != "clip" and beside.count > 1 else "-",
-                    mean(right).text() if right else "-",
-                ]
-            )  # fmt: skip
-            for place, when in ((0, "before"), (1, "after")):
-                found = [row["spectra"][place] for row in ended]
-                if found and (when == "after" or arm == "clip"):
-                    means = [form_of(LAYER[name])(sum(one[name] for one in found) / len(found)) for name in QUANTITIES]
-                    spectra.append([model, f"{lr:g}", "-" if when == "before" else arm, when, *means])
-    heads = ["model", "learning rate", "arm", "lost", "held-out loss", "minus clipping", "accuracy"]
-    titles = [LAYER[name].title for name in QUANTITIES]
-    text = [*table(heads, lines), "", "Mean over the blocks of the runs that end:", ""]
-    return "\n".join([*text, *table(["model", "learning rate", "arm", "training", *titles], spectra)]) + "\n"
