@@ -17,12 +17,12 @@ def written_out(
 ) -> tuple[Tensor, None]:
     """Causal attention; states of shape ``(batch, heads, tokens, size)``, as many keys as queries."""
     logits = query @ key.mT * scaling
-    cap = getattr(module, "soft_cap", None)
-    module.largest_logit = logits.detach().amax((0, 2, 3))
-    if cap:  # Gemma 2 (arXiv:2408.00118)
-        logits = cap * torch.tanh(logits / cap)
     tokens = logits.shape[-1]
     future = torch.ones(tokens, tokens, dtype=torch.bool, device=logits.device).triu(1)
+    cap = getattr(module, "soft_cap", None)
+    module.largest_logit = logits.detach().masked_fill(future, -torch.inf).amax((0, 2, 3))
+    if cap:  # Gemma 2 (arXiv:2408.00118)
+        logits = cap * torch.tanh(logits / cap)
     return (logits.masked_fill(future, -torch.inf).softmax(-1) @ value).transpose(1, 2).contiguous(), None
 
 

@@ -16,13 +16,17 @@ def make(values: Mapping[str, Any], seed: int) -> nn.Module:
     """The network of config.yaml with random weights.
 
     Args:
-        values: fields of its configuration, ``model_type``, ``init`` (a name of `INITIALISATIONS`) and perhaps ``forward``.
+        values: fields of its configuration, ``model_type``, ``init`` (a name of `INITIALISATIONS`), perhaps ``forward``, and
+            ``norm`` "none" to leave all norms out.
     """
     torch.manual_seed(seed)
-    fields = {name: value for name, value in values.items() if name not in ("init", "forward")}
+    fields = {name: value for name, value in values.items() if name not in ("init", "forward", "norm")}
     config = AutoConfig.for_model(**fields, use_cache=False, attn_implementation="sdpa")
     model: nn.Module = AutoModelForCausalLM.from_config(config)
     INITIALISATIONS[values["init"]](model)
+    if values.get("norm") == "none":
+        for name in [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]:
+            model.set_submodule(name, nn.Identity())
     return model
 
 
