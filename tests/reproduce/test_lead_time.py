@@ -1,17 +1,22 @@
-"""When a run has failed, what an alarm is, and what each fault does."""
+"""When a run has failed, what an alarm and a warning are, what each fault does, and that every signal is read."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from scripts.reproduce.harness.cli import ROOT
+from scripts.reproduce.harness.config import section
+from scripts.reproduce.lead_time import experiment
 from scripts.reproduce.lead_time.events import failure
-from scripts.reproduce.lead_time.faults import Moment, Stuck, cut
-from scripts.reproduce.lead_time.scores import DWELL, all_alarms, change, runs_of, scores, threshold
-from scripts.reproduce.lead_time.signals import _largest_change, _over, cusum
-from scripts.reproduce.lead_time.tables import healthy, line
+from scripts.reproduce.lead_time.faults import WAYS, Corrupted, Moment, cut
+from scripts.reproduce.lead_time.rivals import RIVALS, SCALES, key
+from scripts.reproduce.lead_time.scores import DWELL, alarms_above, change, lasting, threshold
+from scripts.reproduce.lead_time.signals import SIGNALS, cusum, forms, packed, unpacked
+from scripts.reproduce.lead_time.tables import fails, healthy, lead, line, tables
 
-INF = -math.inf
+NAN, INF = math.nan, -math.inf
 
 
 def test_a_spike_that_comes_back_is_no_failure():
@@ -24,68 +29,106 @@ def test_an_explosion_is_one_also_if_the_run_ends_with_it():
 
 def test_a_change_is_measured_in_the_scatter_of_the_past():
     past = [1.0, 1.2] * 20
-    assert change([*past, 1.1, 5.0])[-1] > 20
-    assert abs(change([*past, 1.1])[-1]) < 1
-    assert change([1.0] * 5 + [9.0]) == [INF] * 6  # too short a past
-    assert change([None, *past, None])[-1] == INF
+    assert change(np.array([[*past, 1.1, 5.0]]))[0, -1] > 20
+    assert abs(change(np.array([[*past, 1.1]]))[0, -1]) < 1
+    assert np.isnan(change(np.array([[1.0] * 5 + [9.0]]))).all()  # too short a past
+    assert np.isnan(change(np.array([[*past, NAN]]))[0, -1])
+    assert change(np.array([[0.0] * 40 + [0.1]]), 0.05)[0, -1] == pytest.approx(2)  # no scatter at all
+
+
+def test_a_change_is_that_of_plain_medians():
+    draw = np.random.default_rng(0)
+    values = np.where(draw.random((3, 80)) < 0.4, NAN, draw.normal(size=(3, 80)))
+    found = change(values)
+    for layer, place in ((0, 50), (1, 79), (2, 20)):
+        past = [one for one in values[layer, max(0, place - 40) : place - 4] if not math.isnan(one)]
+        middle = np.median(past)
+        scatter = max(1.4826 * np.median(np.abs(past - middle)), 0.02 * abs(middle))
+        np.testing.assert_allclose(found[layer, place], (values[layer, place] - middle) / scatter)
 
 
 def test_the_past_of_a_change_leaves_out_what_has_just_been_seen():
     """A change that has begun a few readings ago does not hide itself."""
-    values = [1.0, 1.1] * 20 + [4.0] * 4
-    assert min(change(values)[-4:]) > 10
+    assert change(np.array([[1.0, 1.1] * 20 + [4.0] * 4]))[0, -4:].min() > 10
 
 
-def test_layers_are_judged_one_by_one():
+def row(failure_at=None, fault=True, way="bits", seed=0, begin=200, **more):
+    if way == "rate" or not fault:
+        begin = None
+    return {
+        "failure": failure_at, "fault": fault, "way": way, "seed": seed, "begin": begin, "planned": 600, "signals": {},
+        "alarms": [], "losses": [2.0], "norms": [1.0], "rivals": {name: {key(scale): [] for scale in SCALES} for name in RIVALS},
+    } | more  # fmt: skip
+
+
+def test_layers_are_judged_one_by_one_and_some_signals_in_both_directions():
     quiet, loud = [1.0, 1.1] * 20 + [1.0, 1.0], [100.0, 101.0] * 20 + [100.0, 100.0]
     moving = [1.0, 1.1] * 20 + [1.05, 9.0]
-    together = _largest_change([loud, moving])
-    assert together[-1] > 10 and _largest_change([loud, quiet])[-1] < 3
-    assert _over([loud, moving], "worst")[-1] == 100  # the level of the other hides it
-    assert _over([[1.0, None], [3.0, None]], "mean") == [2.0, None]
+    found = forms(row(signals={"spectral radius": packed(np.array([loud, moving]))}), "spectral radius", 5)
+    assert found["change"][-1] > 10 and found["level"][-1] == 100  # the level of the other hides it
+    assert (
+        forms(row(signals={"spectral radius": packed(np.array([loud, quiet]))}), "spectral radius", 5)["change"][-1] < 3
+    )
+    falling = packed(np.array([[0.5, 0.52] * 20 + [0.1], [NAN] * 41]))
+    found = forms(row(signals={"near-unit mass": falling}), "near-unit mass", 5)
+    assert found["change"][-1] > 10 and found["level"][-1] == pytest.approx(0.1, rel=1e-3)
+    assert forms(row(signals={"spectral radius": falling}), "spectral radius", 5)["change"][-1] < 0
+
+
+def test_numbers_are_kept_to_a_thousandth_whatever_their_size():
+    values = np.array([[1e12, 1.2345678e-9, NAN], [0.0, -3.14159, 2.0]])
+    np.testing.assert_allclose(unpacked(packed(values)), values, rtol=6e-4)
+
+
+def test_losses_give_a_mean_and_norms_a_largest_value_between_readings():
+    found = row(losses=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, None], norms=[1.0, 9.0, 1.0, 1.0, 1.0, 1.0, 2.0])
+    assert forms(found, "loss", 5)["level"].tolist() == [1.0, 4.0]
+    assert forms(found, "gradient norm", 5)["level"].tolist() == [1.0, 9.0]
 
 
 def test_an_alarm_needs_all_readings_of_a_while():
-    assert runs_of([5.0, 5.0, 5.0, 1.0])[1:] == [5.0, 5.0, 1.0]
-    assert runs_of([9.0, 1.0, 9.0])[-1] == 1.0
-    every_other = [9.0, INF, 8.0, INF, 7.0]
-    assert runs_of(every_other) == [INF, INF, 8.0, INF, 7.0]
+    assert lasting(np.array([5.0, 5.0, 5.0, 1.0]))[1:].tolist() == [5.0, 5.0, 1.0]
+    assert lasting(np.array([9.0, 1.0, 9.0]))[-1] == 1.0
+    assert lasting(np.array([9.0, NAN, 8.0, NAN, 7.0])).tolist() == [INF, INF, 8.0, INF, 7.0]
     assert DWELL == 3
 
 
-def test_the_threshold_lets_a_share_of_the_healthy_runs_have_an_alarm():
-    runs = [[float(top), 0.0] for top in range(40)]
-    above = threshold(runs, 0.05)
-    assert sum(bool(all_alarms(run, above, 5)) for run in runs) == 2
-    assert threshold([], 0.05) == math.inf and threshold([[INF]], 0.05) == math.inf
-
-
-def test_a_form_that_was_not_kept_is_made_from_the_level():
-    level = [1.0, 1.1] * 20 + [9.0]
-    assert scores({"level": level}, "change") == change(level)
-    assert scores({"level": level, "change": [None, 2.0]}, "change") == [INF, 2.0]
+def test_a_new_healthy_run_has_an_alarm_with_the_wanted_probability():
+    draw = np.random.default_rng(0)
+    found = [draw.normal() > threshold([draw.normal(size=1) for _ in range(40)], 0.05) for _ in range(4000)]
+    assert np.mean(found) == pytest.approx(2 / 41, abs=0.011)
+    assert threshold([np.zeros(1)] * 18, 0.05) == math.inf  # one of 19 would be too many
+    assert alarms_above(np.array([1.0, 3.0, INF]), 2.0, 5) == [5]
 
 
 def test_cusum_adds_up_what_stays_above_the_median():
-    flat = cusum([2.0] * 30)
-    assert max(flat) == 0
+    assert cusum([2.0] * 30).max() == 0
     assert cusum([2.0] * 30 + [2.3] * 5)[-1] == pytest.approx(5 * 0.25)
 
 
-def row(failure_at=None, fault=True, way="bits", seed=0, begin=200):
-    return {"failure": failure_at, "fault": fault, "way": way, "seed": seed, "begin": begin, "planned": 600}
-
-
 def test_a_warning_counts_between_the_fault_and_the_failure():
-    rows = [row(300), row(300), row(300), row(fault=False, seed=100)]
-    alarms = [[250, 280], [150], [300], []]
-    _, false, hits, *_, lead, share = line("x", rows, alarms.__getitem__, ["bits"], 5)
-    assert hits == "1 of 3" and lead == "50" and share == "8.3%"
-    assert false.startswith("0.25")  # of four chances the one before the fault
+    failing = row(300)
+    assert lead(failing, [250, 280], 5) == 50
+    assert lead(failing, [205, 280], 5) is None  # one of its three readings is from before the fault
+    assert lead(failing, [210, 280], 5) == 90
+    assert lead(failing, [300], 5) is None and lead(failing, [], 5) is None
+    assert lead(failing, [195, 200, 250], 5) is None  # it was on already
+    assert lead(failing, [150, 250], 5) == 50
+    assert lead(row(100, way="rate"), [40, 70], 5) == 30
 
 
-def test_what_survives_its_fault_is_no_control():
-    assert not healthy(row(fault=True)) and healthy(row(fault=False)) and healthy(row(way="rate"))
+def test_false_alarms_are_those_of_healthy_runs_and_those_before_a_fault():
+    rows = [row(300), row(300), row(fault=False, seed=100), row(fault=False, seed=101), row(fault=False, seed=500)]
+    found = line("x", rows, [[150, 250], [], [7], [], [9]], 5)
+    assert found.leads == {0: 50, 1: None} and found.false == [True, False] and found.early == [True, False]
+
+
+def test_what_fails_and_what_is_a_control():
+    assert (
+        fails(row(300)) and not fails(row(300, fault=False)) and not fails(row(150)) and not fails(row(300, seed=500))
+    )
+    assert fails(row(300, way="rate")) and healthy(row(way="rate")) and healthy(row(fault=False))
+    assert not healthy(row()) and not healthy(row(300, fault=False))
 
 
 def test_bits_are_cut_towards_zero_and_the_gradient_passes():
@@ -96,20 +139,60 @@ def test_bits_are_cut_towards_zero_and_the_gradient_passes():
     assert x.grad.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_stuck_loader_hands_out_one_batch_for_a_while():
-    fault = Stuck({"batches": 2}, begin=1)
-    batches = [torch.full((1, 2), step) for step in range(4)]
-    seen = [fault.batch(step, batch, batch)[0][0, 0].item() for step, batch in enumerate(batches)]
-    assert seen == [0, 1, 1, 3]
+def test_a_growing_share_of_passages_is_shuffled():
+    ids = torch.arange(64 * 8).reshape(64, 8)
+    fault = Corrupted({"ramp": 10}, begin=4)
+    shares = []
+    for step in (3, 4, 9, 14):
+        found, labels = fault.batch(step, ids, ids)
+        assert torch.equal(found, labels) and torch.equal(found.sort(-1).values, ids)  # the same tokens
+        shares.append(float((found != ids).any(-1).double().mean()))
+    assert shares[:2] == [0, 0] and 0.3 < shares[2] < 0.7 and shares[3] == 1
+    assert torch.equal(Corrupted({"ramp": 10}, math.inf).batch(100, ids, ids)[0], ids)
 
 
 def test_a_moment_that_forgets_ends_at_the_last_gradient():
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.Adam([weight], betas=(0.9, 0.95))
     fault = Moment({"kept": 0.5}, begin=0)
-    for step in range(12):
+    for step in range(14):
+        fault.before(step, optimizer)
         weight.grad = torch.full((1,), 2.0)
         optimizer.step()
-        fault.after(step, None, optimizer)
-    optimizer.step()
     assert float(optimizer.state[weight]["exp_avg_sq"]) == pytest.approx(0.05 * 4, rel=0.01)
+
+
+def test_the_report_has_the_runs_that_it_needs_and_no_seed_twice():
+    jobs = section(ROOT / "lead_time").jobs
+    assert len({job["seed"] for job in jobs if job["way"] != "rate"}) == sum(job["way"] != "rate" for job in jobs)
+    for way in WAYS.keys() - {"rate"}:
+        mine = [job for job in jobs if job["way"] == way and job["seed"] < 500]
+        assert sum(job["fault"] for job in mine) == 8 and sum(not job["fault"] for job in mine) == 24
+
+
+@pytest.fixture
+def short(monkeypatch):
+    class NoRivals:
+        alarms = row()["rivals"]
+
+        def step(self, *args):
+            pass
+
+    monkeypatch.setattr(experiment, "Rivals", NoRivals)
+    text = torch.randint(256, (4000,), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("scripts.reproduce.data.wikitext", lambda split: text)
+    settings = section(ROOT / "lead_time").settings
+    few = {"steps": 7, "every": 3, "every_curvature": 6, "begin": 3, "spread": 1, "sequences": 2, "length": 16}
+    return settings | few
+
+
+def test_every_signal_is_read_and_monitors_change_nothing(short):
+    job = {"way": "bits", "fault": True, "seed": 0}
+    found, plain = (experiment.run(job | {"signals": signals}, short) for signals in (True, False))
+    for name in SIGNALS:
+        assert np.isfinite(forms(found, name, 3)["level"]).any(), name
+    assert found["losses"] == plain["losses"] and len(found["losses"]) == 7 and plain["signals"] == {}
+    assert found["begin"] == 3
+    control = experiment.run(job | {"fault": False, "signals": False}, short)
+    assert control["begin"] is None and control["losses"][:3] == found["losses"][:3]
+    assert tables([{**found, **job}, {**plain, **job}], short).startswith("| way |")

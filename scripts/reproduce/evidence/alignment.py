@@ -5,10 +5,10 @@ from __future__ import annotations
 from scipy.stats import binomtest
 
 from scripts.reproduce.alarms.experiment import judged_runs, leads_of
-from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
+from scripts.reproduce.evidence.claim import NO_ROWS, ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
 from scripts.reproduce.harness.config import section
 from scripts.reproduce.lead_time.scores import FORMS
-from scripts.reproduce.lead_time.tables import alarms, warnings
+from scripts.reproduce.lead_time.tables import Line, alarms, fails, line, tunes
 
 
 def _early() -> Finding:
@@ -25,27 +25,30 @@ def _early() -> Finding:
 def _than_norms() -> Finding:
     rows = rows_of("lead_time")
     every = section(ROOT / "scripts/reproduce/lead_time").settings["every"]
-    found: dict[str, dict[int, int | None]] = {}
-    for signal in ("alignment: majority share", "gradient norm", "spectral norm"):
-        # The form that catches more; ours too.
-        forms = [warnings(rows, alarms(rows, signal, form, every).__getitem__, every) for form in FORMS]
-        found[signal] = max(forms, key=lambda leads: sum(lead is not None for lead in leads.values()))
-    ours, *norms = found.values()
-    caught = {signal: sum(lead is not None for lead in leads.values()) for signal, leads in found.items()}
-    more = all(
-        sum(lead is not None for lead in ours.values()) > sum(lead is not None for lead in one.values())
-        for one in norms
-    )
-    earlier = []
-    for one in norms:
-        pairs = [
-            (mine, other) for place in ours if (mine := ours[place]) is not None and (other := one[place]) is not None
-        ]
-        wins, losses = sum(mine > other for mine, other in pairs), sum(mine < other for mine, other in pairs)
-        earlier.append(wins + losses > 0 and binomtest(wins, wins + losses, alternative="greater").pvalue < 0.05)
-    verdict: Verdict = "held" if more and all(earlier) else "partly" if more or all(earlier) else "not"
-    told = ", ".join(f"{signal} {count}" for signal, count in caught.items())
-    return Finding(verdict, f"Of {len(ours)} failures with a warning before: {told}.")
+    if not any(map(tunes, rows)) or not any(map(fails, rows)):
+        return NO_ROWS
+    good, told = [], []
+    for form in FORMS:
+        ours, *norms = (
+            line(signal, rows, alarms(rows, signal, form, every), every)
+            for signal in ("alignment: majority share", "gradient norm", "spectral norm")
+        )
+        good.append(all(_caught(ours) > _caught(one) and _earlier(ours, one) for one in norms))
+        told.append(f"by {form} {', '.join(f'{one.name} {_caught(one)}' for one in (ours, *norms))}")
+    verdict: Verdict = "held" if all(good) else "partly" if any(good) else "not"
+    return Finding(verdict, f"Of {len(ours.leads)} failures with a warning before: {'; '.join(told)}.")
+
+
+def _caught(one: Line) -> int:
+    return sum(lead is not None for lead in one.leads.values())
+
+
+def _earlier(ours: Line, other: Line) -> bool:
+    """By a sign test over the failures that both catch."""
+    both = [(lead, other.leads[place]) for place, lead in ours.leads.items()]
+    known = [(mine, its) for mine, its in both if mine is not None and its is not None]
+    wins, losses = sum(mine > its for mine, its in known), sum(mine < its for mine, its in known)
+    return wins + losses > 0 and bool(binomtest(wins, wins + losses, alternative="greater").pvalue < 0.05)
 
 
 ALIGNMENT = Paper(
@@ -60,7 +63,7 @@ ALIGNMENT = Paper(
         Claim(
             "section 5", "Alignment sees a failure that norms do not see, or see later.",
             "held: with thresholds for 5% false alarms it catches more failures than gradient norm and spectral norm, and "
-            "those that both catch earlier (sign test, p < .05); partly: one of the two",
+            "those that both catch earlier (sign test, p < .05), by its level and by its change; partly: by one of the two",
             judge=_than_norms, **reproduce("lead_time"),
         ),
         Claim(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import tempfile
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 import torch
 
 from hf_rksp import TrainingRun
-from hf_rksp.history.read import read_history
+from hf_rksp.history.read import History, read_history
 from scripts.reproduce.data import wikitext_file
 from scripts.reproduce.watched import groups_of
 
 from .events import failure
 from .faults import WAYS, Fault
-from .rivals import Rivals
-from .signals import Own, monitors, series
+from .own import Own
+from .rivals import PACKAGES, Rivals
+from .signals import kept, monitors
 from .tables import tables
 
 __all__ = ["check", "run", "tables"]
@@ -27,29 +29,39 @@ _MOST_LOSS = 50.0
 
 
 def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
-    """The text is there, and every way."""
+    """The text is there, and every way; the other tools too, for a row without them cannot be compared."""
     wikitext_file("test")
     if unknown := {job["way"] for job in jobs} - WAYS.keys():
         raise ValueError(f"way {', '.join(unknown)}: choose among {', '.join(WAYS)}")
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing and any(job.get("signals", True) for job in jobs):
+        raise ValueError(
+            f"{', '.join(missing)} not installed: {' '.join(PACKAGES[name] for name in missing)}; see README.md"
+        )
 
 
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """One run under all monitors: its losses, the step of its failure, and every signal at every reading."""
-    way, own_settings = WAYS[job["way"]], settings["ways"][job["way"]]
-    of_run = settings | own_settings
+    """One run under all monitors: its losses, the step of its failure, and every signal at every reading.
+
+    With ``signals`` false there are no monitors. They do not change a run.
+    """
+    way = WAYS[job["way"]]
+    of_run = settings | settings["ways"][job["way"]]
+    has_fault = job["fault"] and way.fault is not Fault
+    begin = of_run["begin"] + 7 * job["seed"] % of_run["spread"] if has_fault else math.inf
     model = way.network(of_run, job["seed"]).train()
-    begin = of_run["begin"] + job["seed"] % of_run["spread"]
-    fault = (way.fault if job["fault"] else Fault)(of_run, begin)
+    fault = way.fault(of_run, begin)
     fault.prepare(model)
     optimizer = torch.optim.AdamW(groups_of(model, of_run["decay"]), lr=of_run["lr"], betas=(0.9, of_run["beta2"]))
     generator = torch.Generator().manual_seed(10_000 + job["seed"])
     parts = monitors(of_run["every"], of_run["every_curvature"]) if job.get("signals", True) else []
     losses: list[float] = []
     norms: list[float] = []
-    own, rivals = Own(model, optimizer), Rivals()
+    own, rivals = Own(model, optimizer), Rivals() if parts else None
     with tempfile.TemporaryDirectory() as folder:
         with TrainingRun(model, folder, of_run["steps"], parts, optimizer=optimizer) as watched:
             for step in range(of_run["steps"]):
+                fault.before(step, optimizer)
                 ids, labels = fault.batch(step, *way.batch(generator, of_run))
                 lr = of_run["lr"] * share_of(step, of_run)
                 for group in optimizer.param_groups:
@@ -59,7 +71,8 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
                 losses.append(float(loss.detach()))
                 each = {name: float(p.grad.norm()) for name, p in model.named_parameters() if p.grad is not None}
                 norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), of_run["clip"] or math.inf)))
-                rivals.step(step, losses[-1], norms[-1], each)
+                if rivals:
+                    rivals.step(step, losses[-1], norms[-1], each)
                 if not losses[-1] <= _MOST_LOSS or not math.isfinite(norms[-1]):
                     losses[-1] = math.inf
                     break
@@ -69,17 +82,28 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
                 optimizer.zero_grad()
                 fault.after(step, model, optimizer)
                 watched.step()
-        found = series(read_history(Path(folder)), own, losses, norms, of_run["every"]) if parts else {}
+        history = read_history(Path(folder)) if parts else None
+        found = kept(history, own.found, len(losses), of_run["every"]) if history else {}
     return {
-        "begin": begin if job["fault"] else None,
+        "begin": begin if has_fault else None,
         "planned": of_run["steps"],
-        "steps": len(losses),
         "failure": failure(losses),
-        "exploded": not math.isfinite(losses[-1]),
-        "losses": [None if not math.isfinite(loss) else round(loss, 3) for loss in losses[:: of_run["every"]]],
+        "losses": [_short(loss) for loss in losses],
+        "norms": [_short(norm) for norm in norms],
         "signals": found,
-        "rivals": rivals.alarms,
+        "alarms": _alarms(history) if history else [],
+        "rivals": rivals.alarms if rivals else {},
     }
+
+
+def _alarms(history: History) -> list[list[Any]]:
+    """The alarms that the monitors of the package raise by their defaults: step, monitor, rule."""
+    return [[row["step"], row["by"], row["rule"]] for row in history.events if row["what"] == "alarm"]
+
+
+def _short(value: float) -> float | None:
+    """To four digits; ``None`` if it is not finite."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def share_of(step: int, settings: dict[str, Any]) -> float:

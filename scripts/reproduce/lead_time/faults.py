@@ -23,14 +23,17 @@ class Fault:
 
     Args:
         settings: of the way.
-        begin: first step at which the fault acts.
+        begin: first step at which the fault acts; infinite for a control.
     """
 
-    def __init__(self, settings: Mapping[str, Any], begin: int) -> None:
+    def __init__(self, settings: Mapping[str, Any], begin: float) -> None:
         self.settings, self.begin = settings, begin
 
     def prepare(self, model: Any) -> None:
         """Before the first step."""
+
+    def before(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Before the forward pass of a step."""
 
     def batch(self, step: int, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The batch of a step."""
@@ -77,28 +80,32 @@ class Growth(Fault):
             weight += self.settings["growth"] * values[0] * torch.outer(left[:, 0], right[0])
 
 
-class Stuck(Fault):
-    """The data loader hands out one batch again and again, and then goes on."""
+class Corrupted(Fault):
+    """A growing share of the passages has its tokens in a random order, until every passage has."""
 
-    kept: tuple[Tensor, Tensor] | None = None
+    def __init__(self, settings: Mapping[str, Any], begin: float) -> None:
+        super().__init__(settings, begin)
+        self.draw = torch.Generator().manual_seed(0)
 
     def batch(self, step: int, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.begin <= step < self.begin + self.settings["batches"]:
-            return ids, labels
-        if self.kept is None:
-            self.kept = ids, labels
-        return self.kept
+        share = (step - self.begin) / self.settings["ramp"]
+        bad = torch.rand(len(ids), generator=self.draw) < share
+        order = torch.rand(ids.shape, generator=self.draw).argsort(-1)
+        return tuple(torch.where(bad[:, None], one.gather(-1, order), one) for one in (ids, labels))  # type: ignore[return-value]
 
 
 class Moment(Fault):
-    """Adam's second moment forgets: what it held decays, until ``1 - beta2`` times the last squared gradient is left."""
+    """Adam's second moment forgets: what it held decays, until ``1 - beta2`` times the last squared gradient is left.
 
-    def __init__(self, settings: Mapping[str, Any], begin: int) -> None:
+    It is changed before a step, and not after: who reads it after a step sees what the step has used.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], begin: float) -> None:
         super().__init__(settings, begin)
         self.moments: dict[Tensor, Tensor] = {}
 
-    def after(self, step: int, model: Any, optimizer: torch.optim.Optimizer) -> None:
-        if step < self.begin:
+    def before(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        if step <= self.begin:
             return
         for weight, state in optimizer.state.items():
             kept = self.moments.setdefault(weight, state["exp_avg_sq"].clone())
@@ -169,6 +176,6 @@ WAYS = {
     "rate": Way(Fault, _recall_network, _recall),
     "bits": Way(Bits, _llama, _text),
     "growth": Way(Growth, _llama, _text),
-    "batch": Way(Stuck, _llama, _text),
+    "batch": Way(Corrupted, _llama, _text),
     "moment": Way(Moment, _llama, _text),
 }

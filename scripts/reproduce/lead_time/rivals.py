@@ -1,4 +1,4 @@
-"""Other tools with their defaults, where they are installed: trainscope, trainpulse and stabilityguard."""
+"""Other tools: trainscope, trainpulse and stabilityguard, each at several multiples of its own threshold."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from typing import Any
 Rule = Callable[[int, float, float, Mapping[str, float]], bool]
 
 
-#: Multiples of a tool's own threshold that are tried: 1 is its default.
-SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+#: Package -> how it is installed.
+PACKAGES = {
+    "trainscope": "trainscope==1.8.1",
+    "trainpulse": "trainpulse==0.4.0",
+    "stabilityguard": "stabilityguard==0.3.0",
+}
+#: Multiples of a tool's own threshold that are tried, a root of two apart: 1 is its default.
+SCALES = tuple(2.0 ** (power / 2) for power in range(-4, 7))
 #: Steps of which one alarm is kept.
 _EVERY = 5
 
@@ -65,27 +71,27 @@ RIVALS: dict[str, Callable[[float], Rule]] = {
 
 
 class Rivals:
-    """Feeds every step to the tools that are installed, at several multiples of their thresholds.
+    """Feeds every step to the other tools, at several multiples of their thresholds.
 
     Attributes:
-        alarms: tool -> multiple -> steps with an alarm, at most one of five; ``None`` if the tool is not installed.
+        alarms: tool -> multiple -> steps with an alarm, at most one of five.
+
+    Raises:
+        ImportError: a tool is not installed.
     """
 
     def __init__(self) -> None:
-        self._rules: dict[tuple[str, str], Rule] = {}
-        self.alarms: dict[str, dict[str, list[int]] | None] = {}
-        for name, make in RIVALS.items():
-            try:
-                self._rules |= {(name, f"{scale:g}"): make(scale) for scale in SCALES}
-                self.alarms[name] = {f"{scale:g}": [] for scale in SCALES}
-            except ImportError:
-                self.alarms[name] = None
+        self._rules = {(name, key(scale)): make(scale) for name, make in RIVALS.items() for scale in SCALES}
+        self.alarms: dict[str, dict[str, list[int]]] = {name: {key(scale): [] for scale in SCALES} for name in RIVALS}
 
     def step(self, step: int, loss: float, norm: float, norms: Mapping[str, float]) -> None:
         """One step of the run."""
         for (name, scale), rule in self._rules.items():
-            tool = self.alarms[name]
-            if rule(step, loss, norm, norms) and tool is not None:
-                found = tool[scale]
-                if not found or step // _EVERY > found[-1] // _EVERY:
-                    found.append(step)
+            found = self.alarms[name][scale]
+            if rule(step, loss, norm, norms) and (not found or step // _EVERY > found[-1] // _EVERY):
+                found.append(step)
+
+
+def key(scale: float) -> str:
+    """How a row names a multiple."""
+    return f"{scale:.3g}"

@@ -1,12 +1,15 @@
-"""The signals that are compared, each a number per reading that grows as things get worse."""
+"""The signals that are compared: what a run keeps of them, and each as numbers per reading that grow as things get worse."""
 
 from __future__ import annotations
 
+import base64
 import math
-from typing import Any
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from hf_rksp import (
     AlignmentConfig,
@@ -18,39 +21,58 @@ from hf_rksp import (
     MonitorConfig,
     SpectralMonitor,
 )  # fmt: skip
-from hf_rksp.capture import capture_transitions, find_stacks
-from hf_rksp.capture.virtual_step import virtual_step
 from hf_rksp.history.read import History
-from hf_rksp.profile.directions import direction_of
-from hf_rksp.profile.line_search import first_crossing
 from hf_rksp.training.monitors.base import Monitor
 
 from .scores import change
 
-#: Signal -> monitor, key of its readings, and whether it is small if things are bad.
-OF_MONITORS = {
-    "curvature, one step": ("curvature", "ratio_step", False),
-    "curvature, momentum": ("curvature", "ratio_momentum", False),
-    "curvature along the update": ("curvature", "ratio_direction", False),
-}
-#: Signals that every layer has: monitor, key of a layer, whether it is small if things are bad, and what stands for the level of
-#: all layers. The largest majority share is that of a layer whose tokens agree in healthy runs too, so its level is the mean.
-OF_LAYERS = {
-    "near-unit mass": ("spectrum", "near_unit_mass", False, "mean"),
-    "spectral radius": ("spectrum", "spectral_radius", False, "worst"),
-    "alignment: majority share": ("alignment", "majority_share", False, "mean"),
-    "alignment: mean absolute": ("alignment", "mean_absolute", False, "worst"),
-    "spectral norm": ("alignment", "spectral_norm", False, "worst"),
-    "effective rank of the query-key update": ("attention", "effective_rank", True, "worst"),
-    "largest attention logit": ("attention", "largest_logit", False, "worst"),
-}
-#: Signals of this file.
-OWN = ("critical learning rate", "activation kurtosis", "update norm")
-#: What stands for a number that is not finite, or a critical learning rate of zero.
-_LARGE = 1e12
-#: Signals that are made from the losses and gradient norms of all steps.
-OF_CURVES = ("gradient norm", "loss", "CUSUM of the loss")
-SIGNALS = (*OF_MONITORS, *OF_LAYERS, *OWN, *OF_CURVES)
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What is read, and how it is judged.
+
+    Attributes:
+        monitor, key: where it stands in the history; no monitor for what `own` measures and what the losses give.
+        layers: whether every layer has it.
+        falls: whether it is small if things are bad.
+        either: whether its change counts in both directions.
+        level: what stands for the level of all layers. "mean" where one layer is extreme in healthy runs too.
+        floor: scatter that a change is measured in at least.
+    """
+
+    monitor: str | None = None
+    key: str = ""
+    layers: bool = False
+    falls: bool = False
+    either: bool = False
+    level: Literal["worst", "mean"] = "worst"
+    floor: float = 0.0
+
+
+SIGNALS: dict[str, Signal] = {
+    "near-unit mass": Signal("spectrum", "near_unit_mass", True, either=True, level="mean", floor=0.01),
+    "spectral radius": Signal("spectrum", "spectral_radius", True),
+    "alignment: majority share": Signal("alignment", "majority_share", True, level="mean", floor=0.01),
+    "alignment: mean absolute": Signal("alignment", "mean_absolute", True, floor=0.01),
+    "spectral norm": Signal("alignment", "spectral_norm", True),
+    "curvature, one step": Signal("curvature", "ratio_step"),
+    "curvature, momentum": Signal("curvature", "ratio_momentum"),
+    "curvature along the update": Signal("curvature", "ratio_direction"),
+    "critical learning rate": Signal(key="critical learning rate"),
+    "effective rank of the query-key update": Signal("attention", "effective_rank", True, falls=True, either=True, floor=0.05),
+    "largest attention logit": Signal("attention", "largest_logit", floor=0.1),
+    "activation kurtosis": Signal(key="activation kurtosis", floor=0.1),
+    "update norm": Signal(key="update norm"),
+    "gradient norm": Signal(),
+    "loss": Signal(floor=0.05),
+    "CUSUM of the loss": Signal(floor=0.05),
+}  # fmt: skip
+#: What stands for a number that is not finite.
+LARGE = 1e12
+#: Bits of a float32 that a row keeps: ten of the fraction, which is a thousandth.
+_KEPT = np.uint32(0xFFFFE000)
 
 
 def monitors(every: int, every_curvature: int) -> list[Monitor]:
@@ -63,128 +85,89 @@ def monitors(every: int, every_curvature: int) -> list[Monitor]:
     ]
 
 
-class Own:
-    """Critical learning rate and kurtosis of the batch of a step, before the step is made."""
+def kept(history: History, own: Mapping[str, Mapping[int, float | None]], steps: int, every: int) -> dict[str, str]:
+    """Signal -> its readings at steps 0, ``every``, 2 ``every``, ... of every layer, packed by `packed`.
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.model, self.optimizer = model, optimizer
-        self.stacks = find_stacks(model)
-        self.guess = optimizer.param_groups[0]["lr"]
-        self.found: dict[str, dict[int, float | None]] = {name: {} for name in OWN}
+    Args:
+        own: what `own.Own` has found.
+        steps: of the run.
 
-    def read(self, step: int, ids: Tensor, labels: Tensor, loss: float, lr: float, search: bool) -> None:
-        """Gradients are there, and the weights have not moved; ``search`` looks for the critical learning rate too."""
-        self.found["activation kurtosis"][step] = self._kurtosis(ids)
-        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        if not all(bool(g.isfinite().all()) for g in gradients.values()):
-            self.found["update norm"][step] = self.found["critical learning rate"][step] = _LARGE
-            return
-        direction = direction_of(self.model, self.optimizer).rule(gradients)
-        squares = sum(float(part.double().square().sum()) for part in direction.values())
-        self.found["update norm"][step] = lr * math.sqrt(squares)
-        if search:
-            self.found["critical learning rate"][step] = self._ratio(direction, ids, labels, loss, lr)
-
-    @torch.no_grad()
-    def _kurtosis(self, ids: Tensor) -> float:
-        """Largest over blocks: kurtosis of all entries of a block's output, as trainscope defines it."""
-        largest: list[float] = []
-
-        def sink(stack: object, block: object, x: Tensor, y: Tensor) -> None:
-            squares = (y - y.mean()).double().square()
-            largest.append(float(squares.square().mean() / squares.mean().square()))
-
-        with capture_transitions(self.stacks, sink, refuse=lambda stack, block, error: None):
-            self.model(input_ids=ids)
-        return max(largest)
-
-    def _ratio(self, direction: dict[str, Tensor], ids: Tensor, labels: Tensor, loss: float, lr: float) -> float | None:
-        """Learning rate over the critical one: that at which the step of the optimizer first raises the loss of its batch."""
-
-        def rises(at: float) -> bool:
-            with virtual_step(self.model, direction, at), torch.no_grad():
-                return not float(self.model(input_ids=ids, labels=labels).loss) <= loss
-
-        crossing = first_crossing(rises, self.guess)
-        if crossing.lr is None:  # no learning rate raises the loss, or every one does
-            return _LARGE if rises(self.guess) else 0.0
-        self.guess = crossing.lr
-        return lr / crossing.lr
-
-
-def series(
-    history: History, own: Own, losses: list[float], norms: list[float], every: int
-) -> dict[str, dict[str, list[float | None]]]:
-    """Signal -> form -> one number per reading, at steps 0, ``every``, 2 ``every``, ...; ``None`` for what was not read.
-
-    Every signal has the form "level". One that each layer has is judged layer by layer too: "change" is the largest change of a
-    layer against its own past. The change of the others is made from the level, by `scores.change`. Loss is
-    the mean, and gradient norm the largest value, of the steps since the reading before.
+    Raises:
+        RuntimeError: a signal has no reading at all.
     """
-    places = range(len(losses) // every)
-    found: dict[str, dict[str, list[float | None]]] = {}
-    for signal, (monitor, key, falls) in OF_MONITORS.items():
-        read = {row["step"]: row["values"].get(key) for row in history.of(monitor)}
-        found[signal] = {"level": [_number(read.get(place * every), falls) for place in places]}
-    for signal, (monitor, key, falls, over) in OF_LAYERS.items():
-        rows = {row["step"]: row["layers"] for row in history.of(monitor)}
-        layers: dict[Any, list[float | None]] = {}
-        for place in places:
-            for one in rows.get(place * every, ()):
-                values = layers.setdefault((one.get("stack"), one.get("path")), [None] * len(places))
-                values[place] = _number(one.get(key), falls)
-        found[signal] = {"level": _over(list(layers.values()), over), "change": _largest_change(list(layers.values()))}
-    for signal in OWN:
-        found[signal] = {"level": [_number(own.found[signal].get(place * every), False) for place in places]}
-    last = [max(0, (place - 1) * every + 1) for place in places]
-    largest = [_number(max(norms[a : p * every + 1]), False) for a, p in zip(last, places, strict=True)]
-    found["gradient norm"] = {"level": largest}
-    found["loss"] = {
-        "level": [
-            _number(sum(part) / len(part), False)
-            for a, p in zip(last, places, strict=True)
-            if (part := losses[a : p * every + 1])
-        ]
-    }
-    return found
-
-
-def _over(layers: list[list[float | None]], over: str) -> list[float | None]:
-    """The mean or the worst of the layers at each reading."""
-    found: list[float | None] = []
-    for at in zip(*layers, strict=True):
-        known = [value for value in at if value is not None]
-        found.append(_short(max(known) if over == "worst" else sum(known) / len(known)) if known else None)
-    return found
-
-
-def _largest_change(layers: list[list[float | None]]) -> list[float | None]:
-    """The largest `change` of the layers at each reading."""
-    changes = [change(values) for values in layers]
-    largest = [max(at) for at in zip(*changes, strict=True)]
-    return [None if value == -math.inf else _short(value) for value in largest]
-
-
-def cusum(losses: list[float | None], slack: float = 0.05) -> list[float | None]:
-    """One-sided CUSUM of the loss above the median of its last 20 readings: ``S <- max(0, S + loss - median - slack)``."""
-    total, found, past = 0.0, [], []
-    for loss in losses:
-        if loss is None:
-            found.append(None)
+    places = range(-(-steps // every))
+    found = {}
+    for name, signal in SIGNALS.items():
+        if signal.monitor is None and not signal.key:
             continue
-        if past:
-            total = max(0.0, total + loss - sorted(past[-20:])[len(past[-20:]) // 2] - slack)
-        past.append(loss)
-        found.append(total)
+        if signal.monitor is None:
+            layers = {name: dict(own[signal.key])}
+        elif signal.layers:
+            layers = {}
+            for row in history.of(signal.monitor):
+                for one in row["layers"]:
+                    layers.setdefault(f"{one.get('stack')} {one.get('path')}", {})[row["step"]] = one.get(signal.key)
+        else:
+            layers = {name: {row["step"]: row["values"].get(signal.key) for row in history.of(signal.monitor)}}
+        values = np.array([[_number(read.get(place * every)) for place in places] for read in layers.values()])
+        if not values.size or np.isnan(values).all():
+            raise RuntimeError(f"{name}: no reading in {steps} steps")
+        found[name] = packed(values)
     return found
 
 
-def _number(value: Any, falls: bool) -> float | None:
-    if value is None:
-        return None
-    value = value if math.isfinite(value) else -_LARGE if falls else _LARGE
-    return _short(-value if falls else value)
+def packed(values: Array) -> str:
+    """Numbers of shape ``(layers, readings)``, NaN for none, as text; to a thousandth."""
+    bits = values.astype(np.float32).view(np.uint32)
+    bits = np.where(np.isnan(values), bits, (bits + np.uint32(0x1000)) & _KEPT)
+    return f"{len(values)} {base64.b85encode(zlib.compress(bits.tobytes(), 9)).decode()}"
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+def unpacked(text: str) -> Array:
+    """What `packed` has packed."""
+    layers, _, data = text.partition(" ")
+    numbers = np.frombuffer(zlib.decompress(base64.b85decode(data)), np.float32)
+    return numbers.reshape(int(layers), -1).astype(np.float64)
+
+
+def forms(row: Mapping[str, Any], name: str, every: int) -> dict[str, Array]:
+    """Both forms of a signal of a run, shape ``(readings,)``; NaN where nothing is known.
+
+    "level" is the signal itself, and "change" its deviation from the run's own past, by `scores.change`; if each layer has it, the
+    largest deviation of a layer. Loss is the mean, and gradient norm the largest value, of the steps since the reading before.
+    """
+    signal = SIGNALS[name]
+    values = -_layers(row, name, every) if signal.falls else _layers(row, name, every)
+    known = ~np.isnan(values).all(0)
+    level, moved = np.full((2, values.shape[1]), np.nan)
+    over = np.nanmean if signal.level == "mean" else np.nanmax
+    level[known] = over(values[:, known], axis=0)
+    changes = change(values, signal.floor)
+    changes = np.abs(changes) if signal.either else changes
+    known = ~np.isnan(changes).all(0)
+    moved[known] = np.nanmax(changes[:, known], axis=0)
+    return {"level": level, "change": moved}
+
+
+def _layers(row: Mapping[str, Any], name: str, every: int) -> Array:
+    if name in row["signals"]:
+        return unpacked(row["signals"][name])
+    curve, over = (row["norms"], max) if name == "gradient norm" else (row["losses"], np.mean)
+    steps = [LARGE if one is None else one for one in curve]  # what is not finite stands as None
+    values = np.array([over(steps[max(0, at - every + 1) : at + 1]) for at in range(0, len(steps), every)])
+    return (cusum(values) if name == "CUSUM of the loss" else values)[None]
+
+
+def cusum(losses: Sequence[float] | Array, slack: float = 0.05) -> Array:
+    """One-sided CUSUM of the loss above the median of its last 20 readings: ``S <- max(0, S + loss - median - slack)``."""
+    total, found = 0.0, []
+    for place, loss in enumerate(losses):
+        if place:
+            total = max(0.0, total + float(loss) - float(np.median(losses[max(0, place - 20) : place])) - slack)
+        found.append(total)
+    return np.array(found)
+
+
+def _number(value: float | None) -> float:
+    """NaN for what was not read; a number that is not finite is large."""
+    return math.nan if value is None else value if math.isfinite(value) else LARGE

@@ -3,149 +3,193 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from scripts.reproduce.harness.intervals import share
 from scripts.reproduce.harness.markdown import table
 
-from .rivals import RIVALS, SCALES
-from .scores import FORMS, all_alarms, runs_of, scores, threshold
-from .signals import SIGNALS, cusum
+from .rivals import RIVALS, SCALES, key
+from .scores import DWELL, FORMS, alarms_above, lasting, threshold
+from .signals import SIGNALS, forms
 
 Row = dict[str, Any]
-#: Share of the healthy tuning runs that may have an alarm.
+#: Alarms of each row: the steps of the readings that have one.
+Alarms = list[list[int]]
+#: Share of healthy runs that may have an alarm.
 FALSE = 0.05
 #: Seeds from which on a run is for tuning.
 TUNING = 500
+#: Monitors of the package that raise alarms by a rule of their own.
+_MONITORS = ("spectrum", "alignment", "attention", "curvature")
 
 
-def forms_of(row: Row, signal: str) -> dict[str, list[float | None]]:
-    """The forms of a signal of a run."""
-    if signal == "CUSUM of the loss":
-        return {"level": cusum(row["signals"]["loss"]["level"])}
-    forms: dict[str, list[float | None]] = row["signals"][signal]
-    return forms
+def fails(row: Row) -> bool:
+    """A reported run that fails in the way of its fault, or of its learning rate."""
+    wanted = row["fault"] and row["failure"] is not None and row["seed"] < TUNING
+    return bool(wanted and (row["begin"] is None or row["failure"] >= row["begin"]))
 
 
 def healthy(row: Row) -> bool:
     """A run that does not fail, and into which no fault was put."""
-    return row["failure"] is None and not (row["fault"] and row["way"] != "rate")
+    return row["failure"] is None and row["begin"] is None
 
 
 def network(row: Row) -> str:
     """Runs of one network and learning rate share a threshold."""
-    return "recall" if row["way"] == "rate" else "llama" if row["way"] != "bits" else "bits"
+    return "recall" if row["way"] == "rate" else "llama"
 
 
-def alarms(rows: Sequence[Row], signal: str, form: str, every: int) -> dict[int, list[int]]:
-    """Place of a reported run -> steps of its readings with an alarm, with a threshold from the healthy tuning runs."""
-    scored = {place: runs_of(scores(forms_of(row, signal), form)) for place, row in enumerate(rows)}
-    found = {}
+def alarms(rows: Sequence[Row], signal: str, form: str, every: int) -> Alarms:
+    """Of a signal of ours, with thresholds from the healthy tuning runs."""
+    scored = [lasting(forms(row, signal, every)[form]) for row in rows]
+    above = {}
     for name in {network(row) for row in rows}:
-        mine = [place for place, row in enumerate(rows) if network(row) == name]
-        tuning = [scored[place] for place in mine if rows[place]["seed"] >= TUNING and healthy(rows[place])]
-        above = threshold(tuning, FALSE)
-        found |= {p: all_alarms(scored[p], above, every) for p in mine if rows[p]["seed"] < TUNING}
-    return found
+        tuning = [run for run, row in zip(scored, rows, strict=True) if network(row) == name and tunes(row)]
+        above[name] = threshold(tuning, FALSE)
+    return [alarms_above(run, above[network(row)], every) for run, row in zip(scored, rows, strict=True)]
 
 
-def alarms_of(rows: Sequence[Row], rival: str, tuned: bool) -> dict[int, list[int]]:
-    """The same of another tool: at its own threshold, or at the least multiple of it that few enough tuning runs are above.
+def tunes(row: Row) -> bool:
+    """A healthy run that sets a threshold."""
+    return healthy(row) and row["seed"] >= TUNING
+
+
+def alarms_of_rival(rows: Sequence[Row], rival: str, tuned: bool) -> Alarms:
+    """Of another tool: at its own threshold, or at the least multiple of it that few enough tuning runs are above.
 
     If too many are above each multiple, the largest one is taken.
     """
-    found = {}
+    scales = {}
     for name in {network(row) for row in rows}:
-        mine = [place for place, row in enumerate(rows) if network(row) == name]
-        tuning = [rows[p]["rivals"][rival] for p in mine if rows[p]["seed"] >= TUNING and healthy(rows[p])]
-        allowed = [scale for scale in SCALES if sum(bool(run[f"{scale:g}"]) for run in tuning) <= FALSE * len(tuning)]
-        scale = min(allowed, default=SCALES[-1]) if tuned else 1.0
-        found |= {p: rows[p]["rivals"][rival][f"{scale:g}"] for p in mine if rows[p]["seed"] < TUNING}
-    return found
+        tuning = [row["rivals"][rival] for row in rows if network(row) == name and tunes(row)]
+        few = [one for one in SCALES if sum(bool(run[key(one)]) for run in tuning) + 1 <= FALSE * (len(tuning) + 1)]
+        scales[name] = min(few, default=SCALES[-1]) if tuned else 1.0
+    return [row["rivals"][rival][key(scales[network(row)])] for row in rows]
 
 
-def begin_of(row: Row) -> float:
-    """The first step at which an alarm counts as a warning: an earlier one is false."""
-    return max(0.1 * row["planned"], row["begin"] or 0)
+def lead(row: Row, steps: Sequence[int], every: int) -> int | None:
+    """Steps from the first warning to the failure of a run that fails; ``None`` without a warning.
 
-
-def warnings(rows: Sequence[Row], steps: Callable[[int], list[int]], every: int) -> dict[int, int | None]:
-    """Place of a reported run that fails -> steps from the first warning to the failure; ``None`` without a warning."""
-    found: dict[int, int | None] = {}
-    for place, row in enumerate(rows):
-        if row["seed"] < TUNING and row["failure"] is not None:
-            before = [at for at in steps(place) if begin_of(row) <= at <= row["failure"] - every]
-            found[place] = row["failure"] - before[0] if before else None
-    return found
-
-
-def line(
-    name: str, rows: Sequence[Row], steps: Callable[[int], list[int]], ways: Sequence[str], every: int
-) -> list[str]:
-    """False alarms; of the runs that fail, those with an alarm before, and how long before.
-
-    False are alarms in a healthy run, and in a failing one those in its first tenth or before its fault. A warning comes later,
-    and at least one reading before the failure.
+    A warning is an alarm whose readings are all from after the beginning of the fault (the first tenth of a run at a learning rate
+    that is too high), and that comes at least one reading before the failure: the curvature is read after a step and the rest
+    before it. A signal with an alarm on already when the fault begins has not warned.
     """
-    false, caught = [], {way: [0, 0] for way in ways}
-    found = warnings(rows, steps, every)
-    for place, row in enumerate(rows):
-        if row["seed"] >= TUNING:
-            continue
-        if healthy(row):
-            false.append(bool(steps(place)))
-        if place in found:
-            false.append(any(at < begin_of(row) for at in steps(place)))
-            caught[row["way"]][0] += found[place] is not None
-            caught[row["way"]][1] += 1
-    leads = [(lead, lead / rows[place]["planned"]) for place, lead in found.items() if lead is not None]
-    wrong = share(sum(false), len(false))
-    hits, fails = (sum(pair[place] for pair in caught.values()) for place in (0, 1))
-    lead = [statistics.median(pair[place] for pair in leads) for place in (0, 1)] if leads else None
-    return [
-        name, wrong.text(2), f"{hits} of {fails}", *(f"{hit} of {of}" for hit, of in caught.values()),
-        "-" if lead is None else f"{lead[0]:.0f}", "-" if lead is None else f"{lead[1]:.1%}",
-    ]  # fmt: skip
+    begin = first_warning(row, every)
+    if any(begin - DWELL * every <= at < begin for at in steps):
+        return None
+    found = [at for at in steps if begin <= at <= row["failure"] - every]
+    return row["failure"] - found[0] if found else None
+
+
+def first_warning(row: Row, every: int) -> float:
+    """The first step at which an alarm counts as a warning."""
+    return 0.1 * row["planned"] if row["begin"] is None else row["begin"] + (DWELL - 1) * every
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one signal says, at one threshold.
+
+    Attributes:
+        name: for the table.
+        leads: place of a run that fails -> steps from the first warning to the failure, ``None`` without a warning.
+        false: of the healthy reported runs, whether there is an alarm.
+        early: of the reported runs with a fault, whether there is an alarm before it.
+    """
+
+    name: str
+    leads: dict[int, int | None]
+    false: list[bool]
+    early: list[bool]
+
+
+def line(name: str, rows: Sequence[Row], found: Alarms, every: int) -> Line:
+    """Judge the alarms of a signal."""
+    return Line(
+        name,
+        {place: lead(row, found[place], every) for place, row in enumerate(rows) if fails(row)},
+        [bool(steps) for steps, row in zip(found, rows, strict=True) if healthy(row) and not tunes(row)],
+        [
+            any(at < row["begin"] for at in steps)
+            for steps, row in zip(found, rows, strict=True)
+            if row["begin"] is not None
+        ],
+    )
+
+
+def lines(rows: Sequence[Row], every: int) -> Iterator[Line]:
+    """Every signal in both forms, then the rules that come with the monitors, then the other tools."""
+    for signal in SIGNALS:
+        for form in FORMS:
+            yield line(f"{signal}, {form}", rows, alarms(rows, signal, form, every), every)
+    for monitor in _MONITORS:
+        found = [[step for step, by, _ in row["alarms"] if by == monitor] for row in rows]
+        yield line(f"hf_rksp, rule of the {monitor} monitor", rows, found, every)
+    for rival in RIVALS:
+        for kind, tuned in (("its own threshold", False), ("threshold chosen as above", True)):
+            yield line(f"{rival}, {kind}", rows, alarms_of_rival(rows, rival, tuned), every)
 
 
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
     """How the runs ended, and what each signal says of them."""
-    every, ways = settings["every"], list(dict.fromkeys(row["way"] for row in rows))
+    text = [*_ends(rows), ""]
+    if any(tunes(row) for row in rows) and any(row["signals"] for row in rows):
+        text += [_thresholds(rows), "", *_warnings([row for row in rows if row["signals"]], settings["every"]), ""]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def _ends(rows: list[Row]) -> list[str]:
     ends = []
-    for way in ways:
-        mine = [row for row in rows if row["way"] == way and row["seed"] < TUNING]
-        faulty = [row for row in mine if row["fault"] or way == "rate"]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        mine = [row for row in rows if row["way"] == way]
+        after = [row["failure"] - (row["begin"] or 0) for row in mine if fails(row)]
         ends.append(
             [
-                way, str(len(mine)), str(sum(row["failure"] is not None for row in mine)),
-                str(sum(map(healthy, mine))),
-                str(sum(row["failure"] is None and not healthy(row) for row in mine)),
-                ", ".join(str(row["failure"]) for row in faulty if row["failure"] is not None)[:200],
+                way, str(len(mine)), str(len(after)), str(sum(healthy(row) and not tunes(row) for row in mine)),
+                str(sum(map(tunes, mine))), str(sum(row["begin"] is not None and row["failure"] is None for row in mine)),
+                str(sum(row["failure"] is not None and not fails(row) and row["seed"] < TUNING for row in mine)),
+                ", ".join(map(str, sorted(after))) or "-",
             ]
         )  # fmt: skip
-    text = [
-        *table(["way", "runs", "that fail", "healthy", "that survive their fault", "steps of the failures"], ends),
-        "",
-    ]
-    if not rows or not rows[0]["signals"] or not any(row["seed"] >= TUNING for row in rows):
-        return "\n".join(text).rstrip() + "\n"
-    lines = []
-    for signal in SIGNALS:
-        for form in FORMS:
-            found = alarms(rows, signal, form, every)
-            lines.append(line(f"{signal}, {form}", rows, found.__getitem__, ways, every))
-    for rival in RIVALS:
-        if all(row["rivals"].get(rival) is not None for row in rows):
-            for kind, tuned in (("its own threshold", False), ("threshold chosen as above", True)):
-                found = alarms_of(rows, rival, tuned)
-                lines.append(line(f"{rival}, {kind}", rows, found.__getitem__, ways, every))
     heads = [
-        "signal",
-        "runs with a false alarm",
-        "failures with an alarm before",
-        *ways,
-        "median lead in steps",
-        "of the run",
-    ]
-    return "\n".join([*text, *table(heads, lines)]) + "\n"
+        "way", "runs", "fail", "healthy", "healthy, for thresholds", "survive their fault", "fail otherwise",
+        "steps from the fault (rate: the beginning) to the failure",
+    ]  # fmt: skip
+    return table(heads, ends)
+
+
+def _thresholds(rows: Sequence[Row]) -> str:
+    counts = {name: sum(tunes(row) and network(row) == name for row in rows) for name in ("llama", "recall")}
+    return f"Thresholds: from {counts['llama']} healthy runs of LLaMA and {counts['recall']} of recall."
+
+
+def _warnings(rows: list[Row], every: int) -> list[str]:
+    found = list(lines(rows, every))
+    ways = list(dict.fromkeys(row["way"] for row in rows if fails(row)))
+    best = {place: max((one.leads[place] or 0 for one in found), default=0) for place in found[0].leads}
+    cells = []
+    for one in found:
+        caught = [value for value in one.leads.values() if value is not None]
+        by_way = ([value for place, value in one.leads.items() if rows[place]["way"] == way] for way in ways)
+        cells.append(
+            [
+                one.name, share(sum(one.false), len(one.false)).text(2), f"{sum(one.early)} of {len(one.early)}",
+                f"{len(caught)} of {len(one.leads)}", *(_cell(leads, rows[0]["planned"]) for leads in by_way),
+                str(sum(value is not None and value == best[place] for place, value in one.leads.items())),
+            ]
+        )  # fmt: skip
+    heads = [
+        "signal", "healthy runs with an alarm", "alarm before the fault", "failures with a warning",
+        *(f"{way}: warned, median lead in steps (of the run)" for way in ways), "first in",
+    ]  # fmt: skip
+    return table(heads, cells)
+
+
+def _cell(leads: list[int | None], planned: int) -> str:
+    known = [value for value in leads if value is not None]
+    if not known:
+        return f"0 of {len(leads)}"
+    middle = statistics.median(known)
+    return f"{len(known)} of {len(leads)}, {middle:.0f} ({middle / planned:.1%})"
