@@ -188,11 +188,11 @@ def short(monkeypatch):
 
 def test_every_signal_is_read_and_monitors_change_nothing(short):
     job = {"way": "bits", "fault": True, "seed": 0}
-    found, plain = (experiment.run(job | {"signals": signals}, short) for signals in (True, False))
+    found, plain = (experiment.run(job | {"watched": watched}, short) for watched in (True, False))
     for name in SIGNALS:
         assert np.isfinite(forms(found, name, 3)["level"]).any(), name
     assert found["losses"] == plain["losses"] and len(found["losses"]) == 7 and plain["signals"] == {}
-    assert found["begin"] == 3
-    control = experiment.run(job | {"fault": False, "signals": False}, short)
+    assert found["begin"] == 3 and not found.keys() & {*job, "watched"}
+    control = experiment.run(job | {"fault": False, "watched": False}, short)
     assert control["begin"] is None and control["losses"][:3] == found["losses"][:3]
     assert tables([{**found, **job}, {**plain, **job}], short).startswith("| way |")

@@ -34,7 +34,7 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     if unknown := {job["way"] for job in jobs} - WAYS.keys():
         raise ValueError(f"way {', '.join(unknown)}: choose among {', '.join(WAYS)}")
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing and any(job.get("signals", True) for job in jobs):
+    if missing and any(job.get("watched", True) for job in jobs):
         raise ValueError(
             f"{', '.join(missing)} not installed: {' '.join(PACKAGES[name] for name in missing)}; see README.md"
         )
@@ -43,7 +43,7 @@ def check(jobs: list[dict[str, Any]], settings: dict[str, Any]) -> None:
 def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """One run under all monitors: its losses, the step of its failure, and every signal at every reading.
 
-    With ``signals`` false there are no monitors. They do not change a run.
+    With ``watched`` false there are no monitors. They do not change a run.
     """
     way = WAYS[job["way"]]
     of_run = settings | settings["ways"][job["way"]]
@@ -54,7 +54,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     fault.prepare(model)
     optimizer = torch.optim.AdamW(groups_of(model, of_run["decay"]), lr=of_run["lr"], betas=(0.9, of_run["beta2"]))
     generator = torch.Generator().manual_seed(10_000 + job["seed"])
-    parts = monitors(of_run["every"], of_run["every_curvature"]) if job.get("signals", True) else []
+    parts = monitors(of_run["every"], of_run["every_curvature"]) if job.get("watched", True) else []
     losses: list[float] = []
     norms: list[float] = []
     own, rivals = Own(model, optimizer), Rivals() if parts else None
