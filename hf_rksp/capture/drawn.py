@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.blocks import Block, Stack
 from hf_rksp.capture.linears import find_linears
-from hf_rksp.capture.norms import find_norms, norms_of_states
+from hf_rksp.capture.norms import NormModule, norms_of_states
 
 #: A matrix is uneven if the sizes of its rows, or of its columns, vary this many times as much as those of independent numbers do.
 #: Training makes matrices uneven. Weights are trained if this share of the matrices is uneven.
@@ -22,15 +22,15 @@ _BLOCKS, _EXPERTS = 8, 4
 _SHORTEST = 16
 
 
-def weights_are_trained(model: nn.Module, stacks: Sequence[Stack]) -> bool:
+def weights_are_trained(model: nn.Module, stacks: Sequence[Stack], norms: Sequence[NormModule]) -> bool:
     """Whether the weights of a model are trained, or may be. The weights have to be whole: ask before an engine shards them.
 
     Args:
         stacks: its residual blocks.
+        norms: from `hf_rksp.capture.norms.find_norms`.
     """
-    norms = norms_of_states(find_norms(stacks))
     # A state space has vectors that differ from the beginning: the norms tell, if there are any.
-    vectors = nn.ModuleList(norm.module for norm in norms) if norms else model
+    vectors = nn.ModuleList(norm.module for norm in norms_of_states(norms)) if norms else model
     return _vectors_vary(vectors) or _matrices_are_trained(stacks, getattr(model, "config", None))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from transformers import Trainer
 from hf_rksp.capture import find_stacks
 from hf_rksp.capture.calling import uncompiled
 from hf_rksp.capture.drawn import weights_are_trained
+from hf_rksp.capture.norms import find_norms
 from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError, first_line
 from hf_rksp.profile.directions import unwrapped
@@ -165,7 +167,7 @@ def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[flo
         )
     batches, max_steps = first_batches(trainer, BATCHES)
     trainer.state.max_steps = max_steps  # what a loss of one's own may divide by
-    rate, plan = plan_of(trainer, max_steps, batches[0], blocks)
+    rate, plan = plan_of(trainer, max_steps, batches[0])
     own = _optimizer_of(trainer)
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
@@ -177,6 +179,11 @@ def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[flo
             raise InputError(f"compute_loss returns a {type(value).__name__}, and a tensor with one number is needed")
         return value
 
+    # The name of a model does not tell whether its weights are trained: a configuration that was loaded has one too.
+    with restored(model), torch.no_grad():
+        stacks = find_stacks(model, blocks, functools.partial(loss, model, batches[0]))
+    if weights_are_trained(model, stacks, find_norms(stacks)):
+        plan = replace(plan, start="pretrained")
     return rate, forecast(
         model,
         batches,
@@ -194,13 +201,13 @@ def _optimizer_of(trainer: Trainer) -> torch.optim.Optimizer | None:
     return None if trainer.optimizer is None else unwrapped(trainer.optimizer)
 
 
-def plan_of(
-    trainer: Trainer, max_steps: int, batch: Mapping[str, Any], blocks: str | Sequence[str] | None
-) -> tuple[float, Plan]:
+def plan_of(trainer: Trainer, max_steps: int, batch: Mapping[str, Any]) -> tuple[float, Plan]:
     """The peak learning rate, and the plan that the arguments of a Trainer and the optimizer that was passed make.
 
+    The weights are taken as random.
+
     Raises:
-        InputError: something decides the learning rate that cannot be read. CaptureError: no residual blocks are found.
+        InputError: something decides the learning rate that cannot be read.
     """
     args, model = trainer.args, uncompiled(trainer.model)  # type: ignore[arg-type]  # never None here
     base_of = getattr(model, "get_base_model", None)
@@ -240,7 +247,6 @@ def plan_of(
         tokens=_tokens(batch) * world_size() * args.gradient_accumulation_steps,
         dtype="bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
         objective=objective,
-        start="pretrained" if _is_trained(trainer, blocks, batch) else "initialised",
     )
     return rate, plan
 
@@ -260,19 +266,6 @@ def _schedule_of(trainer: Trainer, max_steps: int) -> tuple[int, str]:
     if schedule not in SCHEDULES:
         raise InputError(f"lr_scheduler_type={schedule!r} is none of {', '.join(SCHEDULES)}")
     return (0 if schedule == "constant" else min(int(args.get_warmup_steps(max_steps)), max_steps)), schedule
-
-
-def _is_trained(trainer: Trainer, blocks: str | Sequence[str] | None, batch: Mapping[str, Any]) -> bool:
-    """Whether the weights are trained. The name of a model does not tell: a configuration that was loaded has one too."""
-    model: Any = trainer.model
-
-    def probe() -> object:
-        inputs = send_to_device(trainer._prepare_inputs(dict(batch)), next(model.parameters()).device)
-        return trainer.compute_loss(model, inputs)
-
-    with restored(model), torch.no_grad():
-        stacks = find_stacks(model, blocks, probe)
-    return weights_are_trained(model, stacks)
 
 
 def _tokens(batch: Mapping[str, Any]) -> int:

@@ -63,4 +63,5 @@ def test_the_table_counts_what_is_lost_and_the_verdict_needs_every_arm():
     assert verdict(rows, SETTINGS) is None
     more = rows_of(0.004, 0.1, 6, "none") + rows_of(0.004, 0.1, 6, "paper")
     assert verdict(rows + more, SETTINGS) == "partly"
+    assert tables(rows + more, SETTINGS).endswith("Table 5 by the rule of README.md: partly.\n")
     assert verdict(rows + rows_of(0.004, 0.1, 6, "none") + rows_of(0.016, 0.1, 6, "paper"), SETTINGS) == "held"

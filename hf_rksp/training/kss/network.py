@@ -59,7 +59,7 @@ def network_of(
         around: context of a forward pass, such as autocast.
     """
     config, norms = getattr(model, "config", None), find_norms(stacks)
-    trained = weights_are_trained(model, stacks)
+    trained = weights_are_trained(model, stacks, norms)
     has_attention, seen = getattr(config, "model_type", None) not in ATTENTION_FREE, None
     if has_attention and (pass_if_trained or not trained):
         with contextlib.suppress(Exception), around():  # it takes something else than token ids, or more

@@ -27,12 +27,11 @@ def _than_norms() -> Finding:
     every = section(ROOT / "scripts/reproduce/lead_time").settings["every"]
     if not any(map(tunes, rows)) or not any(map(fails, rows)):
         return NO_ROWS
+    signals = ("alignment: majority share", "gradient norm", "spectral norm")
+    found = {signal: alarms(rows, signal, every) for signal in signals}
     good, told = [], []
     for form in FORMS:
-        ours, *norms = (
-            line(signal, rows, alarms(rows, signal, form, every), every)
-            for signal in ("alignment: majority share", "gradient norm", "spectral norm")
-        )
+        ours, *norms = (line(signal, rows, found[signal][form], every) for signal in signals)
         good.append(all(_caught(ours) > _caught(one) and _earlier(ours, one) for one in norms))
         told.append(f"by {form} {', '.join(f'{one.name} {_caught(one)}' for one in (ours, *norms))}")
     verdict: Verdict = "held" if all(good) else "partly" if any(good) else "not"

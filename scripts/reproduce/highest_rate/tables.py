@@ -136,7 +136,11 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> str:
         "task", "arm", "seeds", "a fifth is lost at", "times that without KSS", "runs that were lost",
         "of these by loss or gradient", "runs in which KSS left out a layer",
     ]  # fmt: skip
-    return "\n".join(table(heads, lines)) + "\n"
+    judged = verdict(rows, settings)
+    return (
+        "\n".join([*table(heads, lines), *(["", f"Table 5 by the rule of README.md: {judged}."] if judged else [])])
+        + "\n"
+    )
 
 
 def _rate(found: Estimate) -> str:

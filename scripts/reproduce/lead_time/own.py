@@ -19,14 +19,14 @@ class Own:
     """Measures on the batch of a step, before the step is made.
 
     Attributes:
-        found: signal -> step -> number; infinite where none is finite, ``None`` where there is none.
+        found: signal -> step -> number; infinite if it is not finite.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.model, self.optimizer = model, optimizer
         self.stacks = find_stacks(model)
         self.guess = optimizer.param_groups[0]["lr"]
-        self.found: dict[str, dict[int, float | None]] = {name: {} for name in OWN}
+        self.found: dict[str, dict[int, float]] = {name: {} for name in OWN}
 
     def read(self, step: int, ids: Tensor, labels: Tensor, loss: float, lr: float, search: bool) -> None:
         """Gradients are there, and the weights have not moved; ``search`` looks for the critical learning rate too."""

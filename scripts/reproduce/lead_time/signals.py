@@ -85,7 +85,7 @@ def monitors(every: int, every_curvature: int) -> list[Monitor]:
     ]
 
 
-def kept(history: History, own: Mapping[str, Mapping[int, float | None]], steps: int, every: int) -> dict[str, str]:
+def kept(history: History, own: Mapping[str, Mapping[int, float]], steps: int, every: int) -> dict[str, str]:
     """Signal -> its readings at steps 0, ``every``, 2 ``every``, ... of every layer, packed by `packed`.
 
     Args:

@@ -41,14 +41,17 @@ def network(row: Row) -> str:
     return "recall" if row["way"] == "rate" else "llama"
 
 
-def alarms(rows: Sequence[Row], signal: str, form: str, every: int) -> Alarms:
-    """Of a signal of ours, with thresholds from the healthy tuning runs."""
-    scored = [lasting(forms(row, signal, every)[form]) for row in rows]
-    above = {}
-    for name in {network(row) for row in rows}:
-        tuning = [run for run, row in zip(scored, rows, strict=True) if network(row) == name and tunes(row)]
-        above[name] = threshold(tuning, FALSE)
-    return [alarms_above(run, above[network(row)], every) for run, row in zip(scored, rows, strict=True)]
+def alarms(rows: Sequence[Row], signal: str, every: int) -> dict[str, Alarms]:
+    """Of each form of a signal of ours, with thresholds from the healthy tuning runs."""
+    of_rows, found = [forms(row, signal, every) for row in rows], {}
+    for form in FORMS:
+        scored = [lasting(each[form]) for each in of_rows]
+        above = {}
+        for name in {network(row) for row in rows}:
+            tuning = [run for run, row in zip(scored, rows, strict=True) if network(row) == name and tunes(row)]
+            above[name] = threshold(tuning, FALSE)
+        found[form] = [alarms_above(run, above[network(row)], every) for run, row in zip(scored, rows, strict=True)]
+    return found
 
 
 def tunes(row: Row) -> bool:
@@ -122,8 +125,8 @@ def line(name: str, rows: Sequence[Row], found: Alarms, every: int) -> Line:
 def lines(rows: Sequence[Row], every: int) -> Iterator[Line]:
     """Every signal in both forms, then the rules that come with the monitors, then the other tools."""
     for signal in SIGNALS:
-        for form in FORMS:
-            yield line(f"{signal}, {form}", rows, alarms(rows, signal, form, every), every)
+        for form, found in alarms(rows, signal, every).items():
+            yield line(f"{signal}, {form}", rows, found, every)
     for monitor in _MONITORS:
         found = [[step for step, by, _ in row["alarms"] if by == monitor] for row in rows]
         yield line(f"hf_rksp, rule of the {monitor} monitor", rows, found, every)
