@@ -9,8 +9,9 @@ sys.path.insert(0, str(ROOT))
 from hf_rksp.files import put_files  # noqa: E402
 from scripts.reproduce.evidence.alignment import ALIGNMENT  # noqa: E402
 from scripts.reproduce.evidence.curvature import CURVATURE  # noqa: E402
+from scripts.reproduce.evidence.ours import OURS  # noqa: E402
 from scripts.reproduce.evidence.page import VERDICTS, figure, judge, markdown  # noqa: E402
-from scripts.reproduce.evidence.rksp import OURS, RKSP  # noqa: E402
+from scripts.reproduce.evidence.rksp import RKSP  # noqa: E402
 
 PAPERS = (RKSP, ALIGNMENT, CURVATURE)
 FOLDER = ROOT / "zoo_reports" / "evidence"

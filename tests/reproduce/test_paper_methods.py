@@ -8,6 +8,7 @@ from torch import nn
 
 from hf_rksp import KSSConfig
 from hf_rksp.spectral.penalties import shaping_penalty
+from scripts.reproduce.architecture_warmup.attention import written_out
 from scripts.reproduce.kss_default.tasks import TASKS
 from scripts.reproduce.paper_methods.methods import clip_queries_and_keys, optimizer_of, prepare
 from scripts.reproduce.paper_methods.penalties import PENALTIES
@@ -76,6 +77,15 @@ def test_qk_clip_brings_the_largest_logit_to_its_limit():
     model(input_ids=IDS)
     after = model.transformer.h[0].attn.largest_logit
     assert torch.allclose(after, before.clamp(max=1.0), rtol=1e-3, atol=1e-5)
+
+
+def test_the_largest_logit_is_that_of_what_a_token_may_see():
+    query, key = torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2)
+    query[0, 0, 0, 0] = key[0, 0, 2, 0] = 5.0  # the first token would look at the last one
+    query[0, 0, 2, 1] = key[0, 0, 1, 1] = 2.0
+    module = nn.Module()
+    written_out(module, query, key, key, None, 1.0)
+    assert module.largest_logit.tolist() == [4.0]
 
 
 def test_mup_scales_learning_rates_logits_and_attention_with_the_width():

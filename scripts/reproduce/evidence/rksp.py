@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from typing import Any
 
 import numpy
@@ -12,26 +11,27 @@ from sklearn.metrics import roc_auc_score
 from hf_rksp.metrics.bins import calibration_error
 from scripts.reproduce.evidence import tables, zoo
 from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
-from scripts.reproduce.harness.intervals import Estimate, fewer, mean, paired
-from scripts.reproduce.kss_default.tables import finals, lost
-from scripts.reproduce.kss_families.tables import harms_of
+from scripts.reproduce.harness.intervals import Estimate, fewer, mean
+from scripts.reproduce.kss_default.tables import lost
 from scripts.reproduce.risk.dataset import case_of
 from scripts.reproduce.risk.figures import pooled
 
-_BENCH = "scripts/bench/training.json"
+BENCH = "scripts/bench/training.json"
 _ZOO = {"command": "rksp zoo render zoo_reports", "rows": ("zoo_reports/README.md", "zoo_reports/comparison.md")}
 #: Of `kss_default`, by task: the learning rate that is 2.5 times the highest at which no tuning run without control is lost.
-_HIGHEST = {"recall": 0.0025, "text-preln": 0.005, "text-rmsnorm": 0.02}
+HIGHEST = {"recall": 0.0025, "text-preln": 0.005, "text-rmsnorm": 0.02}
 #: The task without a norm, which is the paper's.
 _NO_NORM = "recall"
-_OURS, _PAPERS = "kss + clip", "paper + clip"
+OUR_ARM, _PAPERS = "kss + clip", "paper + clip"
 
 
-def _runs(task: str, lr: float, arm: str) -> list[dict[str, Any]]:
+def runs_of(task: str, lr: float, arm: str) -> list[dict[str, Any]]:
+    """Of `kss_default`."""
     return [row for row in rows_of("kss_default") if (row["task"], row["lr"], row["arm"]) == (task, lr, arm)]
 
 
-def _rates(task: str) -> list[float]:
+def rates_of(task: str) -> list[float]:
+    """The learning rates of a task of `kss_default`."""
     return sorted({row["lr"] for row in rows_of("kss_default") if row["task"] == task})
 
 
@@ -89,19 +89,20 @@ def _calibration() -> Finding:
     )
 
 
-def _lost(task: str, arm: str) -> tuple[int, int]:
-    runs = _runs(task, _HIGHEST[task], arm)
+def lost_of(task: str, arm: str) -> tuple[int, int]:
+    """Runs lost at the rate of `HIGHEST`, and runs."""
+    runs = runs_of(task, HIGHEST[task], arm)
     return sum(map(lost, runs)), len(runs)
 
 
 def _rescue() -> Finding:
-    found = {task: (_lost(task, _PAPERS), _lost(task, "clip")) for task in _HIGHEST}
+    found = {task: (lost_of(task, _PAPERS), lost_of(task, "clip")) for task in HIGHEST}
     (mine, of), (clipped, _) = found[_NO_NORM]
     verdict: Verdict = "held" if fewer(*found[_NO_NORM]) < 0.05 else "not"
     others = ", ".join(f"{task} {one[0]} and {two[0]}" for task, (one, two) in found.items() if task != _NO_NORM)
     return Finding(
         verdict,
-        f"Without a norm, at {_HIGHEST[_NO_NORM]:g}: {mine} of {of} runs are lost with the published schedule and "
+        f"Without a norm, at {HIGHEST[_NO_NORM]:g}: {mine} of {of} runs are lost with the published schedule and "
         f"clipping, {clipped} with "
         f"clipping alone. With a norm: {others}.",
     )
@@ -110,21 +111,21 @@ def _rescue() -> Finding:
 def _accuracy() -> Finding:
     def of(arm: str) -> Estimate:
         return mean(
-            [row["accuracy"] for row in _runs(_NO_NORM, _HIGHEST[_NO_NORM], arm) if row["accuracy"] is not None]
+            [row["accuracy"] for row in runs_of(_NO_NORM, HIGHEST[_NO_NORM], arm) if row["accuracy"] is not None]
         )
 
     paper, clip = of(_PAPERS), of("clip")
     verdict: Verdict = "held" if paper.low > clip.high else "partly" if paper.value > clip.value else "not"
     return Finding(
         verdict,
-        f"Accuracy of recall without a norm at {_HIGHEST[_NO_NORM]:g}: {paper.text()} with the published schedule and "
+        f"Accuracy of recall without a norm at {HIGHEST[_NO_NORM]:g}: {paper.text()} with the published schedule and "
         "clipping, "
-        f"{clip.text()} with clipping, {of(_OURS).text()} with our default and clipping.",
+        f"{clip.text()} with clipping, {of(OUR_ARM).text()} with our default and clipping.",
     )
 
 
 def _overhead() -> Finding:
-    rows = json.loads((ROOT / _BENCH).read_text(encoding="utf-8"))["rows"]
+    rows = json.loads((ROOT / BENCH).read_text(encoding="utf-8"))["rows"]
     added = [row["KSS, paper"]["mean"] / row["Trainer"]["mean"] - 1 for row in rows]
     verdict: Verdict = "undecided" if max(added) - min(added) > 0.06 else "held" if max(added) <= 0.13 else "not"
     return Finding(
@@ -136,22 +137,24 @@ def _overhead() -> Finding:
 
 def _highest_rate() -> Finding:
     text, gains = [], []
-    for task in _HIGHEST:
+    for task in HIGHEST:
         best = {}
-        for arm in ("none", "clip", _PAPERS, _OURS):
+        for arm in ("none", "clip", _PAPERS, OUR_ARM):
             good = [
-                lr for lr in _rates(task) if (runs := _runs(task, lr, arm)) and sum(map(lost, runs)) < 0.2 * len(runs)
+                lr
+                for lr in rates_of(task)
+                if (runs := runs_of(task, lr, arm)) and sum(map(lost, runs)) < 0.2 * len(runs)
             ]
             best[arm] = max(good, default=0.0)
         gains.append(best[_PAPERS] > best["clip"])
-        text.append(f"{task} {best['none']:g}, {best['clip']:g}, {best[_PAPERS]:g}, {best[_OURS]:g}")
+        text.append(f"{task} {best['none']:g}, {best['clip']:g}, {best[_PAPERS]:g}, {best[OUR_ARM]:g}")
     verdict: Verdict = "held" if all(gains) else "partly" if any(gains) else "not"
     return Finding(
         verdict,
         "Highest learning rate at which fewer than 20% of the runs are lost, without control, with clipping, with the "
         "published schedule "
         "and clipping, with our default and clipping (none higher than "
-        f"{', '.join(f'{lr:g}' for lr in _HIGHEST.values())} was tried): "
+        f"{', '.join(f'{lr:g}' for lr in HIGHEST.values())} was tried): "
         f"{'; '.join(text)}.",
     )
 
@@ -196,7 +199,7 @@ RKSP = Paper(
         Claim(
             "Table 3, appendix E", "KSS costs about 11% of a step.", "decided if the networks differ by 6% of a step at "
             "most; held: at most 13% in each",
-            judge=_overhead, command="python scripts/bench/training.py", rows=(_BENCH,),
+            judge=_overhead, command="python scripts/bench/training.py", rows=(BENCH,),
         ),
         Claim(
             "Table 5", "KSS raises the highest stable learning rate by 1.6 to 2.5 times.",
@@ -220,105 +223,6 @@ RKSP = Paper(
             "held: on text and both ViTs it ends lower than clipping at one learning rate (95% interval), and at none "
             "higher or with more lost runs; partly: on one of the three",
             judge=tables.models, **reproduce("paper_models"),
-        ),
-    ),
-)  # fmt: skip
-
-
-def _our_rescue() -> Finding:
-    parts, better = [], 0
-    for task in _HIGHEST:
-        (mine, of), (clipped, _) = counts = _lost(task, _OURS), _lost(task, "clip")
-        p = fewer(*counts)
-        better += p < 0.05
-        parts.append(f"{task} {mine} and {clipped} of {of} (p = {p:.2g})")
-    verdict: Verdict = "held" if better == len(_HIGHEST) else "partly" if better else "not"
-    return Finding(verdict, f"Lost with it and with clipping alone, at the highest rate: {', '.join(parts)}.")
-
-
-def _our_loss() -> Finding:
-    parts, ends = [], []
-    for task in _HIGHEST:
-        best = []
-        for arm in (_OURS, "clip"):
-            points = [finals({row["seed"]: row for row in _runs(task, lr, arm)}) for lr in _rates(task)]
-            best.append(min((each for each in points if each), key=lambda each: mean(list(each.values())).value))
-        difference = paired(*best)
-        ends.append(difference)
-        parts.append(f"{task} {difference.value:+.3f} [{difference.low:.3f}, {difference.high:.3f}]")
-    held = all(one.high < 0.01 for one in ends)
-    verdict: Verdict = "held" if held else "partly" if any(one.high < 0.01 for one in ends) else "not"
-    return Finding(verdict, f"Final loss minus that of clipping, each at its best learning rate: {', '.join(parts)}.")
-
-
-def _our_cost() -> Finding:
-    rows = json.loads((ROOT / _BENCH).read_text(encoding="utf-8"))["rows"]
-    added = {row["d"]: row["KSS, default, paired"]["overhead"] for row in rows}
-    wide = [row["KSS, default, paired"]["overhead"] for row in rows if row["d"] >= 512]
-    small = ", ".join(f"{added[d]:.0%} at width {d}" for d in sorted(added) if d < 512)
-    verdict: Verdict = "held" if max(wide) <= 0.05 else "partly" if statistics.median(wide) <= 0.05 else "not"
-    return Finding(
-        verdict, f"{statistics.median(wide):.1%} in the median from width 512 on, at most {max(wide):.1%}; {small}."
-    )
-
-
-def _auto_harms() -> Finding:
-    harms = harms_of(rows_of("kss_families"))
-    verdicts = [harm.verdict for harm in harms.values()]
-    good = sum(one in ("equal", "harmless") for one in verdicts)
-    verdict: Verdict = "held" if good == len(harms) else "not" if "harmful" in verdicts else "partly"
-    (family, schedule, lr, _), worst = max(harms.items(), key=lambda item: item[1].minus_clipping.high)
-    acts = sum(harm.on > 0 for harm in harms.values())
-    return Finding(
-        verdict,
-        f"{good} of {len(harms)} cells (a family at a learning rate and with a schedule); KSS acts in {acts} of them. "
-        f"The highest end of an interval is {worst.minus_clipping.high:+.3f} ({family}, {schedule}, {lr:g}).",
-    )
-
-
-def _auto_rescues() -> Finding:
-    cells = {cell: harm for cell, harm in harms_of(rows_of("kss_families")).items() if harm.clip_lost >= 4}
-    kept = [fewer((harm.auto_lost, harm.on), (harm.clip_lost, harm.on)) < 0.05 for harm in cells.values()]
-    verdict: Verdict = "held" if kept and all(kept) else "partly" if any(kept) else "not"
-    text = "; ".join(
-        f"{family} at {lr:g} {harm.clip_lost} and {harm.auto_lost} of {harm.on}"
-        for (family, _, lr, _), harm in cells.items()
-    )
-    return Finding(
-        verdict, f'Lost with clipping and with `kss="auto"`, of the runs in which KSS acts: {text or "none"}.'
-    )
-
-
-OURS = Paper(
-    "Our default of KSS",
-    "It is not the paper's: it acts in every step, on the gradient at the states, by a one-sided penalty that keeps the "
-    "means",
-    (
-        Claim(
-            "kss_default", "It keeps runs that clipping loses.",
-            "held: fewer runs are lost on all three tasks (Fisher's exact test, p < .05); partly: on one or two",
-            judge=_our_rescue, **reproduce("kss_default"),
-        ),
-        Claim(
-            "kss_default", "It ends no worse than clipping.",
-            "held: the interval of the paired difference ends below .01 on all three tasks; partly: on one or two", judge=_our_loss,
-            **reproduce("kss_default"),
-        ),
-        Claim(
-            "kss_families", "`kss=\"auto\"` harms no family: the loss is no higher than with clipping.",
-            "held: in every cell KSS acts in no run, or the 95% interval of the paired difference ends below .01; not: it begins "
-            "at .01 or above in a cell",
-            judge=_auto_harms, **reproduce("kss_families"),
-        ),
-        Claim(
-            "kss_families", "`kss=\"auto\"` keeps runs that clipping loses.",
-            "held: in every cell in which clipping loses four runs or more fewer are lost (Fisher's exact test, p < .05); "
-            "partly: in one",
-            judge=_auto_rescues, **reproduce("kss_families"),
-        ),
-        Claim(
-            "cost", "It costs at most 5% of a step from width 512 on.", "held: at every size; partly: in the median",
-            judge=_our_cost, command="python scripts/bench/training.py", rows=(_BENCH,),
         ),
     ),
 )  # fmt: skip
