@@ -139,15 +139,15 @@ def test_bits_are_cut_towards_zero_and_the_gradient_passes():
     assert x.grad.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_growing_share_of_passages_is_shuffled():
-    ids = torch.arange(64 * 8).reshape(64, 8)
+def test_a_growing_share_of_passages_is_random_bytes():
+    ids = torch.full((64, 8), 7)
     fault = Corrupted({"ramp": 10}, begin=4)
     shares = []
-    for step in (3, 4, 9, 14):
+    for step in (3, 4, 11, 14):
         found, labels = fault.batch(step, ids, ids)
-        assert torch.equal(found, labels) and torch.equal(found.sort(-1).values, ids)  # the same tokens
+        assert torch.equal(found, labels) and 0 <= found.min() and found.max() < 256
         shares.append(float((found != ids).any(-1).double().mean()))
-    assert shares[:2] == [0, 0] and 0.3 < shares[2] < 0.7 and shares[3] == 1
+    assert shares[:2] == [0, 0] and 0.3 < shares[2] < 0.7 and shares[3] == 1  # .49 at step 11
     assert torch.equal(Corrupted({"ramp": 10}, math.inf).batch(100, ids, ids)[0], ids)
 
 
