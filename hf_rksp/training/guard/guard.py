@@ -9,25 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from hf_rksp.capture.attach import Attached
-from hf_rksp.capture.hvp import trainable
 from hf_rksp.config.guard import GuardConfig
 from hf_rksp.errors import InputError
 from hf_rksp.quantities import Quantity
-from hf_rksp.ranks import agreeing, current_ranks, from_main, sum_over_ranks, world_size
-from hf_rksp.training.gate import StepGate, deepspeed_broken, deepspeed_norm
+from hf_rksp.ranks import agreeing, current_ranks, from_main, sum_over_ranks
+from hf_rksp.training.gate import StepGate
+from hf_rksp.training.guard.allowed import check_marks, check_rungs
 from hf_rksp.training.guard.buffers import Buffers
 from hf_rksp.training.guard.health import Health, stretches_in
 from hf_rksp.training.guard.judge import Finding, Judge
 from hf_rksp.training.guard.ladder import Ladder
-from hf_rksp.training.guard.measured import Gradients, Measured, Sums, sums_of
-from hf_rksp.training.guard.numbers import Update, broken_numbers, gradient_numbers, per_rate
+from hf_rksp.training.guard.measured import Measured, Sums
+from hf_rksp.training.guard.numbers import broken_numbers
+from hf_rksp.training.guard.reader import StepReader
 from hf_rksp.training.guard.words import done_in_words, stop_text, with_weights
 from hf_rksp.training.host import Later, to_host
 from hf_rksp.training.monitors.base import Alarm, Intervention, Measuring, Reading, none
-from hf_rksp.training.preconditioner import device_rate, largest_rate
+from hf_rksp.training.preconditioner import largest_rate
 from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -72,14 +71,10 @@ class DivergenceGuard(Intervention):
         self._forget()
 
     def _forget(self) -> None:
-        self.judge, self.ladder = Judge(self.config), Ladder(self.config)
+        self.judge, self.ladder, self._reader = Judge(self.config), Ladder(self.config), StepReader()
         self.failing = self._left_out = self._scaled_away = self._calm = 0
         self._factor = 1.0
         self._said: dict[str, int] = {}
-        self._losses: list[tuple[Tensor, bool]] = []
-        self._gradients: Gradients | None = None
-        self._update: Tensor | None = None
-        self._rate: Tensor | float | None = None
         self._waiting: tuple[Sums, Later] | None = None
         self._events: list[Alarm] = []
         self._back: tuple[int, Path] | None = None
@@ -91,7 +86,6 @@ class DivergenceGuard(Intervention):
         """Look at what the model returns; what an earlier run has left is forgotten."""
         super().attach(watch)
         self._forget()
-        self._hooks = Attached()
 
     def begin(self, step: int) -> None:
         """See whether each rung can be taken in this run.
@@ -102,77 +96,19 @@ class DivergenceGuard(Intervention):
         writes = self.watch.writes if self.watch.writes is not None else current_ranks().rank == 0
         self.health = Health(self.watch.folder, self.config.healthy, writes)
         self.health.begin(step, self._stretches)
-        self._find_weights()
+        self._reader.begin(self.watch)
         self._buffers = Buffers(self.watch.model)
-        if not self.watch.says_losses:
-            self._hooks.after(self.watch.model, self._saw)
-        self._check_marks()
-        if not self.acts:
-            return
-        if not self.watch.acts:
-            raise self._refusal("RKSPCallback alone cannot act on a run; use RKSPTrainer, or pass 'warn'")
-        gate, chosen = self.watch.gate, self.config.chosen
-        if gate is None:
-            raise self._refusal("the optimizer is not known; pass it to TrainingRun as optimizer=")
-        if not gate.can_leave_out:
-            raise self._refusal(
-                "this optimizer moves the weights within the backward pass; pass another one, or 'warn'"
-            )
-        if "kss" in chosen and self.watch.kss_by_auto:
-            self.ladder.drop("kss")
-        elif "kss" in chosen and not self.watch.dormant:
-            raise self._refusal(
-                "KSS is on from the first step, so it cannot be switched on; pass kss='off', or leave kss out"
-                if self.watch.stacks
-                else "the model has no residual blocks, so there is no KSS to switch on; leave kss out"
-            )
-        if "rollback" in chosen and self.watch.rewind is None:
-            raise self._refusal("no checkpoint with moments is saved in this run; save some, or leave rollback out")
-        gate.factor = self._factor
-
-    def _find_weights(self) -> None:
-        """Not before the run begins, because FSDP2 puts other parameters in their place; and again if some are unfrozen."""
-        self._weights = trainable(self.watch.model)
-        self._moves = Update(self._weights)
-        self._parameters = list(self.watch.model.parameters())
-        self._trained = self._count_trained()
-
-    def _count_trained(self) -> int:
-        return sum(weight.requires_grad for weight in self._parameters)
-
-    def _check_marks(self) -> None:
-        """See whether checkpoints live long enough to be found healthy.
-
-        Raises:
-            InputError: they do not, and the guard may have to go back to one.
-        """
-        lives = self.watch.lives
-        if lives is None or lives >= self.config.healthy:
-            return
-        text = (
-            f"a checkpoint is deleted after {lives:g} steps (save_total_limit), and is healthy after {self.config.healthy} "
-            f"(guard_healthy); pass a larger save_total_limit, save less often, or pass guard_healthy={max(int(lives), 1)}"
-        )
-        if "rollback" in self.config.chosen:
-            raise self._refusal(text)
-        if current_ranks().rank == 0:
-            logger.info("No checkpoint will get a verdict: %s", text)
-
-    def _refusal(self, why: str) -> InputError:
-        return InputError(f"rungs={self.config.rungs!r}: {why}")
+        check_marks(self.config, self.watch)
+        if self.acts:
+            check_rungs(self.config, self.watch)
+            if self.watch.kss_by_auto:
+                self.ladder.drop("kss")
+            self._gate.factor = self._factor
 
     @property
     def _gate(self) -> StepGate:
         assert self.watch.gate is not None
         return self.watch.gate
-
-    def _saw(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-        if not (module.training and torch.is_grad_enabled()):
-            return
-        loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-        if isinstance(loss, Tensor) and loss.numel() == 1:
-            # With a number of labels the loss is a sum over that of all batches and processes: a share of the mean.
-            self._losses.append((loss.detach().reshape(()), kwargs.get("num_items_in_batch") is not None))
 
     def due(self, step: int, last_step: int) -> bool:
         """Every step."""
@@ -180,43 +116,25 @@ class DivergenceGuard(Intervention):
 
     def step_begin(self, step: int, main_process: bool) -> Measuring:
         """A step begins."""
-        self._losses, self._gradients = [], None
-        self.watch.losses.clear()
-        if self._trained != self._count_trained():
-            self._find_weights()
+        self._reader.step_begin()
         if self.acts:
             self._buffers.begin()
         return none()
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
         """Take the norm of the gradient. If the guard acts: judge the step, and do what its rung says."""
-        self._gradients, self._readings = self._read_gradients(), tuple(readings)
+        self._reader.gradients_ready()
+        self._readings = tuple(readings)
         if self.acts:
             self._buffers.passed()
             sums = self._sums(step, readings)
             if sums is not None:
                 self._act(sums.measured(to_host(sum_over_ranks(sums.values))[0]))
-        self._rate = device_rate(self.watch.optimizer, 1.0 if self.watch.gate is None else self.watch.gate.factor)
-        self._moves.begin()
-
-    def _read_gradients(self) -> Gradients | None:
-        gate = self.watch.gate
-        if gate is not None and gate.says_ready and (norm := deepspeed_norm(gate.deepspeed)) is not None:
-            # Every process has the whole norm. DeepSpeed has it in main memory, so looking at it waits for nothing.
-            broken = [] if norm.isfinite() else deepspeed_broken(self._weights)
-            squares = norm.reshape(1).square() / world_size()
-            return Gradients(torch.cat([squares, torch.ones(len(broken), dtype=torch.float64)]), broken)
-        numbers = gradient_numbers(self._weights)
-        if numbers is None:
-            return None
-        if gate is not None and (scale := gate.gradient_scale):
-            numbers[0] /= scale**2
-        return Gradients(numbers, list(self._weights))
+        self._reader.weights_move()
 
     def _sums(self, step: int, readings: Sequence[Reading]) -> Sums | None:
         alarms = [one for r in readings if r.monitor != self.name for one in r.alarms if one.what == "alarm"]
-        losses = [(loss, False) for loss in self.watch.losses] or self._losses
-        return sums_of(step, losses, self._gradients, self._update, len(alarms))
+        return self._reader.sums(step, len(alarms))
 
     def _findings(self, measured: Measured) -> list[Finding]:
         """What is wrong with a step; it is counted, and checkpoints get their marks."""
@@ -279,7 +197,7 @@ class DivergenceGuard(Intervention):
             waits: whether the run may only have moved to another level: then it is not stopped yet.
         """
         going_back = {"rollback"} if healthy is not None else set()
-        flags = to_host(sum_over_ranks(broken_numbers(self._weights, self._buffers.before()).sum()))[0]
+        flags = to_host(sum_over_ranks(broken_numbers(self._reader.weights, self._buffers.before()).sum()))[0]
         if float(flags):
             return frozenset(going_back | {"stop"})
         asleep = {"kss"} if any(part.dormant for part in self.watch.dormant) else set()
@@ -320,10 +238,11 @@ class DivergenceGuard(Intervention):
     def step_made(self) -> None:
         """The step was made or left out. Go back if that was decided."""
         gate = self.watch.gate
-        self._update = per_rate(self._moves.end(), self._rate)
+        self._reader.weights_moved()
         if gate is not None:
             gate.step_over()
-            self._update = None if gate.left_out else self._update
+            if gate.left_out:
+                self._reader.update = None
             self._scaled_away += gate.skipped_itself
         if self._back is not None:
             (to, folder), self._back = self._back, None
@@ -376,8 +295,8 @@ class DivergenceGuard(Intervention):
     def saved(self, step: int, folder: Path) -> None:
         """Mark the checkpoint: ill if a weight is not finite, else open until enough steps have come after it."""
         buffers = self._buffers.now()
-        flags = to_host(sum_over_ranks(broken_numbers(self._weights, buffers)))[0].tolist()
-        broken = [name for name, flag in zip([*self._weights, *buffers], flags, strict=True) if flag]
+        flags = to_host(sum_over_ranks(broken_numbers(self._reader.weights, buffers)))[0].tolist()
+        broken = [name for name, flag in zip([*self._reader.weights, *buffers], flags, strict=True) if flag]
         self.health.saved(folder, step, broken, len(self.watch.locked))
 
     def pop_logs(self) -> dict[str, float]:
@@ -388,7 +307,7 @@ class DivergenceGuard(Intervention):
 
     def state_dict(self) -> dict[str, Any]:
         """The past of the run, what was done and said, and the numbers of the last step, which are judged later."""
-        waiting, update = self._waiting, self._update
+        waiting, update = self._waiting, self._reader.update
         return {
             "waiting": None
             if waiting is None
@@ -430,7 +349,7 @@ class DivergenceGuard(Intervention):
             raise ValueError(f"factor {self._factor} on the learning rate")
         self._said = {str(rule): int(step) for rule, step in state["said"].items()}
         if self.acts:
-            self._update = (
+            self._reader.update = (
                 None if state["update"] is None else torch.tensor(float(state["update"]), dtype=torch.float64)
             )
         elif state["waiting"] is not None:
@@ -442,4 +361,4 @@ class DivergenceGuard(Intervention):
 
     def close(self) -> None:
         """Look no more."""
-        self._hooks.remove()
+        self._reader.close()
