@@ -8,10 +8,14 @@ sys.path.insert(0, str(ROOT))
 
 from hf_rksp.files import put_files  # noqa: E402
 from scripts.reproduce.evidence.alignment import ALIGNMENT  # noqa: E402
+from scripts.reproduce.evidence.claim import rows_of  # noqa: E402
 from scripts.reproduce.evidence.curvature import CURVATURE  # noqa: E402
 from scripts.reproduce.evidence.ours import OURS  # noqa: E402
 from scripts.reproduce.evidence.page import VERDICTS, figure, judge, markdown  # noqa: E402
 from scripts.reproduce.evidence.rksp import RKSP  # noqa: E402
+from scripts.reproduce.harness.config import section  # noqa: E402
+from scripts.reproduce.lead_time.figure import figure as who_warns_first  # noqa: E402
+from scripts.reproduce.lead_time.tables import fails, tunes  # noqa: E402
 
 PAPERS = (RKSP, ALIGNMENT, CURVATURE)
 FOLDER = ROOT / "zoo_reports" / "evidence"
@@ -20,7 +24,12 @@ FOLDER = ROOT / "zoo_reports" / "evidence"
 def files() -> dict[str, bytes]:
     """Name in the folder -> content."""
     judged, ours = judge(PAPERS), judge((OURS,))
-    return {"README.md": markdown(judged, ours).encode(), "figures/claims.svg": figure(judged).document().encode()}
+    made = {"README.md": markdown(judged, ours).encode(), "figures/claims.svg": figure(judged).document().encode()}
+    runs = rows_of("lead_time")
+    if any(map(tunes, runs)) and any(map(fails, runs)):
+        every = section(ROOT / "scripts/reproduce/lead_time").settings["every"]
+        made["figures/who_warns_first.svg"] = who_warns_first(runs, every).document().encode()
+    return made
 
 
 def main() -> int:

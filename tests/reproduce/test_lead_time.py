@@ -11,6 +11,7 @@ from scripts.reproduce.harness.config import section
 from scripts.reproduce.lead_time import experiment
 from scripts.reproduce.lead_time.events import failure
 from scripts.reproduce.lead_time.faults import WAYS, Corrupted, Moment, cut
+from scripts.reproduce.lead_time.figure import figure
 from scripts.reproduce.lead_time.rivals import RIVALS, SCALES, key
 from scripts.reproduce.lead_time.scores import DWELL, alarms_above, change, lasting, threshold
 from scripts.reproduce.lead_time.signals import SIGNALS, cusum, forms, packed, unpacked
@@ -160,6 +161,17 @@ def test_a_moment_that_forgets_ends_at_the_last_gradient():
         weight.grad = torch.full((1,), 2.0)
         optimizer.step()
     assert float(optimizer.state[weight]["exp_avg_sq"]) == pytest.approx(0.05 * 4, rel=0.01)
+
+
+def test_the_picture_has_the_lead_of_each_signal_and_way():
+    """The radius alone moves, 40 steps before the failure; no other signal warns."""
+    steady = {name: packed(np.full((2, 80), 1.0)) for name, one in SIGNALS.items() if one.monitor or one.key}
+    moving = packed(np.concatenate([np.full((2, 54), 1.0), np.full((2, 26), 9.0)], axis=1))
+    rows = [row(320, seed=seed, signals=steady | {"spectral radius": moving}) for seed in range(4)]
+    rows += [row(fault=False, seed=500 + seed, signals=steady) for seed in range(40)]
+    drawn = figure(rows, 5)
+    assert drawn.alt.count(": 4 of 4") == 2 and "spectral radius, level: 4 of 4" in drawn.alt
+    assert drawn.body.count(">40</text>") == 2
 
 
 def test_the_report_has_the_runs_that_it_needs_and_no_seed_twice():
