@@ -68,8 +68,8 @@ def _auto_rescues() -> Finding:
     kept = [fewer((harm.auto_lost, harm.on), (harm.clip_lost, harm.on)) < 0.05 for harm in cells.values()]
     verdict: Verdict = "held" if kept and all(kept) else "partly" if any(kept) else "not"
     text = "; ".join(
-        f"{family} at {lr:g} {harm.clip_lost} and {harm.auto_lost} of {harm.on}"
-        for (family, _, lr, _), harm in cells.items()
+        f"{family} ({schedule}) at {lr:g} {harm.clip_lost} and {harm.auto_lost} of {harm.on}"
+        for (family, schedule, lr, _), harm in cells.items()
     )
     return Finding(
         verdict, f'Lost with clipping and with `kss="auto"`, of the runs in which KSS acts: {text or "none"}.'
