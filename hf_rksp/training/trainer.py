@@ -170,7 +170,7 @@ class RKSPTrainerMixin(StepAndLoss):
                 self.rksp.kss_sleeps, self.rksp.kss_watches = sleeps is not None, watches is not None
                 self.rksp.resume(state)
                 self._waits = bool(self.rksp.kss or self.rksp.config or self.rksp.monitors or self.rksp.said)
-            self._begin()
+            self._reset_sums()
             if self._waits and (self._blocks or not needs_probe(self.model)):
                 self._waits = False
                 assert self.rksp is not None

@@ -43,9 +43,9 @@ class StepAndLoss(HealthyCheckpoints):
         self._waits = False
         #: What ends with the run.
         self._open = ExitStack()
-        self._begin()
+        self._reset_sums()
 
-    def _begin(self) -> None:
+    def _reset_sums(self) -> None:
         """A run begins: nothing is summed yet."""
         self._term_sum: Tensor | float = 0.0
         self._logged_step = 0

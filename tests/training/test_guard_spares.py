@@ -14,7 +14,7 @@ from hf_rksp.doctor.mark import read_mark
 from hf_rksp.errors import InputError, RunStoppedError
 from hf_rksp.history.read import read_history
 from hf_rksp.training.guard.numbers import Update, gradient_numbers
-from tests.training.common import gpt2, token_rows, trainer, weights
+from tests.training.common import gpt2, hooks, token_rows, trainer, weights
 from tests.training.test_alignment import batches
 from tests.training.test_guard_acts import ALONE, done, faulty, nan_at, run
 
@@ -379,6 +379,20 @@ def test_a_window_of_another_size_loses_the_past_alone(tmp_path, caplog):
     other._forget()
     other.load_state_dict(state)
     assert other.ladder.used["skip"] == 1 and "of another guard_window" in caplog.text
+
+
+def test_a_state_that_cannot_be_read_leaves_a_guard_that_goes_on(tmp_path):
+    guard, model = DivergenceGuard(GuardConfig("skip")), gpt2(0.0).train()
+    before = hooks(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with TrainingRun(model, tmp_path, 4, [guard], optimizer=optimizer) as watched:
+        with pytest.raises(KeyError):
+            guard.load_state_dict({})
+        for _ in range(2):
+            model(**batches(token_rows())[0]).loss.backward()
+            optimizer.step()
+            watched.step()
+    assert hooks(model) == before
 
 
 def test_weights_of_a_run_are_not_moved_by_a_step_over_its_old_mark(tmp_path):

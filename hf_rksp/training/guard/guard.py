@@ -68,10 +68,12 @@ class DivergenceGuard(Intervention):
         if not self.config.chosen:
             raise InputError("rungs='off': leave the guard out instead")
         self.acts = self.config.chosen != ("warn",)
+        self._reader = StepReader()
         self._forget()
 
     def _forget(self) -> None:
-        self.judge, self.ladder, self._reader = Judge(self.config), Ladder(self.config), StepReader()
+        self.judge, self.ladder = Judge(self.config), Ladder(self.config)
+        self._reader.forget()
         self.failing = self._left_out = self._scaled_away = self._calm = 0
         self._factor = 1.0
         self._said: dict[str, int] = {}
@@ -83,7 +85,7 @@ class DivergenceGuard(Intervention):
         self._stretches: dict[str, int | None] = {}
 
     def attach(self, watch: Watch) -> None:
-        """Look at what the model returns; what an earlier run has left is forgotten."""
+        """What an earlier run has left is forgotten."""
         super().attach(watch)
         self._forget()
 

@@ -29,11 +29,15 @@ class StepReader:
 
     def __init__(self) -> None:
         self.weights: dict[str, nn.Parameter] = {}
+        self._hooks = Attached()
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is known of any step."""
         self.update: Tensor | None = None
         self._losses: list[tuple[Tensor, bool]] = []
         self._gradients: Gradients | None = None
         self._rate: Tensor | float | None = None
-        self._hooks = Attached()
 
     def begin(self, watch: Watch) -> None:
         """A run begins: look at what the model returns, if nobody says the losses."""
