@@ -138,7 +138,7 @@ def lines(rows: Sequence[Row], every: int) -> Iterator[Line]:
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
     """How the runs ended, and what each signal says of them."""
     text = [*_ends(rows), ""]
-    if any(tunes(row) for row in rows) and any(row["signals"] for row in rows):
+    if any(map(tunes, rows)) and any(fails(row) and row["signals"] for row in rows):
         text += [_thresholds(rows), "", *_warnings([row for row in rows if row["signals"]], settings["every"]), ""]
     return "\n".join(text).rstrip() + "\n"
 
