@@ -15,7 +15,7 @@ from scripts.reproduce.evidence.page import VERDICTS, figure, judge, markdown  #
 from scripts.reproduce.evidence.rksp import RKSP  # noqa: E402
 from scripts.reproduce.harness.config import section  # noqa: E402
 from scripts.reproduce.lead_time.figure import figure as who_warns_first  # noqa: E402
-from scripts.reproduce.lead_time.tables import fails, tunes  # noqa: E402
+from scripts.reproduce.lead_time.tables import with_thresholds  # noqa: E402
 
 PAPERS = (RKSP, ALIGNMENT, CURVATURE)
 FOLDER = ROOT / "zoo_reports" / "evidence"
@@ -25,8 +25,7 @@ def files() -> dict[str, bytes]:
     """Name in the folder -> content."""
     judged, ours = judge(PAPERS), judge((OURS,))
     made = {"README.md": markdown(judged, ours).encode(), "figures/claims.svg": figure(judged).document().encode()}
-    runs = rows_of("lead_time")
-    if any(map(tunes, runs)) and any(map(fails, runs)):
+    if runs := with_thresholds(rows_of("lead_time")):
         every = section(ROOT / "scripts/reproduce/lead_time").settings["every"]
         made["figures/who_warns_first.svg"] = who_warns_first(runs, every).document().encode()
     return made

@@ -8,7 +8,7 @@ from scripts.reproduce.alarms.experiment import judged_runs, leads_of
 from scripts.reproduce.evidence.claim import NO_ROWS, ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
 from scripts.reproduce.harness.config import section
 from scripts.reproduce.lead_time.scores import FORMS
-from scripts.reproduce.lead_time.tables import Line, alarms, fails, line, tunes
+from scripts.reproduce.lead_time.tables import Line, alarms, line, with_thresholds
 
 
 def _early() -> Finding:
@@ -23,9 +23,9 @@ def _early() -> Finding:
 
 
 def _than_norms() -> Finding:
-    rows = rows_of("lead_time")
+    rows = with_thresholds(rows_of("lead_time"))
     every = section(ROOT / "scripts/reproduce/lead_time").settings["every"]
-    if not any(map(tunes, rows)) or not any(map(fails, rows)):
+    if not rows:
         return NO_ROWS
     signals = ("alignment: majority share", "gradient norm", "spectral norm")
     found = {signal: alarms(rows, signal, every) for signal in signals}

@@ -28,16 +28,14 @@ def figure(rows: Sequence[Row], every: int) -> Figure:
     monitor of the package the rule that it comes with.
 
     Args:
-        rows: with signals.
+        rows: of `tables.with_thresholds`.
         every: steps from one reading to the next.
     """
     found = list(lines(rows, every))
     ways = list(dict.fromkeys(row["way"] for row in rows if fails(row)))
     names: dict[str, list[Line]] = {}
     for one in found:
-        names.setdefault(one.name.rsplit(", ", 1)[0] if not one.name.startswith("hf_rksp") else one.name, []).append(
-            one
-        )
+        names.setdefault(one.name, []).append(one)
     block = (len(ways) + 1) * _CELL
     parts, said = [], []
     heads = ("level, or the tool's own threshold", "change, or a threshold chosen for 5% false alarms")
@@ -57,7 +55,7 @@ def figure(rows: Sequence[Row], every: int) -> Figure:
                 parts.append(_warned(left + column * _CELL, y, leads))
             parts.append(_false(left + len(ways) * _CELL, y, one.false))
             caught = sum(lead is not None for lead in one.leads.values())
-            said.append(f"{one.name}: {caught} of {len(one.leads)}, false {sum(one.false)} of {len(one.false)}")
+            said.append(f"{one.label}: {caught} of {len(one.leads)}, false {sum(one.false)} of {len(one.false)}")
     bottom = _TOP + len(names) * (_HEIGHT + 3) + 14
     parts += [text(_LABEL, bottom + 14 * place, line) for place, line in enumerate(_LEGEND)]
     return Figure(

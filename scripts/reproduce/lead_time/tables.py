@@ -59,6 +59,12 @@ def tunes(row: Row) -> bool:
     return healthy(row) and row["seed"] >= TUNING
 
 
+def with_thresholds(rows: Sequence[Row]) -> list[Row]:
+    """The watched runs, if failures are among them and healthy runs that set thresholds; else none."""
+    watched = [row for row in rows if row["signals"]]
+    return watched if any(map(tunes, watched)) and any(map(fails, watched)) else []
+
+
 def alarms_of_rival(rows: Sequence[Row], rival: str, tuned: bool) -> Alarms:
     """Of another tool: at its own threshold, or at the least multiple of it that few enough tuning runs are above.
 
@@ -96,22 +102,30 @@ class Line:
     """What one signal says, at one threshold.
 
     Attributes:
-        name: for the table.
+        name: of the signal, the monitor or the tool.
+        form: how it was judged; empty if there is one way.
         leads: place of a run that fails -> steps from the first warning to the failure, ``None`` without a warning.
         false: of the healthy reported runs, whether there is an alarm.
         early: of the reported runs with a fault, whether there is an alarm before it.
     """
 
     name: str
+    form: str
     leads: dict[int, int | None]
     false: list[bool]
     early: list[bool]
 
+    @property
+    def label(self) -> str:
+        """Name and form."""
+        return f"{self.name}, {self.form}" if self.form else self.name
 
-def line(name: str, rows: Sequence[Row], found: Alarms, every: int) -> Line:
+
+def line(name: str, rows: Sequence[Row], found: Alarms, every: int, form: str = "") -> Line:
     """Judge the alarms of a signal."""
     return Line(
         name,
+        form,
         {place: lead(row, found[place], every) for place, row in enumerate(rows) if fails(row)},
         [bool(steps) for steps, row in zip(found, rows, strict=True) if healthy(row) and not tunes(row)],
         [
@@ -126,20 +140,20 @@ def lines(rows: Sequence[Row], every: int) -> Iterator[Line]:
     """Every signal in both forms, then the rules that come with the monitors, then the other tools."""
     for signal in SIGNALS:
         for form, found in alarms(rows, signal, every).items():
-            yield line(f"{signal}, {form}", rows, found, every)
+            yield line(signal, rows, found, every, form)
     for monitor in _MONITORS:
         found = [[step for step, by, _ in row["alarms"] if by == monitor] for row in rows]
         yield line(f"hf_rksp, rule of the {monitor} monitor", rows, found, every)
     for rival in RIVALS:
         for kind, tuned in (("its own threshold", False), ("threshold chosen as above", True)):
-            yield line(f"{rival}, {kind}", rows, alarms_of_rival(rows, rival, tuned), every)
+            yield line(rival, rows, alarms_of_rival(rows, rival, tuned), every, kind)
 
 
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
     """How the runs ended, and what each signal says of them."""
     text = [*_ends(rows), ""]
-    if any(map(tunes, rows)) and any(fails(row) and row["signals"] for row in rows):
-        text += [_thresholds(rows), "", *_warnings([row for row in rows if row["signals"]], settings["every"]), ""]
+    if judged := with_thresholds(rows):
+        text += [_thresholds(rows), "", *_warnings(judged, settings["every"]), ""]
     return "\n".join(text).rstrip() + "\n"
 
 
@@ -178,7 +192,7 @@ def _warnings(rows: list[Row], every: int) -> list[str]:
         by_way = ([value for place, value in one.leads.items() if rows[place]["way"] == way] for way in ways)
         cells.append(
             [
-                one.name, share(sum(one.false), len(one.false)).text(2), f"{sum(one.early)} of {len(one.early)}",
+                one.label, share(sum(one.false), len(one.false)).text(2), f"{sum(one.early)} of {len(one.early)}",
                 f"{len(caught)} of {len(one.leads)}", *(_cell(leads, rows[0]["planned"]) for leads in by_way),
                 str(sum(value is not None and value == best[place] for place, value in one.leads.items())),
             ]
