@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
+# Test files run side by side in this many processes.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 # What comes with torch and depends on the machine.
 TORCH_OWN := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime \
 	nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
@@ -36,12 +39,12 @@ demo: $(VENV)/.demo
 
 # DeepSpeed compiles its communication at first use, with ninja from PATH.
 test: $(VENV)/.dev
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
+	PATH="$(abspath $(BIN)):$$PATH" $(PYTEST)
 
 # Tests that depend on rounding, with the rounding of a processor without wide vectors: torch without vector instructions, and MKL
 # limited to AVX2. Set here alone, so that `make test` runs as users run it.
 test-portable: $(VENV)/.dev
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=AVX2 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --durations=5 \
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=AVX2 PATH="$(abspath $(BIN)):$$PATH" $(PYTEST) --durations=5 \
 		tests/unit tests/oracle tests/invariance tests/training tests/distributed \
 		--ignore-glob='*/test_report_*' --ignore=tests/distributed/test_launchers.py
 
