@@ -180,6 +180,7 @@ def as_json(found: Forecast, lr: float | None) -> dict[str, Any]:
         "p_lost": None if lr is None else prediction.p_lost(lr),
         "p_lost_interval": None if lr is None else prediction.interval(lr),
         "lr_max": prediction.rate_at(),
+        "names_rate": prediction.names_rate,
         "lr_half": prediction.threshold,
         "curve": _curve(prediction),
         "status": prediction.status,
@@ -209,7 +210,7 @@ def _curve(prediction: Prediction) -> list[list[float]]:
 
 def answer(found: Forecast, lr: float | None) -> str:
     """The short answer."""
-    from hf_rksp.risk.calibrated import NO_ANSWER, effect, percent, shipped, undecided
+    from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, effect, percent, shipped, undecided
 
     prediction, plan = found.prediction, found.plan
     title = found.model.get("name") or found.model.get("class")
@@ -224,6 +225,8 @@ def answer(found: Forecast, lr: float | None) -> str:
         lines.append(f"P(lost) at learning rate {lr:g}: {percent(p)} (90% interval {percent(low)} to {percent(high)})")
         if undecided((low, high)):
             lines.append(f"  {NO_ANSWER}")
+    if not prediction.names_rate:
+        lines.append(NO_RATE)
     lines.append(f"highest learning rate with P(lost) below 5%: {prediction.rate_at():.2g}")
     lines.append(f"learning rate with P(lost) = 50%: {prediction.threshold:.2g}")
     lines.append("what decided it, compared with the mean of the runs behind the model:")

@@ -79,6 +79,17 @@ def undecided(interval: Sequence[float]) -> bool:
 
 #: What to say then.
 NO_ANSWER = "The interval is too wide to decide anything: this run is too far from the runs behind the model."
+#: What to say if `names_rate` is false.
+NO_RATE = "No safe learning rate can be named: this run is too far from the runs behind the model."
+
+
+def names_rate(curve: Sequence[Sequence[float]]) -> bool:
+    """Whether P(lost) is known well enough around 50% to name a safe learning rate.
+
+    Args:
+        curve: learning rate, probability and the ends of its interval; the interval is widest where the probability is 50%.
+    """
+    return bool(curve) and not any(undecided(point[2:]) for point in curve)
 
 
 def effect(factor: float) -> str:
@@ -130,6 +141,13 @@ class Prediction:
         if self.threshold is None:
             return None
         return float(self.threshold * 2 ** (float(ndtri(p)) * math.hypot(self.spread, self._widening)))
+
+    @property
+    def names_rate(self) -> bool:
+        """See `names_rate`."""
+        return self.threshold is not None and names_rate(
+            [[self.threshold, 0.5, *(self.interval(self.threshold) or (0.0, 1.0))]]
+        )
 
     @property
     def _widening(self) -> float:

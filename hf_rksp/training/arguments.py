@@ -73,7 +73,7 @@ _ALIGNMENT = _fields_of("alignment_", {"": AlignmentConfig})
 _ATTENTION = _fields_of("attention_", {"": AttentionConfig})
 _CURVATURE = _fields_of("curvature_", {"": CurvatureConfig})
 _DEPTH = _fields_of("depth_warmup_", {"": DepthWarmupConfig})
-_GUARD = {name: one for name, one in _fields_of("guard_", {"": GuardConfig}).items() if name != "rungs"}
+_GUARD = {name: one for name, one in _fields_of("guard_", {"": GuardConfig}).items() if name != "actions"}
 
 
 # The methods stand before TrainingArguments; the type checker has to know what those have.
@@ -143,7 +143,7 @@ class ArgumentMethods(_Host):
             InputError: a value that the guard cannot have; the message names the argument.
         """
         config: GuardConfig = self._made(
-            "guard_", GuardConfig, _GUARD, rungs="warn" if self.guard is None else self.guard
+            "guard_", GuardConfig, _GUARD, actions="warn" if self.guard is None else self.guard
         )
         return config if config.chosen else None
 

@@ -21,7 +21,7 @@ from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError, first_line
 from hf_rksp.profile.directions import unwrapped
 from hf_rksp.ranks import from_main, world_size
-from hf_rksp.risk.calibrated import NO_ANSWER, SAFE, percent, undecided
+from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, SAFE, percent, undecided
 from hf_rksp.risk.plan import SCHEDULES, Objective, Plan
 from hf_rksp.training.first_batches import as_before, first_batches
 
@@ -126,6 +126,7 @@ def sentence(found: Forecast, lr: float, kss: bool = False) -> Said:
         "p_lost": p,
         "p_lost_interval": list(interval) if interval else None,
         "lr_max": safe,
+        "names_rate": prediction.names_rate,
         "reasons": list(prediction.reasons),
         "features": dict(found.numbers),
         "plan": found.plan.as_dict(),
@@ -144,9 +145,8 @@ def sentence(found: Forecast, lr: float, kss: bool = False) -> Said:
         said = Said(p, f"P(lost) at learning rate {lr:g} is {p:.0%} ({low} to {high}). {NO_ANSWER}", values)
     else:
         more = " (extrapolated)" if prediction.status == "extrapolated" else ""
-        said = Said(
-            p, f"P(lost) at learning rate {lr:g} is {p:.0%}{more}; it is below {SAFE:.0%} up to {safe:.2g}.", values
-        )
+        limit = f"It is below {SAFE:.0%} up to {safe:.2g}." if prediction.names_rate else NO_RATE
+        said = Said(p, f"P(lost) at learning rate {lr:g} is {p:.0%}{more}. {limit}", values)
     return with_kss(said) if kss else said
 
 

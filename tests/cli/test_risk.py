@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from hf_rksp.cli import exit_codes, main
-from hf_rksp.forecast import _masked
+from hf_rksp.cli import risk as cli_risk
+from hf_rksp.forecast import Forecast, _masked
+from hf_rksp.report.risk.page import sentences
+from hf_rksp.risk.calibrated import NO_RATE, Prediction, names_rate
+from hf_rksp.risk.plan import Plan
 
 from .conftest import TINY
 
@@ -48,6 +52,17 @@ def test_find_lr_and_the_exit_code_for_ci(rksp):
     assert code == 0 and "highest learning rate with P(lost) below 5%" in out and "P(lost) at" not in out
     code, out, _ = rksp("risk", *SMALL, "--lr", "50", "--fail-above", "0.2")
     assert code == exit_codes.LIKELY_LOST == 4 and "above 99%" in out
+
+
+def test_a_rate_that_is_not_known_is_no_recommendation(answer):
+    data, _ = answer
+    wide = [[rate, p, 0.0, 1.0] for rate, p, *_ in data["curve"]]
+    assert NO_RATE not in sentences(data) and data["names_rate"]
+    assert sentences(data | {"curve": wide})[-1] == NO_RATE
+    for uncertainty, said in ((0.5, False), (2.0, True)):
+        found = Forecast({}, Plan(), None, {}, Prediction("extrapolated", (), 1e-3, 1.0, uncertainty, ()))
+        assert (NO_RATE in cli_risk.answer(found, None)) == said
+        assert names_rate(cli_risk.as_json(found, None)["curve"]) == cli_risk.as_json(found, None)["names_rate"] != said
 
 
 def test_what_no_run_tells_is_said_before_anything_is_measured(rksp, monkeypatch):

@@ -130,7 +130,7 @@ def test_one_gradient_that_is_not_finite_is_enough(tmp_path):
 
 
 def test_a_healthy_run_is_that_of_a_plain_trainer(tmp_path):
-    """Guarded with every rung; the same weights to the bit, with dropout."""
+    """Guarded with every action; the same weights to the bit, with dropout."""
     guarded = gpt2()
     run(tmp_path / "a", guarded, "warn+skip+cut+rollback+stop", save_strategy="steps", save_steps=4)
     plain = gpt2()

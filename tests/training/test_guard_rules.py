@@ -1,4 +1,4 @@
-"""What the guard takes for a failing step, and which rung it takes: no training here."""
+"""What the guard takes for a failing step, and which action it takes: no training here."""
 
 import json
 import math
@@ -110,31 +110,31 @@ def test_state_goes_on():
         Judge(GuardConfig(window=32)).load_state_dict(one.state_dict())
 
 
-def rungs(ladder, steps, possible=None):
+def actions(ladder, steps, possible=None):
     return [ladder.take(step, possible) for step in steps]
 
 
 def test_the_ladder():
-    assert rungs(Ladder(GuardConfig("off")), [1, 2]) == [None, None]
-    assert rungs(Ladder(GuardConfig("warn")), [1, 2]) == ["warn", "warn"]
-    assert rungs(Ladder(GuardConfig("skip", skips=2)), [1, 2, 3]) == ["skip", "skip", "stop"]
+    assert actions(Ladder(GuardConfig("off")), [1, 2]) == [None, None]
+    assert actions(Ladder(GuardConfig("warn")), [1, 2]) == ["warn", "warn"]
+    assert actions(Ladder(GuardConfig("skip", skips=2)), [1, 2, 3]) == ["skip", "skip", "stop"]
     everything = GuardConfig("warn+skip+cut+kss+rollback+stop", skips=2, cuts=2, rollbacks=1)
-    assert rungs(Ladder(everything), range(6)) == ["skip", "skip", "cut", "kss", "rollback", "stop"]
-    assert rungs(Ladder(everything), [0, 100, 200, 300, 400]) == ["skip", "skip", "cut", "cut", "kss"], (
+    assert actions(Ladder(everything), range(6)) == ["skip", "skip", "cut", "kss", "rollback", "stop"]
+    assert actions(Ladder(everything), [0, 100, 200, 300, 400]) == ["skip", "skip", "cut", "cut", "kss"], (
         "calm between them"
     )
 
 
 def test_a_rung_that_cannot_be_taken_is_left_out():
     config = GuardConfig("skip+rollback", skips=1)
-    assert rungs(Ladder(config), [1, 2], frozenset({"skip", "rollback"})) == ["skip", "rollback"]
-    assert rungs(Ladder(config), [1, 2], frozenset({"skip", "stop"})) == ["skip", "stop"], "no checkpoint is healthy"
-    assert rungs(Ladder(config), [1, 2], frozenset({"skip"})) == ["skip", None], "and it is too early to stop"
+    assert actions(Ladder(config), [1, 2], frozenset({"skip", "rollback"})) == ["skip", "rollback"]
+    assert actions(Ladder(config), [1, 2], frozenset({"skip", "stop"})) == ["skip", "stop"], "no checkpoint is healthy"
+    assert actions(Ladder(config), [1, 2], frozenset({"skip"})) == ["skip", None], "and it is too early to stop"
 
 
 def test_the_ladder_goes_on_where_it_was():
     one, other = (Ladder(GuardConfig("skip+cut", skips=2)) for _ in range(2))
-    rungs(one, [1, 2])
+    actions(one, [1, 2])
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
     assert other.used == one.used and other.take(3) == one.take(3) == "cut"
 
@@ -142,10 +142,10 @@ def test_the_ladder_goes_on_where_it_was():
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
-        ({"rungs": "jump"}, "rungs"),
-        ({"rungs": "skip+skip"}, "rungs"),
-        ({"rungs": ""}, "rungs"),
-        ({"rungs": 3}, "rungs"),
+        ({"actions": "jump"}, "actions"),
+        ({"actions": "skip+skip"}, "actions"),
+        ({"actions": ""}, "actions"),
+        ({"actions": 3}, "actions"),
         ({"loss": 0}, "loss"),
         ({"norm": math.nan}, "norm"),
         ({"patience": 0}, "patience"),

@@ -13,7 +13,7 @@ from hf_rksp import RKSPTrainer
 from hf_rksp.errors import InputError
 from hf_rksp.forecast import Forecast
 from hf_rksp.history.read import read_history
-from hf_rksp.risk.calibrated import NO_ANSWER, Prediction
+from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, Prediction
 from hf_rksp.risk.plan import Plan
 from hf_rksp.training import before
 from hf_rksp.training.before import Said, act, sentence
@@ -73,6 +73,16 @@ def test_a_sentence_says_that_the_interval_decides_nothing():
     said = sentence(found, 0.0006)
     assert not said.decides and NO_ANSWER in said.text and "(below 1% to above 99%)" in said.text
     assert sentence(Forecast({}, Plan(), None, {}, dataclasses.replace(prediction, uncertainty=0.5)), 0.0006).decides
+
+
+def test_no_safe_rate_is_named_if_the_curve_is_not_known():
+    """Far above the curve a probability is certain, and the learning rate at which it is 5% is not."""
+    unknown = Prediction("extrapolated", ("width: 768",), 0.0005, 1.0, 1.2, ())
+    said = sentence(Forecast({}, Plan(), None, {}, unknown), 0.05)
+    assert said.decides and said.text.endswith(NO_RATE) and "it is below" not in said.text.lower()
+    known = sentence(Forecast({}, Plan(), None, {}, dataclasses.replace(unknown, uncertainty=0.8)), 0.05)
+    assert "It is below 5% up to" in known.text and NO_RATE not in known.text
+    assert not said.values["names_rate"] and known.values["names_rate"]
 
 
 def test_without_monitor_and_kss_the_forecast_still_has_a_history(tmp_path):

@@ -11,7 +11,7 @@ from hf_rksp.report.kit import html
 from hf_rksp.report.kit.html import Panel
 from hf_rksp.report.kit.text import line
 from hf_rksp.report.risk import curve
-from hf_rksp.risk.calibrated import NO_ANSWER, effect, percent, undecided
+from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, effect, names_rate, percent, undecided
 
 
 def render_risk(data: Mapping[str, Any]) -> str:
@@ -66,6 +66,8 @@ def sentences(data: Mapping[str, Any]) -> list[str]:
     found.append(
         f"The probability is below 5% up to a learning rate of {data['lr_max']:.2g}. It is 50% at {data['lr_half']:.2g}."
     )
+    if not names_rate(data.get("curve") or ()):
+        found.append(NO_RATE)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Whether the rungs of a guard can be taken in a run; asked before its first step."""
+"""Whether the actions of a guard can be taken in a run; asked before its first step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_marks(config: GuardConfig, watch: Watch) -> None:
 
 
 def check_rungs(config: GuardConfig, watch: Watch) -> None:
-    """See whether a guard that acts can take each of its rungs.
+    """See whether a guard that acts can take each of its actions.
 
     Raises:
         InputError: one cannot be taken; the message says why.
@@ -55,4 +55,4 @@ def check_rungs(config: GuardConfig, watch: Watch) -> None:
 
 
 def _refusal(config: GuardConfig, why: str) -> InputError:
-    return InputError(f"rungs={config.rungs!r}: {why}")
+    return InputError(f"actions={config.actions!r}: {why}")

@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 
 
 class DivergenceGuard(Intervention):
-    """Judges loss, gradient norm and update norm of every step, and does about a failing one what its rungs say.
+    """Judges loss, gradient norm and update norm of every step, and does about a failing one what its actions say.
 
     By default it warns: the numbers of a step are read one step later, when they are there, and no step waits for the device. With
-    any other rung every step is judged when its gradients are there and before the weights move, which waits once per step. A step
-    that fails is then left out, whatever the rung. All processes judge the same sums, so they do the same.
+    any other action every step is judged when its gradients are there and before the weights move, which waits once per step. A step
+    that fails is then left out, whatever the action. All processes judge the same sums, so they do the same.
 
     The loss is that of the task, as the mean over the batches of a step and over the processes, before anything filters it. The
     gradient norm is that before clipping with `RKSPTrainer`, under DeepSpeed, and in a loop of your own that calls
@@ -49,10 +49,10 @@ class DivergenceGuard(Intervention):
 
     Attributes:
         failing: steps that have failed so far.
-        ladder: how often each rung was taken.
+        ladder: how often each action was taken.
 
     Raises:
-        InputError: (when the run begins) a rung that cannot be taken in this run; the message says why.
+        InputError: (when the run begins) an action that cannot be taken in this run; the message says why.
     """
 
     name = "guard"
@@ -66,7 +66,7 @@ class DivergenceGuard(Intervention):
     def __init__(self, config: GuardConfig | None = None) -> None:
         self.config = config or GuardConfig()
         if not self.config.chosen:
-            raise InputError("rungs='off': leave the guard out instead")
+            raise InputError("actions='off': leave the guard out instead")
         self.acts = self.config.chosen != ("warn",)
         self._reader = StepReader()
         self._forget()
@@ -90,7 +90,7 @@ class DivergenceGuard(Intervention):
         self._forget()
 
     def begin(self, step: int) -> None:
-        """See whether each rung can be taken in this run.
+        """See whether each action can be taken in this run.
 
         Raises:
             InputError: one cannot.
@@ -124,7 +124,7 @@ class DivergenceGuard(Intervention):
         return none()
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
-        """Take the norm of the gradient. If the guard acts: judge the step, and do what its rung says."""
+        """Take the norm of the gradient. If the guard acts: judge the step, and do what its action says."""
         self._reader.gradients_ready()
         self._readings = tuple(readings)
         if self.acts:
@@ -158,27 +158,27 @@ class DivergenceGuard(Intervention):
             return
         self._calm = 0
         healthy = self._last_healthy(step)
-        rung = self.ladder.take(step, self._possible(healthy, all(one.waits for one in found)))
+        action = self.ladder.take(step, self._possible(healthy, all(one.waits for one in found)))
         self._events += self._alarms(measured, found)
-        if rung is None:  # what is left would be to stop, and the run may only have moved to another level
+        if action is None:  # what is left would be to stop, and the run may only have moved to another level
             return
         self._gate.leave_out()
         self._buffers.restore()
         self._left_out += 1
         texts = [with_weights(one.text, one.rule, measured.broken) for one in found]
         used, out = self.ladder.used, f"Step {step} is left out"
-        if rung == "skip":
+        if action == "skip":
             self._did(step, "left out", f"{out} ({used['skip']} of {self.config.skips}). {texts[0]}")
-        elif rung == "cut":
+        elif action == "cut":
             self._set_factor(self._factor * self.config.cut)
             self._did(
                 step, "rate cut", f"{out}, and the learning rate is cut to {self._factor:.3g} of its value. {texts[0]}"
             )
-        elif rung == "kss":
+        elif action == "kss":
             for part in self.watch.dormant:
                 part.dormant = False
             self._did(step, "KSS on", f"{out}, and KSS is switched on. {texts[0]}")
-        elif rung == "rollback":
+        elif action == "rollback":
             assert healthy is not None
             self._back = healthy
             where = (
@@ -192,7 +192,7 @@ class DivergenceGuard(Intervention):
             self.health.stopped(step)
 
     def _possible(self, healthy: tuple[int, Path] | None, waits: bool) -> frozenset[str]:
-        """The rungs that can help now. If the weights themselves are broken, only going back does.
+        """The actions that can help now. If the weights themselves are broken, only going back does.
 
         Args:
             healthy: the last healthy checkpoint.

@@ -60,6 +60,8 @@ def done_in_words(used: dict[str, int]) -> str:
         "rollback": ("gone back to a healthy checkpoint", "gone back to a healthy checkpoint {} times"),
     }
     said = [
-        one if used[rung] == 1 else many.format(used[rung]) for rung, (one, many) in forms.items() if used.get(rung)
+        one if used[action] == 1 else many.format(used[action])
+        for action, (one, many) in forms.items()
+        if used.get(action)
     ]
     return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)

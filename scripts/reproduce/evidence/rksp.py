@@ -17,7 +17,7 @@ from scripts.reproduce.risk.dataset import case_of
 from scripts.reproduce.risk.figures import pooled
 
 BENCH = "scripts/bench/training.json"
-_ZOO = {"command": "rksp zoo render zoo_reports", "rows": ("zoo_reports/README.md", "zoo_reports/comparison.md")}
+_ZOO = {"command": "rksp zoo render", "rows": ("zoo_reports/README.md", "zoo_reports/comparison.md")}
 #: Of `kss_default`, by task: the learning rate that is 2.5 times the highest at which no tuning run without control is lost.
 HIGHEST = {"recall": 0.0025, "text-preln": 0.005, "text-rmsnorm": 0.02}
 #: The task without a norm, which is the paper's.
