@@ -42,7 +42,7 @@ class RKSPTrainerMixin(StepAndLoss):
         probe: batches for the monitor, with ``spectrum_data="probe"``.
         blocks: path(s) of the list(s) of residual blocks.
         risk: "off", "warn" or "stop", ``None`` for that of the arguments; see `hf_rksp.training.before`.
-        guard: settings of the guard, or its actions such as "skip+rollback"; ``None`` for those of the arguments; ``False`` for none.
+        guard: settings of the guard, or its actions ("skip+rollback"); ``None`` for those of the arguments; ``False`` for none.
             A `DivergenceGuard` among the monitors of an `RKSPCallback` takes its place.
 
     Attributes:

@@ -36,8 +36,8 @@ class DivergenceGuard(Intervention):
     """Judges loss, gradient norm and update norm of every step, and does about a failing one what its actions say.
 
     By default it warns: the numbers of a step are read one step later, when they are there, and no step waits for the device. With
-    any other action every step is judged when its gradients are there and before the weights move, which waits once per step. A step
-    that fails is then left out, whatever the action. All processes judge the same sums, so they do the same.
+    any other action every step is judged when its gradients are there and before the weights move, which waits once per step. A
+    step that fails is then left out, whatever the action. All processes judge the same sums, so they do the same.
 
     The loss is that of the task, as the mean over the batches of a step and over the processes, before anything filters it. The
     gradient norm is that before clipping with `RKSPTrainer`, under DeepSpeed, and in a loop of your own that calls
