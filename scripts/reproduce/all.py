@@ -68,8 +68,12 @@ def status(found: list[Progress]) -> str:
     return "\n".join([*table(heads, lines), "", f"{spent:.1f} machine hours spent in all"])
 
 
+#: Exit status after Ctrl-C.
+_INTERRUPTED = 130
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0, or that of the first section that did not end with 0."""
+    """Exit status: the largest one of the sections; one that fails does not keep the others from running."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--status", action="store_true", help="print how far every section is, and run nothing")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="jobs at a time, one thread each")
@@ -79,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.status:
         print(status(found))
         return 0
-    left = args.budget
+    left, worst = args.budget, 0
     for state in found:
         if rate(state) == 0:
             continue
@@ -88,12 +92,14 @@ def main(argv: list[str] | None = None) -> int:
         name = ["--section", state.section.name, "--workers", str(args.workers)]
         limit = [] if math.isinf(most) else ["--budget", str(most)]
         print(f"{state.section.folder.name} {state.section.name}", flush=True)
-        if code := run_section([state.section.folder.name, *name, *limit]):
+        code = run_section([state.section.folder.name, *name, *limit])
+        if code == _INTERRUPTED:
             return code
+        worst = max(worst, code)
         left -= progress(section(state.section.folder, state.section.name)).hours_spent() - before
         if left <= 0:
             break
-    return 0
+    return worst
 
 
 if __name__ == "__main__":  # worker processes import this file under another name

@@ -9,11 +9,12 @@ from torch import nn
 from hf_rksp import KSSConfig
 from hf_rksp.spectral.penalties import shaping_penalty
 from scripts.reproduce.architecture_warmup.attention import written_out
+from scripts.reproduce.evidence.tables import beats
 from scripts.reproduce.kss_default.tasks import TASKS
 from scripts.reproduce.paper_methods.methods import clip_queries_and_keys, optimizer_of, prepare
 from scripts.reproduce.paper_methods.penalties import PENALTIES
 from scripts.reproduce.paper_methods.tables import settings_of, tables
-from scripts.reproduce.paper_methods.train import Run
+from scripts.reproduce.paper_methods.train import Run, train
 
 
 def network(method):
@@ -122,7 +123,13 @@ def test_the_jacobian_penalty_of_a_block_that_adds_nothing_is_zero():
 
 
 def test_a_learning_rate_is_a_setting_and_plain_runs_with_another_limit_stand_in_it():
-    row = {"lost_by_loss": None, "lost_by_gradient": None, "loss": 1.0, "accuracy": 0.5, "near_unit_mass": [0.5, 0.6]}
+    row = {
+        "lost_by_loss": None,
+        "lost_by_gradient": None,
+        "loss": 1.0,
+        "accuracy": 0.5,
+        "near_unit_mass": [0.5, 0.6, 0.7],
+    }
     rows = [
         row | {"method": method, "lr": lr, "clip": clip, "seed": seed}
         for method, lr, clip in (
@@ -135,6 +142,39 @@ def test_a_learning_rate_is_a_setting_and_plain_runs_with_another_limit_stand_in
     assert (first.name, list(first.runs)) == ("0.002 without clipping", ["plain", "LAMB", "clipping at 1.0"])
     assert (second.name, list(second.runs)) == ("0.004 with clipping at 1", ["plain", "LAMB", "clipping at 0.5"])
     assert tables(rows, {}).count("| 0 of 2 |") == 6
+
+
+def outcome(method, lr, seed, lost=False, loss=1.0):
+    return {
+        "method": method, "lr": lr, "clip": 1.0, "seed": seed, "lost_by_loss": 40 if lost else None, "lost_by_gradient": None,
+        "loss": None if lost else loss, "accuracy": None if lost else 0.5, "near_unit_mass": [0.5, None, 0.6], "skipped": 0,
+    }  # fmt: skip
+
+
+def test_an_optimizer_with_kss_stands_beside_the_one_without_at_its_own_rate():
+    rows = [outcome("LAMB", lr, seed, lost=lr > 0.02) for lr in (0.016, 0.025) for seed in range(4)]
+    rows += [outcome("KSS, paper .15 + LAMB", 0.025, seed) for seed in range(4)]
+    rows += [outcome("Lion", 1e-5, seed, loss=2.77) for seed in range(4)]
+    lines = [line.split(" | ") for line in tables(rows, {}).splitlines()[2:]]
+    found = {(line[0].strip("| "), line[2]): line for line in lines}
+    assert found["KSS, paper .15 + LAMB", "0.025"][6] == "0.029"  # two of the 70 ways
+    assert found["LAMB", "0.025"][6] == "-" and found["LAMB", "0.025"][3] == "4 of 4"
+    assert found["Lion", "1e-05"][3] == "0 of 4" and found["Lion", "1e-05"][5] == "4", "kept, and nothing learnt"
+
+
+def test_a_method_that_learns_nothing_beats_none():
+    lost = {seed: outcome("plain", 0.003, seed, lost=seed < 20) for seed in range(24)}
+    good = {seed: outcome("KSS, paper .15", 0.003, seed) for seed in range(24)}
+    idle = {seed: outcome("Lion", 0.003, seed, loss=2.77) for seed in range(24)}
+    assert beats(good, lost) and not beats(idle, lost) and not beats(good, idle) and not beats(good, good)
+
+
+def test_a_row_has_the_mass_at_first_early_and_before_the_loss():
+    lost = train({}, 0.05, None, 0, 40)
+    assert lost["lost_by_loss"] is not None or lost["lost_by_gradient"] is not None
+    kept = train({}, 1e-4, 1.0, 0, 27)
+    assert all(0 <= mass <= 1 for mass in kept["near_unit_mass"]) and len(kept["near_unit_mass"]) == 3
+    assert len(lost["near_unit_mass"]) == 3 and lost["near_unit_mass"][0] == kept["near_unit_mass"][0]
 
 
 @pytest.mark.parametrize("name", sorted(PENALTIES))

@@ -35,5 +35,5 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     methods = settings["methods"]
     method = methods[job["method"]]
     if "pairs" in job:
-        return cost(method, methods["plain"], job["lr"], job["seed"], job["pairs"])
+        return cost(method, methods["plain"], job["lr"], job["seed"], job["pairs"], job["plain_clip"])
     return {"of": method} | train(method, job["lr"], job["clip"], job["seed"], job["steps"])

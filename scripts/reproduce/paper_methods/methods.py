@@ -16,7 +16,7 @@ from scripts.reproduce.architecture_warmup.attention import written_out
 
 #: What a method of config.yaml may set.
 KEYS = {
-    "kss", "weights", "optimizer", "lr_factor", "warmup", "rho", "embedding", "attention", "qk_clip", "penalty", "penalty_weight",
+    "kss", "weights", "optimizer", "warmup", "rho", "embedding", "attention", "qk_clip", "penalty", "penalty_weight",
     "penalty_every",
 }  # fmt: skip
 _NAME = "paper_methods"
@@ -108,8 +108,7 @@ def optimizer_of(model: Any, method: Mapping[str, Any], lr: float, decay: float)
     Raises:
         ImportError: pytorch-optimizer is not installed.
     """
-    name, lr = method.get("optimizer", "adamw"), lr * method.get("lr_factor", 1.0)
-    decay = decay / method.get("lr_factor", 1.0)  # the same decay per step
+    name = method.get("optimizer", "adamw")
     if name == "adamw" and "rho" not in method:
         return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay, fused=True)
     if name == "mup":
@@ -125,7 +124,7 @@ def optimizer_of(model: Any, method: Mapping[str, Any], lr: float, decay: float)
         lion: torch.optim.Optimizer = peers.Lion(model.parameters(), lr=lr, weight_decay=decay)
         return lion
     if name == "lamb":
-        # Its own default clips the norm of the gradients within the optimizer; clipping is a column of this experiment.
+        # No clipping of its own: clipping is a column of this experiment.
         lamb: torch.optim.Optimizer = peers.Lamb(model.parameters(), lr=lr, weight_decay=decay, pre_norm=False)
         return lamb
     sam: torch.optim.Optimizer = peers.SAM(

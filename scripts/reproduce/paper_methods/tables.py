@@ -9,13 +9,17 @@ from typing import Any
 
 from scipy.stats import fisher_exact
 
-from scripts.reproduce.harness.intervals import mean, paired, share
+from scripts.reproduce.harness.intervals import Estimate, mean, paired, share
 from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.kss_default.tables import GUESSING
 
 Row = dict[str, Any]
-#: Ends the name of an optimizer whose learning rate is that of the cell.
-OWN_RATE = "its own rate"
+#: A run whose final loss is no further below that of guessing has learnt nothing.
+LEARNT = 0.1
+#: Share of right answers of a network that guesses: one of sixteen symbols.
+CHANCE = 1 / 16
+#: Comes before the name of an optimizer to which KSS is added.
+ADDED = "KSS, paper .15 + "
 
 
 def lost(row: Row) -> bool:
@@ -27,6 +31,11 @@ def final(row: Row) -> float:
     """The loss over the last 100 steps; a run that ended by its loss, or above it, counts as guessing."""
     guessing = GUESSING["recall"]
     return guessing if row["loss"] is None else min(float(row["loss"]), guessing)
+
+
+def useless(row: Row) -> bool:
+    """Lost, or kept without having learnt anything."""
+    return lost(row) or final(row) > GUESSING["recall"] - LEARNT
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,8 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> str:
         return "No rows yet.\n"
     if "ratio" in rows[0]:
         return "\n".join(_costs(rows)) + "\n"
-    if any(row["method"].endswith(OWN_RATE) for row in rows):
-        return "\n".join(_candidates(rows)) + "\n"
+    if len({row["lr"] for row in rows}) > 2:
+        return "\n".join(_by_rate(rows)) + "\n"
     text: list[str] = []
     for setting in settings_of(rows):
         text += [f"## Learning rate {setting.name}", "", *_outcomes(setting.runs), ""]
@@ -82,48 +91,64 @@ def _outcomes(runs: dict[str, dict[int, Row]]) -> list[str]:
     control = runs.get("plain", {})
     lines = []
     for name, mine in runs.items():
-        both = [seed for seed in mine if seed in control]
-        counts = [sum(lost(each[seed]) for seed in both) for each in (mine, control)]
-        count = sum(map(lost, mine.values()))
-        ended = [row["accuracy"] for row in mine.values() if row["accuracy"] is not None]
-        beside = paired(*({seed: final(row) for seed, row in each.items()} for each in (mine, control)))
+        each = list(mine.values())
+        beside = paired(*({seed: final(row) for seed, row in some.items()} for some in (mine, control)))
+        own = name == "plain" or not mine.keys() & control.keys()
         lines.append(
             [
-                name, f"{count} of {len(mine)}", f"{share(count, len(mine)).text(2)}",
-                "-" if name == "plain" or not both else f"{_fisher(*counts, len(both)):.2g}",
-                mean([final(row) for row in mine.values()]).text(),
-                "-" if name == "plain" or not both else beside.text(),
-                mean(ended).text() if ended else "-",
-                *(_mass(list(mine.values()), place) for place in (0, 1)),
+                name, *_counts(each), "-" if own else _p(mine, control), mean(list(map(final, each))).text(),
+                "-" if own else beside.text(), accuracy(each).text(), *(_mass(each, place) for place in range(3)),
             ]
         )  # fmt: skip
-    return table(
-        [
-            "method", "lost", "share", "p against plain", "final loss", "minus plain", "accuracy of those that end",
-            "near-unit mass at first", "at the end",
-        ],
-        lines,
-    )  # fmt: skip
-
-
-def _candidates(rows: list[Row]) -> list[str]:
-    """What the learning rates and weights of the report are chosen from."""
-    cells: dict[tuple[str, bool, float], list[Row]] = {}
-    for row in rows:
-        cells.setdefault((row["method"], row["clip"] is not None, row["lr"]), []).append(row)
-    lines = [
-        [
-            method, "yes" if clipped else "no", f"{lr:g}", f"{sum(map(lost, mine))} of {len(mine)}",
-            mean(list(map(final, mine))).text(),
-        ]
-        for (method, clipped, lr), mine in sorted(cells.items())
+    heads = [
+        "method", *_COUNTS, "p against plain", "final loss", "minus plain", _ACCURACY, "near-unit mass at first", "at step 25",
+        "at the end, or before the loss",
     ]  # fmt: skip
-    return table(["method", "clipping at 1", "learning rate", "lost", "final loss"], lines)
+    return [*table(heads, lines), *_left_out([row for mine in runs.values() for row in mine.values()])]
 
 
-def _fisher(one: int, other: int, of: int) -> float:
-    """Two-sided p of Fisher's exact test: as many of ``of`` runs are lost in either."""
-    return float(fisher_exact([[one, of - one], [other, of - other]]).pvalue)
+_COUNTS = ("lost", "share", "lost, or learnt nothing")
+_ACCURACY = "accuracy (lost runs as guessing)"
+
+
+def _counts(rows: list[Row]) -> list[str]:
+    count = sum(map(lost, rows))
+    return [f"{count} of {len(rows)}", share(count, len(rows)).text(2), str(sum(map(useless, rows)))]
+
+
+def accuracy(rows: list[Row]) -> Estimate:
+    """Over the last 100 steps; a run that ended by its loss counts as guessing."""
+    return mean([CHANCE if row["accuracy"] is None else row["accuracy"] for row in rows])
+
+
+def _left_out(rows: list[Row]) -> list[str]:
+    count = sum(bool(row.get("skipped")) and row["lost_by_loss"] is None for row in rows)
+    return ["", f"In {count} of these runs KSS left out a layer at some step."] if count else []
+
+
+def _by_rate(rows: list[Row]) -> list[str]:
+    """Each method at each learning rate of its own; with KSS beside without."""
+    cells: dict[tuple[str, float, bool], dict[int, Row]] = {}
+    for row in rows:
+        cells.setdefault((row["method"], row["lr"], row["clip"] is not None), {})[row["seed"]] = row
+    lines = []
+    for (method, lr, clipped), mine in sorted(cells.items()):
+        control = cells.get((method.removeprefix(ADDED), lr, clipped), {}) if method.startswith(ADDED) else {}
+        lines.append(
+            [
+                method, "yes" if clipped else "no", f"{lr:g}", *_counts(list(mine.values())), _p(mine, control) if control else "-",
+                mean(list(map(final, mine.values()))).text(), accuracy(list(mine.values())).text(),
+            ]
+        )  # fmt: skip
+    heads = ["method", "clipping at 1", "learning rate", *_COUNTS, "p against it without KSS", "final loss", _ACCURACY]
+    return table(heads, lines)
+
+
+def _p(mine: dict[int, Row], control: dict[int, Row]) -> str:
+    """Two-sided p of Fisher's exact test over the seeds of both: as many runs are lost in either."""
+    both = mine.keys() & control.keys()
+    one, other = (sum(lost(each[seed]) for seed in both) for each in (mine, control))
+    return f"{fisher_exact([[one, len(both) - one], [other, len(both) - other]]).pvalue:.2g}"
 
 
 def _mass(rows: list[Row], place: int) -> str:
@@ -134,7 +159,8 @@ def _mass(rows: list[Row], place: int) -> str:
 def _costs(rows: list[Row]) -> list[str]:
     runs: dict[str, list[float]] = {}
     for row in rows:
-        runs.setdefault(row["method"], []).append(row["ratio"] - 1)
+        name = row["method"] if row["plain_clip"] else "clipping at 1"
+        runs.setdefault(name, []).append(row["ratio"] - 1)
     lines = [
         [name, f"{statistics.median(found):+.0%}", ", ".join(f"{one:+.0%}" for one in found)]
         for name, found in runs.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from typing import Any
 
 from hf_rksp.risk.calibrated import SAFE, Prediction, shipped
@@ -50,24 +52,43 @@ def _p(run: dict[str, Any], said: dict[str, Prediction]) -> float | None:
 
 
 def _edges(runs: list[dict[str, Any]], said: dict[str, Prediction]) -> list[str]:
-    lines = []
+    lines, errors = [], {}
     for fine, lost in edges(runs):
         rate = said[fine["id"]].rate_at(0.5)
         if rate is None:
             continue
-        between = fine["lr"] <= rate <= lost["lr"]
-        off = 1.0 if between else min(rate / fine["lr"], rate / lost["lr"], key=lambda factor: abs(factor - 1))
-        lines.append(
-            [fine["id"], f"{fine['lr']:g}", f"{lost['lr']:g}", f"{rate:.2g}", "between" if between else f"{off:.2g}"]
-        )
+        off, constant = (_off(one, fine["lr"], lost["lr"]) for one in (rate, mean_rate()))
+        errors.setdefault(fine["network"], []).append((abs(math.log2(off)), abs(math.log2(constant))))
+        lines.append([fine["id"], f"{fine['lr']:g}", f"{lost['lr']:g}", f"{rate:.2g}", _times(off), _times(constant)])
     heads = [
-        "the same plan as",
-        "highest that was fine",
-        "lowest that was lost",
-        "predicted: half are lost at",
-        "times the nearer of both",
-    ]
-    return table(heads, lines)
+        "the same plan as", "highest that was fine", "lowest that was lost", "predicted: half are lost at",
+        "times the nearer of both", "the mean of all runs, times the nearer",
+    ]  # fmt: skip
+    if not lines:
+        return table(heads, lines)
+    own = {name: [statistics.fmean(column) for column in zip(*pairs, strict=True)] for name, pairs in errors.items()}
+    ours, constants = (statistics.fmean(column) for column in zip(*own.values(), strict=True))
+    better = sum(ours < constant for ours, constant in own.values())
+    factors = (
+        f"The prediction is off by a factor of {2**ours:.2g} in the mean over {len(own)} networks. One learning rate for all, the "
+        f"mean of the runs behind the model ({mean_rate():.2g}), is off by {2**constants:.2g}. The prediction is nearer in "
+        f"{better} of {len(own)}."
+    )
+    return [*table(heads, lines), "", factors]
+
+
+def mean_rate() -> float:
+    """The geometric mean of the learning rates at which the runs behind the model are lost: what needs no measurement."""
+    return float(2 ** shipped("initialised").bias)
+
+
+def _off(rate: float, fine: float, lost: float) -> float:
+    """How many times the nearer end of the bracket; 1 within it."""
+    return 1.0 if fine <= rate <= lost else rate / fine if rate < fine else rate / lost
+
+
+def _times(off: float) -> str:
+    return "between" if off == 1 else f"{off:.2g}"
 
 
 def _pairs(runs: list[dict[str, Any]], said: dict[str, Prediction], settings: dict[str, Any]) -> list[str]:
