@@ -187,7 +187,7 @@ class ArgumentMethods(_Host):
             # The settings name what is theirs, and the reader has typed the names of the arguments.
             names_of_all = "|".join([*names, *more])
             text = re.sub(rf"\b({names_of_all})=", rf"{prefix}\1=", str(error))
-            raise InputError(text.replace("guard_rungs=", "guard=")) from None
+            raise InputError(text.replace("guard_actions=", "guard=")) from None
 
 
 RKSPArguments = make_dataclass(

@@ -317,7 +317,7 @@ def test_state_goes_on_after_a_resumption(tmp_path):
         ({"guard": "rollback", "save_strategy": "steps", "save_only_model": True}, "no checkpoint with moments"),
     ],
 )
-def test_a_rung_that_cannot_be_taken_is_refused_at_the_start(tmp_path, changes, words):
+def test_an_action_that_cannot_be_taken_is_refused_at_the_start(tmp_path, changes, words):
     with pytest.raises(InputError, match=words):
         trainer(tmp_path, gpt2(), **{**ALONE, **changes}).train()
 

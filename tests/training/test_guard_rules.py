@@ -125,7 +125,7 @@ def test_the_ladder():
     )
 
 
-def test_a_rung_that_cannot_be_taken_is_left_out():
+def test_an_action_that_cannot_be_taken_is_left_out():
     config = GuardConfig("skip+rollback", skips=1)
     assert actions(Ladder(config), [1, 2], frozenset({"skip", "rollback"})) == ["skip", "rollback"]
     assert actions(Ladder(config), [1, 2], frozenset({"skip", "stop"})) == ["skip", "stop"], "no checkpoint is healthy"

@@ -283,7 +283,7 @@ def test_the_guard_may_switch_on_what_auto_has_left_off(tmp_path, forecasts):
     assert logged(run, "kss/loss")
 
 
-def test_the_guard_goes_without_that_rung_if_auto_says_on(tmp_path, forecasts):
+def test_the_guard_goes_without_that_action_if_auto_says_on(tmp_path, forecasts):
     forecasts(0.9)
     run = trained(tmp_path, untrained_gpt2(), **AUTO, guard="skip+kss")
     assert run.rksp.decision.on and "kss" not in run._the_guard.ladder.used

@@ -31,7 +31,7 @@ def check_marks(config: GuardConfig, watch: Watch) -> None:
         logger.info("No checkpoint will get a verdict: %s", text)
 
 
-def check_rungs(config: GuardConfig, watch: Watch) -> None:
+def check_actions(config: GuardConfig, watch: Watch) -> None:
     """See whether a guard that acts can take each of its actions.
 
     Raises:

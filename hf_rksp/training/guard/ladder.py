@@ -54,7 +54,7 @@ class Ladder:
         return {"used": dict(self.used), "last": self._last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`. Rungs that are chosen now and were not before have not been used."""
+        """Go on from `state_dict`. Actions that are chosen now and were not before have not been used."""
         self.used |= {action: int(number) for action, number in state["used"].items() if action in self.used}
         last = state["last"]
         self._last = (int(last[0]), str(last[1])) if last and last[1] in self.used else None
