@@ -15,7 +15,7 @@ from hf_rksp.errors import InputError
 from hf_rksp.quantities import Quantity
 from hf_rksp.ranks import agreeing, current_ranks, from_main, sum_over_ranks
 from hf_rksp.training.gate import StepGate
-from hf_rksp.training.guard.allowed import check_marks, check_actions
+from hf_rksp.training.guard.allowed import check_actions, check_marks
 from hf_rksp.training.guard.buffers import Buffers
 from hf_rksp.training.guard.health import Health, stretches_in
 from hf_rksp.training.guard.judge import Finding, Judge
