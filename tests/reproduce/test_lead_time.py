@@ -15,7 +15,7 @@ from scripts.reproduce.lead_time.figure import figure
 from scripts.reproduce.lead_time.rivals import RIVALS, SCALES, key
 from scripts.reproduce.lead_time.scores import DWELL, alarms_above, change, lasting, threshold
 from scripts.reproduce.lead_time.signals import SIGNALS, cusum, forms, packed, unpacked
-from scripts.reproduce.lead_time.tables import fails, healthy, lead, line, tables
+from scripts.reproduce.lead_time.tables import Multiple, alarms, fails, healthy, lead, line, multiples, tables
 
 NAN, INF = math.nan, -math.inf
 
@@ -116,6 +116,26 @@ def test_a_warning_counts_between_the_fault_and_the_failure():
     assert lead(failing, [195, 200, 250], 5) is None  # it was on already
     assert lead(failing, [150, 250], 5) == 50
     assert lead(row(100, way="rate"), [40, 70], 5) == 30
+
+
+def test_another_tool_gets_the_least_multiple_that_few_enough_healthy_runs_are_above():
+    def healthy_run(seed, least):
+        """Above every multiple below ``least``."""
+        alarms = {key(scale): [9] if scale < least else [] for scale in SCALES}
+        return row(fault=False, seed=500 + seed, rivals={"trainpulse": alarms})
+
+    quiet = [healthy_run(seed, 2.0 if seed else 4.0) for seed in range(40)]
+    assert multiples(quiet, "trainpulse") == {"llama": Multiple(2.0, 1, 40)}, "one of 41 is few enough, and 39 are not"
+    assert multiples(quiet[:10], "trainpulse") == {"llama": Multiple(8.0, 0, 10)}, "ten runs are too few"
+    loud = [healthy_run(seed, 99) for seed in range(40)]
+    (one,) = multiples(loud, "trainpulse").values()
+    assert one == Multiple(8.0, 40, 40) and not one.few
+
+
+def test_what_is_a_change_itself_has_one_form():
+    rows = [row(fault=False, seed=500, losses=[2.0] * 60), row(250, losses=[2.0] * 60)]
+    assert list(alarms(rows, "CUSUM of the loss", 5)) == ["level"]
+    assert list(alarms(rows, "loss", 5)) == ["level", "change"]
 
 
 def test_false_alarms_are_those_of_healthy_runs_and_those_before_a_fault():

@@ -77,4 +77,6 @@ ALIGNMENT = Paper(
             ),
         ),
     ),
+    "Which signal warns first in runs that fail in five ways ([lead_time](../../scripts/reproduce/lead_time/README.md)):\n\n"
+    "![Each signal by each way to fail: share of the failures with a warning, and its lead in steps](figures/who_warns_first.svg)",
 )  # fmt: skip

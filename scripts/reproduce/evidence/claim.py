@@ -73,11 +73,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper and its claims."""
+    """A paper and its claims.
+
+    Attributes:
+        picture: Markdown that stands before the table.
+    """
 
     name: str
     source: str
     claims: tuple[Claim, ...]
+    picture: str = ""
 
 
 @functools.cache

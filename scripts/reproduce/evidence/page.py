@@ -47,7 +47,7 @@ def markdown(judged: Judged, ours: Judged) -> str:
         "![The claims by paper: held, partly, not confirmed, undecided, not tested yet](figures/claims.svg)", "",
     ]  # fmt: skip
     for paper, claims in [*judged, *ours]:
-        lines += [f"## {paper.name}", "", f"{paper.source}.", ""]
+        lines += [f"## {paper.name}", "", f"{paper.source}.", "", *([paper.picture, ""] if paper.picture else [])]
         rows = [
             [
                 str(place), claim.place, claim.says, f"**{VERDICTS[finding.verdict]}**", finding.text,

@@ -40,6 +40,7 @@ class Signal:
         either: whether its change counts in both directions.
         level: what stands for the level of all layers. "mean" where one layer is extreme in healthy runs too.
         floor: scatter that a change is measured in at least.
+        changes: whether it has a change. CUSUM is one.
     """
 
     monitor: str | None = None
@@ -49,6 +50,7 @@ class Signal:
     either: bool = False
     level: Literal["worst", "mean"] = "worst"
     floor: float = 0.0
+    changes: bool = True
 
 
 SIGNALS: dict[str, Signal] = {
@@ -67,7 +69,7 @@ SIGNALS: dict[str, Signal] = {
     "update norm": Signal(key="update norm"),
     "gradient norm": Signal(),
     "loss": Signal(floor=0.05),
-    "CUSUM of the loss": Signal(floor=0.05),
+    "CUSUM of the loss": Signal(changes=False),
 }  # fmt: skip
 #: What stands for a number that is not finite.
 LARGE = 1e12

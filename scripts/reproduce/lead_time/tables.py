@@ -44,7 +44,7 @@ def network(row: Row) -> str:
 def alarms(rows: Sequence[Row], signal: str, every: int) -> dict[str, Alarms]:
     """Of each form of a signal of ours, with thresholds from the healthy tuning runs."""
     of_rows, found = [forms(row, signal, every) for row in rows], {}
-    for form in FORMS:
+    for form in FORMS if SIGNALS[signal].changes else FORMS[:1]:
         scored = [lasting(each[form]) for each in of_rows]
         above = {}
         for name in {network(row) for row in rows}:
@@ -65,16 +65,38 @@ def with_thresholds(rows: Sequence[Row]) -> list[Row]:
     return watched if any(map(tunes, watched)) and any(map(fails, watched)) else []
 
 
-def alarms_of_rival(rows: Sequence[Row], rival: str, tuned: bool) -> Alarms:
-    """Of another tool: at its own threshold, or at the least multiple of it that few enough tuning runs are above.
+@dataclass(frozen=True)
+class Multiple:
+    """Of a tool's own threshold, for one network: the least one that few enough tuning runs are above, or the largest one.
 
-    If too many are above each multiple, the largest one is taken.
+    Attributes:
+        scale: see `rivals.SCALES`.
+        above, of: tuning runs that are above it, and tuning runs.
     """
-    scales = {}
-    for name in {network(row) for row in rows}:
+
+    scale: float
+    above: int
+    of: int
+
+    @property
+    def few(self) -> bool:
+        """Whether a new healthy run has an alarm with a probability of at most `FALSE`."""
+        return self.above + 1 <= FALSE * (self.of + 1)
+
+
+def multiples(rows: Sequence[Row], rival: str) -> dict[str, Multiple]:
+    """By network."""
+    found = {}
+    for name in sorted({network(row) for row in rows}):
         tuning = [row["rivals"][rival] for row in rows if network(row) == name and tunes(row)]
-        few = [one for one in SCALES if sum(bool(run[key(one)]) for run in tuning) + 1 <= FALSE * (len(tuning) + 1)]
-        scales[name] = min(few, default=SCALES[-1]) if tuned else 1.0
+        each = [Multiple(scale, sum(bool(run[key(scale)]) for run in tuning), len(tuning)) for scale in SCALES]
+        found[name] = next((one for one in each if one.few), each[-1])
+    return found
+
+
+def alarms_of_rival(rows: Sequence[Row], rival: str, tuned: bool) -> Alarms:
+    """Of another tool: at its own threshold, or at that of `multiples`."""
+    scales = {name: one.scale if tuned else 1.0 for name, one in multiples(rows, rival).items()}
     return [row["rivals"][rival][key(scales[network(row)])] for row in rows]
 
 
@@ -201,7 +223,23 @@ def _warnings(rows: list[Row], every: int) -> list[str]:
         "signal", "healthy runs with an alarm", "alarm before the fault", "failures with a warning",
         *(f"{way}: warned, median lead in steps (of the run)" for way in ways), "first in",
     ]  # fmt: skip
-    return table(heads, cells)
+    return [*table(heads, cells), "", *_not_equal(rows)]
+
+
+def _not_equal(rows: Sequence[Row]) -> list[str]:
+    """Where a multiple of another tool's threshold does not give the wanted share of false alarms."""
+    found = []
+    for rival in RIVALS:
+        for name, one in multiples(rows, rival).items():
+            if not one.few:
+                found.append(
+                    f"- {rival}, {name}: {one.above} of {one.of} healthy runs are above even {one.scale:g} times its threshold."
+                )
+            elif one.scale == SCALES[0]:
+                found.append(
+                    f"- {rival}, {name}: {one.above} of {one.of} healthy runs are above {one.scale:g} times its threshold."
+                )
+    return ["At the ends of the multiples that were tried:", "", *found] if found else []
 
 
 def _cell(leads: list[int | None], planned: int) -> str:
