@@ -84,10 +84,10 @@ NO_RATE = "No safe learning rate can be named: this run is too far from the runs
 
 
 def names_rate(curve: Sequence[Sequence[float]]) -> bool:
-    """Whether P(lost) is known well enough around 50% to name a safe learning rate.
+    """`Prediction.names_rate` of what a file has of it.
 
     Args:
-        curve: learning rate, probability and the ends of its interval; the interval is widest where the probability is 50%.
+        curve: learning rate, probability and the ends of its interval, which is widest where the probability is 50%.
     """
     return bool(curve) and not any(undecided(point[2:]) for point in curve)
 
@@ -144,10 +144,9 @@ class Prediction:
 
     @property
     def names_rate(self) -> bool:
-        """See `names_rate`."""
-        return self.threshold is not None and names_rate(
-            [[self.threshold, 0.5, *(self.interval(self.threshold) or (0.0, 1.0))]]
-        )
+        """Whether P(lost) is known well enough, where it is 50%, to name a safe learning rate."""
+        interval = None if self.threshold is None else self.interval(self.threshold)
+        return interval is not None and not undecided(interval)
 
     @property
     def _widening(self) -> float:

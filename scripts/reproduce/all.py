@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
+from hf_rksp.cli import exit_codes  # noqa: E402
 from scripts.reproduce.harness.cli import main as run_section  # noqa: E402
 from scripts.reproduce.harness.config import REPORT, section, sections  # noqa: E402
 from scripts.reproduce.harness.markdown import table  # noqa: E402
@@ -68,10 +69,6 @@ def status(found: list[Progress]) -> str:
     return "\n".join([*table(heads, lines), "", f"{spent:.1f} machine hours spent in all"])
 
 
-#: Exit status after Ctrl-C.
-_INTERRUPTED = 130
-
-
 def main(argv: list[str] | None = None) -> int:
     """Exit status: the largest one of the sections; one that fails does not keep the others from running."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         limit = [] if math.isinf(most) else ["--budget", str(most)]
         print(f"{state.section.folder.name} {state.section.name}", flush=True)
         code = run_section([state.section.folder.name, *name, *limit])
-        if code == _INTERRUPTED:
+        if code == exit_codes.INTERRUPTED:
             return code
         worst = max(worst, code)
         left -= progress(section(state.section.folder, state.section.name)).hours_spent() - before

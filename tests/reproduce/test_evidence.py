@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from hf_rksp.cli.main import build_parser
 from scripts.reproduce import all as everything
 from scripts.reproduce.evidence.claim import ROOT
 from scripts.reproduce.evidence.page import VERDICTS, judge, links
@@ -30,6 +31,8 @@ def test_a_claim_names_rows_and_a_command_that_there_are(claim):
     elif claim.rows:
         files_in = re.findall(r"\S+\.py", claim.command)
         assert all((ROOT / file).is_file() for file in files_in) and (files_in or claim.command.startswith("rksp "))
+        if claim.command.startswith("rksp "):
+            build_parser().parse_args(claim.command.split()[1:])
 
 
 def test_every_verdict_has_its_numbers():

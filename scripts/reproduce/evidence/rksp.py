@@ -11,10 +11,9 @@ from sklearn.metrics import roc_auc_score
 from hf_rksp.metrics.bins import calibration_error
 from scripts.reproduce.evidence import tables, zoo
 from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
-from scripts.reproduce.harness.intervals import Estimate, fewer, mean
+from scripts.reproduce.harness.intervals import Estimate, fewer
 from scripts.reproduce.kss_default.tables import lost
-from scripts.reproduce.paper_methods.tables import CHANCE, accuracy
-from scripts.reproduce.paper_methods.tables import lost as lost_by_paper
+from scripts.reproduce.paper_methods.tables import accuracy
 from scripts.reproduce.risk.dataset import case_of
 from scripts.reproduce.risk.figures import pooled
 
@@ -103,9 +102,8 @@ def _rescue() -> Finding:
     rates = [(HIGHEST[_NO_NORM], *found[_NO_NORM])]
     if more := tables.clipped():
         setting, *both = more
-        one, other = ((sum(map(lost_by_paper, runs.values())), len(runs)) for runs in both)
         better.append(tables.beats(*both))
-        rates.append((setting.lr, one, other))
+        rates.append((setting.lr, *map(tables.counts, both)))
     told = "; ".join(f"at {lr:g} {one[0]} and {other[0]} of {one[1]}" for lr, one, other in rates)
     others = ", ".join(f"{task} {one[0]} and {two[0]}" for task, (one, two) in found.items() if task != _NO_NORM)
     return Finding(
@@ -116,8 +114,7 @@ def _rescue() -> Finding:
 
 def _accuracy() -> Finding:
     def of(arm: str) -> Estimate:
-        runs = runs_of(_NO_NORM, HIGHEST[_NO_NORM], arm)
-        return mean([CHANCE if row["accuracy"] is None else row["accuracy"] for row in runs])
+        return accuracy(runs_of(_NO_NORM, HIGHEST[_NO_NORM], arm))
 
     pairs = [(HIGHEST[_NO_NORM], of(_PAPERS), of("clip"))]
     if more := tables.clipped():

@@ -29,9 +29,13 @@ def settings() -> list[Setting]:
 
 def beats(one: Runs, other: Runs) -> bool:
     """Fewer are lost (one-sided, Fisher's exact test, p < .05), and no more are lost or have learnt nothing."""
-    counts = [(sum(map(lost, runs.values())), len(runs)) for runs in (one, other)]
     shares = [sum(map(useless, runs.values())) / len(runs) for runs in (one, other)]
-    return fewer(*counts) < 0.05 and shares[0] <= shares[1]
+    return fewer(counts(one), counts(other)) < 0.05 and shares[0] <= shares[1]
+
+
+def counts(runs: Runs) -> tuple[int, int]:
+    """Runs lost, and runs."""
+    return sum(map(lost, runs.values())), len(runs)
 
 
 def _told(found: list[Setting], names: Sequence[str]) -> str:
@@ -40,7 +44,7 @@ def _told(found: list[Setting], names: Sequence[str]) -> str:
 
 
 def _count(runs: Runs) -> str:
-    return f"{sum(map(lost, runs.values()))} of {len(runs)}"
+    return "{} of {}".format(*counts(runs))
 
 
 def _optimizers() -> dict[str, tuple[Runs, Runs]]:
@@ -103,12 +107,12 @@ def models() -> Finding:
     told, better, worse = [], {}, {}
     for (model, lr), arms in cells.items():
         gain = difference(arms["paper + clip"], arms["clip"])
-        counts = {arm: sum(row["lost"] is not None for row in arms[arm].values()) for arm in ("clip", "paper + clip")}
+        lost_ = {arm: sum(row["lost"] is not None for row in arms[arm].values()) for arm in ("clip", "paper + clip")}
         better[model] = better.get(model, False) or gain.high < 0
-        worse[model] = worse.get(model, False) or gain.low > 0 or counts["paper + clip"] > counts["clip"]
+        worse[model] = worse.get(model, False) or gain.low > 0 or lost_["paper + clip"] > lost_["clip"]
         told.append(
             f"{model} at {lr:g}: {gain.text()}, lost with clipping and with both "
-            f"{', '.join(map(str, counts.values()))} of {len(arms['clip'])}"
+            f"{', '.join(map(str, lost_.values()))} of {len(arms['clip'])}"
         )
     good = [better[model] and not worse[model] for model in better]
     verdict: Verdict = "held" if all(good) else "partly" if any(good) else "not"

@@ -119,10 +119,10 @@ def train(method: Mapping[str, Any], lr: float, clip: float | None, seed: int, s
     lost: dict[str, int | None] = {"loss": None, "gradient": None}
     losses, right, largest = [], [], 0.0
     with Run(method, lr, clip, seed) as run:
-        masses = [near_unit_mass(run.model)]
+        first, early = near_unit_mass(run.model), None
         for step in range(steps):
             if step == _EARLY:
-                masses.append(near_unit_mass(run.model))
+                early = near_unit_mass(run.model)
             loss, norm, hits = run.step()
             largest = max(largest, norm)
             if lost["gradient"] is None and not norm <= GRADIENT_LIMIT:
@@ -133,7 +133,7 @@ def train(method: Mapping[str, Any], lr: float, clip: float | None, seed: int, s
             losses.append(loss)
             right.append(hits)
         ended = lost["loss"] is None
-        masses += [None] * (2 - len(masses)) + [near_unit_mass(run.model)]
+        last = near_unit_mass(run.model)
         skipped = run.shaper.aside.count if run.shaper else 0
     return {
         "lost_by_loss": lost["loss"],
@@ -141,7 +141,7 @@ def train(method: Mapping[str, Any], lr: float, clip: float | None, seed: int, s
         "loss": mean(losses[-LAST:]) if ended else None,
         "accuracy": mean(right[-LAST:]) if ended else None,
         "largest_gradient_norm": largest,
-        "near_unit_mass": masses,
+        "near_unit_mass": [first, early, last],
         "skipped": skipped,
     }
 

@@ -32,9 +32,8 @@ def _expanded(sweep: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Run
     best = min((run["loss"] for run in runs if not math.isnan(run["loss"])), default=0.0)
     learnt = math.log(settings["networks"][sweep["network"]]["vocab_size"]) - best
     for run in runs:
-        fine = run["loss"] - best < MISSED * learnt and run["lr"] < sweep.get(
-            "unstable_from", math.inf
-        )  # NaN is not fine
+        stable = run["lr"] < sweep.get("unstable_from", math.inf)
+        fine = stable and run["loss"] - best < MISSED * learnt  # NaN is not
         run |= {"outcome": "fine" if fine else "lost", "said": f"{run['loss']:.3f}"}
     return runs
 
