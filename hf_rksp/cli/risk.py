@@ -225,10 +225,12 @@ def answer(found: Forecast, lr: float | None) -> str:
         lines.append(f"P(lost) at learning rate {lr:g}: {percent(p)} (90% interval {percent(low)} to {percent(high)})")
         if undecided((low, high)):
             lines.append(f"  {NO_ANSWER}")
-    lines.append(f"highest learning rate with P(lost) below 5%: {prediction.rate_at():.2g}")
-    lines.append(f"learning rate with P(lost) = 50%: {prediction.threshold:.2g}")
-    if not prediction.names_rate:
+    if prediction.names_rate:
+        lines.append(f"highest learning rate with P(lost) below 5%: {prediction.rate_at():.2g}")
+        lines.append(f"learning rate with P(lost) = 50%: {prediction.threshold:.2g}")
+    else:
         lines.append(NO_RATE)
+        lines.append(f"  The fit puts 5% at {prediction.rate_at():.2g} and 50% at {prediction.threshold:.2g}.")
     lines.append("what decided it, compared with the mean of the runs behind the model:")
     lines += [f"  {one.title}: {effect(one.factor)}" for one in prediction.contributions[:_NAMED]]
     lines.append(f"how far to trust it: {' '.join(shipped(plan.start).description[-2:])}")

@@ -11,6 +11,7 @@ from hf_rksp.report.kit.chart import Plot, polyline
 from hf_rksp.report.kit.html import template_text
 from hf_rksp.report.kit.svg import Figure, coordinate
 from hf_rksp.report.kit.text import line
+from hf_rksp.risk.calibrated import names_rate
 
 WIDTH, HEIGHT = 900, 372
 PLOT = Plot(left=62, right=880, top=64, base=280, edge=WIDTH)
@@ -29,7 +30,7 @@ def figure(data: Mapping[str, Any]) -> Figure | None:
     measured = [
         (float(value), words) for key, words in MARKS if (value := (data.get("features") or {}).get(key)) is not None
     ]
-    planned, safe = data.get("lr"), data.get("lr_max")
+    planned, safe = data.get("lr"), data.get("lr_max") if names_rate(curve) else None
     rates = [point[0] for point in curve] + [rate for rate, _ in measured] + ([planned] if planned else [])
     low, high = math.log10(min(rates)) - 0.1, math.log10(max(rates)) + 0.1
     x, y = PLOT.x(low, high, log=True), PLOT.y(0.0, 1.0)
@@ -55,7 +56,7 @@ def figure(data: Mapping[str, Any]) -> Figure | None:
         "Probability of being lost against the peak learning rate",
         "The band is the 90% interval of the curve: it shows how much the choice of the runs behind the model matters. Marks below "
         "the axis are measured learning rates, in one step and without warm-up. None of them is a limit by itself.",
-        f"A curve that rises from 0 to 1. For {name} it passes 5% at {safe or float('nan'):.2g}.",
+        f"A curve that rises from 0 to 1. For {name} it passes 5% at {data['lr_max']:.2g}.",
         WIDTH,
         HEIGHT,
         body,

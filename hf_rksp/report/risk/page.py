@@ -63,11 +63,11 @@ def sentences(data: Mapping[str, Any]) -> list[str]:
         )
         if undecided(interval):
             found.append(NO_ANSWER)
-    found.append(
-        f"The probability is below 5% up to a learning rate of {data['lr_max']:.2g}. It is 50% at {data['lr_half']:.2g}."
-    )
-    if not names_rate(data.get("curve") or ()):
-        found.append(NO_RATE)
+    low, half = f"{data['lr_max']:.2g}", f"{data['lr_half']:.2g}"
+    if names_rate(data.get("curve") or ()):
+        found.append(f"The probability is below 5% up to a learning rate of {low}. It is 50% at {half}.")
+    else:
+        found += [NO_RATE, f"The fit puts 5% at {low} and 50% at {half}."]
     return found
 
 
