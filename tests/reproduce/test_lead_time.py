@@ -1,5 +1,7 @@
 """When a run has failed, what an alarm and a warning are, what each fault does, and that every signal is read."""
 
+import itertools
+import json
 import math
 
 import numpy as np
@@ -12,10 +14,11 @@ from scripts.reproduce.lead_time import experiment
 from scripts.reproduce.lead_time.events import failure
 from scripts.reproduce.lead_time.faults import WAYS, Corrupted, Moment, cut
 from scripts.reproduce.lead_time.figure import figure
-from scripts.reproduce.lead_time.rivals import RIVALS, SCALES, key
+from scripts.reproduce.lead_time.replay import ROWS, guarded
 from scripts.reproduce.lead_time.scores import DWELL, alarms_above, change, lasting, threshold
 from scripts.reproduce.lead_time.signals import SIGNALS, cusum, forms, packed, unpacked
 from scripts.reproduce.lead_time.tables import Multiple, alarms, fails, healthy, lead, line, multiples, tables
+from scripts.reproduce.lead_time.tools import GUARD, SCALES, TOOLS, Tools, key
 
 NAN, INF = math.nan, -math.inf
 
@@ -58,7 +61,7 @@ def row(failure_at=None, fault=True, way="bits", seed=0, begin=200, **more):
         begin = None
     return {
         "failure": failure_at, "fault": fault, "way": way, "seed": seed, "begin": begin, "planned": 600, "signals": {},
-        "alarms": [], "losses": [2.0], "norms": [1.0], "rivals": {name: {key(scale): [] for scale in SCALES} for name in RIVALS},
+        "alarms": [], "losses": [2.0], "norms": [1.0], "tools": {name: {key(scale): [] for scale in SCALES} for name in TOOLS},
     } | more  # fmt: skip
 
 
@@ -109,20 +112,22 @@ def test_cusum_adds_up_what_stays_above_the_median():
 
 def test_a_warning_counts_between_the_fault_and_the_failure():
     failing = row(300)
-    assert lead(failing, [250, 280], 5) == 50
-    assert lead(failing, [205, 280], 5) is None  # one of its three readings is from before the fault
-    assert lead(failing, [210, 280], 5) == 90
-    assert lead(failing, [300], 5) is None and lead(failing, [], 5) is None
-    assert lead(failing, [195, 200, 250], 5) is None  # it was on already
-    assert lead(failing, [150, 250], 5) == 50
-    assert lead(row(100, way="rate"), [40, 70], 5) == 30
+    assert lead(failing, [250, 280], 5, 10) == 50
+    assert lead(failing, [205, 280], 5, 10) is None  # one of its three readings is from before the fault
+    assert lead(failing, [205, 280], 5, 0) == 95  # of a tool that judges each step none is
+    assert lead(failing, [190, 280], 5, 0) is None
+    assert lead(failing, [210, 280], 5, 10) == 90
+    assert lead(failing, [300], 5, 10) is None and lead(failing, [], 5, 10) is None
+    assert lead(failing, [195, 200, 250], 5, 10) is None  # it was on already
+    assert lead(failing, [150, 250], 5, 10) == 50
+    assert lead(row(100, way="rate"), [40, 70], 5, 10) == 30
 
 
 def test_another_tool_gets_the_least_multiple_that_few_enough_healthy_runs_are_above():
     def healthy_run(seed, least):
         """Above every multiple below ``least``."""
         alarms = {key(scale): [9] if scale < least else [] for scale in SCALES}
-        return row(fault=False, seed=500 + seed, rivals={"trainpulse": alarms})
+        return row(fault=False, seed=500 + seed, tools={"trainpulse": alarms})
 
     quiet = [healthy_run(seed, 2.0 if seed else 4.0) for seed in range(40)]
     assert multiples(quiet, "trainpulse") == {"llama": Multiple(2.0, 1, 40)}, "one of 41 is few enough, and 39 are not"
@@ -130,6 +135,19 @@ def test_another_tool_gets_the_least_multiple_that_few_enough_healthy_runs_are_a
     loud = [healthy_run(seed, 99) for seed in range(40)]
     (one,) = multiples(loud, "trainpulse").values()
     assert one == Multiple(8.0, 40, 40) and not one.few
+
+
+def test_the_guard_of_the_rows_is_that_of_the_package():
+    """Also of a run that is not finite: it ends there. After a change of its rule: python -m scripts.reproduce.lead_time.replay."""
+    with ROWS.open(encoding="utf-8") as lines:
+        rows = [json.loads(text) for text in itertools.islice(lines, 3)]
+    assert [row["tools"][GUARD] for row in rows] == [guarded(row) for row in rows]
+    spike = {"losses": [2.0] * 40 + [3.0] * 4 + [2.0, None], "norms": [1.0] * 45 + [None]}
+    assert guarded(spike)[key(1.0)] == [42, 45] and guarded(spike)[key(8.0)] == [45]
+    tools = Tools([GUARD])
+    for step in range(40):
+        tools.step(step, 2.0 + 0.01 * (step % 2), 1.0, {})
+    assert not any(tools.alarms[GUARD].values())
 
 
 def test_what_is_a_change_itself_has_one_form():
@@ -204,13 +222,13 @@ def test_the_report_has_the_runs_that_it_needs_and_no_seed_twice():
 
 @pytest.fixture
 def short(monkeypatch):
-    class NoRivals:
-        alarms = row()["rivals"]
+    class NoTools:
+        alarms = row()["tools"]
 
         def step(self, *args):
             pass
 
-    monkeypatch.setattr(experiment, "Rivals", NoRivals)
+    monkeypatch.setattr(experiment, "Tools", NoTools)
     text = torch.randint(256, (4000,), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr("scripts.reproduce.data.wikitext", lambda split: text)
     settings = section(ROOT / "lead_time").settings

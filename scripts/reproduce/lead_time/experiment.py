@@ -18,9 +18,9 @@ from scripts.reproduce.watched import groups_of
 from .events import failure
 from .faults import WAYS, Fault
 from .own import Own
-from .rivals import PACKAGES, Rivals
 from .signals import kept, monitors
 from .tables import tables
+from .tools import PACKAGES, Tools
 
 __all__ = ["check", "run", "tables"]
 
@@ -57,7 +57,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     parts = monitors(of_run["every"], of_run["every_curvature"]) if job.get("watched", True) else []
     losses: list[float] = []
     norms: list[float] = []
-    own, rivals = Own(model, optimizer), Rivals() if parts else None
+    own, tools = Own(model, optimizer), Tools() if parts else None
     with tempfile.TemporaryDirectory() as folder:
         with TrainingRun(model, folder, of_run["steps"], parts, optimizer=optimizer) as watched:
             for step in range(of_run["steps"]):
@@ -71,8 +71,8 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
                 losses.append(float(loss.detach()))
                 each = {name: float(p.grad.norm()) for name, p in model.named_parameters() if p.grad is not None}
                 norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), of_run["clip"] or math.inf)))
-                if rivals:
-                    rivals.step(step, losses[-1], norms[-1], each)
+                if tools:
+                    tools.step(step, losses[-1], norms[-1], each)
                 if not losses[-1] <= _MOST_LOSS or not math.isfinite(norms[-1]):
                     losses[-1] = math.inf
                     break
@@ -92,7 +92,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "norms": [_short(norm) for norm in norms],
         "signals": found,
         "alarms": _alarms(history) if history else [],
-        "rivals": rivals.alarms if rivals else {},
+        "tools": tools.alarms if tools else {},
     }
 
 

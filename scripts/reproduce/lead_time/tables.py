@@ -10,9 +10,9 @@ from typing import Any
 from scripts.reproduce.harness.intervals import share
 from scripts.reproduce.harness.markdown import table
 
-from .rivals import RIVALS, SCALES, key
 from .scores import DWELL, FORMS, alarms_above, lasting, threshold
 from .signals import SIGNALS, forms
+from .tools import SCALES, TOOLS, key
 
 Row = dict[str, Any]
 #: Alarms of each row: the steps of the readings that have one.
@@ -70,7 +70,7 @@ class Multiple:
     """Of a tool's own threshold, for one network: the least one that few enough tuning runs are above, or the largest one.
 
     Attributes:
-        scale: see `rivals.SCALES`.
+        scale: see `tools.SCALES`.
         above, of: tuning runs that are above it, and tuning runs.
     """
 
@@ -84,39 +84,37 @@ class Multiple:
         return self.above + 1 <= FALSE * (self.of + 1)
 
 
-def multiples(rows: Sequence[Row], rival: str) -> dict[str, Multiple]:
+def multiples(rows: Sequence[Row], tool: str) -> dict[str, Multiple]:
     """By network."""
     found = {}
     for name in sorted({network(row) for row in rows}):
-        tuning = [row["rivals"][rival] for row in rows if network(row) == name and tunes(row)]
+        tuning = [row["tools"][tool] for row in rows if network(row) == name and tunes(row)]
         each = [Multiple(scale, sum(bool(run[key(scale)]) for run in tuning), len(tuning)) for scale in SCALES]
         found[name] = next((one for one in each if one.few), each[-1])
     return found
 
 
-def alarms_of_rival(rows: Sequence[Row], rival: str, tuned: bool) -> Alarms:
-    """Of another tool: at its own threshold, or at that of `multiples`."""
-    scales = {name: one.scale if tuned else 1.0 for name, one in multiples(rows, rival).items()}
-    return [row["rivals"][rival][key(scales[network(row)])] for row in rows]
+def alarms_of_tool(rows: Sequence[Row], tool: str, tuned: bool) -> Alarms:
+    """Of a tool that judges each step: at its own threshold, or at that of `multiples`."""
+    scales = {name: one.scale if tuned else 1.0 for name, one in multiples(rows, tool).items()}
+    return [row["tools"][tool][key(scales[network(row)])] for row in rows]
 
 
-def lead(row: Row, steps: Sequence[int], every: int) -> int | None:
+def lead(row: Row, steps: Sequence[int], every: int, behind: int) -> int | None:
     """Steps from the first warning to the failure of a run that fails; ``None`` without a warning.
 
     A warning is an alarm whose readings are all from after the beginning of the fault (the first tenth of a run at a learning rate
     that is too high), and that comes at least one reading before the failure: the curvature is read after a step and the rest
     before it. A signal with an alarm on already when the fault begins has not warned.
+
+    Args:
+        behind: steps from the first reading of an alarm to the alarm.
     """
-    begin = first_warning(row, every)
+    begin = 0.1 * row["planned"] if row["begin"] is None else row["begin"] + behind
     if any(begin - DWELL * every <= at < begin for at in steps):
         return None
     found = [at for at in steps if begin <= at <= row["failure"] - every]
     return row["failure"] - found[0] if found else None
-
-
-def first_warning(row: Row, every: int) -> float:
-    """The first step at which an alarm counts as a warning."""
-    return 0.1 * row["planned"] if row["begin"] is None else row["begin"] + (DWELL - 1) * every
 
 
 @dataclass(frozen=True)
@@ -143,12 +141,13 @@ class Line:
         return f"{self.name}, {self.form}" if self.form else self.name
 
 
-def line(name: str, rows: Sequence[Row], found: Alarms, every: int, form: str = "") -> Line:
-    """Judge the alarms of a signal."""
+def line(name: str, rows: Sequence[Row], found: Alarms, every: int, form: str = "", each_step: bool = False) -> Line:
+    """Judge the alarms of a signal, or of a tool that judges each step."""
+    behind = 0 if each_step else (DWELL - 1) * every
     return Line(
         name,
         form,
-        {place: lead(row, found[place], every) for place, row in enumerate(rows) if fails(row)},
+        {place: lead(row, found[place], every, behind) for place, row in enumerate(rows) if fails(row)},
         [bool(steps) for steps, row in zip(found, rows, strict=True) if healthy(row) and not tunes(row)],
         [
             any(at < row["begin"] for at in steps)
@@ -159,16 +158,16 @@ def line(name: str, rows: Sequence[Row], found: Alarms, every: int, form: str = 
 
 
 def lines(rows: Sequence[Row], every: int) -> Iterator[Line]:
-    """Every signal in both forms, then the rules that come with the monitors, then the other tools."""
+    """Every signal in both forms, then the rules that come with the monitors, then the tools that judge each step."""
     for signal in SIGNALS:
         for form, found in alarms(rows, signal, every).items():
             yield line(signal, rows, found, every, form)
     for monitor in _MONITORS:
         found = [[step for step, by, _ in row["alarms"] if by == monitor] for row in rows]
         yield line(f"hf_rksp, rule of the {monitor} monitor", rows, found, every)
-    for rival in RIVALS:
+    for tool in TOOLS:
         for kind, tuned in (("its own threshold", False), ("threshold chosen as above", True)):
-            yield line(rival, rows, alarms_of_rival(rows, rival, tuned), every, kind)
+            yield line(tool, rows, alarms_of_tool(rows, tool, tuned), every, kind, each_step=True)
 
 
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
@@ -227,11 +226,11 @@ def _warnings(rows: list[Row], every: int) -> list[str]:
 
 
 def _at_the_ends(rows: Sequence[Row]) -> list[str]:
-    """Where a multiple of another tool's threshold may not give the wanted share of false alarms: no further one was tried."""
+    """Where a multiple of a tool's threshold may not give the wanted share of false alarms: no further one was tried."""
     found = [
-        f"- {rival}, {name}: {one.above} of {one.of} healthy runs are above {one.scale:g} times its threshold."
-        for rival in RIVALS
-        for name, one in multiples(rows, rival).items()
+        f"- {tool}, {name}: {one.above} of {one.of} healthy runs are above {one.scale:g} times its threshold."
+        for tool in TOOLS
+        for name, one in multiples(rows, tool).items()
         if one.scale in (SCALES[0], SCALES[-1])
     ]
     return ["At the ends of the multiples that were tried:", "", *found] if found else []

@@ -1,17 +1,24 @@
-"""Other tools: trainscope, trainpulse and stabilityguard, each at several multiples of its own threshold."""
+"""Tools that judge each step: the guard of this package, trainscope, trainpulse and stabilityguard.
+
+Each is read at several multiples of its own threshold.
+"""
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from hf_rksp import GuardConfig
+from hf_rksp.training.guard.judge import Judge
 
 #: Step, loss, gradient norm of the whole model, and of each weight -> whether there is an alarm.
 Rule = Callable[[int, float, float, Mapping[str, float]], bool]
 
 
-#: Package -> how it is installed.
+#: Package of another tool -> how it is installed.
 PACKAGES = {
     "trainscope": "trainscope==1.8.1",
     "trainpulse": "trainpulse==0.4.0",
@@ -62,7 +69,20 @@ def _stabilityguard(scale: float) -> Rule:
     return rule
 
 
-RIVALS: dict[str, Callable[[float], Rule]] = {
+def _guard(scale: float) -> Rule:
+    """The rule of `DivergenceGuard` for loss and gradient norm; that of the update needs the weights."""
+    config = GuardConfig()
+    judge = Judge(replace(config, limit=scale * config.limit))
+
+    def rule(step: int, loss: float, norm: float, norms: Mapping[str, float]) -> bool:
+        return bool(judge.judge(loss, norm))
+
+    return rule
+
+
+GUARD = "hf_rksp, guard"
+TOOLS: dict[str, Callable[[float], Rule]] = {
+    GUARD: _guard,
     "trainscope, CUSUM": lambda scale: _trainscope("changepoint", scale),
     "trainscope, z-score": lambda scale: _trainscope("z_score", scale),
     "trainpulse": _trainpulse,
@@ -70,8 +90,11 @@ RIVALS: dict[str, Callable[[float], Rule]] = {
 }
 
 
-class Rivals:
-    """Feeds every step to the other tools, at several multiples of their thresholds.
+class Tools:
+    """Feeds every step to the tools, at several multiples of their thresholds.
+
+    Args:
+        names: which of them.
 
     Attributes:
         alarms: tool -> multiple -> steps with an alarm, at most one of five.
@@ -80,9 +103,9 @@ class Rivals:
         ImportError: a tool is not installed.
     """
 
-    def __init__(self) -> None:
-        self._rules = {(name, key(scale)): make(scale) for name, make in RIVALS.items() for scale in SCALES}
-        self.alarms: dict[str, dict[str, list[int]]] = {name: {key(scale): [] for scale in SCALES} for name in RIVALS}
+    def __init__(self, names: Sequence[str] = tuple(TOOLS)) -> None:
+        self._rules = {(name, key(scale)): TOOLS[name](scale) for name in names for scale in SCALES}
+        self.alarms: dict[str, dict[str, list[int]]] = {name: {key(scale): [] for scale in SCALES} for name in names}
 
     def step(self, step: int, loss: float, norm: float, norms: Mapping[str, float]) -> None:
         """One step of the run."""
