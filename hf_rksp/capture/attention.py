@@ -32,6 +32,7 @@ class AttentionLogits(TorchFunctionMode):
         on_device: the largest of all logits that are allowed, as a tensor without dimensions: to read it waits for the device.
             ``None`` if no attention was seen; minus infinity if every one was forbidden.
         calls: attentions that were seen.
+        unread: why one that was seen could not be read; the model goes on.
     """
 
     def __init__(self, tokens: Tensor | None = None) -> None:
@@ -39,6 +40,7 @@ class AttentionLogits(TorchFunctionMode):
         self.tokens = tokens
         self.on_device: Tensor | None = None
         self.calls = 0
+        self.unread: Exception | None = None
 
     @property
     def largest(self) -> float | None:
@@ -54,10 +56,15 @@ class AttentionLogits(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if function is functional.scaled_dot_product_attention:
-            self._see(_largest(*args, **kwargs))
-        elif function in _SOFTMAX and isinstance(args[0], Tensor) and args[0].ndim >= 4 and _axis(args, kwargs) == -1:
-            self._see(args[0].detach().amax(-1) if args[0].numel() else args[0])
+        try:
+            if function is functional.scaled_dot_product_attention:
+                self._see(_largest(*args, **kwargs))
+            elif (
+                function in _SOFTMAX and isinstance(args[0], Tensor) and args[0].ndim >= 4 and _axis(args, kwargs) == -1
+            ):
+                self._see(args[0].detach().amax(-1) if args[0].numel() else args[0])
+        except Exception as error:
+            self.unread = error
         return function(*args, **kwargs)
 
     def _see(self, of_queries: Tensor) -> None:
@@ -99,6 +106,7 @@ def _largest(
     if enable_gqa:
         key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
     query, key = query.detach(), key.detach()
+    attn_mask = None if attn_mask is None else attn_mask.detach()  # T5 learns a bias, which is handed over as a mask
     scale = query.size(-1) ** -0.5 if scale is None else scale
     per_query = max(key.shape[:-1].numel(), query.shape[:-2].numel() * key.shape[-2], 1)
     rows = max(_AT_ONCE // per_query, 1)

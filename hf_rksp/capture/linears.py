@@ -179,9 +179,9 @@ class QueryKey:
 def query_key_pairs(maps: Sequence[LinearMap], config: Any) -> list[QueryKey]:
     """The pairs of queries and keys among ``maps``; none if ``config`` does not say how many heads there are."""
     heads = getattr(config, "num_attention_heads", None)
-    if not heads:
-        return []
     keys = getattr(config, "num_key_value_heads", None) or (1 if getattr(config, "multi_query", False) else heads)
+    if not (isinstance(heads, int) and isinstance(keys, int) and heads > 0 and keys > 0):  # Swin has a list, by stage
+        return []
     by_place: dict[tuple[str, str], dict[str, LinearMap]] = {}
     for one in maps:
         parent, _, name = one.path.rpartition(".")

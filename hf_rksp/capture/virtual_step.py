@@ -6,6 +6,7 @@ import contextlib
 import math
 import random
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy
 import torch
@@ -17,14 +18,17 @@ from hf_rksp.errors import InputError
 
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Undo afterwards what a forward pass may change: buffers, the modules and attributes of a module, and the random state.
+    """Undo afterwards what a forward pass may change: buffers, modules, attributes and hooks of a module, and the random state.
 
-    An attribute gets its value back, and not what was in a list or a mapping. The random state is that of torch, of generators
-    that modules hold, of Python and of NumPy. Two forward passes, each in such a context, draw the same numbers.
+    An attribute gets its value back, and not what was in a list or a mapping. Hooks are put back as they were, because a model of
+    transformers hooks its blocks in the first pass that returns hidden states, and marks itself so that it is not hooked twice: the
+    mark and the hooks have to go together. The random state is that of torch, of generators that modules hold, of Python and of
+    NumPy. Two forward passes, each in such a context, draw the same numbers.
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     # BigBird replaces its attention if a text is short; RecurrentGemma keeps its last state.
     attributes = [(module, dict(vars(module)), dict(module._modules)) for module in model.modules()]
+    hooks = [(table, dict(table)) for module in model.modules() for table in _hooks_of(module)]
     copies = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
     python, numpys = random.getstate(), numpy.random.get_state()
     try:
@@ -41,9 +45,16 @@ def restored(model: nn.Module) -> Iterator[None]:
             vars(module).update(values)
             module._modules.clear()
             module._modules.update(children)
+        for table, entries in hooks:
+            table.clear()
+            table.update(entries)
         for module, named in buffers:  # a module may also have put another tensor there
             module._buffers.clear()
             module._buffers.update(named)
+
+
+def _hooks_of(module: nn.Module) -> list[dict[int, Any]]:
+    return [value for name, value in vars(module).items() if "_hooks" in name and isinstance(value, dict)]
 
 
 @contextlib.contextmanager

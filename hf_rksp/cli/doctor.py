@@ -71,8 +71,10 @@ def _logged(log: Log) -> list[str]:
         return ["No log was found."]
     planned = f" of {log.run.planned:,}" if log.run.planned else ""
     lines = [f"{line(str(log.run.source), _LONG)}: {log.run.step:,}{planned} steps"]
+    if not log.run.series:
+        lines.append("The run has logged nothing, so its loss is not known.")
     if not log.signs:
-        return [*lines, "The log has no sign of a failure."]
+        return [*lines, "The log has no sign of a failure."] if log.run.series else lines
     lines += ["", "Signs, the first one first:" if any(sign.breaks for sign in log.signs) else "What happened:"]
     return lines + [f"  {'-' if sign.step is None else f'step {sign.step:,}':<14}{sign.text}" for sign in log.signs]
 

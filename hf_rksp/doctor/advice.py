@@ -50,7 +50,8 @@ def advice(
     if run is not None and first is not None and "nothing is learnt" not in names:
         found += _learning_rate(run, first, healthy)
     if "not finite" in names:
-        found.append("Set logging_nan_inf_filter=False: the log then shows a loss that is not finite.")
+        if run is not None and not numpy.isnan(run.of("loss").values).any():
+            found.append("Set logging_nan_inf_filter=False: the log then shows a loss that is not finite.")
         found.append("If the run was in float16, train in bf16, which has the range of float32.")
     if "nothing is learnt" in names:
         found.append("Count the labels of a batch that are not -100: a batch without any has no gradient.")

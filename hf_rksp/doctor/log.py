@@ -81,7 +81,10 @@ def _of_folder(path: Path, checkpoints: Sequence[Path]) -> Log:
     history = _history(path, notes)
     if history is not None and history.logs:
         run = _longer(run, history, path)
-    signs = signs_of(run) if run is not None else []
+    elif history is not None and run is None:  # Trainer logs every 500 steps unless it is asked to
+        known = (row["step"] for row in (*history.readings, *history.events) if isinstance(row.get("step"), int))
+        run = LoggedRun(path, max(known, default=0), None)
+    signs = signs_of(run) if run is not None and run.series else []
     signs += signs_in([dict(row) for row in history.events]) if history is not None else []
     return Log(run, tuple(in_order(signs)), tuple(checkpoints), tuple(notes))
 

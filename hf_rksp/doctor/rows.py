@@ -45,5 +45,6 @@ class Rows:
         other = numpy.flatnonzero(self.loss != 0)
         first = int(other[-1]) + 1 if len(other) else 0
         lines = numpy.arange(len(self.loss)) >= first
-        large = first > 0 and float(numpy.nanmedian(self.loss[:first])) > _ZERO
+        before = self.loss[:first][~numpy.isnan(self.loss[:first])]
+        large = len(before) > 0 and float(numpy.median(before)) > _ZERO
         return lines if large and lines.sum() >= LASTING else numpy.zeros(len(self.loss), bool)

@@ -23,6 +23,7 @@ from hf_rksp.profile.directions import unwrapped
 from hf_rksp.ranks import from_main, world_size
 from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, SAFE, percent, undecided
 from hf_rksp.risk.plan import SCHEDULES, Objective, Plan
+from hf_rksp.training.extra_pass import loss_beside
 from hf_rksp.training.first_batches import as_before, first_batches
 
 if TYPE_CHECKING:
@@ -173,11 +174,7 @@ def _measured(trainer: Trainer, blocks: str | Sequence[str] | None) -> tuple[flo
     def loss(model: nn.Module, batch: Any) -> Tensor:
         inputs = trainer._prepare_inputs(dict(batch))
         # Before an engine has moved it, a model may be elsewhere than where the run will be.
-        inputs = send_to_device(inputs, next(model.parameters()).device)
-        value = trainer.compute_loss(model, inputs)
-        if not isinstance(value, Tensor):
-            raise InputError(f"compute_loss returns a {type(value).__name__}, and a tensor with one number is needed")
-        return value
+        return loss_beside(trainer, model, send_to_device(inputs, next(model.parameters()).device))
 
     # The name of a model does not tell whether its weights are trained: a configuration that was loaded has one too.
     with restored(model), torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,8 @@ class RKSPCallback(TrainerCallback):
             schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
             self.engine.watch.warmup_steps = int(args.get_warmup_steps(state.max_steps))
             self.engine.watch.decays = not schedule.startswith("constant")
+        if self.kss_watches and (shaper := self.shaper) is not None:  # a share of the steps is a number only now
+            shaper.config = replace(shaper.config, every=max(shaper.config.every, int(state.logging_steps or 0)))
         self.engine.begin(state.global_step, state.max_steps, self._state)
         self._open_history(args, state, model)
         if self._late:  # found in the first step, after it has begun

@@ -60,18 +60,20 @@ class DepthPlan:
         self.begin = self.warmup_steps if config.begin is None else config.begin
         self.interval = config.interval or max(min(_INTERVAL, int(_SHARE * self.last_step)), 1)
         if config.schedule == "paper" and self.steps()[-1] >= self.last_step:
+            begin = "warmup_steps" if config.begin is None else "depth_warmup_begin"
             raise InputError(
-                f"interval={self.interval}: the last of {self.groups} unlockings would be at step {self.steps()[-1]} of a run of "
-                f"{self.last_step}, which would end with locked blocks; make begin ({self.begin}), interval or groups smaller"
+                f"{begin}={self.begin}, depth_warmup_interval={self.interval}, depth_warmup_groups={self.groups}: the last group "
+                f"would be unlocked at step {self.steps()[-1]} of a run of {self.last_step}, which would end with locked blocks; "
+                "make one of them smaller"
             )
         if config.schedule in ("lr", "curvature") and not self.begin < config.latest * self.last_step:
             raise InputError(
-                f"latest={config.latest}: that is step {config.latest * self.last_step:.0f}, and the first unlocking is at step "
-                f"{self.begin} (begin) at the earliest; make latest larger"
+                f"depth_warmup_latest={config.latest}: that is step {config.latest * self.last_step:.0f}, and the first group is "
+                f"unlocked at step {self.begin} at the earliest (depth_warmup_begin, or else warmup_steps); make it larger"
             )
         if config.schedule == "lr" and self.decays is False:
             raise InputError(
-                "schedule='lr': the learning rate does not fall, so no block would be unlocked; pass 'paper', or let it decay"
+                "depth_warmup='lr': the learning rate does not fall, so no block would be unlocked; pass 'paper', or let it decay"
             )
 
     def steps(self) -> Sequence[int]:

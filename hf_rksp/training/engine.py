@@ -34,16 +34,18 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from hf_rksp.errors import InputError, RunStoppedError
-from hf_rksp.ranks import current_ranks, sums_over_ranks
+from hf_rksp.capture import Block, Stack
+from hf_rksp.capture.tap import Looker
+from hf_rksp.errors import CaptureError, InputError, RkspError, RunStoppedError
+from hf_rksp.ranks import current_ranks, sums_over_ranks, world_size
 from hf_rksp.training.gate import StepGate
-from hf_rksp.training.monitors.base import Intervention, Measuring, Monitor, Reading
+from hf_rksp.training.monitors.base import Intervention, Measuring, Monitor, Reading, none
 from hf_rksp.training.recorder import Recorder
 from hf_rksp.training.watch import Watch
 
@@ -65,6 +67,8 @@ class Engine:
     def __init__(self, watch: Watch, parts: Sequence[Monitor], recorder: Recorder) -> None:
         self.watch, self.parts, self.recorder = watch, tuple(parts), recorder
         self.step = self.last_step = 0
+        #: The first step has not begun.
+        self._fresh = True
         self.readings: list[Reading] = []
         self._due: list[Monitor] = []
         #: Steps were made, and the end of the run was not said.
@@ -76,13 +80,31 @@ class Engine:
                 f"two parts of a run are called {twice[0]!r}: their numbers and states have one name; leave one out"
             )
         watch.dormant = [part for part in self.interventions if part.dormant]
-        for part in self.parts:
-            part.attach(watch)
-            if part.aside is not None:
-                part.aside.listener = functools.partial(self._left_out, part.name)
+        self.parts = tuple(part for part in self.parts if self._attached(part))
+
+    def _attached(self, part: Monitor) -> bool:
+        """Whether the part can watch this run."""
+        try:
+            part.attach(self.watch)
+        except Exception as error:
+            self._failed(part, "the whole run", error)
+            return False
+        if part.aside is not None:
+            part.aside.listener = functools.partial(self._left_out, part.name)
+        return True
 
     def _left_out(self, part: str, text: str) -> None:
         self.recorder.event(self.step, part, "left_out", text)
+
+    def _failed(self, part: Monitor, what: str, error: Exception) -> None:
+        """A monitor has raised what nobody has foreseen, inside an ``except``: it leaves ``what`` out, and the run goes on.
+
+        What acts on the run has to be right. And other processes wait for this one in a sum: an error that they do not have must
+        not be kept from the launcher.
+        """
+        if isinstance(error, RkspError) or isinstance(part, Intervention) or part.aside is None or world_size() > 1:
+            raise error
+        part.aside(what, error, self.watch.layers)
 
     def begin(self, step: int, last_step: int, state: Mapping[str, Any]) -> None:
         """The run begins.
@@ -108,13 +130,16 @@ class Engine:
         """The optimizer step ``step`` begins: monitors that are due look at its first forward pass."""
         self.step = step
         self._due = [part for part in self.parts if part.due(step, self.last_step)]
-        self.readings += self._measure([part.step_begin(step, self._main) for part in self._due])
+        self.readings += self._measure("step_begin", self._due)
+        self._fresh = False
         self.look()
 
     def look(self) -> None:
         """Let monitors that are due look at the next forward pass: called for each microbatch."""
-        lookers = [looker for part in self._due if (looker := part.looker(self.step)) is not None]
-        self.watch.tap.look(lookers)
+        lookers = [(part, looker) for part in self._due if (looker := part.looker(self.step)) is not None]
+        self.watch.tap.look(
+            [Unharmed(looker, functools.partial(self._failed, part, "a pass")) for part, looker in lookers]
+        )
 
     def microbatch(self, withheld: Mapping[str, Any]) -> None:
         """Say which entries of the coming batch the model itself is not given."""
@@ -142,11 +167,11 @@ class Engine:
         due, self._due = self._due, []
         for part in self.interventions:
             part.step_made()
-        found = self._measure([part.step_end(self.step, self._main) for part in due])
+        found = self._measure("step_end", due)
         self.step += 1
         self._unended = not ended
         if ended:
-            found += self._measure([part.run_end(self.step, self._main) for part in self.parts])
+            found += self._measure("run_end", self.parts)
         self.readings = found
         if self.watch.stopped is not None:
             self.recorder.event(self.step - 1, "run", "stopped", self.watch.stopped)
@@ -157,7 +182,7 @@ class Engine:
         """The run is over, perhaps before its last step. Every process has to call it."""
         unended, self._unended = self._unended, False
         if unended:
-            self._measure([part.run_end(self.step, self._main) for part in self.parts])
+            self._measure("run_end", self.parts)
 
     def saved(self, folder: Path) -> None:
         """A checkpoint of the step just made is in ``folder``. Every process has to call it."""
@@ -171,9 +196,23 @@ class Engine:
             logger.warning("Step %d: %s", self.step, text)
         self.recorder.event(self.step, "run", "not saved", text)
 
-    def _measure(self, measuring: Sequence[Measuring]) -> list[Reading]:
-        """Run all to their ends side by side, and record what came out."""
-        found = [reading for reading in together(measuring) if reading is not None]
+    def _measure(self, when: Literal["step_begin", "step_end", "run_end"], parts: Sequence[Monitor]) -> list[Reading]:
+        """Run what the parts measure ``when`` to its end, side by side, and record what came out."""
+
+        def failed(place: int, error: Exception) -> None:
+            if self._fresh:  # bad batches of a probe are refused before any work
+                raise error
+            self._failed(parts[place], "a reading", error)
+
+        measuring = []
+        for place, part in enumerate(parts):
+            try:
+                measuring.append(getattr(part, when)(self.step, self._main))
+            except Exception as error:
+                failed(place, error)
+                measuring.append(none())
+
+        found = [reading for reading in together(measuring, failed) if reading is not None]
         for reading in found:
             self.recorder.reading(reading)
         return found
@@ -211,8 +250,49 @@ class Engine:
             part.close()
 
 
-def together(measuring: Sequence[Measuring]) -> list[Reading | None]:
-    """The readings of all, in their order; what they need from the other processes is added up in common collectives."""
+class Unharmed:
+    """A looker whose errors do not end the forward pass that it looks at.
+
+    Args:
+        looker: who looks.
+        failed: is called with an error, inside an ``except``; it may raise it.
+    """
+
+    def __init__(self, looker: Looker, failed: Callable[[Exception], None]) -> None:
+        self.looker, self.failed = looker, failed
+
+    def pass_begin(self, batch: Mapping[str, Any]) -> None:
+        """See `Looker`."""
+        self._call(self.looker.pass_begin, batch)
+
+    def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
+        """See `Looker`."""
+        self._call(self.looker.record, stack, block, x, y)
+
+    def refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
+        """See `Looker`."""
+        self._call(self.looker.refuse, stack, block, error)
+
+    def pass_end(self, batch: Mapping[str, Any]) -> None:
+        """See `Looker`."""
+        self._call(self.looker.pass_end, batch)
+
+    def _call(self, method: Callable[..., None], *args: Any) -> None:
+        try:
+            method(*args)
+        except Exception as error:
+            self.failed(error)
+
+
+def together(
+    measuring: Sequence[Measuring], failed: Callable[[int, Exception], None] | None = None
+) -> list[Reading | None]:
+    """The readings of all, in their order; what they need from the other processes is added up in common collectives.
+
+    Args:
+        failed: is called with the place of one that has raised, inside an ``except``; it may raise the error. Then there is no
+            reading of it.
+    """
     readings: list[Reading | None] = [None] * len(measuring)
     answers: dict[int, Sequence[Tensor] | None] = dict.fromkeys(range(len(measuring)))
     while answers:
@@ -222,6 +302,10 @@ def together(measuring: Sequence[Measuring]) -> list[Reading | None]:
                 asked[place] = next(measuring[place]) if answer is None else measuring[place].send(answer)
             except StopIteration as stop:
                 readings[place] = stop.value
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(place, error)
         sums = iter(sums_over_ranks([tensor for tensors in asked.values() for tensor in tensors]))
         answers = {place: [next(sums) for _ in tensors] for place, tensors in asked.items()}
     return readings

@@ -1,4 +1,4 @@
-"""Forward passes beside those of the run: what they change is put back."""
+"""Forward passes and losses beside those of the run: what they change is put back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor, nn
+from transformers import Trainer
 
 from hf_rksp.capture import Layouts, untouched
 from hf_rksp.capture.calling import eager, forked_random_state, forward, reshard
-from hf_rksp.errors import CaptureError
+from hf_rksp.errors import CaptureError, InputError
 
 #: Buffers that are put back have at most so many numbers: running statistics do, tables of quantised weights do not.
 _LARGEST_BUFFER = 2**20
@@ -44,6 +45,26 @@ def extra_passes(model: nn.Module) -> Iterator[None]:
             _put_back(buffers)
         random.setstate(python)
         numpy.random.set_state(numbers)
+
+
+def loss_beside(trainer: Trainer, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    """The loss of one prepared batch, as `Trainer.prediction_step` computes it: a loss of one's own gets the number of its tokens.
+
+    It is that of this process: the processes need not ask for equally many losses.
+
+    Raises:
+        InputError: the loss is no tensor.
+    """
+    args: Any = trainer.args
+    over_devices, args.average_tokens_across_devices = args.average_tokens_across_devices, False
+    try:
+        items = trainer._get_num_items_in_batch([inputs], next(model.parameters()).device)
+        loss = trainer.compute_loss(model, dict(inputs), num_items_in_batch=items)
+    finally:
+        args.average_tokens_across_devices = over_devices
+    if not isinstance(loss, Tensor):
+        raise InputError(f"compute_loss returns a {type(loss).__name__}, and a tensor with one number is needed")
+    return loss
 
 
 def settle(layouts: Layouts, model: nn.Module, inputs: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig
+from hf_rksp.config.checks import require_whole
 from hf_rksp.errors import RunStoppedError
 from hf_rksp.machine import versions
 from hf_rksp.ranks import current_ranks, world_size
@@ -81,6 +82,7 @@ class TrainingRun:
         rewind: Callable[[Path], None] | None = None,
         scaler: Any = None,
     ) -> None:
+        require_whole("steps", steps, 1)
         self.model, self.folder, self.steps = model, Path(folder), steps
         # A guard that may switch KSS on finds it asleep.
         sleeps = any(isinstance(part, DivergenceGuard) and "kss" in part.config.chosen for part in monitors)
@@ -168,7 +170,12 @@ class TrainingRun:
 
     def step(self, **logs: float) -> dict[str, float]:
         """The optimizer has made its step; ``logs`` go into the history with the numbers of all parts, which are returned."""
-        ended = self.step_number + 1 >= self.steps
+        if self.step_number == self.steps:
+            logger.warning(
+                "The run goes on after steps=%d: it is watched from its next step on. Pass all steps of a run",
+                self.steps,
+            )
+        ended = self.step_number + 1 == self.steps
         self.engine.step_end(ended)
         self.engine.microbatch({})  # what was withheld was of this step
         self.step_number += 1

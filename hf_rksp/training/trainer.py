@@ -220,7 +220,7 @@ class RKSPTrainerMixin(StepAndLoss):
         kss = self.kss
         if kss is None or self.args.torch_compile:  # which would compile the measured passes too
             return None
-        return replace(kss, every=max(_WATCHES, int(self.args.logging_steps)))
+        return replace(kss, every=_WATCHES)
 
     def _let_go(self) -> None:
         self._waits = False

@@ -21,7 +21,7 @@ from hf_rksp.ranks import world_size
 from hf_rksp.training.aside import reason
 from hf_rksp.training.callback import REMEDIES
 from hf_rksp.training.checkpoints import HealthyCheckpoints
-from hf_rksp.training.extra_pass import extra_passes
+from hf_rksp.training.extra_pass import extra_passes, loss_beside
 from hf_rksp.training.first_batches import same_numbers
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.watch import Watch
@@ -174,10 +174,7 @@ class StepAndLoss(HealthyCheckpoints):
     def _task_loss(self, batch: Mapping[str, Any]) -> Tensor:
         """The loss of a batch beside the run, without the term of KSS."""
         with same_numbers(self), self.compute_loss_context_manager():
-            loss = self.compute_loss(self.model, self._prepare_inputs(dict(batch)))
-        if not isinstance(loss, Tensor):
-            raise InputError(f"compute_loss returns a {type(loss).__name__}, and a tensor with one number is needed")
-        return loss
+            return loss_beside(self, self.model, self._prepare_inputs(dict(batch)))
 
     def _measure_step(self, model: Any, shaper: SpectralShaper, batches: Sequence[Any]) -> None:
         for part in (model, self.optimizer):

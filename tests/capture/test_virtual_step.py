@@ -147,3 +147,29 @@ def test_refusals(direction, lr, match):
     with pytest.raises(InputError, match=match), virtual_step(model, direction, lr):
         pytest.fail("it went in")
     assert everything(model) == before
+
+
+def test_a_model_that_hooks_its_blocks_in_its_first_pass_is_not_hooked_twice():
+    """transformers does so for hidden states, and marks the model."""
+    model, (batch,) = tiny_gpt2(), texts(1)
+    tables = [dict(module._forward_hooks) for module in model.modules()]
+    for _ in range(2):
+        with restored(model), torch.no_grad():
+            assert len(model(**batch, output_hidden_states=True).hidden_states) == model.config.n_layer + 1
+        assert [dict(module._forward_hooks) for module in model.modules()] == tables
+    with torch.no_grad():
+        assert len(model(**batch, output_hidden_states=True).hidden_states) == model.config.n_layer + 1
+
+
+def test_a_hook_that_was_there_stays_also_if_it_has_removed_itself():
+    model, calls = nn.Linear(2, 2), []
+
+    def once(module, args):
+        calls.append(1)
+        handle.remove()
+
+    handle = model.register_forward_pre_hook(once)
+    with restored(model):
+        model(torch.zeros(1, 2))
+    model(torch.zeros(1, 2))
+    assert len(calls) == 2 and not model._forward_pre_hooks

@@ -5,7 +5,14 @@ import math
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    SegformerConfig,
+    SegformerForImageClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from hf_rksp import AttentionConfig, AttentionMonitor
 from hf_rksp.errors import InputError
@@ -116,3 +123,41 @@ def test_settings_are_arguments_of_a_trainer(tmp_path):
     assert len(logged) == 2 and "attention/effective_rank/min" in logged[1]
     with pytest.raises(InputError, match="attention_every=-1"):
         trainer(tmp_path, gpt2(), attention_every=-1)
+
+
+def test_a_bias_that_is_learnt_is_a_mask_with_a_gradient(tmp_path):
+    """T5 hands its relative positions to torch's attention as a mask."""
+    sizes = {"vocab_size": VOCAB, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    largest = []
+    for kernel in ("sdpa", "eager"):
+        torch.manual_seed(0)
+        model = T5ForConditionalGeneration(
+            T5Config(**sizes, decoder_start_token_id=0, attn_implementation=kernel)
+        ).train()
+        run = trained(tmp_path / kernel, model, kss="off", attention_every=1)
+        largest.append(
+            [row["attention/largest_logit"] for row in run.state.log_history if "attention/largest_logit" in row]
+        )
+    assert largest[0] == pytest.approx(largest[1], rel=1e-4) and len(largest[0]) == 4
+
+
+def test_a_list_of_heads_is_one_for_each_stage(tmp_path, caplog):
+    """Swin and PVT have one too."""
+    sizes = {"hidden_sizes": [16, 16], "depths": [1, 1], "num_attention_heads": [1, 2], "decoder_hidden_size": 16}
+    per_stage = {
+        "num_encoder_blocks": 2,
+        "sr_ratios": [2, 1],
+        "patch_sizes": [3, 3],
+        "strides": [2, 2],
+        "mlp_ratios": [2, 2],
+    }
+    model = SegformerForImageClassification(SegformerConfig(**sizes, **per_stage, num_labels=3)).train()
+    data = [{"pixel_values": torch.randn(2, 3, 16, 16), "labels": torch.tensor([0, 1])} for _ in range(2)]
+    readings, _ = loop(tmp_path, model, data)
+    assert "does not give the number of heads" in caplog.text and "largest_logit" in readings[0]["values"]
+
+
+def test_attention_that_cannot_be_read_is_left_out(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("hf_rksp.capture.attention._largest", lambda *args, **kwargs: 1 / 0)
+    readings, _ = loop(tmp_path, gpt2().train(), batches(token_rows(8).rows))
+    assert "attention logits: ZeroDivisionError" in caplog.text and "largest_logit" not in readings[0]["values"]

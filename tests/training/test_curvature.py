@@ -26,7 +26,7 @@ from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training import TrainingRun
 from hf_rksp.training.preconditioner import read_preconditioner
-from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trainer
+from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trained, trainer
 from tests.training.test_alignment import batches
 
 SMALL = {"vocab_size": 12, "n_embd": 4, "n_layer": 1, "n_head": 1, "n_positions": 9}
@@ -126,7 +126,10 @@ def test_a_run_is_the_same_with_it_and_without(tmp_path, dropout):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_in_a_trainer_and_in_a_callback(tmp_path, accumulate):
-    """The trainer hands over its own loss; a callback takes that of the model, which is the same here."""
+    """The trainer hands over its own loss; a callback takes that of the model.
+
+    Trainer divides that of a GPT-2 by all nine tokens, and the model by the eight that are predicted.
+    """
     found, more = [], {"gradient_accumulation_steps": accumulate, "per_device_train_batch_size": 4 // accumulate}
     for kind in ("trainer", "callback"):
         folder = tmp_path / kind
@@ -139,7 +142,10 @@ def test_in_a_trainer_and_in_a_callback(tmp_path, accumulate):
         found.append(read_history(folder).of("curvature"))
     assert len(found[0]) == 2
     for a, b in zip(*found, strict=True):
-        assert a["values"] == pytest.approx(b["values"], rel=1e-5)
+        scaled = {
+            key: value * (8 / 9 if key not in ("residual", "left_out") else 1) for key, value in b["values"].items()
+        }
+        assert a["values"] == pytest.approx(scaled, rel=1e-5)
 
 
 def test_what_a_loss_counts_is_put_back(tmp_path):
@@ -424,3 +430,48 @@ def test_settings_are_checked_by_the_names_of_the_arguments(tmp_path):
     ):
         with pytest.raises(InputError, match=f"curvature_{name}="):
             trainer(tmp_path, gpt2(), **{f"curvature_{name}": value})
+
+
+def test_a_weight_that_is_thawed_begins_the_search_anew(tmp_path, caplog):
+    model = small()
+    frozen = list(model.parameters())[-2:]
+    for weight in frozen:
+        weight.requires_grad_(False)
+
+    def thaw(run, step):
+        for weight in frozen:
+            weight.requires_grad_(step >= 1)
+
+    optimizer = adam(model)
+    data = rows(16)
+    with TrainingRun(model, tmp_path, 4, [CurvatureMonitor(CurvatureConfig(every=1))], optimizer=optimizer) as run:
+        for step in range(4):
+            thaw(run, step)
+            model(**data[step]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            run.step()
+    assert len(read_history(tmp_path).of("curvature")) == 4 and "must match" not in caplog.text
+
+
+@pytest.mark.parametrize("needs", [True, False])
+def test_a_loss_of_ones_own_gets_the_number_of_its_tokens(tmp_path, needs):
+    """As in training and evaluation. A sum of losses would have a curvature that is as many times too large."""
+
+    def own(outputs, labels, num_items_in_batch=None):
+        logits, wanted = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        total = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        return (
+            total / num_items_in_batch if needs else total / (1 if num_items_in_batch is None else num_items_in_batch)
+        )
+
+    found = []
+    for more in ({}, {"compute_loss_func": own}):
+        run = trained(
+            tmp_path / str(len(more)), gpt2(dropout=0.0), kss="off", curvature_every=1, max_steps=2, risk="warn", **more
+        )
+        said = [event for event in read_history(tmp_path / str(len(more))).events if event["by"] == "risk"]
+        found.append([row["curvature/lambda_max"] for row in run.state.log_history if "curvature/lambda_max" in row])
+        found[-1].append(said[0]["p_lost"])
+        assert run.args.average_tokens_across_devices
+    assert found[0] == pytest.approx(found[1], rel=1e-2)

@@ -12,8 +12,9 @@ from hf_rksp.errors import InputError
 from hf_rksp.flat import joined
 from hf_rksp.history.read import read_history
 from hf_rksp.training import SpectralMonitor, TrainingRun
+from hf_rksp.training.aside import Aside
 from hf_rksp.training.kss.schedule import Schedule
-from hf_rksp.training.monitors.base import Intervention, Monitor, Reading
+from hf_rksp.training.monitors.base import Intervention, Monitor, Reading, none
 from tests.training.common import arguments, assert_same_weights, gpt2, hooks, token_rows, trained, trainer
 
 STEPS = 3
@@ -229,3 +230,82 @@ def test_sums_and_transfers_join_what_can_be_joined():
     found = joined(tensors, lambda flat: (seen.append(flat.numel()), 2 * flat)[1])
     assert seen == [10, 1, 0] and all(torch.equal(new, 2 * old) for new, old in zip(found, tensors, strict=True))
     assert [new.shape for new in found] == [old.shape for old in tensors]
+
+
+class Breaks(Monitor):
+    """Raises at one place what nobody has foreseen."""
+
+    name = "breaks"
+
+    def __init__(self, where, error=RuntimeError):
+        self.where, self.error, self.aside = where, error, Aside("The test", "breaks/skipped", "leave it out")
+
+    def _at(self, where):
+        if where == self.where:
+            raise self.error(f"at {where}")
+
+    def attach(self, watch):
+        super().attach(watch)
+        self._at("attach")
+
+    def due(self, step, last_step):
+        return True
+
+    def looker(self, step):
+        return self
+
+    def step_begin(self, step, main_process):
+        if step:  # before the first step everything is refused
+            self._at("step_begin")
+        return none()
+
+    def pass_begin(self, batch):
+        self._at("pass_begin")
+
+    def record(self, stack, block, x, y):
+        self._at("record")
+
+    def refuse(self, stack, block, error):
+        pass
+
+    def pass_end(self, batch):
+        self._at("pass_end")
+
+    def step_end(self, step, main_process):
+        yield []
+        self._at("step_end")
+        return Reading("breaks", step, {})
+
+    def run_end(self, step, main_process):
+        self._at("run_end")
+        return none()
+
+
+PLACES = ["attach", "step_begin", "pass_begin", "record", "pass_end", "step_end", "run_end"]
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_monitor_that_breaks_ends_no_run(tmp_path, where, caplog):
+    model, plain = gpt2().train(), gpt2().train()
+    for one, parts in ((model, [Breaks(where), Counts()]), (plain, [])):
+        torch.manual_seed(0)
+        with TrainingRun(one, tmp_path / str(len(parts)), STEPS, parts) as run:
+            optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
+            for _ in range(STEPS):
+                one(**batch()).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                run.step()
+    assert_same_weights(model, plain)
+    read = read_history(tmp_path / "2")
+    assert [row["step"] for row in read.of("counts")] == list(range(STEPS)), "the other monitor reads on"
+    assert f"RuntimeError: at {where}" in caplog.text and hooks(model) == 0
+    said = [event["text"] for event in read.events if event["what"] == "left_out"]
+    assert len(said) == (where != "attach"), "said once"
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_what_a_monitor_refuses_is_raised(tmp_path, where):
+    with pytest.raises(InputError, match=f"at {where}"):
+        with TrainingRun(gpt2().train(), tmp_path, STEPS, [Breaks(where, InputError)]) as run:
+            run_through(run)

@@ -14,6 +14,7 @@ from transformers import (
     MambaConfig,
     MambaForCausalLM,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -451,3 +452,27 @@ def test_a_model_with_fewer_positions_than_the_pass_has_tokens_is_seen():
     config = AutoConfig.for_model("gpt2", vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=9)
     model = AutoModelForCausalLM.from_config(config)
     assert not network_of(model, find_stacks(model)).trained
+
+
+def test_the_passes_before_a_run_leave_the_hidden_states_alone(tmp_path):
+    """transformers hooks the blocks in the first pass that returns hidden states: once, whoever asks first."""
+    for kind, more in ((Trainer, {}), (RKSPTrainer, {"kss": "auto", "risk": "warn"})):
+        model = untrained_gpt2()
+        model.config.output_hidden_states = True
+        settings = RKSPTrainingArguments if more else TrainingArguments
+        run = trained(tmp_path / kind.__name__, model, kind=kind, settings=settings, max_steps=2, **more)
+        states = run.model(**{name: value[None] for name, value in token_rows(1)[0].items()}).hidden_states
+        assert len(states) == model.config.n_layer + 1, kind
+
+
+def test_kss_measures_as_often_as_a_share_of_the_steps_is_logged(tmp_path, forecasts):
+    forecasts(0.01)
+    every = []
+
+    class Looks(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            every.append(run.shaper.config.every)
+
+    run = trainer(tmp_path, untrained_gpt2(), kss="auto", max_steps=40, logging_steps=0.5, callbacks=[Looks()])
+    run.train()
+    assert set(every) == {20}

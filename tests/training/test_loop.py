@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_rksp import KSSConfig, MonitorConfig
+from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training import SpectralMonitor, TrainingRun
 from tests.training.common import assert_same_weights, gpt2, hooks, padded_rows
@@ -97,3 +98,16 @@ def test_an_error_ends_the_run_and_is_an_event(tmp_path):
 def test_a_run_that_is_not_open_says_so(tmp_path):
     with pytest.raises(RuntimeError, match="with statement"):
         TrainingRun(gpt2(), tmp_path, STEPS).step()
+
+
+def test_a_loop_that_goes_on_after_its_steps_is_watched(tmp_path, caplog):
+    """The first step behind them is over before anybody knows."""
+    loop(tmp_path, steps=1)
+    assert caplog.text.count("goes on after steps=1") == 1
+    assert [row["step"] for row in read_history(tmp_path).spectra] == [0, 2]
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True])
+def test_steps_that_are_none_are_refused(tmp_path, steps):
+    with pytest.raises(InputError, match="steps="):
+        TrainingRun(gpt2(), tmp_path, steps)

@@ -21,7 +21,7 @@ from hf_rksp.doctor.log import read_log
 from hf_rksp.doctor.signs import signs_in, signs_of
 from hf_rksp.doctor.state import LoggedRun, series_of
 from hf_rksp.errors import InputError, SchemaError
-from tests.browser.histories import write
+from tests.browser.histories import run, write
 
 STEPS = 400
 
@@ -472,3 +472,39 @@ def test_a_log_of_a_long_run_takes_seconds():
     start = time.process_time()
     assert signs_of(LoggedRun(Path(), len(rows), None, series_of(rows)))
     assert time.process_time() - start < 10
+
+
+def test_a_run_that_has_logged_nothing_has_its_alarms(tmp_path, capsys):
+    """Trainer logs every 500 steps unless it is asked to."""
+    alarm = {
+        "kind": "event",
+        "step": 11,
+        "by": "guard",
+        "what": "alarm",
+        "rule": "loss not finite",
+        "text": "The loss is nan.",
+    }
+    write(tmp_path, [run(), alarm])
+    log = read_log(tmp_path)
+    assert log.run.step == 11 and [sign.text for sign in log.signs] == ["The loss is nan."]
+    assert main(["doctor", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "has logged nothing" in said and "The loss is nan." in said and "no sign of a failure" not in said
+
+
+def test_advice_on_the_filter_is_for_logs_that_hide(tmp_path):
+    loss, norm = healthy()
+    nan = math.nan
+    for shown, hides in ((nan, False), (2.0, True)):
+        folder = state(tmp_path / str(hides), loss[:200] + [shown] * 200, norm[:200] + [nan] * 200)
+        advice = " ".join(diagnose(folder).advice)
+        assert ("logging_nan_inf_filter" in advice) == hides
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_log_of_losses_that_are_all_not_finite_warns_of_nothing():
+    rows = [{"step": step, "loss": math.nan} for step in range(1, 7)] + [
+        {"step": 7, "loss": 0.0},
+        {"step": 8, "loss": 0.0},
+    ]
+    signs_of(LoggedRun(Path("log"), 8, 8, series_of(rows)))

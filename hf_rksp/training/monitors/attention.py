@@ -127,6 +127,8 @@ class AttentionMonitor(Regular):
         """The pass is over."""
         self._seeing.close()
         seen = self._mode.on_device
+        if self._mode.unread is not None:
+            self.aside("attention logits", self._mode.unread)
         if seen is not None:
             self._logits = seen if self._logits is None else torch.maximum(self._logits, seen.to(self._logits.device))
 

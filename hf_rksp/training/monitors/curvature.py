@@ -205,7 +205,7 @@ class CurvatureMonitor(Regular):
         noise.mul_(by.scale > 0)
         square = spread.sum(dot(noise, noise))
         kept, self._kept = self._kept, None
-        if kept is not None:
+        if kept is not None and len(kept) == len(by.scale):  # it is another vector once a weight was frozen or thawed
             kept.div_(by.scale).masked_fill_(by.scale == 0, 0.0)
             length = spread.sum(dot(kept, kept))
             if length > 0:
