@@ -32,6 +32,7 @@ gradients_ready, because the step is made inside backward; see `hf_rksp.training
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -40,13 +41,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from hf_rksp.capture import Block, Stack
-from hf_rksp.capture.tap import Looker
-from hf_rksp.errors import CaptureError, InputError, RkspError, RunStoppedError
+from hf_rksp.errors import InputError, RkspError, RunStoppedError
 from hf_rksp.ranks import current_ranks, sums_over_ranks, world_size
 from hf_rksp.training.gate import StepGate
 from hf_rksp.training.monitors.base import Intervention, Measuring, Monitor, Reading, none
 from hf_rksp.training.recorder import Recorder
+from hf_rksp.training.unharmed import Unharmed
 from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,8 @@ class Engine:
             part.attach(self.watch)
         except Exception as error:
             self._failed(part, "the whole run", error)
+            with contextlib.suppress(Exception):
+                part.close()
             return False
         if part.aside is not None:
             part.aside.listener = functools.partial(self._left_out, part.name)
@@ -211,7 +213,6 @@ class Engine:
             except Exception as error:
                 failed(place, error)
                 measuring.append(none())
-
         found = [reading for reading in together(measuring, failed) if reading is not None]
         for reading in found:
             self.recorder.reading(reading)
@@ -248,40 +249,6 @@ class Engine:
             self.watch.gate = None
         for part in reversed(self.parts):
             part.close()
-
-
-class Unharmed:
-    """A looker whose errors do not end the forward pass that it looks at.
-
-    Args:
-        looker: who looks.
-        failed: is called with an error, inside an ``except``; it may raise it.
-    """
-
-    def __init__(self, looker: Looker, failed: Callable[[Exception], None]) -> None:
-        self.looker, self.failed = looker, failed
-
-    def pass_begin(self, batch: Mapping[str, Any]) -> None:
-        """See `Looker`."""
-        self._call(self.looker.pass_begin, batch)
-
-    def record(self, stack: Stack, block: Block, x: Tensor, y: Tensor) -> None:
-        """See `Looker`."""
-        self._call(self.looker.record, stack, block, x, y)
-
-    def refuse(self, stack: Stack, block: Block, error: CaptureError) -> None:
-        """See `Looker`."""
-        self._call(self.looker.refuse, stack, block, error)
-
-    def pass_end(self, batch: Mapping[str, Any]) -> None:
-        """See `Looker`."""
-        self._call(self.looker.pass_end, batch)
-
-    def _call(self, method: Callable[..., None], *args: Any) -> None:
-        try:
-            method(*args)
-        except Exception as error:
-            self.failed(error)
 
 
 def together(
