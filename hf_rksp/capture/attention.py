@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from hf_rksp.errors import first_line
+
 #: What a kernel with its own mask adds or fills in where attention is forbidden; a real logit is far from it.
 _FORBIDDEN = -1e4
 #: Logits in memory at a time: 128 MiB in float32. All of a long sequence would not fit.
@@ -40,7 +42,7 @@ class AttentionLogits(TorchFunctionMode):
         self.tokens = tokens
         self.on_device: Tensor | None = None
         self.calls = 0
-        self.unread: Exception | None = None
+        self.unread: str | None = None  # an exception would hold the tensors of its frames
 
     @property
     def largest(self) -> float | None:
@@ -64,7 +66,7 @@ class AttentionLogits(TorchFunctionMode):
             ):
                 self._see(args[0].detach().amax(-1) if args[0].numel() else args[0])
         except Exception as error:
-            self.unread = error
+            self.unread = f"{type(error).__name__}: {first_line(error)}"
         return function(*args, **kwargs)
 
     def _see(self, of_queries: Tensor) -> None:

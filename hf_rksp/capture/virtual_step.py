@@ -28,7 +28,8 @@ def restored(model: nn.Module) -> Iterator[None]:
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     # BigBird replaces its attention if a text is short; RecurrentGemma keeps its last state.
     attributes = [(module, dict(vars(module)), dict(module._modules)) for module in model.modules()]
-    hooks = [(table, dict(table)) for module in model.modules() for table in _hooks_of(module)]
+    hooks = [(module, table, dict(table)) for module in model.modules() for table in _hooks_of(module)]
+    kinds = {module: type(module) for module in model.modules()}
     copies = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
     python, numpys = random.getstate(), numpy.random.get_state()
     try:
@@ -45,16 +46,26 @@ def restored(model: nn.Module) -> Iterator[None]:
             vars(module).update(values)
             module._modules.clear()
             module._modules.update(children)
-        for table, entries in hooks:
-            table.clear()
-            table.update(entries)
+        # A lazy module has become another one, and its hook has gone with what it was.
+        for module in (module for module, kind in kinds.items() if type(module) is kind):
+            for table in _hooks_of(module):
+                table.clear()
+        for module, table, entries in hooks:
+            if type(module) is kinds[module]:
+                table.update(entries)
         for module, named in buffers:  # a module may also have put another tensor there
             module._buffers.clear()
             module._buffers.update(named)
 
 
+#: Where a module keeps its hooks.
+_HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict))
+
+
 def _hooks_of(module: nn.Module) -> list[dict[int, Any]]:
-    return [value for name, value in vars(module).items() if "_hooks" in name and isinstance(value, dict)]
+    """The tables that hold any."""
+    own = vars(module)
+    return [table for name in _HOOKS if (table := own.get(name))]
 
 
 @contextlib.contextmanager

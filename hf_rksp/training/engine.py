@@ -37,10 +37,11 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from hf_rksp.capture.tap import Looker
 from hf_rksp.errors import InputError, RkspError, RunStoppedError
 from hf_rksp.ranks import current_ranks, sums_over_ranks, world_size
 from hf_rksp.training.gate import StepGate
@@ -50,6 +51,8 @@ from hf_rksp.training.unharmed import Unharmed
 from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Engine:
@@ -107,6 +110,16 @@ class Engine:
         if isinstance(error, RkspError) or isinstance(part, Intervention) or part.aside is None or world_size() > 1:
             raise error
         part.aside(what, error, self.watch.layers)
+        # What it has seen of this step is not whole, so there is no reading of it.
+        self._due = [one for one in self._due if one is not part]
+
+    def _asked(self, part: Monitor, what: str, call: Callable[[], T], default: U) -> T | U:
+        """What the part answers; ``default`` if it fails."""
+        try:
+            return call()
+        except Exception as error:
+            self._failed(part, what, error)
+            return default
 
     def begin(self, step: int, last_step: int, state: Mapping[str, Any]) -> None:
         """The run begins.
@@ -131,17 +144,23 @@ class Engine:
     def step_begin(self, step: int) -> None:
         """The optimizer step ``step`` begins: monitors that are due look at its first forward pass."""
         self.step = step
-        self._due = [part for part in self.parts if part.due(step, self.last_step)]
+        self._due = [
+            part
+            for part in self.parts
+            if self._asked(part, "a step", functools.partial(part.due, step, self.last_step), False)
+        ]
         self.readings += self._measure("step_begin", self._due)
         self._fresh = False
         self.look()
 
     def look(self) -> None:
         """Let monitors that are due look at the next forward pass: called for each microbatch."""
-        lookers = [(part, looker) for part in self._due if (looker := part.looker(self.step)) is not None]
-        self.watch.tap.look(
-            [Unharmed(looker, functools.partial(self._failed, part, "a pass")) for part, looker in lookers]
-        )
+        lookers: list[Looker] = []
+        for part in self._due:
+            looker = self._asked(part, "a step", functools.partial(part.looker, self.step), None)
+            if looker is not None:
+                lookers.append(Unharmed(looker, functools.partial(self._failed, part, "a pass")))
+        self.watch.tap.look(lookers)
 
     def microbatch(self, withheld: Mapping[str, Any]) -> None:
         """Say which entries of the coming batch the model itself is not given."""
@@ -222,12 +241,14 @@ class Engine:
         """Numbers of all parts since the last call."""
         logs: dict[str, float] = {}
         for part in self.parts:
-            logs |= part.pop_logs()
+            own: dict[str, float] | None = self._asked(part, "its logs", part.pop_logs, None)
+            logs |= own or {}
         return logs
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, by part."""
-        return {part.name: part.state_dict() for part in self.parts}
+        states = {part.name: self._asked(part, "its state", part.state_dict, None) for part in self.parts}
+        return {name: state for name, state in states.items() if state is not None}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`; a part that is new in the resumed run, or cannot read its state, begins anew."""
@@ -247,8 +268,9 @@ class Engine:
         if self.watch.gate is not None:
             self.watch.gate.close()
             self.watch.gate = None
-        for part in reversed(self.parts):
-            part.close()
+        with contextlib.ExitStack() as closing:  # all of them, also if one fails
+            for part in self.parts:
+                closing.callback(self._asked, part, "its end", part.close, None)
 
 
 def together(

@@ -55,16 +55,28 @@ def loss_beside(trainer: Trainer, model: nn.Module, inputs: Mapping[str, Any]) -
     Raises:
         InputError: the loss is no tensor.
     """
-    args: Any = trainer.args
-    over_devices, args.average_tokens_across_devices = args.average_tokens_across_devices, False
-    try:
+    # One batch in one process: not spread over devices, and not one of several that are accumulated.
+    alone = {"average_tokens_across_devices": False, "_n_gpu": 1}
+    with _with_attributes(trainer.args, alone), _with_attributes(trainer, {"current_gradient_accumulation_steps": 1}):
         items = trainer._get_num_items_in_batch([inputs], next(model.parameters()).device)
         loss = trainer.compute_loss(model, dict(inputs), num_items_in_batch=items)
-    finally:
-        args.average_tokens_across_devices = over_devices
     if not isinstance(loss, Tensor):
         raise InputError(f"compute_loss returns a {type(loss).__name__}, and a tensor with one number is needed")
     return loss
+
+
+@contextlib.contextmanager
+def _with_attributes(owner: object, values: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, ``owner`` has these attributes."""
+    own = vars(owner)
+    before = {name: own[name] for name in values if name in own}
+    own.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            del own[name]
+        own.update(before)
 
 
 def settle(layouts: Layouts, model: nn.Module, inputs: Mapping[str, Any]) -> None:

@@ -90,6 +90,8 @@ class TrainingRun:
         self.blocks, self.setup, self._state = blocks, dict(setup or {}), dict(state or {})
         self.optimizer, self.loss, self.rewind, self.scaler = optimizer, loss, rewind, scaler
         self.step_number = int(self._state.get("step", 0))
+        #: It was said that the run goes on after its steps.
+        self._late = False
         self._recorder = Recorder()
         self._engine: Engine | None = None
 
@@ -170,7 +172,8 @@ class TrainingRun:
 
     def step(self, **logs: float) -> dict[str, float]:
         """The optimizer has made its step; ``logs`` go into the history with the numbers of all parts, which are returned."""
-        if self.step_number == self.steps:
+        if self.step_number >= self.steps and not self._late:
+            self._late = True
             logger.warning(
                 "The run goes on after steps=%d: it is watched from its next step on. Pass all steps of a run",
                 self.steps,

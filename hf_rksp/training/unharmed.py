@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from hf_rksp.errors import CaptureError
 
 
 class Unharmed:
-    """A looker whose errors do not end the forward pass that it looks at.
+    """A looker whose errors do not end the forward pass that it looks at. After an error it is told of the end of the pass alone.
 
     Args:
         looker: who looks.
@@ -22,6 +23,7 @@ class Unharmed:
 
     def __init__(self, looker: Looker, failed: Callable[[Exception], None]) -> None:
         self.looker, self.failed = looker, failed
+        self._broken = False
 
     def pass_begin(self, batch: Mapping[str, Any]) -> None:
         """See `Looker`."""
@@ -37,10 +39,16 @@ class Unharmed:
 
     def pass_end(self, batch: Mapping[str, Any]) -> None:
         """See `Looker`."""
+        if self._broken:  # it lets go of hooks and modes there
+            with contextlib.suppress(Exception):
+                self.looker.pass_end(batch)
         self._call(self.looker.pass_end, batch)
 
     def _call(self, method: Callable[..., None], *args: Any) -> None:
+        if self._broken:
+            return
         try:
             method(*args)
         except Exception as error:
+            self._broken = True
             self.failed(error)

@@ -173,3 +173,18 @@ def test_a_hook_that_was_there_stays_also_if_it_has_removed_itself():
         model(torch.zeros(1, 2))
     model(torch.zeros(1, 2))
     assert len(calls) == 2 and not model._forward_pre_hooks
+
+
+def test_a_lazy_module_stays_what_it_has_become():
+    model = nn.Sequential(nn.LazyLinear(3))
+    with restored(model):
+        model(torch.zeros(1, 2))
+    assert model(torch.zeros(1, 2)).shape == (1, 3)
+
+
+def test_what_is_merely_called_like_hooks_is_left_alone():
+    model = nn.Linear(2, 2)
+    model.my_hooks = {}
+    with restored(model):
+        model.my_hooks["a"] = 1
+    assert model.my_hooks == {"a": 1}

@@ -1,7 +1,9 @@
 """The attention monitor on real steps: the change of queries and keys, the largest logit, and no effect on the run."""
 
+import gc
 import json
 import math
+import weakref
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from transformers import (
 )
 
 from hf_rksp import AttentionConfig, AttentionMonitor
+from hf_rksp.capture.attention import AttentionLogits
 from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training import TrainingRun
@@ -161,3 +164,36 @@ def test_attention_that_cannot_be_read_is_left_out(tmp_path, monkeypatch, caplog
     monkeypatch.setattr("hf_rksp.capture.attention._largest", lambda *args, **kwargs: 1 / 0)
     readings, _ = loop(tmp_path, gpt2().train(), batches(token_rows(8).rows))
     assert "attention logits: ZeroDivisionError" in caplog.text and "largest_logit" not in readings[0]["values"]
+
+
+def test_attention_that_cannot_be_read_keeps_no_tensor(monkeypatch):
+    held = []
+
+    def breaks(query, key, *args, **kwargs):
+        held.append(weakref.ref(query))
+        raise ValueError("no")
+
+    monkeypatch.setattr("hf_rksp.capture.attention._largest", breaks)
+    gc.disable()
+    try:
+        with AttentionLogits() as logits, torch.no_grad():
+            gpt2().eval()(torch.zeros(1, 4, dtype=torch.long))
+        assert logits.unread == "ValueError: no" and held and all(one() is None for one in held)
+    finally:
+        gc.enable()
+
+
+def test_a_change_that_cannot_be_computed_is_not_that_of_the_last_reading(tmp_path, monkeypatch, caplog):
+    from hf_rksp.training.monitors import attention
+
+    ranks, calls = attention.effective_rank_of_grams, []
+
+    def once(grams):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.linalg.LinAlgError("did not converge")
+        return ranks(grams)
+
+    monkeypatch.setattr(attention, "effective_rank_of_grams", once)
+    readings, _ = loop(tmp_path, gpt2().train(), batches(token_rows(20).rows))
+    assert [row["step"] for row in readings] == [0, 1, 3, 4] and "did not converge" in caplog.text

@@ -25,6 +25,7 @@ from hf_rksp.capture.hvp import Hessian, hessian_at, trainable
 from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training import TrainingRun
+from hf_rksp.training.extra_pass import loss_beside
 from hf_rksp.training.preconditioner import read_preconditioner
 from tests.training.common import assert_same_weights, gpt2, hooks, token_rows, trained, trainer
 from tests.training.test_alignment import batches
@@ -475,3 +476,28 @@ def test_a_loss_of_ones_own_gets_the_number_of_its_tokens(tmp_path, needs):
         found[-1].append(said[0]["p_lost"])
         assert run.args.average_tokens_across_devices
     assert found[0] == pytest.approx(found[1], rel=1e-2)
+
+
+class Shares(RKSPTrainer):
+    """Adds a term that it divides by the accumulated batches if it knows the tokens of all, as TRL's SFTTrainer does."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return loss + 3.0 / (self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_loss_beside_the_run_is_that_of_one_batch_on_one_device(tmp_path, devices):
+    one = trainer(tmp_path, gpt2(0.0), kind=Shares)
+    batch = {name: torch.stack([row[name] for row in token_rows(4).rows]) for name in ("input_ids", "labels")}
+    one.args._n_gpu = devices
+    with torch.no_grad():
+        mean = float(one.model(**batch).loss)
+        assert float(loss_beside(one, one.model, batch)) == pytest.approx(
+            8 / 9 * mean + 3.0
+        )  # nine tokens, eight predicted
+        assert not hasattr(one, "current_gradient_accumulation_steps")
+        one.current_gradient_accumulation_steps = 4
+        assert float(loss_beside(one, one.model, batch)) == pytest.approx(8 / 9 * mean + 3.0)
+    assert one.current_gradient_accumulation_steps == 4 and one.args._n_gpu == devices
+    assert one.args.average_tokens_across_devices

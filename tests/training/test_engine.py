@@ -249,10 +249,23 @@ class Breaks(Monitor):
         self._at("attach")
 
     def due(self, step, last_step):
+        self._at("due")
         return True
 
     def looker(self, step):
+        self._at("looker")
         return self
+
+    def pop_logs(self):
+        self._at("pop_logs")
+        return {}
+
+    def state_dict(self):
+        self._at("state_dict")
+        return {}
+
+    def close(self):
+        self._at("close")
 
     def step_begin(self, step, main_process):
         if step:  # before the first step everything is refused
@@ -274,14 +287,17 @@ class Breaks(Monitor):
     def step_end(self, step, main_process):
         yield []
         self._at("step_end")
-        return Reading("breaks", step, {})
+        return Reading("breaks", step, {"step": float(step)})
 
     def run_end(self, step, main_process):
         self._at("run_end")
         return none()
 
 
-PLACES = ["attach", "step_begin", "pass_begin", "record", "pass_end", "step_end", "run_end"]
+PLACES = ["attach", "due", "looker", "step_begin", "pass_begin", "record", "pass_end", "step_end", "run_end"]
+PLACES += ["pop_logs", "state_dict", "close"]
+#: Places after which the step of the monitor has no reading.
+_UNREAD = {"attach", "due", "looker", "pass_begin", "record", "pass_end", "step_end"}
 
 
 @pytest.mark.parametrize("where", PLACES)
@@ -296,12 +312,15 @@ def test_a_monitor_that_breaks_ends_no_run(tmp_path, where, caplog):
                 optimizer.step()
                 optimizer.zero_grad()
                 run.step()
+            run.state_dict()
     assert_same_weights(model, plain)
     read = read_history(tmp_path / "2")
+    own = [row["step"] for row in read.of("breaks")]
+    assert own == ([] if where in _UNREAD else [0] if where == "step_begin" else list(range(STEPS)))
     assert [row["step"] for row in read.of("counts")] == list(range(STEPS)), "the other monitor reads on"
     assert f"RuntimeError: at {where}" in caplog.text and hooks(model) == 0
     said = [event["text"] for event in read.events if event["what"] == "left_out"]
-    assert len(said) == (where != "attach"), "said once"
+    assert len(said) == (where != "attach"), "said once; a history is not open yet when a part is attached"
 
 
 @pytest.mark.parametrize("where", PLACES)
@@ -309,3 +328,4 @@ def test_what_a_monitor_refuses_is_raised(tmp_path, where):
     with pytest.raises(InputError, match=f"at {where}"):
         with TrainingRun(gpt2().train(), tmp_path, STEPS, [Breaks(where, InputError)]) as run:
             run_through(run)
+            run.state_dict()

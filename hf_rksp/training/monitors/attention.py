@@ -76,7 +76,7 @@ class AttentionMonitor(Regular):
 
     def step_begin(self, step: int, main_process: bool) -> Measuring:
         """Compare queries and keys with those of the last reading."""
-        self._logits = None
+        self._logits, self._found = None, [None] * len(self.pairs)
         changes: dict[int, tuple[Tensor, Tensor]] = {}
         for place, pair in enumerate(self.pairs):
             try:
