@@ -46,8 +46,8 @@ class AttentionLogits(TorchFunctionMode):
 
     @property
     def largest(self) -> float | None:
-        """The largest logit; ``None`` if none is allowed, or no attention was seen."""
-        value = None if self.on_device is None else float(self.on_device)
+        """The largest logit; ``None`` if none is allowed, no attention was seen, or one could not be read."""
+        value = None if self.on_device is None or self.unread is not None else float(self.on_device)
         return None if value == -math.inf else value
 
     def __torch_function__(
@@ -60,17 +60,18 @@ class AttentionLogits(TorchFunctionMode):
         kwargs = kwargs or {}
         try:
             if function is functional.scaled_dot_product_attention:
+                self.calls += 1
                 self._see(_largest(*args, **kwargs))
             elif (
                 function in _SOFTMAX and isinstance(args[0], Tensor) and args[0].ndim >= 4 and _axis(args, kwargs) == -1
             ):
+                self.calls += 1
                 self._see(args[0].detach().amax(-1) if args[0].numel() else args[0])
         except Exception as error:
             self.unread = f"{type(error).__name__}: {first_line(error)}"
         return function(*args, **kwargs)
 
     def _see(self, of_queries: Tensor) -> None:
-        self.calls += 1
         if not of_queries.numel():
             return
         largest, tokens = of_queries.float(), self.tokens  # NaN if a logit of the query is

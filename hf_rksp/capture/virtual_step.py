@@ -27,9 +27,10 @@ def restored(model: nn.Module) -> Iterator[None]:
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     # BigBird replaces its attention if a text is short; RecurrentGemma keeps its last state.
-    attributes = [(module, dict(vars(module)), dict(module._modules)) for module in model.modules()]
-    hooks = [(module, table, dict(table)) for module in model.modules() for table in _hooks_of(module)]
-    kinds = {module: type(module) for module in model.modules()}
+    attributes = [
+        (module, type(module), dict(vars(module)), dict(module._modules), [(t, dict(t)) for t in _hooks_of(module)])
+        for module in model.modules()
+    ]
     copies = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
     python, numpys = random.getstate(), numpy.random.get_state()
     try:
@@ -41,18 +42,16 @@ def restored(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, copy in copies.values():
                 buffer.copy_(copy)
-        for module, values, children in attributes:
+        for module, kind, values, children, hooks in attributes:
             vars(module).clear()
             vars(module).update(values)
             module._modules.clear()
             module._modules.update(children)
-        # A lazy module has become another one, and its hook has gone with what it was.
-        for module in (module for module, kind in kinds.items() if type(module) is kind):
-            for table in _hooks_of(module):
-                table.clear()
-        for module, table, entries in hooks:
-            if type(module) is kinds[module]:
-                table.update(entries)
+            if type(module) is kind:  # a lazy module has become another one, and its hook has gone with what it was
+                for table in _hooks_of(module):
+                    table.clear()
+                for table, entries in hooks:
+                    table.update(entries)
         for module, named in buffers:  # a module may also have put another tensor there
             module._buffers.clear()
             module._buffers.update(named)

@@ -45,7 +45,7 @@ from hf_rksp.capture.tap import Looker
 from hf_rksp.errors import InputError, RkspError, RunStoppedError
 from hf_rksp.ranks import current_ranks, sums_over_ranks, world_size
 from hf_rksp.training.gate import StepGate
-from hf_rksp.training.monitors.base import Intervention, Measuring, Monitor, Reading, none
+from hf_rksp.training.monitors.base import Intervention, Measuring, Monitor, Reading
 from hf_rksp.training.recorder import Recorder
 from hf_rksp.training.unharmed import Unharmed
 from hf_rksp.training.watch import Watch
@@ -225,17 +225,16 @@ class Engine:
                 raise error
             self._failed(parts[place], "a reading", error)
 
-        measuring = []
-        for place, part in enumerate(parts):
-            try:
-                measuring.append(getattr(part, when)(self.step, self._main))
-            except Exception as error:
-                failed(place, error)
-                measuring.append(none())
+        measuring = [self._measuring(part, when) for part in parts]
         found = [reading for reading in together(measuring, failed) if reading is not None]
         for reading in found:
             self.recorder.reading(reading)
         return found
+
+    def _measuring(self, part: Monitor, when: str) -> Measuring:
+        """What the part measures; what it does at once is done when the first answer is asked for."""
+        reading: Reading | None = yield from getattr(part, when)(self.step, self._main)
+        return reading
 
     def pop_logs(self) -> dict[str, float]:
         """Numbers of all parts since the last call."""

@@ -39,10 +39,11 @@ class Unharmed:
 
     def pass_end(self, batch: Mapping[str, Any]) -> None:
         """See `Looker`."""
-        if self._broken:  # it lets go of hooks and modes there
-            with contextlib.suppress(Exception):
-                self.looker.pass_end(batch)
-        self._call(self.looker.pass_end, batch)
+        if not self._broken:
+            self._call(self.looker.pass_end, batch)
+            return
+        with contextlib.suppress(Exception):  # it lets go of hooks and modes there
+            self.looker.pass_end(batch)
 
     def _call(self, method: Callable[..., None], *args: Any) -> None:
         if self._broken:

@@ -179,6 +179,7 @@ def test_attention_that_cannot_be_read_keeps_no_tensor(monkeypatch):
         with AttentionLogits() as logits, torch.no_grad():
             gpt2().eval()(torch.zeros(1, 4, dtype=torch.long))
         assert logits.unread == "ValueError: no" and held and all(one() is None for one in held)
+        assert logits.calls == len(held) and logits.largest is None
     finally:
         gc.enable()
 

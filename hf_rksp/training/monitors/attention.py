@@ -76,7 +76,7 @@ class AttentionMonitor(Regular):
 
     def step_begin(self, step: int, main_process: bool) -> Measuring:
         """Compare queries and keys with those of the last reading."""
-        self._logits, self._found = None, [None] * len(self.pairs)
+        self._logits = None
         changes: dict[int, tuple[Tensor, Tensor]] = {}
         for place, pair in enumerate(self.pairs):
             try:
@@ -129,7 +129,7 @@ class AttentionMonitor(Regular):
         seen = self._mode.on_device
         if self._mode.unread is not None:
             self.aside("attention logits", self._mode.unread)
-        if seen is not None:
+        elif seen is not None:
             self._logits = seen if self._logits is None else torch.maximum(self._logits, seen.to(self._logits.device))
 
     def step_end(self, step: int, main_process: bool) -> Measuring:
