@@ -230,7 +230,9 @@ def answer(found: Forecast, lr: float | None) -> str:
         lines.append(f"learning rate with P(lost) = 50%: {prediction.threshold:.2g}")
     else:
         lines.append(NO_RATE)
-        lines.append(f"  The fit puts 5% at {prediction.rate_at():.2g} and 50% at {prediction.threshold:.2g}.")
+        lines.append(
+            f"  By the fit alone P(lost) is 5% at {prediction.rate_at():.2g} and 50% at {prediction.threshold:.2g}."
+        )
     lines.append("what decided it, compared with the mean of the runs behind the model:")
     lines += [f"  {one.title}: {effect(one.factor)}" for one in prediction.contributions[:_NAMED]]
     lines.append(f"how far to trust it: {' '.join(shipped(plan.start).description[-2:])}")

@@ -17,10 +17,12 @@ from transformers import (
 )
 
 from hf_rksp import AttentionConfig, AttentionMonitor
+from hf_rksp.capture import attention
 from hf_rksp.capture.attention import AttentionLogits
 from hf_rksp.errors import InputError
 from hf_rksp.history.read import read_history
 from hf_rksp.training import TrainingRun
+from hf_rksp.training.monitors import attention as monitor
 from tests.training.common import VOCAB, assert_same_weights, gpt2, hooks, padded_rows, token_rows, trained, trainer
 from tests.training.test_alignment import batches
 
@@ -179,15 +181,26 @@ def test_attention_that_cannot_be_read_keeps_no_tensor(monkeypatch):
         with AttentionLogits() as logits, torch.no_grad():
             gpt2().eval()(torch.zeros(1, 4, dtype=torch.long))
         assert logits.unread == "ValueError: no" and held and all(one() is None for one in held)
-        assert logits.calls == len(held) and logits.largest is None
+        assert logits.calls == len(held)
     finally:
         gc.enable()
 
 
-def test_a_change_that_cannot_be_computed_is_not_that_of_the_last_reading(tmp_path, monkeypatch, caplog):
-    from hf_rksp.training.monitors import attention
+def test_no_logit_is_the_largest_if_one_could_not_be_read(monkeypatch):
+    reads, calls = attention._largest, []
 
-    ranks, calls = attention.effective_rank_of_grams, []
+    def once(*args, **kwargs):
+        calls.append(1)
+        return 1 / 0 if len(calls) == 2 else reads(*args, **kwargs)
+
+    monkeypatch.setattr(attention, "_largest", once)
+    with AttentionLogits() as logits, torch.no_grad():
+        gpt2().eval()(torch.zeros(1, 4, dtype=torch.long))
+    assert logits.on_device is not None and logits.calls == 3 and logits.largest is None
+
+
+def test_a_change_that_cannot_be_computed_is_not_that_of_the_last_reading(tmp_path, monkeypatch, caplog):
+    ranks, calls = monitor.effective_rank_of_grams, []
 
     def once(grams):
         calls.append(1)
@@ -195,6 +208,6 @@ def test_a_change_that_cannot_be_computed_is_not_that_of_the_last_reading(tmp_pa
             raise torch.linalg.LinAlgError("did not converge")
         return ranks(grams)
 
-    monkeypatch.setattr(attention, "effective_rank_of_grams", once)
+    monkeypatch.setattr(monitor, "effective_rank_of_grams", once)
     readings, _ = loop(tmp_path, gpt2().train(), batches(token_rows(20).rows))
     assert [row["step"] for row in readings] == [0, 1, 3, 4] and "did not converge" in caplog.text

@@ -15,6 +15,7 @@ from hf_rksp.training import SpectralMonitor, TrainingRun
 from hf_rksp.training.aside import Aside
 from hf_rksp.training.kss.schedule import Schedule
 from hf_rksp.training.monitors.base import Intervention, Monitor, Reading, none
+from hf_rksp.training.unharmed import Unharmed
 from tests.training.common import arguments, assert_same_weights, gpt2, hooks, token_rows, trained, trainer
 
 STEPS = 3
@@ -329,3 +330,29 @@ def test_what_a_monitor_refuses_is_raised(tmp_path, where):
         with TrainingRun(gpt2().train(), tmp_path, STEPS, [Breaks(where, InputError)]) as run:
             run_through(run)
             run.state_dict()
+
+
+@pytest.mark.parametrize("where", ["pass_begin", "record", "pass_end"])
+def test_a_looker_that_has_failed_hears_of_the_end_alone(where):
+    """There it lets go of hooks; what else it would see is of a pass that is not whole."""
+    heard, failed = [], []
+
+    class Looks:
+        def __getattr__(self, name):
+            def call(*args):
+                heard.append(name)
+                if name == where:
+                    raise ValueError(name)
+
+            return call
+
+    looker = Unharmed(Looks(), failed.append)
+    looker.pass_begin({})
+    for _ in range(2):
+        looker.record(None, None, None, None)
+    looker.refuse(None, None, None)
+    looker.pass_end({})
+    whole = ["pass_begin", "record", "record", "refuse", "pass_end"]
+    before = whole[: whole.index(where) + 1]
+    assert heard == [*before, *(["pass_end"] if where != "pass_end" else [])]
+    assert [str(error) for error in failed] == [where]

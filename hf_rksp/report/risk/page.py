@@ -67,7 +67,7 @@ def sentences(data: Mapping[str, Any]) -> list[str]:
     if names_rate(data.get("curve") or ()):
         found.append(f"The probability is below 5% up to a learning rate of {low}. It is 50% at {half}.")
     else:
-        found += [NO_RATE, f"The fit puts 5% at {low} and 50% at {half}."]
+        found += [NO_RATE, f"By the fit alone the probability is 5% at {low} and 50% at {half}."]
     return found
 
 
