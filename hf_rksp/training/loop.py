@@ -175,7 +175,7 @@ class TrainingRun:
         if self.step_number >= self.steps and not self._late:
             self._late = True
             logger.warning(
-                "The run goes on after steps=%d. This step was not watched, the next ones are. Pass the number of steps of the whole run",
+                "The run goes on after steps=%d. This step was not watched, the next ones are. Pass all steps of the run",
                 self.steps,
             )
         ended = self.step_number + 1 == self.steps
