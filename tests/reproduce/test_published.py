@@ -1,19 +1,23 @@
-"""published: networks that are too large for gradients are predicted from forward passes alone."""
+"""published: what is measured of a network, what is said of its runs, and what that is compared with."""
 
 import math
 import re
 
+import pytest
 import torch
 
+from hf_rksp.forecast import forecast
 from hf_rksp.risk.calibrated import shipped
 from hf_rksp.risk.plan import Plan
 from scripts.reproduce.harness.cli import ROOT
 from scripts.reproduce.harness.config import section
-from scripts.reproduce.published.experiment import measured_forward
-from scripts.reproduce.published.forward_model import STEP, forward_model
+from scripts.reproduce.published import experiment
+from scripts.reproduce.published.experiment import measured
+from scripts.reproduce.published.judged import judged, mean_rate, plan_of
+from scripts.reproduce.published.models import FORWARD, STEP, UNMEASURED, model
 from scripts.reproduce.published.networks import make
 from scripts.reproduce.published.runs import edges, pairs, runs_of
-from scripts.reproduce.published.tables import plan_of, tables
+from scripts.reproduce.published.tables import tables
 
 TINY = {
     "model_type": "qwen3", "init": "own", "forward": True, "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64,
@@ -27,16 +31,35 @@ def batches():
     return [{"input_ids": each, "labels": each} for each in ids]
 
 
+def forward_numbers():
+    return measured(make(TINY, 0), batches(), 8, forward_only=True)[0]
+
+
 def test_the_model_of_forward_passes_is_the_shipped_one_without_the_step():
-    assert set(shipped("initialised").features) - set(forward_model().features) == set(STEP)
+    assert set(shipped("initialised").features) - set(model(FORWARD.name).features) == set(STEP)
 
 
 def test_forward_passes_are_enough_for_it_and_not_for_the_shipped_one():
-    numbers, _ = measured_forward(make(TINY, 0), batches())
     plan = Plan(warmup=10, steps=200, tokens=64)
-    assert forward_model().predict(numbers, plan, "qwen3").p_lost(0.01) is not None
-    refused = shipped("initialised").predict(numbers, plan, "qwen3")
+    assert model(FORWARD.name).predict(forward_numbers(), plan, "qwen3").p_lost(0.01) is not None
+    refused = shipped("initialised").predict(forward_numbers(), plan, "qwen3")
     assert refused.p_lost(0.01) is None and "could not be measured" in refused.reasons[0]
+
+
+def test_the_numbers_are_those_of_a_forecast():
+    plan = Plan(warmup=10, steps=200, tokens=64)
+    numbers, _ = measured(make(TINY, 0), batches(), 8, forward_only=False)
+    assert numbers == pytest.approx(dict(forecast(make(TINY, 0), batches(), plan, progress=False).numbers))
+
+
+def test_plan_and_shape_need_no_measurement_and_the_mean_needs_nothing():
+    plan = Plan(warmup=10, steps=200, tokens=64)
+    seen = [
+        model(UNMEASURED.name).predict(forward_numbers() | {"residual_growth": growth}, plan, "qwen3").threshold
+        for growth in (1.0, 9.0)
+    ]
+    assert seen[0] == seen[1]
+    assert not model("mean").features and 0.003 < mean_rate() < 0.03
 
 
 def settings_of(**sweep):
@@ -69,10 +92,10 @@ def test_a_row_of_a_table_differs_in_one_setting_and_is_lost_by_what_it_misses()
 def test_every_published_run_has_a_plan_and_an_outcome():
     found = section(ROOT / "published").settings
     runs = runs_of(found)
-    assert len({run["id"] for run in runs}) == len(runs) >= 12
-    assert {run["outcome"] for run in runs} == {"fine", "lost"} and all(plan_of(run).tokens > 0 for run in runs)
-    for run in (run for run in runs if run["source"] == "wen"):
-        assert run["steps"] * run["batch"] in {n * 128 * 5120 for n in (1, 2, 4, 8)} | {128 * 11520, 256 * 10240}
+    assert len({each["id"] for each in runs}) == len(runs) >= 12
+    assert {each["outcome"] for each in runs} == {"fine", "lost"} and all(plan_of(each).tokens > 0 for each in runs)
+    for one in (each for each in runs if each["source"] == "wen"):
+        assert one["steps"] * one["batch"] in {n * 128 * 5120 for n in (1, 2, 4, 8)} | {128 * 11520, 256 * 10240}
 
 
 def test_a_network_without_norms_has_none():
@@ -80,10 +103,63 @@ def test_a_network_without_norms_has_none():
     assert not any("Norm" in type(module).__name__ for module in model.modules())
 
 
-def test_the_table_labels_them():
-    numbers, _ = measured_forward(make(TINY, 0), batches())
-    row = {"network": "tiny", "weights": 1_000_000, "architecture": "qwen3", "forward": True, "numbers": numbers}
-    text = tables([row], settings_of(lr_is={0.1: math.nan}, warmup_is={50: 4.1}))
-    assert text.count("| forward passes |") == 4 and "Features of forward passes alone. " in text
-    assert "| t | 0.01 | 0.1 |" in text and "within a factor of 2" in text
-    assert len(re.findall(r"\| t \| t, warmup 50 \| .* \| no \|", text)) == 1
+def test_embeddings_as_in_haliax_are_smaller_by_the_root_of_the_width():
+    small, large = (
+        float(make(TINY | {"init": init, "vocab_size": 4096}, 0).get_input_embeddings().weight.std())
+        for init in ("haliax", "fan in")
+    )
+    assert small == pytest.approx(large / 32**0.5, rel=0.05)
+
+
+def row_of(numbers, forward=True):
+    return {"network": "tiny", "weights": 10**6, "architecture": "qwen3", "forward": forward, "numbers": numbers}
+
+
+def test_a_network_that_is_not_finite_from_the_start_has_a_row_and_no_prediction(monkeypatch):
+    monkeypatch.setattr(experiment, "batches", lambda settings, seed: batches())
+    settings = settings_of(lr_is={0.1: math.nan}) | {"steps_of": 8}
+    monkeypatch.setattr(experiment, "make", lambda values, seed: broken(make(values, seed)))
+    row = {"network": "tiny"} | experiment.run({"network": "tiny", "seed": 0}, settings)
+    assert not row["numbers"] and row["notes"]
+    text = tables([row], settings)
+    assert text.count("| not finite before the first step |") == 3
+    assert "3 runs are not in the scores" in text and "1 of them were lost" in text
+
+
+def broken(network):
+    network.model.layers[0].mlp.up_proj.weight.data.fill_(math.inf)
+    return network
+
+
+def test_a_pair_of_networks_is_judged_by_thresholds_and_stands_apart_from_another_plan():
+    numbers = forward_numbers()
+    settings = settings_of(warmup_is={50: 4.1}, lr_is={0.1: math.nan})
+    settings["networks"]["other"] = TINY
+    settings["runs"] += [settings["runs"][0] | {"id": "B", "network": "other", "outcome": "lost"}]
+    settings["pairs"] = [["A", "B"]]
+    worse = numbers | {"residual_growth": numbers["residual_growth"] * 64}
+    text = tables([row_of(numbers), row_of(worse) | {"network": "other"}], settings)
+    first, second = (part.split("## ")[0] for part in text.split("## One thing differs")[1].split("The same network"))
+    assert len(re.findall(r"\| A \| B \| .* \| (yes|no) \| no \|", first)) == 1, "plan and shape are the same"
+    assert len(re.findall(r"\| t \| t, warmup 50 \| .* \| no \| no \|", second)) == 1
+
+
+def test_the_scores_have_beside_them_what_measures_nothing():
+    settings = settings_of(lr_is={0.1: math.nan, 0.2: math.nan})
+    rows = [row_of(forward_numbers())]
+    text = tables(rows, settings)
+    found = judged(rows, settings)
+    assert [each.lost for each in found] == [False, True, True, False]
+    line = next(line for line in text.splitlines() if line.startswith("| all | 4 | 2 |")).split(" | ")
+    assert line[6:] == ["2", "2 |"], "the mean of the AdamW runs is below .01: every run lies above it"
+    assert "AUROC over all runs: hf_rksp 1.00, plan and shape 1.00, the learning rate 1.00" in text
+    assert "| t | 0.01 | 0.1 |" in text and text.count("| forward passes |") == 4
+
+
+def test_sources_count_alike_and_runs_without_an_answer_are_counted():
+    text = tables([row_of(forward_numbers())], settings_of(lr_is={0.1: math.nan}))
+    answers = sum(
+        not each.says_nothing for each in judged([row_of(forward_numbers())], settings_of(lr_is={0.1: math.nan}))
+    )
+    assert f" of {answers} | " in next(line for line in text.splitlines() if line.startswith("| s |"))
+    assert text.count("says nothing |") == 3 - answers

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from hf_rksp.capture import find_stacks, untouched
 from hf_rksp.capture.calling import forward
-from hf_rksp.forecast import forecast
+from hf_rksp.errors import NonFiniteError
+from hf_rksp.forecast import label_share
 from hf_rksp.inputs import train_byte_level_bpe
 from hf_rksp.profile.model import profile_model
 from hf_rksp.profile.signals import measure_signals
-from hf_rksp.risk.features import Numbers, forward_numbers
-from hf_rksp.risk.plan import Plan
+from hf_rksp.profile.step import measure_step
+from hf_rksp.risk.features import Numbers, forward_numbers, numbers_of
 from scripts.reproduce import data
 
+from .judged import plan_of
 from .networks import INITIALISATIONS, make
 from .runs import runs_of
-from .tables import plan_of, tables
+from .tables import tables
 
 __all__ = ["check", "run", "tables"]
 
@@ -44,28 +46,43 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """What is measured of a network; the forecast of any plan and learning rate follows from it."""
     network = settings["networks"][job["network"]]
     model: Any = make(network, job["seed"])
-    text = batches(settings, job["seed"])
-    if network.get("forward"):
-        numbers, notes = measured_forward(model, text)
-    else:
-        found = forecast(model, text, Plan(warmup=1), progress=False)
-        numbers, notes = dict(found.numbers), list(found.notes)
+    forward_only = bool(network.get("forward"))
+    numbers: Numbers = {}
+    try:
+        numbers, notes = measured(model, batches(settings, job["seed"]), settings["steps_of"], forward_only)
+    except NonFiniteError as error:
+        notes = [str(error)]
     return {
         "weights": sum(weight.numel() for weight in model.parameters()),
         "architecture": model.config.model_type,
-        "forward": bool(network.get("forward")),
+        "forward": forward_only,
         "numbers": numbers,
         "notes": notes,
     }
 
 
-def measured_forward(model: nn.Module, text: list[dict[str, Tensor]]) -> tuple[Numbers, list[str]]:
-    """The numbers that forward passes give, and the notes on them."""
+def measured(
+    model: nn.Module, text: list[dict[str, Tensor]], step_batches: int, forward_only: bool
+) -> tuple[Numbers, list[str]]:
+    """The numbers that a forecast takes, and the notes on them.
+
+    Args:
+        text: all of it is profiled.
+        step_batches: how many of its batches the step of the optimizer is measured on.
+        forward_only: take no gradient.
+
+    Raises:
+        NonFiniteError: states, loss or gradient are not finite.
+    """
     inputs = [{"input_ids": batch["input_ids"]} for batch in text]
+    step = None if forward_only else measure_step(model, None, text[:step_batches], progress=False)
     profile = profile_model(model, inputs, groups=0, progress=False)
     with untouched(model):
         signals = measure_signals(model, find_stacks(model), lambda: forward(model, text[0]))
-    return forward_numbers(profile, signals), list(profile.notes)
+    if step is None:
+        return forward_numbers(profile, signals), list(profile.notes)
+    numbers = numbers_of(profile, signals, step) | {"lora": 0.0, "label_share": label_share(text, "causal")}
+    return numbers, [*profile.notes, *step.notes]
 
 
 @functools.cache

@@ -48,6 +48,15 @@ def fan_in(model: nn.Module) -> None:
             nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
 
 
+def haliax(model: nn.Module) -> None:
+    """One over the root of the inputs; embeddings: one over the width (haliax.nn.Linear and Embedding)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            _cut(module.weight, module.in_features**-0.5)
+        elif isinstance(module, nn.Embedding):
+            _cut(module.weight, 1 / module.embedding_dim)
+
+
 def glorot(model: nn.Module) -> None:
     """The root of two over inputs plus outputs; embeddings: 1."""
     for module in model.modules():
@@ -77,6 +86,7 @@ def neox(model: Any) -> None:
 INITIALISATIONS: dict[str, Callable[[Any], None]] = {
     "own": own,
     "fan in": fan_in,
+    "haliax": haliax,
     "glorot": glorot,
     "cs336": cs336,
     "neox": neox,

@@ -1,85 +1,73 @@
-"""The tables of README.md from the rows of a results file. Intervals are 95%."""
+"""The tables of README.md from the rows of a results file."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from hf_rksp.risk.calibrated import SAFE, Prediction, shipped
-from hf_rksp.risk.plan import Plan
+from sklearn.metrics import roc_auc_score
+
+from hf_rksp.risk.calibrated import SAFE, Prediction
 from scripts.reproduce.harness.markdown import table
 
-from .forward_model import forward_model
-from .runs import edges, pairs, runs_of
+from .judged import Judged, judged, mean_rate
+from .models import FORWARD, model
+from .runs import edges, pairs
 
 Row = dict[str, Any]
-#: What a plan of config.yaml may leave out.
-_PLAN = {"dtype": "float32", "warmup": 0}
-
-
-def plan_of(run: dict[str, Any]) -> Plan:
-    """How a published run was planned."""
-    of = _PLAN | run
-    return Plan(
-        beta2=of["beta2"], weight_decay=of["decay"], warmup=of["warmup"], schedule=of["schedule"], steps=of["steps"],
-        clip=of["clip"], tokens=of["batch"] * of["length"], dtype=of["dtype"],
-    )  # fmt: skip
 
 
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
-    """The learning rate at which runs begin to be lost; pairs in which one other thing differs; then all runs, one by one."""
-    measured = {row["network"]: row for row in rows}
-    models = {False: shipped("initialised"), True: forward_model()}
-    runs = [run for run in runs_of(settings) if run["network"] in measured]
-    said = {}
-    for run in runs:
-        row = measured[run["network"]]
-        said[run["id"]] = models[row["forward"]].predict(row["numbers"], plan_of(run), row["architecture"])
-    text = ["## Where runs begin to be lost", "", *_edges(runs, said), ""]
-    text += ["## One other thing differs", "", *_pairs(runs, said, settings), "", "## All runs", ""]
-    for forward, what in ((False, "All features"), (True, "Features of forward passes alone")):
-        mine = [run for run in runs if measured[run["network"]]["forward"] == forward]
-        if known := [(p, run["outcome"] == "lost") for run in mine if (p := _p(run, said)) is not None]:
-            text += [f"{what}. {_score(known)}", ""]
-    if any(row["forward"] for row in rows):
-        text += [f"The model of forward passes alone: {models[True].description[2]}", ""]
-    return "\n".join([*text, *_every(runs, said, measured)]) + "\n"
+    """Where runs begin to be lost; runs that differ in one thing; the scores of all runs; then the runs, one by one."""
+    every = judged(rows, settings)
+    here = {each.run["id"]: each for each in every}
+    text = ["## Where runs begin to be lost", "", *_edges(every, here), ""]
+    text += ["## One thing differs", "", *_pairs(every, here, settings), ""]
+    text += ["## All runs", "", *_scores(every), ""]
+    if any(each.row["forward"] for each in every):
+        text += [f"The model of forward passes alone: {model(FORWARD.name).description[2]}", ""]
+    return "\n".join([*text, *_every(every)]) + "\n"
 
 
-def _p(run: dict[str, Any], said: dict[str, Prediction]) -> float | None:
-    return said[run["id"]].p_lost(run["lr"])
-
-
-def _edges(runs: list[dict[str, Any]], said: dict[str, Prediction]) -> list[str]:
+def _edges(every: list[Judged], here: dict[str, Judged]) -> list[str]:
     lines, errors = [], {}
-    for fine, lost in edges(runs):
-        rate = said[fine["id"]].rate_at(0.5)
-        if rate is None:
+    for fine, lost in edges([each.run for each in every]):
+        one = here[fine["id"]]
+        if one.ours is None or one.unmeasured is None:
             continue
-        off, constant = (_off(one, fine["lr"], lost["lr"]) for one in (rate, mean_rate()))
-        errors.setdefault(fine["network"], []).append((abs(math.log2(off)), abs(math.log2(constant))))
-        lines.append([fine["id"], f"{fine['lr']:g}", f"{lost['lr']:g}", f"{rate:.2g}", _times(off), _times(constant)])
+        rates = [one.ours.rate_at(0.5), one.unmeasured.rate_at(0.5), mean_rate()]
+        if rates[0] is None or rates[1] is None:
+            continue
+        off = [_off(rate, fine["lr"], lost["lr"]) for rate in rates if rate is not None]
+        by_network = errors.setdefault(fine["source"], {}).setdefault(fine["network"], [])
+        by_network.append([abs(math.log2(each)) for each in off])
+        lines.append([fine["id"], f"{fine['lr']:g}", f"{lost['lr']:g}", f"{rates[0]:.2g}", *map(_times, off)])
     heads = [
-        "the same plan as", "highest that was fine", "lowest that was lost", "predicted: half are lost at",
-        "times the nearer of both", "the mean of all runs, times the nearer",
+        "the same plan as", "highest that was fine", "lowest that was lost", "half are lost at", "times the nearer of both",
+        "of plan and shape alone", "of one rate for all",
     ]  # fmt: skip
     if not lines:
         return table(heads, lines)
-    own = {name: [statistics.fmean(column) for column in zip(*pairs, strict=True)] for name, pairs in errors.items()}
-    ours, constants = (statistics.fmean(column) for column in zip(*own.values(), strict=True))
-    better = sum(ours < constant for ours, constant in own.values())
-    factors = (
-        f"The prediction is off by a factor of {2**ours:.2g} in the mean over {len(own)} networks. One learning rate for all, the "
-        f"mean of the runs behind the model ({mean_rate():.2g}), is off by {2**constants:.2g}. The prediction is nearer in "
-        f"{better} of {len(own)}."
-    )
-    return [*table(heads, lines), "", factors]
+    networks = {source: [_means(each) for each in mine.values()] for source, mine in errors.items()}
+    all_networks = [each for mine in networks.values() for each in mine]
+    factors = [f"{2**each:.2g}" for each in _means([_means(mine) for mine in networks.values()])]
+    nearer = [sum(each[0] < each[place] for each in all_networks) for place in (1, 2)]
+    count = len(all_networks)
+    return [
+        *table(heads, lines),
+        "",
+        f"Mean factor by which each is off, over {len(networks)} sources of {count} networks: hf_rksp {factors[0]}, plan and "
+        f"shape alone {factors[1]}, one learning rate for all ({mean_rate():.2g}, the mean of the AdamW runs behind the model) "
+        f"{factors[2]}. hf_rksp is nearer than plan and shape in {nearer[0]} of {count} networks, and nearer than one learning "
+        f"rate in {nearer[1]}.",
+    ]
 
 
-def mean_rate() -> float:
-    """The geometric mean of the learning rates at which the runs behind the model are lost: what needs no measurement."""
-    return float(2 ** shipped("initialised").bias)
+def _means(rows: list[list[float]]) -> list[float]:
+    """Column by column."""
+    return [statistics.fmean(column) for column in zip(*rows, strict=True)]
 
 
 def _off(rate: float, fine: float, lost: float) -> float:
@@ -91,44 +79,123 @@ def _times(off: float) -> str:
     return "between" if off == 1 else f"{off:.2g}"
 
 
-def _pairs(runs: list[dict[str, Any]], said: dict[str, Prediction], settings: dict[str, Any]) -> list[str]:
-    here = {run["id"] for run in runs}
+def _pairs(every: list[Judged], here: dict[str, Judged], settings: dict[str, Any]) -> list[str]:
+    named = [names for names in settings["pairs"] if {*names} <= here.keys()]
+    found = [(here[fine["id"]], here[lost["id"]]) for fine, lost in pairs([each.run for each in every], named)]
+    heads = ["fine", "lost", "half are lost at, first", "second", "lower for the lost one", "by plan and shape"]
+    text = []
+    for title, same in (
+        ("Another network", False),
+        ("The same network, another plan (no measurement enters here)", True),
+    ):
+        lines = []
+        for fine, lost in found:
+            if (fine.row is lost.row) is not same:
+                continue
+            ours = _thresholds(fine.ours, lost.ours)
+            lines.append(
+                [
+                    fine.run["id"], lost.run["id"], *(f"{rate:.2g}" for rate in ours or ()), *(() if ours else ("-", "-")),
+                    _lower(ours), _lower(_thresholds(fine.unmeasured, lost.unmeasured)),
+                ]
+            )  # fmt: skip
+        if lines:
+            text += [f"{title}:", "", *table(heads, lines), ""]
+    return text[:-1]
+
+
+def _thresholds(fine: Prediction | None, lost: Prediction | None) -> tuple[float, float] | None:
+    rates = [None if each is None else each.rate_at(0.5) for each in (fine, lost)]
+    return None if rates[0] is None or rates[1] is None else (rates[0], rates[1])
+
+
+def _lower(rates: tuple[float, float] | None) -> str:
+    return "-" if rates is None else "yes" if rates[1] < rates[0] else "no"
+
+
+def _scores(every: list[Judged]) -> list[str]:
+    """What is right, by source; beside it what needs no measurement."""
+    known = [each for each in every if each.p is not None and each.p_unmeasured is not None]
+    unmeasurable = [each for each in every if each.ours is None]
+    text = []
+    if unmeasurable:
+        names = ", ".join(dict.fromkeys(each.run["network"] for each in unmeasurable))
+        text += [
+            f"{len(unmeasurable)} runs are not in the scores: loss or gradient of their network ({names}) is not finite before "
+            f"the first step, and `rksp risk` says so. {sum(each.lost for each in unmeasurable)} of them were lost.",
+            "",
+        ]
+    if not known:
+        return text[:-1]
+    lines, shares = [], []
+    for source in dict.fromkeys(each.run["source"] for each in known):
+        mine = [each for each in known if each.run["source"] == source]
+        answers = [each for each in mine if not each.says_nothing]
+        right = [_right(mine, rule) for rule in _RULES.values()]
+        shares.append([each / len(mine) for each in right])
+        counts = [str(len(mine)), str(sum(each.lost for each in mine)), f"{_right(answers, _ours)} of {len(answers)}"]
+        lines.append([source, *counts, *map(str, right)])
+    answers = [each for each in known if not each.says_nothing]
+    counts = [str(len(known)), str(sum(each.lost for each in known)), f"{_right(answers, _ours)} of {len(answers)}"]
+    lines.append(["all", *counts, *(str(_right(known, rule)) for rule in _RULES.values())])
+    lines.append(["mean share of the sources", "", "", "", *(f"{share:.0%}" for share in _means(shares))])
+    text += table(["source", "runs", "lost", "right where it answers", *(f"right: {name}" for name in _RULES)], lines)
+    labels = [each.lost for each in known]
+    if len(set(labels)) == 2:
+        share = statistics.fmean(labels)
+        scores = {
+            "hf_rksp": [each.p for each in known],
+            "plan and shape": [each.p_unmeasured for each in known],
+            "the learning rate": [each.run["lr"] for each in known],
+        }
+        areas = ", ".join(f"{name} {roc_auc_score(labels, values):.2f}" for name, values in scores.items())
+        brier = [
+            statistics.fmean((p - was) ** 2 for p, was in zip(scores[name], labels, strict=True)) for name in scores
+        ]
+        text += [
+            "",
+            f"AUROC over all runs: {areas}. Brier score: hf_rksp {brier[0]:.3f}, plan and shape {brier[1]:.3f}, the share of lost "
+            f"runs alone {share * (1 - share):.3f}.",
+        ]
+    return text
+
+
+def _ours(each: Judged) -> bool:
+    return each.p is not None and each.p >= 0.5
+
+
+#: What says that a run will be lost.
+_RULES: dict[str, Callable[[Judged], bool]] = {
+    "hf_rksp": _ours,
+    "plan and shape": lambda each: each.p_unmeasured is not None and each.p_unmeasured >= 0.5,
+    "a learning rate above the mean": lambda each: each.run["lr"] >= mean_rate(),
+    "always fine": lambda each: False,
+}
+
+
+def _right(runs: Iterable[Judged], rule: Callable[[Judged], bool]) -> int:
+    return sum(rule(each) is each.lost for each in runs)
+
+
+def _every(every: list[Judged]) -> list[str]:
     lines = []
-    for fine, lost in pairs(runs, [names for names in settings["pairs"] if {*names} <= here]):
-        p, q = _p(fine, said), _p(lost, said)
-        if p is not None and q is not None:
-            lines.append([fine["id"], lost["id"], f"{p:.1%}", f"{q:.1%}", "yes" if q > p else "no"])
-    return table(["fine", "lost", "P(lost) of the first", "of the second", "higher"], lines)
-
-
-def _score(known: list[tuple[float, bool]]) -> str:
-    """How many are right, and the Brier score, with what needs no model."""
-    right, lost = sum((p >= 0.5) == was for p, was in known), sum(was for _, was in known)
-    share = lost / len(known)
-    brier = sum((p - was) ** 2 for p, was in known) / len(known)
-    return (
-        f"{right} of {len(known)} are right at a limit of 50%; the more frequent outcome is right in "
-        f"{max(lost, len(known) - lost)}. Brier score {brier:.3f}; the share of lost runs alone, {share:.0%}, has "
-        f"{share * (1 - share):.3f}."
-    )
-
-
-def _every(runs: list[dict[str, Any]], said: dict[str, Prediction], measured: dict[str, Row]) -> list[str]:
-    lines = []
-    for run in runs:
-        row, prediction, p = measured[run["network"]], said[run["id"]], _p(run, said)
-        interval = prediction.interval(run["lr"], 0.95)
+    for each in every:
+        run, ours = each.run, each.ours
+        interval = None if ours is None else ours.interval(run["lr"])
+        rates = ["-" if ours is None or (rate := ours.rate_at(at)) is None else f"{rate:.2g}" for at in (SAFE, 0.5)]
+        state = (
+            "not finite before the first step" if ours is None else "says nothing" if each.says_nothing else ours.status
+        )
         lines.append(
             [
-                run["id"], run["network"], f"{row['weights'] / 1e6:,.0f}", f"{run['lr']:g}",
-                f"**{run['outcome']}** ({run['said']})", "-" if p is None else f"{p:.0%}",
-                "-" if interval is None else f"{interval[0]:.0%} to {interval[1]:.0%}",
-                *("-" if (rate := prediction.rate_at(at)) is None else f"{rate:.2g}" for at in (SAFE, 0.5)),
-                prediction.status, "forward passes" if row["forward"] else "all",
+                run["id"], run["network"], f"{each.row['weights'] / 1e6:,.0f}", f"{run['lr']:g}",
+                f"**{run['outcome']}** ({run['said']})", "-" if each.p is None else f"{each.p:.0%}",
+                "-" if interval is None else f"{interval[0]:.0%} to {interval[1]:.0%}", *rates, state,
+                "forward passes" if each.row["forward"] else "all",
             ]
         )  # fmt: skip
     heads = [
-        "run", "network", "million weights", "learning rate", "outcome (as published)", "P(lost)", "95% interval",
+        "run", "network", "million weights", "learning rate", "outcome (as published)", "P(lost)", "90% interval",
         "below 5% up to", "50% at", "state", "features",
     ]  # fmt: skip
     return table(heads, lines)
