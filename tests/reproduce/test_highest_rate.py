@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from scripts.reproduce.highest_rate.experiment import bisected
-from scripts.reproduce.highest_rate.tables import highest, likelihoods, ratio, tables, verdict
+from scripts.reproduce.highest_rate.tables import cases, grid, highest, likelihoods, ratio, table_of, verdict
 
 BETWEEN = (0.001, 0.064)
 SETTINGS = {"between": {"recall": BETWEEN}, "until": 1.1}
@@ -54,14 +54,36 @@ def test_an_arm_that_bears_twice_the_rate_has_a_ratio_of_two():
     assert ratio(arms[0], likelihoods([], BETWEEN)) is None
 
 
+def judged(rows):
+    return verdict(cases(rows, SETTINGS), SETTINGS)
+
+
 def test_the_table_counts_what_is_lost_and_the_verdict_needs_every_arm():
     rows = rows_of(0.004, 0.1, 6) + rows_of(0.012, 0.1, 6, "paper + clip")
-    lines = [line.split(" | ") for line in tables(rows, SETTINGS).splitlines()[2:]]
+    lines = [line.split(" | ") for line in table_of(rows, SETTINGS).splitlines()[2:]]
     lost = sum(probe["lost"] for row in rows[:6] for probe in row["probes"])
     assert lines[0][5:7] == [f"{lost} of 36", str(lost)] and lines[0][4] == "-"
     assert float(lines[1][4].split()[0]) == pytest.approx(3, rel=0.1)
-    assert verdict(rows, SETTINGS) is None
+    assert judged(rows) is None
     more = rows_of(0.004, 0.1, 6, "none") + rows_of(0.004, 0.1, 6, "paper")
-    assert verdict(rows + more, SETTINGS) == "partly"
-    assert tables(rows + more, SETTINGS).endswith("Table 5 by the rule of README.md: partly.\n")
-    assert verdict(rows + rows_of(0.004, 0.1, 6, "none") + rows_of(0.016, 0.1, 6, "paper"), SETTINGS) == "held"
+    assert judged(rows + more) == "partly"
+    assert table_of(rows + more, SETTINGS).endswith("Table 5 by the rule of README.md: partly.\n")
+    assert judged(rows + rows_of(0.004, 0.1, 6, "none") + rows_of(0.016, 0.1, 6, "paper")) == "held"
+
+
+def test_a_seed_may_have_rows_of_two_experiments():
+    rows = rows_of(0.008, 0.2, 6)
+    halves = [row | {"probes": row["probes"][part]} for row in rows for part in (slice(3), slice(3, None))]
+    whole, split = (highest(likelihoods(each, BETWEEN)) for each in (rows, halves))
+    assert whole == pytest.approx(split)
+
+
+def test_an_end_beyond_the_grid_is_not_given_as_a_number():
+    kept = rows_of(10.0, 0.1, 6)
+    assert table_of(kept, SETTINGS).splitlines()[2].split(" | ")[3].endswith(", -]")
+
+
+def test_the_other_experiment_has_probes_of_every_arm_but_that_of_the_paper_without_clipping():
+    found = {(row["task"], row["arm"]) for row in grid()}
+    assert {("recall", arm) for arm in ("none", "clip", "paper + clip", "kss + clip")} <= found
+    assert not any(arm == "paper" for _, arm in found)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
+from scripts.reproduce.harness.config import section
 from scripts.reproduce.harness.intervals import LEVEL, Estimate
 from scripts.reproduce.harness.markdown import table
+from scripts.reproduce.harness.progress import progress
+from scripts.reproduce.kss_default.tables import lost
 
 Row = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -60,11 +65,12 @@ def likelihoods(rows: list[Row], between: tuple[float, float]) -> Likelihoods:
     low, high = between[0] / _BEYOND, between[1] * _BEYOND
     rates = np.geomspace(low, high, round(_FINE * np.log2(high / low)) + 1)
     middles = np.log(rates)[:, None] - stats.norm.ppf(SHARE) * _WIDTHS  # m of each point, shape (R, S)
-    values = {}
+    values: dict[int, Array] = {}
     for row in rows:
         sign = np.array([1.0 if probe["lost"] else -1.0 for probe in row["probes"]])
         at = np.log([probe["lr"] for probe in row["probes"]])
-        values[row["seed"]] = stats.norm.logcdf(sign * (at - middles[..., None]) / _WIDTHS[:, None]).sum(-1)
+        found = stats.norm.logcdf(sign * (at - middles[..., None]) / _WIDTHS[:, None]).sum(-1)
+        values[row["seed"]] = values.get(row["seed"], 0.0) + found
     return Likelihoods(rates, values)
 
 
@@ -96,6 +102,17 @@ def _estimate(whole: Array, drawn: Array, count: int) -> Estimate:
     return Estimate(float(whole[0]), float(low), float(high), count)
 
 
+@functools.cache
+def grid() -> list[Row]:
+    """The runs of `kss_default` in the same form: one probe per row."""
+    names = ("lost_by_loss", "lost_by_gradient", "skipped")
+    return [
+        {key: row[key] for key in ("task", "arm", "seed")}
+        | {"probes": [{"lr": row["lr"], "lost": lost(row)} | {name: row.get(name) for name in names}]}
+        for row in progress(section(Path(__file__).parents[1] / "kss_default")).done
+    ]
+
+
 def arms_of(rows: list[Row], settings: dict[str, Any]) -> dict[tuple[str, str], Likelihoods]:
     """Task and arm -> likelihoods."""
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -104,46 +121,58 @@ def arms_of(rows: list[Row], settings: dict[str, Any]) -> dict[tuple[str, str], 
     return {(task, arm): likelihoods(mine, settings["between"][task]) for (task, arm), mine in groups.items()}
 
 
-def verdict(rows: list[Row], settings: dict[str, Any]) -> Literal["held", "partly", "not"] | None:
-    """Table 5, by the rule in README.md; ``None`` if an arm has no rows."""
+def cases(rows: list[Row], settings: dict[str, Any]) -> dict[tuple[str, str], Estimate]:
+    """The six cases of Table 5: task and arm -> how many times that without KSS; those that have rows."""
     arms = arms_of(rows, settings)
-    cases = [
-        ratio(arms[task, arm], arms[task, CONTROLS[arm]])
-        for arm in _PAPER
-        for task in settings["between"]
-        if {(task, arm), (task, CONTROLS[arm])} <= arms.keys()
-    ]
-    if len(cases) < len(_PAPER) * len(settings["between"]):
+    pairs = [(task, arm) for arm in _PAPER for task in settings["between"]]
+    known = [(task, arm) for task, arm in pairs if {(task, arm), (task, CONTROLS[arm])} <= arms.keys()]
+    found = {(task, arm): ratio(arms[task, arm], arms[task, CONTROLS[arm]]) for task, arm in known}
+    return {key: times for key, times in found.items() if times is not None}
+
+
+def verdict(
+    found: dict[tuple[str, str], Estimate], settings: dict[str, Any]
+) -> Literal["held", "partly", "not"] | None:
+    """Table 5, by the rule in README.md; ``None`` if a case has no rows."""
+    if len(found) < len(_PAPER) * len(settings["between"]):
         return None
-    above = sum(found is not None and found.low > 1 for found in cases)
-    return "held" if above == len(cases) else "partly" if above >= len(cases) / 2 else "not"
+    above = sum(times.low > 1 for times in found.values())
+    return "held" if above == len(found) else "partly" if above >= len(found) / 2 else "not"
 
 
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
+    """Of these rows and those of `kss_default`."""
+    return table_of([*rows, *(row for row in grid() if row["arm"] in settings["arms"])], settings)
+
+
+def table_of(rows: list[Row], settings: dict[str, Any]) -> str:
     """By task and arm: the highest learning rate with fewer than 20% lost, and how many times that of the control it is."""
     arms, lines = arms_of(rows, settings), []
-    for (task, arm), found in arms.items():
+    for (task, arm), found in sorted(arms.items()):
         mine = [probe for row in rows if (row["task"], row["arm"]) == (task, arm) for probe in row["probes"]]
         control = arms.get((task, CONTROLS.get(arm, "")))
         times = None if control is None else ratio(found, control)
-        lost = [probe for probe in mine if probe["lost"]]
-        by_paper = sum(probe["lost_by_loss"] is not None or probe["lost_by_gradient"] is not None for probe in lost)
+        gone = [probe for probe in mine if probe["lost"]]
+        by_paper = sum(probe["lost_by_loss"] is not None or probe["lost_by_gradient"] is not None for probe in gone)
         lines.append(
             [
-                task, arm, str(len(found.values)), _rate(highest(found)), "-" if times is None else times.text(2),
-                f"{len(lost)} of {len(mine)}", str(by_paper), str(sum(probe["skipped"] > 0 for probe in mine)),
+                task, arm, str(len(found.values)), _rate(found), "-" if times is None else times.text(2),
+                f"{len(gone)} of {len(mine)}", str(by_paper), str(sum(bool(probe["skipped"]) for probe in mine)),
             ]
         )  # fmt: skip
     heads = [
         "task", "arm", "seeds", "a fifth is lost at", "times that without KSS", "runs that were lost",
         "of these by loss or gradient", "runs in which KSS left out a layer",
     ]  # fmt: skip
-    judged = verdict(rows, settings)
+    judged = verdict(cases(rows, settings), settings)
     return (
         "\n".join([*table(heads, lines), *(["", f"Table 5 by the rule of README.md: {judged}."] if judged else [])])
         + "\n"
     )
 
 
-def _rate(found: Estimate) -> str:
-    return f"{found.value:.2g} [{found.low:.2g}, {found.high:.2g}]"
+def _rate(arm: Likelihoods) -> str:
+    """An end that lies at an end of the grid is none."""
+    found = highest(arm)
+    low, high = ("-" if end in arm.rates[[0, -1]] else f"{end:.2g}" for end in (found.low, found.high))
+    return f"{found.value:.2g} [{low}, {high}]"
