@@ -9,6 +9,7 @@ from hf_rksp import KSSConfig
 
 from .choice import decided
 from .networks import FAMILIES
+from .rules import RANDOM
 from .tables import AUTO, BOTH, tables
 from .train import train
 
@@ -45,6 +46,10 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 def _trained(job: dict[str, Any], settings: dict[str, Any], name: str) -> dict[str, Any]:
     arm = settings["arms"][name]
     kss = arm["kss"]
+    given = None
     if kss is not None:
+        if kss.get("rule") == RANDOM:
+            _, given = train(job, {**arm, "kss": {key: value for key, value in kss.items() if key != "rule"}})
         kss = kss | asdict(KSSConfig(**{name: value for name, value in kss.items() if name != "rule"}))
-    return {"kss": kss} | train(job, arm)
+    row, _ = train(job, arm, given)
+    return {"kss": kss} | row

@@ -19,6 +19,10 @@ from hf_rksp.training.kss.schedule import Measured
 #: Steps from one record of the spectral radii to the next; the first steps are all recorded.
 EVERY = 50
 _BEGIN = 5
+#: Step -> index of a block -> strength of the push.
+Doses = dict[int, dict[int, float]]
+#: The rule that repeats the strengths of another run.
+RANDOM = "random direction"
 
 
 class Recorded(Balanced):
@@ -27,12 +31,14 @@ class Recorded(Balanced):
     Attributes:
         step: of the run; set from outside.
         record: step -> for each block its radius, the size of its input and of its output.
+        doses: step -> index of a block -> strength of the push, where there was one.
     """
 
     def __init__(self, config: BalancedKSSConfig) -> None:
         super().__init__(config)
         self.step = 0
         self.record: dict[int, list[tuple[float, float, float]]] = {}
+        self.doses: Doses = {}
 
     def act(self, measured: Measured) -> None:
         if self.step < _BEGIN or self.step % EVERY == 0:
@@ -48,6 +54,15 @@ class Recorded(Balanced):
 
     def push(self, measured: Measured) -> None:
         super().act(measured)
+
+    def strength(self, layer: Transition, last: Transition, radius: float) -> float:
+        found = self.dose(layer, last, radius)
+        if found:
+            self.doses.setdefault(self.step, {})[layer.block.index] = found
+        return found
+
+    def dose(self, layer: Transition, last: Transition, radius: float) -> float:
+        return super().strength(layer, last, radius)
 
 
 class Watching(Recorded):
@@ -72,13 +87,24 @@ class OthersAlone(Recorded):
 
 
 class RandomDirection(Recorded):
-    """Adds as much as KSS would, in a random direction: is it the spectrum, or is it any push of this size?"""
+    """Adds what KSS adds, block by block and step by step, in a random direction: is it the spectrum, or any push of this size?
+
+    Attributes:
+        given: `doses` of the run with KSS.
+    """
+
+    def __init__(self, config: BalancedKSSConfig) -> None:
+        super().__init__(config)
+        self.given: Doses = {}
+        self.draw = torch.Generator().manual_seed(config.seed)
+
+    def dose(self, layer: Transition, last: Transition, radius: float) -> float:
+        return self.given.get(self.step, {}).get(layer.block.index, 0.0)
 
     def rule(
         self, layout: Layout, projected: Tensor, basis: Tensor, strength: float, reference: list[Tensor]
     ) -> GradientRule:
-        generator = torch.Generator().manual_seed(self.step)
-        noise = torch.randn(projected.shape, generator=generator, dtype=projected.dtype)
+        noise = torch.randn(projected.shape, generator=self.draw, dtype=projected.dtype)
         return super().rule(layout, noise, basis, strength, reference)
 
 
@@ -91,7 +117,7 @@ class Relative(Recorded):
         super().__init__(config)
         self.own: dict[int, list[float]] = defaultdict(list)
 
-    def strength(self, layer: Transition, last: Transition, radius: float) -> float:
+    def dose(self, layer: Transition, last: Transition, radius: float) -> float:
         own = self.own[layer.block.index]
         if len(own) < _BEGIN:
             own.append(radius)
@@ -112,20 +138,25 @@ _RULES: Mapping[str | None, type[Recorded]] = {
     None: Recorded,
     "first alone": FirstAlone,
     "others alone": OthersAlone,
-    "random direction": RandomDirection,
+    RANDOM: RandomDirection,
     "relative": Relative,
     "relative to 3": RelativeTo3,
 }
 RULES = tuple(name for name in _RULES if name)
 
 
-def shaper_of(model: nn.Module, kss: dict[str, Any] | None, seed: int) -> tuple[SpectralShaper, Recorded]:
+def shaper_of(
+    model: nn.Module, kss: dict[str, Any] | None, seed: int, given: Doses | None = None
+) -> tuple[SpectralShaper, Recorded]:
     """KSS with a rule; without KSS a shaper that only records.
 
     Args:
         kss: settings of KSS and the name of a ``rule``; ``None`` is no KSS.
+        given: the strengths that `RANDOM` repeats.
     """
     settings = {name: value for name, value in (kss or {}).items() if name != "rule"}
     config: Any = KSSConfig(**settings, seed=seed)
     rule = Watching(config) if kss is None else _RULES[kss.get("rule")](config)
+    if isinstance(rule, RandomDirection):
+        rule.given = given or {}
     return SpectralShaper(model, config, schedule=rule), rule

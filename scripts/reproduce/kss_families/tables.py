@@ -12,6 +12,7 @@ from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.harness.rows import ok, read
 
 from .networks import FAMILIES
+from .rules import RANDOM
 
 Row = dict[str, Any]
 #: The arm that decides for a run; its outcome is that of the arm with KSS or of clipping alone.
@@ -112,18 +113,23 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> str:
     """The tables of a section."""
     if any(row["arm"] == BOTH for row in rows):
         return report(rows)
-    return arms_table(rows if any(row["arm"] == "clip" for row in rows) else [*_of_pilot(rows), *rows])
+    every = [*_of_pilot(rows), *rows]
+    if not any(row["arm"] == RANDOM for row in rows):
+        return arms_table(every)
+    return f"{arms_table(every)}\n{why_table(every)}"
 
 
 def _of_pilot(rows: list[Row]) -> list[Row]:
-    """The runs of the pilot with clipping, and with KSS, that the ones of a section without its own are compared with."""
-    same = {(row["family"], row["schedule"], row["lr"], row["steps"], row["seed"]) for row in rows}
+    """The runs of the pilot with clipping, and with KSS, of the same cells and seeds, that a section does not have itself."""
+
+    def cell(row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in ("family", "schedule", "lr", "steps", "seed"))
+
+    same, own = {cell(row) for row in rows}, {(*cell(row), row["arm"]) for row in rows}
     return [
         row
         for row in read(PILOT)
-        if ok(row)
-        and row["arm"] != AUTO
-        and (row["family"], row["schedule"], row["lr"], row["steps"], row["seed"]) in same
+        if ok(row) and row["arm"] != AUTO and cell(row) in same and (*cell(row), row["arm"]) not in own
     ]
 
 
@@ -153,14 +159,59 @@ def arms_table(rows: list[Row]) -> str:
             lines.append(
                 [
                     family, schedule, f"{lr:g}", arm, f"{sum(map(lost, runs.values()))} of {len(runs)}",
-                    mean([final(row) for row in runs.values()]).text(), beside, radii(runs, 0), radii(runs, -1),
+                    mean([final(row) for row in runs.values()]).text(), beside, acted(runs), radii(runs, 0), radii(runs, -1),
+                    sizes(runs),
                 ]
             )  # fmt: skip
     heads = [
-        "family", "schedule", "learning rate", "arm", "lost", "final loss", "minus clipping",
-        "radii of the blocks at first", "at the end",
+        "family", "schedule", "learning rate", "arm", "lost", "final loss", "minus clipping", "steps with a push",
+        "radii of the blocks at first", "at the end", "size at first before and behind block 1",
     ]  # fmt: skip
     return "\n".join(table(heads, lines)) + "\n"
+
+
+#: What is asked of section `why`: two arms of one cell, the first minus the second.
+CONTRASTS = (
+    ("KSS", "kss", "clip"),
+    ("KSS minus a random push of the same size", "kss", RANDOM),
+    ("KSS minus its first block alone", "kss", "kss, first block"),
+    ("KSS minus its first block alone at full weight", "kss", "kss, first block at full weight"),
+    ("KSS minus the other blocks alone", "kss", "kss, other blocks"),
+    ("KSS, embeddings behind a norm", "kss, embedding norm", "clip, embedding norm"),
+    ("KSS, scaled embeddings", "kss, embedding scale", "clip, embedding scale"),
+    ("a norm behind the embeddings, without KSS", "clip, embedding norm", "clip"),
+    ("scaled embeddings, without KSS", "clip, embedding scale", "clip"),
+)
+#: Two families that differ in the norm alone: RMSNorm first.
+NORMS = (("llama", "llama, layernorm"), ("gpt2, rmsnorm", "gpt2"))
+
+
+def why_table(rows: list[Row]) -> str:
+    """Differences of final losses, paired by seed, and how they differ between two norms, or two kinds of embeddings."""
+    cells = cells_of(rows)
+    lines = []
+    for (family, _, lr), arms in cells.items():
+        for title, one, other in CONTRASTS:
+            if one in arms and other in arms:
+                lines.append([family, f"{lr:g}", title, difference(arms[one], arms[other]).text()])
+        for embedding in ("norm", "scale"):
+            small, large = gains(arms), gains(arms, f", embedding {embedding}")
+            if large:
+                lines.append(
+                    [family, f"{lr:g}", f"KSS, minus KSS with embedding {embedding}", paired(small, large).text()]
+                )
+    for rms, layer in NORMS:
+        for (family, schedule, lr), arms in cells.items():
+            if family == rms and (other := cells.get((layer, schedule, lr))) is not None:
+                both = paired(gains(arms), gains(other))
+                lines.append([rms, f"{lr:g}", f"KSS, minus KSS with LayerNorm ({layer})", both.text()])
+    return "\n".join(table(["family", "learning rate", "difference", "final loss"], lines)) + "\n"
+
+
+def gains(arms: dict[str, dict[int, Row]], embedding: str = "") -> dict[int, float]:
+    """Seed -> final loss with KSS minus that of clipping with the same embeddings."""
+    kss, clip = arms.get(f"kss{embedding}", {}), arms.get(f"clip{embedding}", {})
+    return {seed: final(kss[seed]) - final(clip[seed]) for seed in kss.keys() & clip.keys()}
 
 
 def control_of(arm: str) -> str:
@@ -175,3 +226,15 @@ def radii(runs: dict[int, Row], place: int) -> str:
     if not found:
         return "-"
     return ", ".join(f"{sum(run[block][0] for run in found) / len(found):.3g}" for block in range(len(found[0])))
+
+
+def sizes(runs: dict[int, Row]) -> str:
+    """Mean over the runs of the root mean square before and behind the first block, at the first record."""
+    found = [next(iter(row["record"].values()))[0] for row in runs.values() if row["record"]]
+    return ", ".join(f"{sum(run[place] for run in found) / len(found):.2g}" for place in (1, 2)) if found else "-"
+
+
+def acted(runs: dict[int, Row]) -> str:
+    """Mean share of the steps in which KSS pushed; rows from before this was recorded have none."""
+    found = [row["acted"] / row["steps"] for row in runs.values() if row.get("kss") and "acted" in row]
+    return f"{sum(found) / len(found):.0%}" if found else "-"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .networks import FAMILIES, make
-from .rules import EVERY, shaper_of
+from .rules import EVERY, Doses, shaper_of
 from .tasks import Task
 
 WARMUP, WEIGHT_DECAY, LAST = 50, 0.01, 100
@@ -17,12 +17,19 @@ WARMUP, WEIGHT_DECAY, LAST = 50, 0.01, 100
 LOSS_LIMIT, GRADIENT_LIMIT = 50.0, 500.0
 
 
-def train(job: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
-    """Train; the row says when the run was lost, the loss over the last steps, and the radii of the blocks."""
+def train(job: dict[str, Any], arm: dict[str, Any], given: Doses | None = None) -> tuple[dict[str, Any], Doses]:
+    """Train; the row says when the run was lost, the loss over the last steps, and the radii of the blocks.
+
+    Args:
+        given: see `shaper_of`.
+
+    Returns:
+        The row, and the strengths of the pushes.
+    """
     steps, seed = job["steps"], job["seed"]
     task = FAMILIES[job["family"]].task
     model = make(job["family"], arm.get("embedding"), seed)
-    shaper, rule = shaper_of(model, arm["kss"], seed)
+    shaper, rule = shaper_of(model, arm["kss"], seed, given)
     optimizer = torch.optim.AdamW(model.parameters(), lr=job["lr"], weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of(job["schedule"], step, steps))
     generator = torch.Generator().manual_seed(10_000 + seed)
@@ -51,7 +58,7 @@ def train(job: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
             schedule.step()
             shaper.step()
     final = mean(losses[-LAST:]) if exploded is None else None
-    return {
+    row = {
         "exploded": exploded,
         "lost_by_gradient": by_gradient,
         "loss": final,
@@ -60,8 +67,10 @@ def train(job: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
         "largest_gradient_norm": largest,
         "dropped": shaper.dropped,
         "skipped": shaper.aside.count,
+        "acted": len(rule.doses),
         "record": {step: [[round(x, 4) for x in block] for block in blocks] for step, blocks in rule.record.items()},
     }
+    return row, rule.doses
 
 
 def task_gradient_norm(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
