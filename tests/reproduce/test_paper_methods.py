@@ -14,7 +14,7 @@ from scripts.reproduce.kss_default.tasks import TASKS
 from scripts.reproduce.paper_methods.methods import clip_queries_and_keys, optimizer_of, prepare
 from scripts.reproduce.paper_methods.penalties import PENALTIES
 from scripts.reproduce.paper_methods.tables import settings_of, tables
-from scripts.reproduce.paper_methods.train import Run, train
+from scripts.reproduce.paper_methods.train import Run, cost, train
 
 
 def network(method):
@@ -154,12 +154,27 @@ def outcome(method, lr, seed, lost=False, loss=1.0):
 def test_an_optimizer_with_kss_stands_beside_the_one_without_at_its_own_rate():
     rows = [outcome("LAMB", lr, seed, lost=lr > 0.02) for lr in (0.016, 0.025) for seed in range(4)]
     rows += [outcome("KSS, paper .15 + LAMB", 0.025, seed) for seed in range(4)]
+    rows += [outcome("LAMB, long warm-up", 0.025, seed, lost=seed < 2) for seed in range(4)]
     rows += [outcome("Lion", 1e-5, seed, loss=2.77) for seed in range(4)]
     lines = [line.split(" | ") for line in tables(rows, {}).splitlines()[2:]]
     found = {(line[0].strip("| "), line[2]): line for line in lines}
-    assert found["KSS, paper .15 + LAMB", "0.025"][6] == "0.029"  # two of the 70 ways
-    assert found["LAMB", "0.025"][6] == "-" and found["LAMB", "0.025"][3] == "4 of 4"
-    assert found["Lion", "1e-05"][3] == "0 of 4" and found["Lion", "1e-05"][5] == "4", "kept, and nothing learnt"
+    assert found["KSS, paper .15 + LAMB", "0.025"][7] == "0.029"  # two of the 70 ways
+    assert found["LAMB, long warm-up", "0.025"][7] == "0.43"
+    assert found["LAMB", "0.025"][7] == "-" and found["LAMB", "0.025"][3] == "4 of 4"
+    assert found["Lion", "1e-05"][3] == "0 of 4" and found["Lion", "1e-05"][6] == "4", "kept, and nothing learnt"
+
+
+def test_a_run_that_is_lost_by_its_gradient_alone_is_counted_apart():
+    rows = [outcome("plain", 0.002, seed, lost=seed == 0) for seed in range(4)]
+    rows += [outcome("QK-norm", 0.002, seed) | {"lost_by_gradient": 30 if seed else None} for seed in range(4)]
+    counts = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:5] for line in tables(rows, {}).splitlines()[4:6]}
+    assert (counts["plain"][0], counts["plain"][2:]) == ("1 of 4", ["0", "1"])
+    assert (counts["QK-norm"][0], counts["QK-norm"][2:]) == ("3 of 4", ["3", "3"])
+
+
+def test_the_cost_of_a_run_that_ends_is_refused():
+    with pytest.raises(RuntimeError, match="a run ended at step"):
+        cost({}, {}, 10.0, 0, 1, None)
 
 
 def test_a_method_that_learns_nothing_beats_none():

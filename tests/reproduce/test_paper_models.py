@@ -37,6 +37,24 @@ def test_a_lost_run_counts_as_guessing():
     assert "| GPT-2 | 0.01 | paper + clip | 1 of 2 " in lines[3] and "0.096" in lines[3]
 
 
+def test_accuracies_are_compared_by_seed_and_a_lost_run_guesses():
+    runs = [row("ViT, Pre-LN", arm, seed, 1.5) | {"accuracy": right} for arm, seed, right in
+            (("clip", 0, 0.4), ("clip", 1, 0.5), ("paper + clip", 0, 0.6))]  # fmt: skip
+    runs.append(row("ViT, Pre-LN", "paper + clip", 1, None) | {"spectra": [None]})
+    lines = [line.split(" | ") for line in tables(runs, SETTINGS).splitlines()[2:4]]
+    assert lines[0][6].startswith("0.450") and lines[0][7] == "-"
+    assert lines[1][6].startswith("0.350") and lines[1][7].startswith("-0.100")
+
+
+def test_states_that_do_not_vary_have_no_spectrum(monkeypatch):
+    model = experiment.network(SETTINGS["models"]["GPT-2"], 16)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    batch = {"input_ids": torch.zeros(2, 16, dtype=torch.long)}
+    assert experiment.spectrum(model, batch) is None
+
+
 def test_a_run_is_not_lost_by_the_gradient_of_kss(monkeypatch):
     monkeypatch.setattr(experiment, "MOST_NORM", 20.0)  # as if the term of KSS were that much larger
     monkeypatch.setattr(experiment, "task_gradient_norm", lambda model, batch: 3.0)
@@ -44,3 +62,4 @@ def test_a_run_is_not_lost_by_the_gradient_of_kss(monkeypatch):
     settings = SETTINGS | {"steps": 3, "length": 16, "fewer_steps": {}}
     found = experiment.run({"model": "GPT-2", "arm": "paper + clip", "lr": 1e-3, "seed": 0}, settings)
     assert found["lost"] is None and found["largest_gradient_norm"] == 3.0 and len(found["spectra"]) == 2
+    assert found["skipped"] == found["dropped"] == 0

@@ -42,7 +42,7 @@ class Claim:
         command: makes the rows, or the tables from them.
         rows: files, from the root of the repository; the first one is linked.
         judge: reads the rows. ``None``: no experiment tests the claim yet.
-        section: experiment and section whose rows they are, if it is one.
+        experiment, sections: whose rows they are, if an experiment makes them.
     """
 
     place: str
@@ -51,7 +51,8 @@ class Claim:
     command: str
     rows: tuple[str, ...]
     judge: Callable[[], Finding] | None
-    section: tuple[str, str] | None = None
+    experiment: str = ""
+    sections: tuple[str, ...] = ()
 
     def finding(self) -> Finding:
         """What became of it."""
@@ -60,10 +61,9 @@ class Claim:
         if not self.has_rows:
             return NO_ROWS
         found = self.judge()
-        if self.section is not None and (left := progress_of(*self.section).left):
-            done = len(rows_of(*self.section))
-            return replace(found, text=f"{found.text} So far {done} of {done + len(left)} runs are made.")
-        return found
+        parts = [progress_of(self.experiment, name) for name in self.sections]
+        done, left = sum(len(part.done) for part in parts), sum(len(part.left) for part in parts)
+        return replace(found, text=f"{found.text} So far {done} of {done + left} runs are made.") if left else found
 
     @property
     def has_rows(self) -> bool:
@@ -96,12 +96,17 @@ def rows_of(experiment: str, name: str = "report") -> list[dict[str, Any]]:
     return progress_of(experiment, name).done
 
 
-def reproduce(experiment: str, name: str = "report") -> dict[str, Any]:
-    """``command``, ``rows`` and ``section`` of a claim that one section of an experiment answers."""
-    more = "" if name == "report" else f" --section {name}"
-    file = "results.jsonl" if name == "report" else f"{name}.jsonl"
+def reproduce(experiment: str, *sections: str) -> dict[str, Any]:
+    """What a `Claim` has if an experiment answers it: ``command``, ``rows``, ``experiment`` and ``sections``.
+
+    Without a section that is its report. The command and the first file are those of the first section.
+    """
+    names = sections or ("report",)
+    more = "" if names[0] == "report" else f" --section {names[0]}"
+    files = [f"{'results' if name == 'report' else name}.jsonl" for name in names]
     return {
         "command": f"python -m scripts.reproduce {experiment}{more} --table",
-        "rows": (f"scripts/reproduce/{experiment}/{file}",),
-        "section": (experiment, name),
+        "rows": tuple(f"scripts/reproduce/{experiment}/{file}" for file in files),
+        "experiment": experiment,
+        "sections": names,
     }

@@ -221,7 +221,7 @@ RKSP = Paper(
             "KSS keeps more runs than spectral norm, weight norm, gradient penalty and SAM, and more with LAMB and muP.",
             "held: fewer are lost (Fisher's exact test, p < .05), and no more are lost or have learnt nothing, than with each of "
             "the five in both settings, and with LAMB and muP than without KSS; partly: in more than half of these 12 comparisons",
-            judge=tables.methods, **reproduce("paper_methods"),
+            judge=tables.methods, **reproduce("paper_methods", "report", "optimizers"),
         ),
         Claim(
             "Table 6", "Both terms of KSS are needed, and penalties of the same cost do less.",

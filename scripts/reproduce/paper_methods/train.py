@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hf_rksp import KSSConfig, SpectralShaper, profile_model
-from hf_rksp.errors import NonFiniteError
+from hf_rksp.errors import DegenerateMomentsError, NonFiniteError
 from scripts.reproduce import data
 from scripts.reproduce.kss_default.tasks import BATCH, TASKS
 from scripts.reproduce.kss_default.train import (
@@ -147,11 +147,11 @@ def train(method: Mapping[str, Any], lr: float, clip: float | None, seed: int, s
 
 
 def near_unit_mass(model: nn.Module) -> float | None:
-    """Mean over the blocks, on sequences that no run is trained on; ``None`` if the states are not finite."""
+    """Mean over the blocks, on sequences that no run is trained on; ``None`` if the states are not finite or have no rank."""
     ids, _ = data.recall(torch.Generator().manual_seed(1), _PROFILE)
     try:
         profile = profile_model(model, [{"input_ids": ids}], groups=0, progress=False)
-    except NonFiniteError:
+    except (NonFiniteError, DegenerateMomentsError):
         return None
     finally:
         model.train()
@@ -170,6 +170,9 @@ def cost(
 
     Args:
         plain_clip: limit of the gradient norm of the plain run.
+
+    Raises:
+        RuntimeError: a run was lost on the way, and its last steps were none.
     """
     ratios = []
     with Run(method, lr, 1.0, seed) as one, Run(plain, lr, plain_clip, seed) as other:
@@ -181,4 +184,7 @@ def cost(
                     run.step()
                 times[run] = time.perf_counter() - begin
             ratios.append(times[one] / times[other])
+        for run in (one, other):
+            if run.steps < (pairs + 1) * _TURN:
+                raise RuntimeError(f"a run ended at step {run.steps}: choose a lower learning rate")
     return {"ratio": statistics.median(ratios[1:]), "ratios": [round(ratio, 4) for ratio in ratios[1:]]}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
 
 import hf_rksp.architectures  # noqa: F401 - registers KAN and the ViT with RMSNorm
-from hf_rksp import KSSConfig, TrainingRun, profile_model
+from hf_rksp import KSSConfig, SpectralShaper, TrainingRun, profile_model
+from hf_rksp.errors import DegenerateMomentsError, NonFiniteError
 from scripts.reproduce import data
 from scripts.reproduce.kss_families.tasks import IMAGES, TRAINED, cifar_file, pictures
 from scripts.reproduce.kss_families.train import share_of, task_gradient_norm
@@ -81,6 +82,9 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "accuracy": right if images else None,
         "losses": [round(sum(part) / len(part), 3) for i in range(0, len(losses), 25) if (part := losses[i : i + 25])],
         "spectra": spectra,
+        # A KSS that stands aside would look like one without an effect.
+        "skipped": sum(part.aside.count for part in loop.parts if isinstance(part, SpectralShaper)),
+        "dropped": sum(part.dropped for part in loop.parts if isinstance(part, SpectralShaper)),
     }
 
 
@@ -115,8 +119,11 @@ def evaluated(model: Any, batch: dict[str, Tensor]) -> tuple[float, float | None
     return float(nn.functional.cross_entropy(logits, labels)), float((logits.argmax(-1) == labels).double().mean())
 
 
-def spectrum(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
-    """Mean over the blocks of each quantity."""
+def spectrum(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float] | None:
+    """Mean over the blocks of each quantity; ``None`` if the states are not finite or do not vary."""
     inputs = {name: rows[:_HELD_OUT] for name, rows in batch.items() if name != "labels"}
-    found = profile_model(model, [inputs], groups=0, progress=False).aggregates
+    try:
+        found = profile_model(model, [inputs], groups=0, progress=False).aggregates
+    except (NonFiniteError, DegenerateMomentsError):
+        return None
     return {name: round(float(found[name]["mean"]), 4) for name in QUANTITIES}

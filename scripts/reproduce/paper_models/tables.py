@@ -12,6 +12,8 @@ from scripts.reproduce.harness.markdown import table
 from scripts.reproduce.kss_default.tables import GUESSING
 
 Row = dict[str, Any]
+#: Share of right images of a network that guesses.
+CHANCE = 0.1
 #: Mean over the blocks; the paper has them in Tables 11 and 16 to 18.
 QUANTITIES = ("nonlinearity_ratio", "near_unit_mass", "contractive_mass", "spectral_radius", "reliable_fraction")
 
@@ -32,6 +34,13 @@ def difference(runs: dict[int, Row], control: dict[int, Row]) -> Estimate:
     return paired(*({seed: final(row) for seed, row in each.items()} for each in (runs, control)))
 
 
+def accuracy(row: Row) -> float | None:
+    """Share of the held-out images that is right; a lost run counts as guessing. ``None`` of text."""
+    if not is_vit(row["model"]):
+        return None
+    return CHANCE if row["lost"] is not None else float(row["accuracy"])
+
+
 def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """Runs lost and what was learnt, seed by seed against clipping; then the spectra before and after."""
     lines, spectra = [], []
@@ -43,21 +52,42 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
             count = sum(row["lost"] is not None for row in runs.values())
             ended = [row for row in runs.values() if row["lost"] is None]
             beside = difference(runs, arms.get("clip", {}))
-            right = [row["accuracy"] for row in ended if row["accuracy"] is not None]
+            right = _accuracies(runs)
+            more = paired(right, _accuracies(arms.get("clip", {})))
             lines.append(
                 [
                     model, f"{lr:g}", arm, f"{count} of {len(runs)} {share(count, len(runs)).text(2)}",
                     mean(list(map(final, runs.values()))).text(),
                     beside.text() if arm != "clip" and beside.count > 1 else "-",
-                    mean(right).text() if right else "-",
+                    mean(list(right.values())).text() if right else "-",
+                    more.text() if arm != "clip" and more.count > 1 else "-", _left_out(runs),
                 ]
             )  # fmt: skip
             for place, when in ((0, "before"), (1, "after")):
-                found = [row["spectra"][place] for row in ended]
+                found = [each for row in ended if (each := row["spectra"][place]) is not None]
                 if found and (when == "after" or arm == "clip"):
                     means = [form_of(LAYER[name])(sum(one[name] for one in found) / len(found)) for name in QUANTITIES]
                     spectra.append([model, f"{lr:g}", "-" if when == "before" else arm, when, *means])
-    heads = ["model", "learning rate", "arm", "lost", "held-out loss", "minus clipping", "accuracy"]
+    heads = [
+        "model",
+        "learning rate",
+        "arm",
+        "lost",
+        "held-out loss",
+        "minus clipping",
+        "accuracy",
+        "minus clipping",
+        "KSS left out",
+    ]
     titles = [LAYER[name].title for name in QUANTITIES]
     text = [*table(heads, lines), "", "Mean over the blocks of the runs that end:", ""]
     return "\n".join([*text, *table(["model", "learning rate", "arm", "training", *titles], spectra)]) + "\n"
+
+
+def _accuracies(runs: dict[int, Row]) -> dict[int, float]:
+    return {seed: value for seed, row in runs.items() if (value := accuracy(row)) is not None}
+
+
+def _left_out(runs: dict[int, Row]) -> str:
+    """Layers and terms that KSS did not act on, over all runs."""
+    return str(sum(row["skipped"] + row["dropped"] for row in runs.values() if "skipped" in row))
