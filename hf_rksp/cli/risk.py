@@ -48,7 +48,10 @@ def add_parser(commands: Any) -> None:
         "--find-lr", action="store_true", help="only find the highest safe learning rate; --lr is not needed"
     )
     group.add_argument(
-        "--optimizer", default="adamw_torch", metavar="NAME", help="optim of Trainer, or muon (default: adamw_torch)"
+        "--optimizer",
+        default="adamw_torch",
+        metavar="NAME",
+        help="optim of Trainer, or muon (default: adamw_torch); only AdamW can be assessed, and with random weights Muon",
     )
     group.add_argument("--beta2", type=float, default=0.999, help="of Adam (default: 0.999)")
     group.add_argument("--weight-decay", type=float, default=0.0, help="default: 0")
@@ -62,14 +65,17 @@ def add_parser(commands: Any) -> None:
     group.add_argument("--accumulation", type=int, default=1, help="passes per optimizer step (default: 1)")
     group.add_argument("--devices", type=int, default=1, help="processes (default: 1)")
     group.add_argument(
-        "--compute-dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="dtype of autocast"
+        "--compute-dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="dtype of autocast (default: float32); only float32 can be assessed, and with random weights bfloat16",
     )
     group.add_argument(
         "--objective",
         choices=("causal", "masked", "classification"),
-        help="what is learnt (default: what the model's configuration suggests)",
+        help="what is learnt (default: what the model's configuration suggests); with random weights only causal can be assessed",
     )
-    group = parser.add_argument_group("text")
+    group = parser.add_argument_group("measurement")
     add_text_source(group)
     group.add_argument(
         "--labels", metavar="COLUMN", help="column with the classes of the texts; the objective is then classification"
@@ -81,19 +87,19 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="sequences in each of the eight measured batches (default: 4)",
     )
-    group = parser.add_argument_group("output")
     group.add_argument(
         "--curvature",
         choices=("step", "full"),
         default="step",
         help="full: also the largest eigenvalue of the preconditioned Hessian (some 40 Hessian products)",
     )
+    group = parser.add_argument_group("output")
     group.add_argument("--out", metavar="FILE", help="also write the answer as a page, such as risk.html")
     group.add_argument(
         "--fail-above",
         type=float,
         metavar="P",
-        help=f"exit code {exit_codes.LIKELY_LOST} if P(lost) is above P, or cannot be assessed",
+        help=f"exit code {exit_codes.LIKELY_LOST} if P(lost) is above P, or cannot be assessed, or its interval decides nothing",
     )
     add_output_options(group)
     parser.set_defaults(run=run)
@@ -145,9 +151,16 @@ def run(args: argparse.Namespace) -> int:
         write_risk(data, args.out)
         if args.json != "-":
             print(f"wrote {args.out}")
-    p = found.prediction.p_lost(args.lr) if args.lr is not None else None
-    too_likely = args.fail_above is not None and (p is None or p > args.fail_above)
-    return exit_codes.LIKELY_LOST if too_likely else exit_codes.OK
+    fails = args.fail_above is not None and not _known_to_be_below(found.prediction, args.lr, args.fail_above)
+    return exit_codes.LIKELY_LOST if fails else exit_codes.OK
+
+
+def _known_to_be_below(prediction: Prediction, lr: float, limit: float) -> bool:
+    """Whether P(lost) is ``limit`` at most. An interval that decides nothing is no answer."""
+    from hf_rksp.risk.calibrated import undecided
+
+    p, interval = prediction.p_lost(lr), prediction.interval(lr)
+    return p is not None and p <= limit and interval is not None and not undecided(interval)
 
 
 def _plan(args: argparse.Namespace) -> Any:

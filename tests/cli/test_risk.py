@@ -77,6 +77,15 @@ def test_what_no_run_tells_is_said_before_anything_is_measured(rksp, monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("lr", "uncertainty", "passes"), [(1e-5, 0.5, True), (1e-5, 4.0, True), (1.0, 0.5, False), (2e-4, 2.5, False)]
+)
+def test_only_a_probability_that_is_known_passes_a_gate(lr, uncertainty, passes):
+    prediction = Prediction("extrapolated", (), 1e-3, 1.0, uncertainty, ())
+    assert cli_risk._known_to_be_below(prediction, lr, 0.2) == passes
+    assert not cli_risk._known_to_be_below(Prediction("not assessable", (), None, 1.0, 0.5, ()), lr, 0.2)
+
+
+@pytest.mark.parametrize(
     ("more", "name"),
     [
         ([], "lr: pass"),

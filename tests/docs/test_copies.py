@@ -77,13 +77,13 @@ def test_what_is_said_of_the_cost_of_kss_follows_from_the_runs():
         ("docs/architecture.md", "709 of the 804", "zoo_reports/support.md", "transformers, 804 in all"),
         (
             "README.md",
-            "with KSS and clipping 0, 0, 3",
+            "4 and 0 of 24 (recall without norm)",
             KSS,
             "| recall, no norm | 3, 6, 13, 23 | 2, 2, 4, 4 | 0, 0, 0, 0 | 5, 3, 8, 10 |",
         ),
         (
             "README.md",
-            "with clipping alone 4, 1, 24",
+            "1 and 0 (text, Pre-LN), 24 and 3 (text, RMSNorm)",
             KSS,
             "| text, Pre-LN | 4, 10, 10, 13 | 0, 0, 0, 1 | 0, 0, 0, 0 | 0, 1, 3, 13 |",
         ),

@@ -8,19 +8,26 @@ import statistics
 from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
 from scripts.reproduce.evidence.rksp import BENCH, HIGHEST, OUR_ARM, lost_of, rates_of, runs_of
 from scripts.reproduce.harness.intervals import fewer, mean, paired
-from scripts.reproduce.kss_default.tables import finals
+from scripts.reproduce.kss_default.tables import finals, lost
 from scripts.reproduce.kss_families.tables import harms_of
 
 
 def _rescue() -> Finding:
-    parts, better = [], 0
+    parts, better, exploded, by_gradient = [], 0, 0, 0
     for task in HIGHEST:
         (mine, of), (clipped, _) = counts = lost_of(task, OUR_ARM), lost_of(task, "clip")
         p = fewer(*counts)
         better += p < 0.05
         parts.append(f"{task} {mine} and {clipped} of {of} (p = {p:.2g})")
+        gone = [row for row in runs_of(task, HIGHEST[task], "clip") if lost(row)]
+        exploded += sum(row["lost_by_loss"] is not None for row in gone)
+        by_gradient += sum(row["lost_by_loss"] is None and row["lost_by_gradient"] is not None for row in gone)
     verdict: Verdict = "held" if better == len(HIGHEST) else "partly" if better else "not"
-    return Finding(verdict, f"Lost with it and with clipping alone, at the highest rate: {', '.join(parts)}.")
+    return Finding(
+        verdict,
+        f"Lost with it and with clipping alone, at the highest rate: {', '.join(parts)}. Of those that clipping loses {exploded} "
+        f"are lost by their loss, {by_gradient} by their gradient norm; the others end no better than a table of byte pairs.",
+    )
 
 
 def _loss() -> Finding:
@@ -58,7 +65,8 @@ def _auto_harms() -> Finding:
     acts = sum(harm.on > 0 for harm in harms.values())
     return Finding(
         verdict,
-        f"{good} of {len(harms)} cells (a family at a learning rate and with a schedule); KSS acts in {acts} of them. "
+        f"In {good} of {len(harms)} cells (a family at a learning rate and with a schedule) the loss is equal, or its interval "
+        f"ends below +.01. KSS acts in {acts} of the cells. "
         f"The highest end of an interval is {worst.minus_clipping.high:+.3f} ({family}, {schedule}, {lr:g}).",
     )
 
@@ -68,7 +76,8 @@ def _auto_rescues() -> Finding:
     kept = [fewer((harm.auto_lost, harm.on), (harm.clip_lost, harm.on)) < 0.05 for harm in cells.values()]
     verdict: Verdict = "held" if kept and all(kept) else "partly" if any(kept) else "not"
     text = "; ".join(
-        f"{family} ({schedule}) at {lr:g} {harm.clip_lost} and {harm.auto_lost} of {harm.on}"
+        f"{family} ({schedule}) at {lr:g} {harm.clip_lost} and {harm.auto_lost} of {harm.on} (with clipping {harm.exploded} "
+        "exploded)"
         for (family, schedule, lr, _), harm in cells.items()
     )
     return Finding(

@@ -70,6 +70,7 @@ class Harm:
     Attributes:
         runs, on: number of runs, and of those in which KSS acts.
         clip_lost, auto_lost: of the runs in which KSS acts, those that clipping loses, and KSS.
+        exploded: of those that clipping loses, the ones whose loss or gradient exploded; the others have learnt too little.
         minus_clipping: final loss minus that of clipping, over all runs; 0 in a run in which KSS is off.
     """
 
@@ -77,6 +78,7 @@ class Harm:
     on: int
     clip_lost: int
     auto_lost: int
+    exploded: int
     minus_clipping: Estimate
 
     @property
@@ -104,9 +106,9 @@ def _harm(rows: list[Row]) -> Harm:
     on = [row for row in rows if row["choice"]["on"]]
     clip, kss = ([{"family": row["family"]} | row["runs"][arm] for row in on] for arm in ("clip", "kss"))
     differences = [final(mine) - final(other) for mine, other in zip(kss, clip, strict=True)]
-    return Harm(
-        len(rows), len(on), sum(map(lost, clip)), sum(map(lost, kss)), mean(differences + [0.0] * (len(rows) - len(on)))
-    )
+    exploded = sum(row["exploded"] is not None or row.get("lost_by_gradient") is not None for row in clip)
+    every = mean(differences + [0.0] * (len(rows) - len(on)))
+    return Harm(len(rows), len(on), sum(map(lost, clip)), sum(map(lost, kss)), exploded, every)
 
 
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:

@@ -188,12 +188,13 @@ def _ends(rows: list[Row]) -> list[str]:
                 way, str(len(mine)), str(len(after)), str(sum(healthy(row) and not tunes(row) for row in mine)),
                 str(sum(map(tunes, mine))), str(sum(row["begin"] is not None and row["failure"] is None for row in mine)),
                 str(sum(row["failure"] is not None and not fails(row) and row["seed"] < TUNING for row in mine)),
+                str(sum(row["failure"] is not None and row["seed"] >= TUNING for row in mine)),
                 ", ".join(map(str, sorted(after))) or "-",
             ]
         )  # fmt: skip
     heads = [
         "way", "runs", "fail", "healthy", "healthy, for thresholds", "survive their fault", "fail otherwise",
-        "steps from the fault (rate: the beginning) to the failure",
+        "fail, for thresholds", "steps from the fault (rate: the beginning) to the failure",
     ]  # fmt: skip
     return table(heads, ends)
 
