@@ -73,6 +73,12 @@ def test_candidates_are_compared_with_the_pilot():
     assert lines[1][6] == lines[2][6] != "-"
 
 
+def test_clipping_alone_is_compared_with_nothing():
+    rows = [row for row in read(PILOT) if row["arm"] == "clip" and row["family"] == "llama" and row["seed"] < 102]
+    lines = [line.split(" | ") for line in tables(rows, {}).splitlines()[2:]]
+    assert [line[3] for line in lines] == ["clip"] * 2
+
+
 #: As a job of section `why`, at a rate at which KSS acts from the beginning.
 JOB = {"family": "gpt2, rmsnorm", "schedule": "constant", "lr": 0.008, "steps": 12, "seed": 100}
 

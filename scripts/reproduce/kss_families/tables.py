@@ -122,12 +122,13 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> str:
 
 
 def _of_pilot(rows: list[Row]) -> list[Row]:
-    """The runs of the pilot with clipping, and with KSS, of the same cells and seeds, that a section does not have itself."""
+    """The runs of the pilot with clipping, and with KSS, that those of a section are compared with and that it does not have."""
 
     def cell(row: Row) -> tuple[Any, ...]:
         return tuple(row[name] for name in ("family", "schedule", "lr", "steps", "seed"))
 
-    same, own = {cell(row) for row in rows}, {(*cell(row), row["arm"]) for row in rows}
+    same = {cell(row) for row in rows if row["arm"] != "clip"}
+    own = {(*cell(row), row["arm"]) for row in rows}
     return [
         row
         for row in read(PILOT)
