@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
         "--optimizer",
         default="adamw_torch",
         metavar="NAME",
-        help="optim of Trainer, or muon (default: adamw_torch); only AdamW can be assessed, and with random weights Muon",
+        help="optim of Trainer, or muon (default: adamw_torch); AdamW can be assessed; Muon too if the weights are random",
     )
     group.add_argument("--beta2", type=float, default=0.999, help="of Adam (default: 0.999)")
     group.add_argument("--weight-decay", type=float, default=0.0, help="default: 0")
@@ -68,12 +68,12 @@ def add_parser(commands: Any) -> None:
         "--compute-dtype",
         default="float32",
         choices=("float32", "bfloat16", "float16"),
-        help="dtype of autocast (default: float32); only float32 can be assessed, and with random weights bfloat16",
+        help="dtype of autocast (default: float32); float32 can be assessed; bfloat16 too if the weights are random",
     )
     group.add_argument(
         "--objective",
         choices=("causal", "masked", "classification"),
-        help="what is learnt (default: what the model's configuration suggests); with random weights only causal can be assessed",
+        help="what is learnt (default: what the model's configuration suggests); random weights: only causal can be assessed",
     )
     group = parser.add_argument_group("measurement")
     add_text_source(group)
@@ -99,7 +99,7 @@ def add_parser(commands: Any) -> None:
         "--fail-above",
         type=float,
         metavar="P",
-        help=f"exit code {exit_codes.LIKELY_LOST} if P(lost) is above P, or cannot be assessed, or its interval decides nothing",
+        help=f"exit code {exit_codes.LIKELY_LOST} if P(lost) is above P, is not assessable, or has too wide an interval",
     )
     add_output_options(group)
     parser.set_defaults(run=run)
@@ -156,11 +156,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _known_to_be_below(prediction: Prediction, lr: float, limit: float) -> bool:
-    """Whether P(lost) is ``limit`` at most. An interval that decides nothing is no answer."""
-    from hf_rksp.risk.calibrated import undecided
-
-    p, interval = prediction.p_lost(lr), prediction.interval(lr)
-    return p is not None and p <= limit and interval is not None and not undecided(interval)
+    """Whether P(lost) is ``limit`` at most."""
+    p = prediction.p_lost(lr)
+    return p is not None and p <= limit and prediction.decides(lr)
 
 
 def _plan(args: argparse.Namespace) -> Any:
@@ -223,7 +221,7 @@ def _curve(prediction: Prediction) -> list[list[float]]:
 
 def answer(found: Forecast, lr: float | None) -> str:
     """The short answer."""
-    from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, effect, percent, shipped, undecided
+    from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, effect, percent, shipped
 
     prediction, plan = found.prediction, found.plan
     title = found.model.get("name") or found.model.get("class")
@@ -236,7 +234,7 @@ def answer(found: Forecast, lr: float | None) -> str:
     if lr is not None:
         p, (low, high) = prediction.p_lost(lr) or 0.0, prediction.interval(lr) or (0.0, 1.0)
         lines.append(f"P(lost) at learning rate {lr:g}: {percent(p)} (90% interval {percent(low)} to {percent(high)})")
-        if undecided((low, high)):
+        if not prediction.decides(lr):
             lines.append(f"  {NO_ANSWER}")
     if prediction.names_rate:
         lines.append(f"highest learning rate with P(lost) below 5%: {prediction.rate_at():.2g}")

@@ -142,11 +142,15 @@ class Prediction:
             return None
         return float(self.threshold * 2 ** (float(ndtri(p)) * math.hypot(self.spread, self._widening)))
 
+    def decides(self, lr: float) -> bool:
+        """Whether P(lost) at ``lr`` is known well enough to act on it: its 90% interval says something."""
+        interval = self.interval(lr)
+        return interval is not None and not undecided(interval)
+
     @property
     def names_rate(self) -> bool:
         """Whether P(lost) is known well enough, where it is 50%, to name a safe learning rate."""
-        interval = None if self.threshold is None else self.interval(self.threshold)
-        return interval is not None and not undecided(interval)
+        return self.threshold is not None and self.decides(self.threshold)
 
     @property
     def _widening(self) -> float:

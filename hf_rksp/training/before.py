@@ -141,7 +141,7 @@ def sentence(found: Forecast, lr: float, kss: bool = False) -> Said:
         return Said(1.0, text, values | {"p_lost": 1.0, "status": "lost"})
     if p is None or safe is None:
         return _unknown(lr, prediction.reasons, values)
-    if interval and undecided(interval):
+    if interval and not prediction.decides(lr):
         low, high = map(percent, interval)
         said = Said(p, f"P(lost) at learning rate {lr:g} is {p:.0%} ({low} to {high}). {NO_ANSWER}", values)
     else:

@@ -8,7 +8,7 @@ import statistics
 from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
 from scripts.reproduce.evidence.rksp import BENCH, HIGHEST, OUR_ARM, lost_of, rates_of, runs_of
 from scripts.reproduce.harness.intervals import fewer, mean, paired
-from scripts.reproduce.kss_default.tables import finals, lost
+from scripts.reproduce.kss_default.tables import by_gradient_alone, finals, lost
 from scripts.reproduce.kss_families.tables import harms_of
 
 
@@ -21,7 +21,7 @@ def _rescue() -> Finding:
         parts.append(f"{task} {mine} and {clipped} of {of} (p = {p:.2g})")
         gone = [row for row in runs_of(task, HIGHEST[task], "clip") if lost(row)]
         exploded += sum(row["lost_by_loss"] is not None for row in gone)
-        by_gradient += sum(row["lost_by_loss"] is None and row["lost_by_gradient"] is not None for row in gone)
+        by_gradient += sum(map(by_gradient_alone, gone))
     verdict: Verdict = "held" if better == len(HIGHEST) else "partly" if better else "not"
     return Finding(
         verdict,

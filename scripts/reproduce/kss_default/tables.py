@@ -30,6 +30,11 @@ def lost(row: Row) -> bool:
     return bool(row["loss"] >= MUST_BEAT.get(row["task"], math.inf))
 
 
+def by_gradient_alone(row: Row) -> bool:
+    """Lost by its gradient; its loss stays below 50 to the end, and it may learn."""
+    return row["lost_by_loss"] is None and row["lost_by_gradient"] is not None
+
+
 def final(row: Row) -> float:
     """The task's loss over the last 100 steps; a run that ended by its loss has none and counts as guessing."""
     return float(min(row["loss"], 10.0) if row["loss"] is not None else GUESSING[row["task"]])

@@ -9,7 +9,7 @@ from hf_rksp import KSSConfig
 
 from .choice import decided
 from .networks import FAMILIES
-from .rules import RANDOM
+from .rules import RANDOM, without_rule
 from .tables import AUTO, BOTH, tables
 from .train import train
 
@@ -49,7 +49,7 @@ def _trained(job: dict[str, Any], settings: dict[str, Any], name: str) -> dict[s
     given = None
     if kss is not None:
         if kss.get("rule") == RANDOM:
-            _, given = train(job, {**arm, "kss": {key: value for key, value in kss.items() if key != "rule"}})
-        kss = kss | asdict(KSSConfig(**{name: value for name, value in kss.items() if name != "rule"}))
+            _, given = train(job, arm | {"kss": without_rule(kss)})
+        kss = kss | asdict(KSSConfig(**without_rule(kss)))
     row, _ = train(job, arm, given)
     return {"kss": kss} | row

@@ -145,6 +145,11 @@ _RULES: Mapping[str | None, type[Recorded]] = {
 RULES = tuple(name for name in _RULES if name)
 
 
+def without_rule(kss: dict[str, Any]) -> dict[str, Any]:
+    """The settings of KSS alone."""
+    return {name: value for name, value in kss.items() if name != "rule"}
+
+
 def shaper_of(
     model: nn.Module, kss: dict[str, Any] | None, seed: int, given: Doses | None = None
 ) -> tuple[SpectralShaper, Recorded]:
@@ -154,8 +159,7 @@ def shaper_of(
         kss: settings of KSS and the name of a ``rule``; ``None`` is no KSS.
         given: the strengths that `RANDOM` repeats.
     """
-    settings = {name: value for name, value in (kss or {}).items() if name != "rule"}
-    config: Any = KSSConfig(**settings, seed=seed)
+    config: Any = KSSConfig(**without_rule(kss or {}), seed=seed)
     rule = Watching(config) if kss is None else _RULES[kss.get("rule")](config)
     if isinstance(rule, RandomDirection):
         rule.given = given or {}

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_rksp import KSSConfig, SpectralShaper, profile_model
-from hf_rksp.errors import DegenerateMomentsError, NonFiniteError
+from hf_rksp import KSSConfig, SpectralShaper
 from scripts.reproduce import data
 from scripts.reproduce.kss_default.tasks import BATCH, TASKS
 from scripts.reproduce.kss_default.train import (
@@ -26,6 +25,7 @@ from scripts.reproduce.kss_default.train import (
     task_gradient_norm,
     task_loss,
 )  # fmt: skip
+from scripts.reproduce.spectra import means_of_blocks
 
 from .methods import clip_queries_and_keys, optimizer_of, prepare
 from .penalties import penalty_of
@@ -147,15 +147,10 @@ def train(method: Mapping[str, Any], lr: float, clip: float | None, seed: int, s
 
 
 def near_unit_mass(model: nn.Module) -> float | None:
-    """Mean over the blocks, on sequences that no run is trained on; ``None`` if the states are not finite or have no rank."""
+    """Mean over the blocks, on sequences that no run is trained on; ``None`` if there are none that can be read."""
     ids, _ = data.recall(torch.Generator().manual_seed(1), _PROFILE)
-    try:
-        profile = profile_model(model, [{"input_ids": ids}], groups=0, progress=False)
-    except (NonFiniteError, DegenerateMomentsError):
-        return None
-    finally:
-        model.train()
-    return round(float(profile.aggregates["near_unit_mass"]["mean"]), 4)
+    found = means_of_blocks(model, {"input_ids": ids})
+    return None if found is None else found["near_unit_mass"]
 
 
 def cost(

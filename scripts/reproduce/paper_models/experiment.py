@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
 
 import hf_rksp.architectures  # noqa: F401 - registers KAN and the ViT with RMSNorm
-from hf_rksp import KSSConfig, SpectralShaper, TrainingRun, profile_model
-from hf_rksp.errors import DegenerateMomentsError, NonFiniteError
+from hf_rksp import KSSConfig, SpectralShaper, TrainingRun
 from scripts.reproduce import data
 from scripts.reproduce.kss_families.tasks import IMAGES, TRAINED, cifar_file, pictures
 from scripts.reproduce.kss_families.train import share_of, task_gradient_norm
+from scripts.reproduce.spectra import means_of_blocks
 from scripts.reproduce.watched import groups_of
 
 from .tables import QUANTITIES, is_vit, tables
@@ -73,6 +73,7 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
             loop.step()
     if lost is None:
         spectra.append(spectrum(model, held_out))
+    shapers = [part for part in loop.parts if isinstance(part, SpectralShaper)]
     loss, right = evaluated(model, held_out) if lost is None else (None, None)
     return {
         "lost": lost,
@@ -83,8 +84,8 @@ def run(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "losses": [round(sum(part) / len(part), 3) for i in range(0, len(losses), 25) if (part := losses[i : i + 25])],
         "spectra": spectra,
         # A KSS that stands aside would look like one without an effect.
-        "skipped": sum(part.aside.count for part in loop.parts if isinstance(part, SpectralShaper)),
-        "dropped": sum(part.dropped for part in loop.parts if isinstance(part, SpectralShaper)),
+        "skipped": sum(shaper.aside.count for shaper in shapers),
+        "dropped": sum(shaper.dropped for shaper in shapers),
     }
 
 
@@ -122,8 +123,5 @@ def evaluated(model: Any, batch: dict[str, Tensor]) -> tuple[float, float | None
 def spectrum(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float] | None:
     """Mean over the blocks of each quantity; ``None`` if the states are not finite or do not vary."""
     inputs = {name: rows[:_HELD_OUT] for name, rows in batch.items() if name != "labels"}
-    try:
-        found = profile_model(model, [inputs], groups=0, progress=False).aggregates
-    except (NonFiniteError, DegenerateMomentsError):
-        return None
-    return {name: round(float(found[name]["mean"]), 4) for name in QUANTITIES}
+    found = means_of_blocks(model, inputs)
+    return None if found is None else {name: found[name] for name in QUANTITIES}

@@ -34,13 +34,6 @@ def difference(runs: dict[int, Row], control: dict[int, Row]) -> Estimate:
     return paired(*({seed: final(row) for seed, row in each.items()} for each in (runs, control)))
 
 
-def accuracy(row: Row) -> float | None:
-    """Share of the held-out images that is right; a lost run counts as guessing. ``None`` of text."""
-    if not is_vit(row["model"]):
-        return None
-    return CHANCE if row["lost"] is not None else float(row["accuracy"])
-
-
 def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     """Runs lost and what was learnt, seed by seed against clipping; then the spectra before and after."""
     lines, spectra = [], []
@@ -69,23 +62,17 @@ def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
                     means = [form_of(LAYER[name])(sum(one[name] for one in found) / len(found)) for name in QUANTITIES]
                     spectra.append([model, f"{lr:g}", "-" if when == "before" else arm, when, *means])
     heads = [
-        "model",
-        "learning rate",
-        "arm",
-        "lost",
-        "held-out loss",
-        "minus clipping",
-        "accuracy",
-        "minus clipping",
-        "KSS left out",
-    ]
+        "model", "learning rate", "arm", "lost", "held-out loss", "minus clipping", "accuracy", "minus clipping", "KSS left out",
+    ]  # fmt: skip
     titles = [LAYER[name].title for name in QUANTITIES]
     text = [*table(heads, lines), "", "Mean over the blocks of the runs that end:", ""]
     return "\n".join([*text, *table(["model", "learning rate", "arm", "training", *titles], spectra)]) + "\n"
 
 
 def _accuracies(runs: dict[int, Row]) -> dict[int, float]:
-    return {seed: value for seed, row in runs.items() if (value := accuracy(row)) is not None}
+    """Share of the held-out images that is right, by seed; a lost run counts as guessing. Text has none."""
+    images = {seed: row for seed, row in runs.items() if is_vit(row["model"])}
+    return {seed: CHANCE if row["lost"] is not None else row["accuracy"] for seed, row in images.items()}
 
 
 def _left_out(runs: dict[int, Row]) -> str:

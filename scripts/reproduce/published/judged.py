@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_rksp.risk.calibrated import Prediction, shipped, undecided
+from hf_rksp.risk.calibrated import Prediction, shipped
 from hf_rksp.risk.plan import Plan
 
 from .models import FORWARD, UNMEASURED, model
@@ -33,7 +33,8 @@ class Judged:
     Attributes:
         run: see `runs_of`.
         row: of its network.
-        ours: of the shipped model, or of that of forward passes; unmeasured: of plan and shape. ``None``: see `Row.not_finite`.
+        ours: of the shipped model, or of that of forward passes; unmeasured: of plan and shape. Both are
+            ``None`` if loss or gradient of the network are not finite before the first step.
     """
 
     run: dict[str, Any]
@@ -58,9 +59,8 @@ class Judged:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether `rksp risk` would say that its interval decides nothing."""
-        interval = None if self.ours is None else self.ours.interval(self.run["lr"])
-        return interval is None or undecided(interval)
+        """Whether `rksp risk` would give no answer."""
+        return self.ours is None or not self.ours.decides(self.run["lr"])
 
 
 def judged(rows: list[Row], settings: Mapping[str, Any]) -> list[Judged]:

@@ -50,10 +50,9 @@ def fan_in(model: nn.Module) -> None:
 
 def haliax(model: nn.Module) -> None:
     """One over the root of the inputs; embeddings: one over the width (haliax.nn.Linear and Embedding)."""
+    fan_in(model)
     for module in model.modules():
-        if isinstance(module, nn.Linear):
-            _cut(module.weight, module.in_features**-0.5)
-        elif isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding):
             _cut(module.weight, 1 / module.embedding_dim)
 
 

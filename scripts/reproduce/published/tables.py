@@ -35,12 +35,10 @@ def _edges(every: list[Judged], here: dict[str, Judged]) -> list[str]:
     lines, errors = [], {}
     for fine, lost in edges([each.run for each in every]):
         one = here[fine["id"]]
-        if one.ours is None or one.unmeasured is None:
+        rates = _half_lost(one.ours, one.unmeasured)
+        if rates is None:
             continue
-        rates = [one.ours.rate_at(0.5), one.unmeasured.rate_at(0.5), mean_rate()]
-        if rates[0] is None or rates[1] is None:
-            continue
-        off = [_off(rate, fine["lr"], lost["lr"]) for rate in rates if rate is not None]
+        off = [_off(rate, fine["lr"], lost["lr"]) for rate in (*rates, mean_rate())]
         by_network = errors.setdefault(fine["source"], {}).setdefault(fine["network"], [])
         by_network.append([abs(math.log2(each)) for each in off])
         lines.append([fine["id"], f"{fine['lr']:g}", f"{lost['lr']:g}", f"{rates[0]:.2g}", *map(_times, off)])
@@ -92,11 +90,11 @@ def _pairs(every: list[Judged], here: dict[str, Judged], settings: dict[str, Any
         for fine, lost in found:
             if (fine.row is lost.row) is not same:
                 continue
-            ours = _thresholds(fine.ours, lost.ours)
+            ours = _half_lost(fine.ours, lost.ours)
             lines.append(
                 [
-                    fine.run["id"], lost.run["id"], *(f"{rate:.2g}" for rate in ours or ()), *(() if ours else ("-", "-")),
-                    _lower(ours), _lower(_thresholds(fine.unmeasured, lost.unmeasured)),
+                    fine.run["id"], lost.run["id"], *([f"{rate:.2g}" for rate in ours] if ours else "--"),
+                    _lower(ours), _lower(_half_lost(fine.unmeasured, lost.unmeasured)),
                 ]
             )  # fmt: skip
         if lines:
@@ -104,9 +102,10 @@ def _pairs(every: list[Judged], here: dict[str, Judged], settings: dict[str, Any
     return text[:-1]
 
 
-def _thresholds(fine: Prediction | None, lost: Prediction | None) -> tuple[float, float] | None:
-    rates = [None if each is None else each.rate_at(0.5) for each in (fine, lost)]
-    return None if rates[0] is None or rates[1] is None else (rates[0], rates[1])
+def _half_lost(one: Prediction | None, other: Prediction | None) -> tuple[float, float] | None:
+    """The learning rates at which half of the runs are lost, by two predictions; ``None`` if one of them says none."""
+    rates = [each.threshold for each in (one, other) if each is not None and each.threshold is not None]
+    return (rates[0], rates[1]) if len(rates) == 2 else None
 
 
 def _lower(rates: tuple[float, float] | None) -> str:
@@ -130,14 +129,9 @@ def _scores(every: list[Judged]) -> list[str]:
     lines, shares = [], []
     for source in dict.fromkeys(each.run["source"] for each in known):
         mine = [each for each in known if each.run["source"] == source]
-        answers = [each for each in mine if not each.says_nothing]
-        right = [_right(mine, rule) for rule in _RULES.values()]
-        shares.append([each / len(mine) for each in right])
-        counts = [str(len(mine)), str(sum(each.lost for each in mine)), f"{_right(answers, _ours)} of {len(answers)}"]
-        lines.append([source, *counts, *map(str, right)])
-    answers = [each for each in known if not each.says_nothing]
-    counts = [str(len(known)), str(sum(each.lost for each in known)), f"{_right(answers, _ours)} of {len(answers)}"]
-    lines.append(["all", *counts, *(str(_right(known, rule)) for rule in _RULES.values())])
+        shares.append([_right(mine, rule) / len(mine) for rule in _RULES.values()])
+        lines.append([source, *_counts(mine)])
+    lines.append(["all", *_counts(known)])
     lines.append(["mean share of the sources", "", "", "", *(f"{share:.0%}" for share in _means(shares))])
     text += table(["source", "runs", "lost", "right where it answers", *(f"right: {name}" for name in _RULES)], lines)
     labels = [each.lost for each in known]
@@ -158,6 +152,18 @@ def _scores(every: list[Judged]) -> list[str]:
             f"runs alone {share * (1 - share):.3f}.",
         ]
     return text
+
+
+def _counts(runs: list[Judged]) -> list[str]:
+    """Runs, lost ones, how many of those with an answer are right, and how many of all by each rule."""
+    answers = [each for each in runs if not each.says_nothing]
+    right = [_right(runs, rule) for rule in _RULES.values()]
+    return [
+        str(len(runs)),
+        str(sum(each.lost for each in runs)),
+        f"{_right(answers, _ours)} of {len(answers)}",
+        *map(str, right),
+    ]
 
 
 def _ours(each: Judged) -> bool:
