@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from hf_rksp import SpectralShaper
 from scripts.reproduce.harness.cli import ROOT
 from scripts.reproduce.paper_models import experiment
 from scripts.reproduce.paper_models.tables import difference, final, tables
@@ -63,3 +64,6 @@ def test_a_run_is_not_lost_by_the_gradient_of_kss(monkeypatch):
     found = experiment.run({"model": "GPT-2", "arm": "paper + clip", "lr": 1e-3, "seed": 0}, settings)
     assert found["lost"] is None and found["largest_gradient_norm"] == 3.0 and len(found["spectra"]) == 2
     assert found["skipped"] == found["dropped"] == 0
+    monkeypatch.setattr(SpectralShaper, "dropped", 3)
+    settings |= {"steps": 1}
+    assert experiment.run({"model": "GPT-2", "arm": "paper + clip", "lr": 1e-3, "seed": 0}, settings)["dropped"] == 3
