@@ -14,8 +14,11 @@ from scripts.reproduce.evidence.ours import OURS  # noqa: E402
 from scripts.reproduce.evidence.page import VERDICTS, figure, judge, markdown  # noqa: E402
 from scripts.reproduce.evidence.rksp import RKSP  # noqa: E402
 from scripts.reproduce.harness.config import section  # noqa: E402
+from scripts.reproduce.highest_rate.figure import picture as highest_rate  # noqa: E402
+from scripts.reproduce.highest_rate.tables import grid  # noqa: E402
 from scripts.reproduce.lead_time.figure import figure as who_warns_first  # noqa: E402
 from scripts.reproduce.lead_time.tables import with_thresholds  # noqa: E402
+from scripts.reproduce.published.figure import picture as published  # noqa: E402
 
 PAPERS = (RKSP, ALIGNMENT, CURVATURE)
 FOLDER = ROOT / "zoo_reports" / "evidence"
@@ -28,6 +31,12 @@ def files() -> dict[str, bytes]:
     if runs := with_thresholds(rows_of("lead_time")):
         every = section(ROOT / "scripts/reproduce/lead_time").settings["every"]
         made["figures/who_warns_first.svg"] = who_warns_first(runs, every).document().encode()
+    if rows := rows_of("highest_rate"):
+        of = section(ROOT / "scripts/reproduce/highest_rate").settings
+        made["figures/highest_rate.svg"] = highest_rate([*rows, *grid()], of).document().encode()
+    if rows := rows_of("published"):
+        of = section(ROOT / "scripts/reproduce/published").settings
+        made["figures/published.svg"] = published(rows, of).document().encode()
     return made
 
 

@@ -13,6 +13,7 @@ from scripts.reproduce.harness.cli import ROOT
 from scripts.reproduce.harness.config import section
 from scripts.reproduce.published import experiment
 from scripts.reproduce.published.experiment import measured
+from scripts.reproduce.published.figure import picture
 from scripts.reproduce.published.judged import judged, mean_rate, plan_of
 from scripts.reproduce.published.models import FORWARD, STEP, UNMEASURED, model
 from scripts.reproduce.published.networks import make
@@ -163,3 +164,14 @@ def test_sources_count_alike_and_runs_without_an_answer_are_counted():
     )
     assert f" of {answers} | " in next(line for line in text.splitlines() if line.startswith("| s |"))
     assert text.count("says nothing |") == 3 - answers
+
+
+def test_the_picture_has_a_bar_for_every_plan_with_both_outcomes():
+    settings = settings_of(lr_is={0.02: 1.2, 0.1: math.nan})
+    made = picture([row_of(forward_numbers())], settings)
+    threshold = model(FORWARD.name).predict(forward_numbers(), plan_of(runs_of(settings)[0]), "qwen3").threshold
+    assert made.alt.startswith(
+        f"t: hf_rksp expects half of the runs to be lost; line: 5% to 95% {threshold:.2g}, plan and shape"
+    )
+    assert made.alt.endswith("0.02 to 0.1")
+    assert "nothing" not in made.alt and picture([row_of({})], settings).alt.startswith("t: published: from")
