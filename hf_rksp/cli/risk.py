@@ -190,6 +190,7 @@ def as_json(found: Forecast, lr: float | None) -> dict[str, Any]:
         "lr": lr,
         "p_lost": None if lr is None else prediction.p_lost(lr),
         "p_lost_interval": None if lr is None else prediction.interval(lr),
+        "decides": lr is not None and prediction.decides(lr),
         "lr_max": prediction.rate_at(),
         "names_rate": prediction.names_rate,
         "lr_half": prediction.threshold,

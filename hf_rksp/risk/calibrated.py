@@ -31,7 +31,7 @@ ATTENTION_FREE = ("falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm")
 #: Probability of being lost at the highest recommended learning rate.
 SAFE = 0.05
 #: An interval of P(lost) that is wider than this says nothing.
-_UNDECIDED = 0.9
+_TOO_WIDE = 0.9
 #: A feature may lie this share of its range outside of it before the prediction counts as extrapolated.
 _MARGIN = 0.05
 
@@ -72,9 +72,16 @@ def percent(p: float) -> str:
     return "below 1%" if p < 0.01 else "above 99%" if p > 0.99 else f"{p:.0%}"
 
 
-def undecided(interval: Sequence[float]) -> bool:
-    """Whether an interval of P(lost) is so wide that it says nothing."""
-    return interval[1] - interval[0] > _UNDECIDED
+def decisive(interval: Sequence[float], names_rate: bool) -> bool:
+    """Whether a 90% interval of P(lost) says enough to act on it.
+
+    A run that is too far from the runs behind the model for a safe learning rate is too far for a probability between the
+    extremes too. What is left then is "likely lost" or "likely not": the whole interval lies on one side of 50%.
+
+    Args:
+        names_rate: see `Prediction`.
+    """
+    return names_rate or interval[0] > 0.5 or interval[1] < 0.5
 
 
 #: What to say then.
@@ -89,7 +96,11 @@ def names_rate(curve: Sequence[Sequence[float]]) -> bool:
     Args:
         curve: learning rate, probability and the ends of its interval, which is widest where the probability is 50%.
     """
-    return bool(curve) and not any(undecided(point[2:]) for point in curve)
+    return bool(curve) and not any(_says_nothing(point[2:]) for point in curve)
+
+
+def _says_nothing(interval: Sequence[float]) -> bool:
+    return interval[1] - interval[0] > _TOO_WIDE
 
 
 def effect(factor: float) -> str:
@@ -143,14 +154,15 @@ class Prediction:
         return float(self.threshold * 2 ** (float(ndtri(p)) * math.hypot(self.spread, self._widening)))
 
     def decides(self, lr: float) -> bool:
-        """Whether P(lost) at ``lr`` is known well enough to act on it: its 90% interval says something."""
+        """Whether P(lost) at ``lr`` is known well enough to act on it; see `decisive`."""
         interval = self.interval(lr)
-        return interval is not None and not undecided(interval)
+        return interval is not None and decisive(interval, self.names_rate)
 
     @property
     def names_rate(self) -> bool:
         """Whether P(lost) is known well enough, where it is 50%, to name a safe learning rate."""
-        return self.threshold is not None and self.decides(self.threshold)
+        interval = None if self.threshold is None else self.interval(self.threshold)
+        return interval is not None and not _says_nothing(interval)
 
     @property
     def _widening(self) -> float:

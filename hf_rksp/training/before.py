@@ -21,7 +21,7 @@ from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError, first_line
 from hf_rksp.profile.directions import unwrapped
 from hf_rksp.ranks import from_main, world_size
-from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, SAFE, percent, undecided
+from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, SAFE, decisive, percent
 from hf_rksp.risk.plan import SCHEDULES, Objective, Plan
 from hf_rksp.training.extra_pass import loss_beside
 from hf_rksp.training.first_batches import as_before, first_batches
@@ -61,7 +61,9 @@ class Said:
         """Whether the probability is known well enough to act on it: an interval from 0 to 1 decides nothing."""
         interval = self.values.get("p_lost_interval")
         certain = self.values.get("status") == "lost"
-        return self.p_lost is not None and (certain or not interval or not undecided(interval))
+        return self.p_lost is not None and (
+            certain or not interval or decisive(interval, bool(self.values.get("names_rate")))
+        )
 
 
 def say(trainer: Trainer, blocks: str | Sequence[str] | None, kss: bool = False) -> Said:

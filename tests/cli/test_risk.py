@@ -10,7 +10,7 @@ from hf_rksp.cli import risk as cli_risk
 from hf_rksp.forecast import Forecast, _masked
 from hf_rksp.report.risk.curve import figure
 from hf_rksp.report.risk.page import sentences
-from hf_rksp.risk.calibrated import NO_RATE, Prediction, names_rate
+from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, Prediction, names_rate
 from hf_rksp.risk.plan import Plan
 
 from .conftest import TINY
@@ -61,10 +61,13 @@ def test_a_rate_that_is_not_known_is_no_recommendation(answer):
     assert NO_RATE not in sentences(data) and data["names_rate"]
     words = sentences(data | {"curve": wide})
     assert NO_RATE in words and not any("below 5%" in one for one in words)
+    half = {"p_lost_interval": [0.2, 0.9]}
+    assert NO_ANSWER in sentences(data | half | {"curve": wide}) and NO_ANSWER not in sentences(data | half)
     assert "5% at" in figure(data).body and "5% at" not in figure(data | {"curve": wide}).body
     for uncertainty, said in ((0.5, False), (2.0, True)):
         found = Forecast({}, Plan(), None, {}, Prediction("extrapolated", (), 1e-3, 1.0, uncertainty, ()))
         assert (NO_RATE in (text := cli_risk.answer(found, None))) == said != ("below 5%" in text)
+        assert cli_risk.as_json(found, 1e-3)["decides"] != said and not cli_risk.as_json(found, None)["decides"]
         assert names_rate(cli_risk.as_json(found, None)["curve"]) == cli_risk.as_json(found, None)["names_rate"] != said
 
 

@@ -152,7 +152,7 @@ def test_the_scores_have_beside_them_what_measures_nothing():
     found = judged(rows, settings)
     assert [each.lost for each in found] == [False, True, True, False]
     line = next(line for line in text.splitlines() if line.startswith("| all | 4 | 2 |")).split(" | ")
-    assert line[6:] == ["2", "2 |"], "the mean of the AdamW runs is below .01: every run lies above it"
+    assert line[7:] == ["2", "2 |"], "the mean of the AdamW runs is below .01: every run lies above it"
     assert "AUROC over all runs: hf_rksp 1.00, plan and shape 1.00, the learning rate 1.00" in text
     assert "| t | 0.01 | 0.1 |" in text and text.count("| forward passes |") == 4
 

@@ -11,7 +11,7 @@ from hf_rksp.report.kit import html
 from hf_rksp.report.kit.html import Panel
 from hf_rksp.report.kit.text import line
 from hf_rksp.report.risk import curve
-from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, effect, names_rate, percent, undecided
+from hf_rksp.risk.calibrated import NO_ANSWER, NO_RATE, decisive, effect, names_rate, percent
 
 
 def render_risk(data: Mapping[str, Any]) -> str:
@@ -54,17 +54,17 @@ def sentences(data: Mapping[str, Any]) -> list[str]:
     """The answer in words."""
     if data.get("lr_max") is None:
         return ["The risk of this run cannot be assessed."]
-    found = []
+    found, near = [], names_rate(data.get("curve") or ())
     p, interval = data.get("p_lost"), data.get("p_lost_interval")
     if p is not None and interval:
         found.append(
             f"A run at learning rate {data['lr']:g} is lost with probability {percent(p)} (90% interval {percent(interval[0])} "
             f"to {percent(interval[1])})."
         )
-        if undecided(interval):
+        if not decisive(interval, near):
             found.append(NO_ANSWER)
     low, half = f"{data['lr_max']:.2g}", f"{data['lr_half']:.2g}"
-    if names_rate(data.get("curve") or ()):
+    if near:
         found.append(f"The probability is below 5% up to a learning rate of {low}. It is 50% at {half}.")
     else:
         found += [NO_RATE, f"By the fit alone the probability is 5% at {low} and 50% at {half}."]

@@ -15,6 +15,8 @@ from .runs import runs_of
 Row = dict[str, Any]
 #: What a plan of config.yaml may leave out.
 _PLAN = {"dtype": "float32", "warmup": 0}
+#: Before these runs were predicted `rksp risk` gave no answer if the 90% interval was wider than this.
+_WIDEST = 0.9
 
 
 def plan_of(run: dict[str, Any]) -> Plan:
@@ -59,8 +61,14 @@ class Judged:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether `rksp risk` would give no answer."""
+        """Whether `rksp risk` gives no answer."""
         return self.ours is None or not self.ours.decides(self.run["lr"])
+
+    @property
+    def said_nothing(self) -> bool:
+        """Whether it gave none by the rule that it had before these runs were predicted."""
+        interval = None if self.ours is None else self.ours.interval(self.run["lr"])
+        return interval is None or interval[1] - interval[0] > _WIDEST
 
 
 def judged(rows: list[Row], settings: Mapping[str, Any]) -> list[Judged]:

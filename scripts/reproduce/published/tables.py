@@ -132,8 +132,9 @@ def _scores(every: list[Judged]) -> list[str]:
         shares.append([_right(mine, rule) / len(mine) for rule in _RULES.values()])
         lines.append([source, *_counts(mine)])
     lines.append(["all", *_counts(known)])
-    lines.append(["mean share of the sources", "", "", "", *(f"{share:.0%}" for share in _means(shares))])
-    text += table(["source", "runs", "lost", "right where it answers", *(f"right: {name}" for name in _RULES)], lines)
+    lines.append(["mean share of the sources", "", "", "", "", *(f"{share:.0%}" for share in _means(shares))])
+    heads = ["source", "runs", "lost", "right where it answered", "right where it answers now"]
+    text += table([*heads, *(f"right: {name}" for name in _RULES)], lines)
     labels = [each.lost for each in known]
     if len(set(labels)) == 2:
         share = statistics.fmean(labels)
@@ -155,13 +156,14 @@ def _scores(every: list[Judged]) -> list[str]:
 
 
 def _counts(runs: list[Judged]) -> list[str]:
-    """Runs, lost ones, how many of those with an answer are right, and how many of all by each rule."""
+    """Runs, lost ones, how many with an answer are right (by the rule before and by that of today), and how many by each rule."""
+    answered = [each for each in runs if not each.said_nothing]
     answers = [each for each in runs if not each.says_nothing]
     right = [_right(runs, rule) for rule in _RULES.values()]
     return [
         str(len(runs)),
         str(sum(each.lost for each in runs)),
-        f"{_right(answers, _ours)} of {len(answers)}",
+        *(f"{_right(those, _ours)} of {len(those)}" for those in (answered, answers)),
         *map(str, right),
     ]
 
