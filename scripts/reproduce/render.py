@@ -8,14 +8,13 @@ sys.path.insert(0, str(ROOT))
 
 from hf_rksp.files import put_files  # noqa: E402
 from scripts.reproduce.evidence.alignment import ALIGNMENT  # noqa: E402
-from scripts.reproduce.evidence.claim import rows_of  # noqa: E402
+from scripts.reproduce.evidence.claim import experiment_settings, rows_of  # noqa: E402
 from scripts.reproduce.evidence.curvature import CURVATURE  # noqa: E402
 from scripts.reproduce.evidence.ours import OURS  # noqa: E402
 from scripts.reproduce.evidence.page import VERDICTS, figure, judge, markdown  # noqa: E402
 from scripts.reproduce.evidence.rksp import RKSP  # noqa: E402
-from scripts.reproduce.harness.config import section  # noqa: E402
 from scripts.reproduce.highest_rate.figure import picture as highest_rate  # noqa: E402
-from scripts.reproduce.highest_rate.tables import grid  # noqa: E402
+from scripts.reproduce.highest_rate.tables import with_grid  # noqa: E402
 from scripts.reproduce.lead_time.figure import figure as who_warns_first  # noqa: E402
 from scripts.reproduce.lead_time.tables import with_thresholds  # noqa: E402
 from scripts.reproduce.published.figure import picture as published  # noqa: E402
@@ -29,14 +28,13 @@ def files() -> dict[str, bytes]:
     judged, ours = judge(PAPERS), judge((OURS,))
     made = {"README.md": markdown(judged, ours).encode(), "figures/claims.svg": figure(judged).document().encode()}
     if runs := with_thresholds(rows_of("lead_time")):
-        every = section(ROOT / "scripts/reproduce/lead_time").settings["every"]
+        every = experiment_settings("lead_time")["every"]
         made["figures/who_warns_first.svg"] = who_warns_first(runs, every).document().encode()
     if rows := rows_of("highest_rate"):
-        of = section(ROOT / "scripts/reproduce/highest_rate").settings
-        made["figures/highest_rate.svg"] = highest_rate([*rows, *grid()], of).document().encode()
+        of = experiment_settings("highest_rate")
+        made["figures/highest_rate.svg"] = highest_rate(with_grid(rows, of), of).document().encode()
     if rows := rows_of("published"):
-        of = section(ROOT / "scripts/reproduce/published").settings
-        made["figures/published.svg"] = published(rows, of).document().encode()
+        made["figures/published.svg"] = published(rows, experiment_settings("published")).document().encode()
     return made
 
 

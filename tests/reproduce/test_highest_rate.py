@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from scripts.reproduce.highest_rate.experiment import bisected
-from scripts.reproduce.highest_rate.tables import cases, grid, highest, likelihoods, ratio, table_of, verdict
+from scripts.reproduce.highest_rate.tables import arms_of, cases, grid, highest, likelihoods, ratio, table_of, verdict
 
 BETWEEN = (0.001, 0.064)
 SETTINGS = {"between": {"recall": BETWEEN}, "until": 1.1}
@@ -55,7 +55,7 @@ def test_an_arm_that_bears_twice_the_rate_has_a_ratio_of_two():
 
 
 def judged(rows):
-    return verdict(cases(rows, SETTINGS), SETTINGS)
+    return verdict(cases(arms_of(rows, SETTINGS), SETTINGS), SETTINGS)
 
 
 def test_the_table_counts_what_is_lost_and_the_verdict_needs_every_arm():

@@ -175,3 +175,15 @@ def test_the_picture_has_a_bar_for_every_plan_with_both_outcomes():
     )
     assert made.alt.endswith("0.02 to 0.1")
     assert "nothing" not in made.alt and picture([row_of({})], settings).alt.startswith("t: published: from")
+
+
+def test_what_decides_it_are_factors_of_the_rate_at_which_half_are_lost():
+    settings = settings_of(lr_is={0.02: 1.2}, steps=100000)
+    text = tables([row_of(forward_numbers())], settings).split("## What decides it")[1].split("## ")[0]
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| tiny")]
+    assert len(lines) == 1, "one line per network"
+    factors = [float(cell.rstrip(" |")) for cell in lines[0][2:]]
+    assert math.prod(factors[:3]) * 2 ** model(FORWARD.name).bias == pytest.approx(factors[3], rel=0.15)
+    one = model(FORWARD.name).predict(forward_numbers(), plan_of(runs_of(settings)[0]), "qwen3")
+    sizes = math.prod(each.factor for each in one.contributions if each.key in ("width", "depth", "steps"))
+    assert factors[0] == pytest.approx(sizes, rel=0.06) and factors[2] != 1

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from scripts.reproduce.highest_rate.figure import picture
-from scripts.reproduce.highest_rate.tables import grid
+from scripts.reproduce.highest_rate.tables import arms_of, grid, highest
 from scripts.reproduce.rates import Case, Rate, figure
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -44,6 +44,9 @@ def test_every_task_has_a_line_with_clipping_and_one_without():
     between = {"recall": (0.00025, 0.016), "text-preln": (0.0005, 0.064)}
     rows = [row for row in grid() if row["task"] in between and row["arm"] in ("none", "clip", "paper + clip")]
     lines = picture(rows, {"between": between}).alt.split("; ")
+    arms = arms_of(rows, {"between": between})
+    for line, arm in zip(lines[:2], ("none", "clip"), strict=True):
+        assert f"without KSS {highest(arms['recall', arm]).value:.2g}" in line
     assert [line.split(":")[0] for line in lines] == [
         f"{task}, {how} clipping" for task in between for how in ("without", "with")
     ]

@@ -5,8 +5,16 @@ from __future__ import annotations
 from scipy.stats import binomtest
 
 from scripts.reproduce.alarms.experiment import judged_runs, leads_of
-from scripts.reproduce.evidence.claim import NO_ROWS, ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
-from scripts.reproduce.harness.config import section
+from scripts.reproduce.evidence.claim import (
+    NO_ROWS,
+    Claim,
+    Finding,
+    Paper,
+    Verdict,
+    experiment_settings,
+    reproduce,
+    rows_of,
+)
 from scripts.reproduce.lead_time.scores import FORMS
 from scripts.reproduce.lead_time.tables import Line, alarms, line, with_thresholds
 
@@ -24,7 +32,7 @@ def _early() -> Finding:
 
 def _than_norms() -> Finding:
     rows = with_thresholds(rows_of("lead_time"))
-    every = section(ROOT / "scripts/reproduce/lead_time").settings["every"]
+    every = experiment_settings("lead_time")["every"]
     if not rows:
         return NO_ROWS
     signals = ("alignment: majority share", "gradient norm", "spectral norm")

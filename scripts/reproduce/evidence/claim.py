@@ -96,6 +96,11 @@ def rows_of(experiment: str, name: str = "report") -> list[dict[str, Any]]:
     return progress_of(experiment, name).done
 
 
+def experiment_settings(experiment: str) -> dict[str, Any]:
+    """The settings of an experiment."""
+    return progress_of(experiment).section.settings
+
+
 def reproduce(experiment: str, *sections: str) -> dict[str, Any]:
     """What a `Claim` has if an experiment answers it: ``command``, ``rows``, ``experiment`` and ``sections``.
 

@@ -11,8 +11,7 @@ import numpy
 from scripts.reproduce.architecture_warmup.experiment import lost
 from scripts.reproduce.curvature_accuracy.experiment import errors
 from scripts.reproduce.curvature_claims.experiment import healthy_and_spikes, surges
-from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
-from scripts.reproduce.harness.config import section
+from scripts.reproduce.evidence.claim import Claim, Finding, Paper, Verdict, experiment_settings, reproduce, rows_of
 from scripts.reproduce.harness.intervals import Estimate, fewer, paired
 
 _NAMES = {
@@ -66,7 +65,7 @@ def _peak() -> Finding:
         return sum((1 + int(numpy.argmax(row[key][1:]))) * row["every"] < ends(row) for row in rows), len(rows)
 
     long = early(rows_of("curvature_claims"), "lambda_max", lambda row: float(row["warmup"]))
-    whole = section(ROOT / "scripts/reproduce/curvature_accuracy").settings["warmup"]
+    whole = experiment_settings("curvature_accuracy")["warmup"]
     short = early(
         [row for row in rows_of("curvature_accuracy") if row["every"] == 1], "truth", lambda row: float(whole)
     )

@@ -6,7 +6,7 @@ import json
 import statistics
 
 from scripts.reproduce.evidence.claim import ROOT, Claim, Finding, Paper, Verdict, reproduce, rows_of
-from scripts.reproduce.evidence.rksp import BENCH, HIGHEST, OUR_ARM, lost_of, rates_of, runs_of
+from scripts.reproduce.evidence.rksp import BENCH, HIGHEST, OUR_ARM, lost_of, runs_of
 from scripts.reproduce.harness.intervals import fewer, mean, paired
 from scripts.reproduce.kss_default.tables import by_gradient_alone, finals, lost
 from scripts.reproduce.kss_families.tables import harms_of
@@ -28,6 +28,11 @@ def _rescue() -> Finding:
         f"Lost with it and with clipping alone, at the highest rate: {', '.join(parts)}. Of those that clipping loses {exploded} "
         f"are lost by their loss, {by_gradient} by their gradient norm; the others end no better than a table of byte pairs.",
     )
+
+
+def rates_of(task: str) -> list[float]:
+    """The learning rates of a task of `kss_default`."""
+    return sorted({row["lr"] for row in rows_of("kss_default") if row["task"] == task})
 
 
 def _loss() -> Finding:

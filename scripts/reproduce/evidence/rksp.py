@@ -31,11 +31,6 @@ def runs_of(task: str, lr: float, arm: str) -> list[dict[str, Any]]:
     return [row for row in rows_of("kss_default") if (row["task"], row["lr"], row["arm"]) == (task, lr, arm)]
 
 
-def rates_of(task: str) -> list[float]:
-    """The learning rates of a task of `kss_default`."""
-    return sorted({row["lr"] for row in rows_of("kss_default") if row["task"] == task})
-
-
 def _values() -> Finding:
     agreeing, comparable = zoo.agreement()
     verdict: Verdict = "held" if agreeing >= 0.9 * comparable else "partly" if agreeing >= 0.5 * comparable else "not"

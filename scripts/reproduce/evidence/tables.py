@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.reproduce.evidence.claim import NO_ROWS, ROOT, Finding, Verdict, rows_of
-from scripts.reproduce.harness.config import section
+from scripts.reproduce.evidence.claim import NO_ROWS, Finding, Verdict, experiment_settings, rows_of
 from scripts.reproduce.harness.intervals import fewer
 from scripts.reproduce.highest_rate import tables as highest_rate
 from scripts.reproduce.paper_methods.tables import ADDED, Row, Setting, lost, settings_of, useless
@@ -100,25 +99,24 @@ def clipped() -> tuple[Setting, Runs, Runs] | None:
 
 def highest_rates() -> Finding:
     """Table 5."""
-    settings = section(ROOT / "scripts/reproduce/highest_rate").settings
-    rows = [*rows_of("highest_rate"), *highest_rate.grid()]
-    found = highest_rate.cases(rows, settings)
+    settings = experiment_settings("highest_rate")
+    arms = highest_rate.arms_of(highest_rate.with_grid(rows_of("highest_rate"), settings), settings)
+    found = highest_rate.cases(arms, settings)
     verdict = highest_rate.verdict(found, settings)
     if verdict is None:
         return NO_ROWS
-    rates = {key: f"{highest_rate.highest(arm).value:.2g}" for key, arm in highest_rate.arms_of(rows, settings).items()}
-    told = {
-        arm: "; ".join(
-            f"{task} {rates[task, highest_rate.CONTROLS[arm]]} and {rates[task, arm]}, {times.text(2)} times"
-            for (task, mine), times in found.items()
-            if mine == arm
+    rates = {key: f"{highest_rate.highest(arm).value:.2g}" for key, arm in arms.items()}
+    free, clipping = (
+        "; ".join(
+            f"{task} {rates[task, highest_rate.CONTROLS[arm]]} and {rates[task, arm]}, {found[task, arm].text(2)} times"
+            for task in settings["between"]
         )
-        for arm in ("paper", "paper + clip")
-    }
+        for arm in highest_rate.PAPER
+    )
     return Finding(
         verdict,
         "Learning rate at which a fifth of the runs is lost, without KSS and with the published schedule. "
-        f"Without clipping: {told['paper']}. With clipping: {told['paper + clip']}.",
+        f"Without clipping: {free}. With clipping: {clipping}.",
     )
 
 

@@ -16,7 +16,7 @@ def picture(rows: list[Row], settings: dict[str, Any]) -> Figure:
     """Of each task, without clipping and with it.
 
     Args:
-        rows: also those of `tables.grid`.
+        rows: of `tables.with_grid`.
     """
     arms = arms_of(rows, settings)
     cases = [

@@ -22,8 +22,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 SHARE = 0.2
 #: Arms with KSS -> the control that differs in KSS alone.
 CONTROLS = {"paper": "none", "paper + clip": "clip", "kss + clip": "clip"}
-#: The paper's two cases.
-_PAPER = ("paper", "paper + clip")
+#: The arms of the paper's six cases.
+PAPER = ("paper", "paper + clip")
 #: Draws of seeds of a bootstrap, points of the grid per factor of two of the learning rate, and how far beyond the range it goes.
 _DRAWS, _FINE, _BEYOND = 2000, 24, 2.0
 #: Widths of the rise from "none is lost" to "all are lost", as the standard deviation of the logarithm of the learning rate.
@@ -102,6 +102,10 @@ def _estimate(whole: Array, drawn: Array, count: int) -> Estimate:
     return Estimate(float(whole[0]), float(low), float(high), count)
 
 
+#: Task and arm -> likelihoods.
+Arms = dict[tuple[str, str], Likelihoods]
+
+
 @functools.cache
 def grid() -> list[Row]:
     """The runs of `kss_default` in the same form: one probe per row."""
@@ -113,18 +117,22 @@ def grid() -> list[Row]:
     ]
 
 
-def arms_of(rows: list[Row], settings: dict[str, Any]) -> dict[tuple[str, str], Likelihoods]:
-    """Task and arm -> likelihoods."""
+def with_grid(rows: list[Row], settings: dict[str, Any]) -> list[Row]:
+    """These rows and those of `kss_default` with the same arms."""
+    return [*rows, *(row for row in grid() if row["arm"] in settings["arms"])]
+
+
+def arms_of(rows: list[Row], settings: dict[str, Any]) -> Arms:
+    """The likelihoods of all probes of these rows."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["task"], row["arm"]), []).append(row)
     return {(task, arm): likelihoods(mine, settings["between"][task]) for (task, arm), mine in groups.items()}
 
 
-def cases(rows: list[Row], settings: dict[str, Any]) -> dict[tuple[str, str], Estimate]:
+def cases(arms: Arms, settings: dict[str, Any]) -> dict[tuple[str, str], Estimate]:
     """The six cases of Table 5: task and arm -> how many times that without KSS; those that have rows."""
-    arms = arms_of(rows, settings)
-    pairs = [(task, arm) for arm in _PAPER for task in settings["between"]]
+    pairs = [(task, arm) for arm in PAPER for task in settings["between"]]
     known = [(task, arm) for task, arm in pairs if {(task, arm), (task, CONTROLS[arm])} <= arms.keys()]
     found = {(task, arm): ratio(arms[task, arm], arms[task, CONTROLS[arm]]) for task, arm in known}
     return {key: times for key, times in found.items() if times is not None}
@@ -134,7 +142,7 @@ def verdict(
     found: dict[tuple[str, str], Estimate], settings: dict[str, Any]
 ) -> Literal["held", "partly", "not"] | None:
     """Table 5, by the rule in README.md; ``None`` if a case has no rows."""
-    if len(found) < len(_PAPER) * len(settings["between"]):
+    if len(found) < len(PAPER) * len(settings["between"]):
         return None
     above = sum(times.low > 1 for times in found.values())
     return "held" if above == len(found) else "partly" if above >= len(found) / 2 else "not"
@@ -142,7 +150,7 @@ def verdict(
 
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
     """Of these rows and those of `kss_default`."""
-    return table_of([*rows, *(row for row in grid() if row["arm"] in settings["arms"])], settings)
+    return table_of(with_grid(rows, settings), settings)
 
 
 def table_of(rows: list[Row], settings: dict[str, Any]) -> str:
@@ -164,7 +172,7 @@ def table_of(rows: list[Row], settings: dict[str, Any]) -> str:
         "task", "arm", "seeds", "a fifth is lost at", "times that without KSS", "runs that were lost",
         "of these by loss or gradient", "runs in which KSS left out a layer",
     ]  # fmt: skip
-    judged = verdict(cases(rows, settings), settings)
+    judged = verdict(cases(arms, settings), settings)
     return (
         "\n".join([*table(heads, lines), *(["", f"Table 5 by the rule of README.md: {judged}."] if judged else [])])
         + "\n"

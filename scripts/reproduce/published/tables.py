@@ -13,10 +13,12 @@ from hf_rksp.risk.calibrated import SAFE, Prediction
 from scripts.reproduce.harness.markdown import table
 
 from .judged import Judged, judged, mean_rate
-from .models import FORWARD, model
+from .models import FORWARD, UNMEASURED, model
 from .runs import edges, pairs
 
 Row = dict[str, Any]
+#: Features of size alone.
+_SIZES = frozenset({"width", "depth", "steps"})
 
 
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
@@ -24,6 +26,7 @@ def tables(rows: list[Row], settings: dict[str, Any]) -> str:
     every = judged(rows, settings)
     here = {each.run["id"]: each for each in every}
     text = ["## Where runs begin to be lost", "", *_edges(every, here), ""]
+    text += ["## What decides it", "", *_deciding(every), ""]
     text += ["## One thing differs", "", *_pairs(every, here, settings), ""]
     text += ["## All runs", "", *_scores(every), ""]
     if any(each.row["forward"] for each in every):
@@ -61,6 +64,29 @@ def _edges(every: list[Judged], here: dict[str, Judged]) -> list[str]:
         f"{factors[2]}. hf_rksp is nearer than plan and shape in {nearer[0]} of {count} networks, and nearer than one learning "
         f"rate in {nearer[1]}.",
     ]
+
+
+def _deciding(every: list[Judged]) -> list[str]:
+    """By what the learning rate of a network is multiplied, compared with the mean of the runs behind the model."""
+    lines: dict[str, list[str]] = {}
+    unmeasured = frozenset(UNMEASURED.features)
+    for each in every:
+        if each.ours is not None and each.run["network"] not in lines:  # the first plan of a network
+            found = {one.key: one.factor for one in each.ours.contributions}
+            parts = (_SIZES, unmeasured - _SIZES, found.keys() - unmeasured)
+            factors = (math.prod(found[key] for key in part & found.keys()) for part in parts)
+            lines[each.run["network"]] = [
+                each.run["network"], each.run["id"], *(f"{factor:.2g}" for factor in factors), f"{each.ours.threshold:.2g}",
+            ]  # fmt: skip
+    heads = [
+        "network",
+        "plan of",
+        "by width, depth and steps",
+        "by the rest of the plan",
+        "by what is measured",
+        "half are lost at",
+    ]
+    return table(heads, list(lines.values()))
 
 
 def _means(rows: list[list[float]]) -> list[float]:
