@@ -15,8 +15,10 @@ from scripts.reproduce.evidence.page import VERDICTS, figure, judge, markdown  #
 from scripts.reproduce.evidence.rksp import RKSP  # noqa: E402
 from scripts.reproduce.highest_rate.figure import picture as highest_rate  # noqa: E402
 from scripts.reproduce.highest_rate.tables import with_grid  # noqa: E402
+from scripts.reproduce.kss_families.figure import picture as kss_families  # noqa: E402
 from scripts.reproduce.lead_time.figure import figure as who_warns_first  # noqa: E402
 from scripts.reproduce.lead_time.tables import with_thresholds  # noqa: E402
+from scripts.reproduce.paper_models.figure import picture as paper_models  # noqa: E402
 from scripts.reproduce.published.figure import picture as published  # noqa: E402
 
 PAPERS = (RKSP, ALIGNMENT, CURVATURE)
@@ -30,6 +32,10 @@ def files() -> dict[str, bytes]:
     if runs := with_thresholds(rows_of("lead_time")):
         every = experiment_settings("lead_time")["every"]
         made["figures/who_warns_first.svg"] = who_warns_first(runs, every).document().encode()
+    if rows := rows_of("kss_families"):
+        made["figures/kss_families.svg"] = kss_families(rows).document().encode()
+    if rows := rows_of("paper_models"):
+        made["figures/paper_models.svg"] = paper_models(rows).document().encode()
     if rows := rows_of("highest_rate"):
         of = experiment_settings("highest_rate")
         made["figures/highest_rate.svg"] = highest_rate(with_grid(rows, of), of).document().encode()

@@ -8,6 +8,7 @@ import torch
 
 from scripts.reproduce.harness.rows import read
 from scripts.reproduce.kss_families import experiment
+from scripts.reproduce.kss_families.figure import picture
 from scripts.reproduce.kss_families.networks import FAMILIES, make
 from scripts.reproduce.kss_families.rules import RANDOM, shaper_of
 from scripts.reproduce.kss_families.tables import MARGIN, PILOT, harms_of, tables
@@ -48,6 +49,13 @@ def test_where_it_never_acts_the_runs_are_equal():
     harm = only([row(i, False) for i in range(3)])
     assert harm.verdict == "equal" and harm.minus_clipping.value == 0
     assert "| 0 of 3 | - | - |" in tables([row(i, False) for i in range(3)], {})
+
+
+def test_the_picture_has_the_cells_in_which_kss_acts_and_counts_the_others():
+    acting = [row(i, True, clip=3.0) | {"lr": 0.008} for i in range(3)]
+    made = picture([*acting, *[row(i, False, family="rwkv") for i in range(3)]])
+    assert made.alt == "GPT-2, 0.008: mean of the runs; line: 95% interval -1.1, 3 of 3 lost, with KSS 0"
+    assert "At 1 more KSS acts in no run." in made.caption
 
 
 def test_lost_runs_are_those_of_the_runs_with_kss():

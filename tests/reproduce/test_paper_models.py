@@ -9,6 +9,7 @@ import yaml
 from hf_rksp import SpectralShaper
 from scripts.reproduce.harness.cli import ROOT
 from scripts.reproduce.paper_models import experiment
+from scripts.reproduce.paper_models.figure import picture
 from scripts.reproduce.paper_models.tables import difference, final, tables
 
 SETTINGS = yaml.safe_load((ROOT / "paper_models/config.yaml").read_text(encoding="utf-8"))["settings"]
@@ -45,6 +46,14 @@ def test_accuracies_are_compared_by_seed_and_a_lost_run_guesses():
     lines = [line.split(" | ") for line in tables(runs, SETTINGS).splitlines()[2:4]]
     assert lines[0][6].startswith("0.450") and lines[0][7] == "-"
     assert lines[1][6].startswith("0.350") and lines[1][7].startswith("-0.100")
+
+
+def test_the_picture_has_the_models_with_both_forms_of_kss():
+    runs = [row("GPT-2", arm, seed, 1.0 + seed + more) for arm, more in (("clip", 0), ("paper + clip", 0.5), ("kss + clip", -0.25))
+            for seed in (0, 1)]  # fmt: skip
+    made = picture([*runs, *[row("Mamba", arm, 0, 2.0) for arm in ("clip", "paper + clip")]])
+    assert made.alt.startswith("GPT-2, 0.01: ") and "Mamba" not in made.alt
+    assert "paper, and clipping 0.5, " in made.alt and made.alt.endswith("our default, and clipping -0.25")
 
 
 def test_states_that_do_not_vary_have_no_spectrum(monkeypatch):

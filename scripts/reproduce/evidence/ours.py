@@ -122,4 +122,7 @@ OURS = Paper(
             judge=_cost, command="python scripts/bench/training.py", rows=(BENCH,),
         ),
     ),
+    "Networks and learning rates at which KSS acts ([kss_families](../../scripts/reproduce/kss_families/README.md)):\n\n"
+    "![Final loss with kss=\"auto\" minus that of clipping, by network and learning rate, with the runs that each loses]"
+    "(figures/kss_families.svg)",
 )  # fmt: skip

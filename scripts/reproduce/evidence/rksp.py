@@ -208,4 +208,7 @@ RKSP = Paper(
             judge=tables.models, **reproduce("paper_models"),
         ),
     ),
+    "The learning rates of Table 5 ([highest_rate](../../scripts/reproduce/highest_rate/README.md)):\n\n"
+    "![Learning rate at which a fifth of the runs is lost, without KSS, with the schedule of the paper and with our default]"
+    "(figures/highest_rate.svg)",
 )  # fmt: skip

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from scripts.reproduce.evidence.claim import NO_ROWS, Finding, Verdict, experiment_settings, rows_of
 from scripts.reproduce.harness.intervals import fewer
 from scripts.reproduce.highest_rate import tables as highest_rate
 from scripts.reproduce.paper_methods.tables import ADDED, Row, Setting, lost, settings_of, useless
-from scripts.reproduce.paper_models.tables import difference, is_vit
+from scripts.reproduce.paper_models.tables import cells_of, difference, is_vit
 
 #: The paper's KSS, and what Tables 4 and 13 compare it with at one learning rate.
 KSS = "KSS, paper .15"
@@ -122,10 +121,7 @@ def highest_rates() -> Finding:
 
 def models() -> Finding:
     """Tables 8 and 9."""
-    cells: dict[tuple[str, float], dict[str, dict[int, dict[str, Any]]]] = {}
-    for row in rows_of("paper_models"):
-        if row["model"] == "GPT-2" or is_vit(row["model"]):
-            cells.setdefault((row["model"], row["lr"]), {}).setdefault(row["arm"], {})[row["seed"]] = row
+    cells = cells_of([row for row in rows_of("paper_models") if row["model"] == "GPT-2" or is_vit(row["model"])])
     if not cells or not all({"clip", "paper + clip"} <= arms.keys() for arms in cells.values()):
         return NO_ROWS
     told, better, worse, any_lost = [], {}, {}, False

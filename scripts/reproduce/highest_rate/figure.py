@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hf_rksp.report.kit.svg import Figure
+from scripts.reproduce.forest import Case, Value, figure
 from scripts.reproduce.highest_rate.tables import Likelihoods, Row, arms_of, highest
-from scripts.reproduce.rates import Case, Rate, figure
 
 #: Clipping -> the arms without KSS, with the schedule of the paper, and with our default.
 _ARMS = {"without clipping": ("none", "paper", ""), "with clipping": ("clip", "paper + clip", "kss + clip")}
@@ -30,8 +30,10 @@ def picture(rows: list[Row], settings: dict[str, Any]) -> Figure:
         "Lines: 95% intervals.",
         cases,
         ("without KSS", "KSS, schedule of the paper", "KSS, our default"),
+        "learning rate",
+        log=True,
     )
 
 
-def _rate(arm: Likelihoods | None) -> Rate | None:
-    return None if arm is None else Rate(*highest(arm)[:3])
+def _rate(arm: Likelihoods | None) -> Value | None:
+    return None if arm is None else Value(*highest(arm)[:3])

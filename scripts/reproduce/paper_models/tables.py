@@ -34,13 +34,18 @@ def difference(runs: dict[int, Row], control: dict[int, Row]) -> Estimate:
     return paired(*({seed: final(row) for seed, row in each.items()} for each in (runs, control)))
 
 
-def tables(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """Runs lost and what was learnt, seed by seed against clipping; then the spectra before and after."""
-    lines, spectra = [], []
-    cells: dict[tuple[str, float], dict[str, dict[int, dict[str, Any]]]] = {}
+def cells_of(rows: list[Row]) -> dict[tuple[str, float], dict[str, dict[int, Row]]]:
+    """Model and learning rate -> arm -> seed -> row."""
+    cells: dict[tuple[str, float], dict[str, dict[int, Row]]] = {}
     for row in rows:
         cells.setdefault((row["model"], row["lr"]), {}).setdefault(row["arm"], {})[row["seed"]] = row
-    for (model, lr), arms in cells.items():
+    return cells
+
+
+def tables(rows: list[Row], settings: dict[str, Any]) -> str:
+    """Runs lost and what was learnt, seed by seed against clipping; then the spectra before and after."""
+    lines, spectra = [], []
+    for (model, lr), arms in cells_of(rows).items():
         for arm, runs in arms.items():
             count = sum(row["lost"] is not None for row in runs.values())
             ended = [row for row in runs.values() if row["lost"] is None]

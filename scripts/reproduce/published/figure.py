@@ -7,9 +7,9 @@ from typing import Any
 
 from hf_rksp.report.kit.svg import Figure
 from hf_rksp.risk.calibrated import Prediction
+from scripts.reproduce.forest import Case, Value, figure
 from scripts.reproduce.published.judged import Row, judged, mean_rate
 from scripts.reproduce.published.runs import edges
-from scripts.reproduce.rates import Case, Rate, figure
 
 
 def picture(rows: list[Row], settings: Mapping[str, Any]) -> Figure:
@@ -20,7 +20,7 @@ def picture(rows: list[Row], settings: Mapping[str, Any]) -> Figure:
     for fine, lost in edges([each.run for each in every]):
         one = here[fine["id"]]
         alone = None if one.unmeasured is None or one.unmeasured.threshold is None else one.unmeasured.threshold
-        rates = (_expected(one.ours), None if alone is None else Rate(alone))
+        rates = (_expected(one.ours), None if alone is None else Value(alone))
         cases.append(Case(_name(fine), rates, (fine["lr"], lost["lr"])))
     return figure(
         "published",
@@ -28,15 +28,17 @@ def picture(rows: list[Row], settings: Mapping[str, Any]) -> Figure:
         "Each bar is one network and plan of a paper or a public log.",
         cases,
         ("hf_rksp expects half of the runs to be lost; line: 5% to 95%", "plan and shape alone, fitted alike"),
+        "learning rate",
         "published: from the highest learning rate that was fine to the lowest that was lost",
         (mean_rate(), "one learning rate for all: the mean of the runs behind the forecast"),
+        log=True,
     )
 
 
-def _expected(one: Prediction | None) -> Rate | None:
+def _expected(one: Prediction | None) -> Value | None:
     if one is None or one.threshold is None:
         return None
-    return Rate(one.threshold, one.rate_at(0.05), one.rate_at(0.95))
+    return Value(one.threshold, one.rate_at(0.05), one.rate_at(0.95))
 
 
 def _name(run: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A picture of learning rates: a line per case, with a bar between two of them and estimates with their intervals."""
+"""A forest plot: a line per case with estimates and their intervals, and with a bar between two values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy
 from hf_rksp.report.kit.chart import Plot, dot, ticks, with_margin
 from hf_rksp.report.kit.svg import Figure, Scale, coordinate, segment, text
 
-_LABEL, _WIDTH, _HEIGHT, _TOP = 200, 480, 32, 8
-#: Between the intervals of one case.
-_APART = 8
+_LABEL, _WIDTH, _TOP = 200, 480, 8
+#: What notes take on the right.
+_NOTE = 170
+#: Height of a line without estimates, and what each kind of them adds: their intervals must not lie on each other.
+_HEIGHT, _APART = 14, 8
 #: Colour of each kind of estimate, of figure.css; those of the second kind are hollow.
 _KINDS = ("near", "grey", "exp", "con")
 _HOLLOW = 1
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A learning rate, and the ends of its interval if it has one."""
+class Value:
+    """An estimate, and the ends of its interval if it has one."""
 
     value: float
     low: float | None = None
@@ -33,13 +35,15 @@ class Case:
 
     Attributes:
         label: what stands on its left.
-        rates: one per kind; ``None`` if that kind says nothing of this case.
-        bar: two learning rates with a bar between them.
+        note: what stands on its right.
+        values: one per kind; ``None`` if that kind says nothing of this case.
+        bar: two values with a bar between them.
     """
 
     label: str
-    rates: Sequence[Rate | None]
+    values: Sequence[Value | None]
     bar: tuple[float, float] | None = None
+    note: str = ""
 
 
 def figure(
@@ -48,27 +52,34 @@ def figure(
     caption: str,
     cases: Sequence[Case],
     kinds: Sequence[str],
+    axis: str,
     bar: str = "",
     limit: tuple[float, str] | None = None,
+    log: bool = False,
 ) -> Figure:
     """The picture.
 
     Args:
-        key, title, caption: see `Figure`.
-        kinds: what each of the rates of a case is; at most four.
+        key, title, caption: see `Figure`; the caption stands below the picture.
+        kinds: what each of the values of a case is; at most four.
+        axis: what the values are.
         bar: what a bar is.
-        limit: a learning rate for all cases, and what it is.
+        limit: a value for all cases, and what it is.
+        log: equal factors are equal distances.
     """
-    values = [end for case in cases for rate in case.rates if rate for end in (rate.value, rate.low, rate.high) if end]
-    values += [end for case in cases if case.bar for end in case.bar] + ([limit[0]] if limit else [])
-    base = _TOP + _HEIGHT * len(cases)
-    plot = Plot(_LABEL, _LABEL + _WIDTH, _TOP, base, _LABEL + _WIDTH + 20)
-    x = plot.x(*with_margin(numpy.array(values), log=True), log=True)
-    parts = [plot.x_axis(ticks(x), "learning rate", "grid")]
+    ends = [end for case in cases for one in case.values if one for end in (one.value, one.low, one.high)]
+    ends += [end for case in cases if case.bar for end in case.bar] + ([limit[0]] if limit else [])
+    known = numpy.array([end for end in ends if end is not None])
+    height = _HEIGHT + _APART * len(kinds)
+    base = _TOP + height * len(cases)
+    right = _LABEL + _WIDTH + (_NOTE if any(case.note for case in cases) else 20)
+    plot = Plot(_LABEL, _LABEL + _WIDTH, _TOP, base, right)
+    x = plot.x(*with_margin(known, log), log)
+    parts = [plot.x_axis(ticks(x), axis, "grid")]
     if limit:
         parts.append(segment(x(limit[0]), _TOP, x(limit[0]), base, "limit"))
     for place, case in enumerate(cases):
-        parts.append(_drawn(case, x, _TOP + _HEIGHT * (place + 0.5)))
+        parts.append(_drawn(case, x, _TOP + height * (place + 0.5)))
     words = [(_mark(place, 0, 0), word) for place, word in enumerate(kinds)]
     if bar:
         words.append((_bar(-7, 7, 0), bar))
@@ -80,21 +91,26 @@ def figure(
             f'<g transform="translate({_LABEL + 8} {coordinate(y - 4)})">{mark}</g>' + text(_LABEL + 24, y, word)
         )
         y += 18
-    return Figure(key, title, caption, _said(cases, kinds, bar), _LABEL + _WIDTH + 20, round(y), "".join(parts))
+    if caption:
+        parts.append(text(_LABEL + 4, y, caption))
+        y += 18
+    return Figure(key, title, caption, _said(cases, kinds, bar), right, round(y), "".join(parts))
 
 
 def _drawn(case: Case, x: Scale, y: float) -> str:
     parts = [text(_LABEL - 12, y + 4, case.label, anchor="e")]
+    if case.note:
+        parts.append(text(_LABEL + _WIDTH + 12, y + 4, case.note))
     if case.bar:
         parts.append(_bar(x(case.bar[0]), x(case.bar[1]), y))
-    shown = [(place, rate) for place, rate in enumerate(case.rates) if rate is not None]
-    several = sum(rate.low is not None for _, rate in shown) > 1  # their intervals must not lie on each other
-    for place, rate in reversed(shown):  # the first kind lies on top
-        at = y + _APART * (place - (len(case.rates) - 1) / 2) if several else y
-        if rate.low is not None and rate.high is not None:
-            ends = f"M{coordinate(x(rate.low))} {coordinate(at)}H{coordinate(x(rate.high))}"
+    shown = [(place, one) for place, one in enumerate(case.values) if one is not None]
+    several = sum(one.low is not None for _, one in shown) > 1
+    for place, one in reversed(shown):  # the first kind lies on top
+        at = y + _APART * (place - (len(case.values) - 1) / 2) if several else y
+        if one.low is not None and one.high is not None:
+            ends = f"M{coordinate(x(one.low))} {coordinate(at)}H{coordinate(x(one.high))}"
             parts.append(f'<path d="{ends}" style="stroke:var(--{_KINDS[place]});stroke-width:1.4"/>')
-        parts.append(_mark(place, x(rate.value), at))
+        parts.append(_mark(place, x(one.value), at))
     return "".join(parts)
 
 
@@ -113,7 +129,8 @@ def _said(cases: Sequence[Case], kinds: Sequence[str], bar: str) -> str:
     """Every number of the picture, for who cannot see it."""
     lines = []
     for case in cases:
-        said = [f"{word} {rate.value:.2g}" for word, rate in zip(kinds, case.rates, strict=True) if rate]
+        said = [f"{word} {one.value:.2g}" for word, one in zip(kinds, case.values, strict=True) if one]
         said += [f"{bar} {case.bar[0]:g} to {case.bar[1]:g}"] if case.bar else []
+        said += [case.note] if case.note else []
         lines.append(f"{case.label}: {', '.join(said) or 'nothing'}")
     return "; ".join(lines)

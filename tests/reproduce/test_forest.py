@@ -1,24 +1,24 @@
-"""The picture of learning rates."""
+"""Forest plots."""
 
 import re
 from xml.etree import ElementTree
 
 import pytest
 
+from scripts.reproduce.forest import Case, Value, figure
 from scripts.reproduce.highest_rate.figure import picture
 from scripts.reproduce.highest_rate.tables import arms_of, grid, highest
-from scripts.reproduce.rates import Case, Rate, figure
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(cases, **more):
-    made = figure("key", "A title", "", cases, ("ours", "theirs"), **more)
+    made = figure("key", "A title", "", cases, ("ours", "theirs"), "learning rate", log=True, **more)
     return made, ElementTree.fromstring(made.document())
 
 
 def test_equal_factors_are_equal_distances_and_the_bar_reaches_from_one_rate_to_the_other():
-    _, tree = drawn([Case("a", [Rate(0.001), None], (0.001, 0.01)), Case("b", [Rate(0.01), Rate(0.1)])])
+    _, tree = drawn([Case("a", [Value(0.001), None], (0.001, 0.01)), Case("b", [Value(0.01), Value(0.1)])])
     ours = [float(each.get("cx")) for each in tree.iter(f"{SVG}circle") if each.get("class") == "near"][:2]
     theirs = next(float(each.get("cx")) for each in tree.iter(f"{SVG}circle") if each.get("class") == "dot")
     bar = next(each for each in tree.iter(f"{SVG}rect") if each.get("class") == "mid")
@@ -27,14 +27,28 @@ def test_equal_factors_are_equal_distances_and_the_bar_reaches_from_one_rate_to_
 
 
 def test_intervals_of_one_case_do_not_lie_on_each_other():
-    made, _ = drawn([Case("a", [Rate(0.002, 0.001, 0.004), Rate(0.003, 0.002, 0.004)])])
+    made, _ = drawn([Case("a", [Value(0.002, 0.001, 0.004), Value(0.003, 0.002, 0.004)])])
     heights = re.findall(r'd="M[\d.]+ ([\d.]+)H', made.body)
     assert len(heights) == 2 and heights[0] != heights[1]
 
 
+def test_without_log_equal_differences_are_equal_distances_and_zero_is_a_value():
+    made = figure("key", "A title", "", [Case("a", [Value(each)]) for each in (-0.2, 0.0, 0.2)], ("ours",), "loss")
+    tree = ElementTree.fromstring(made.document())
+    x = [float(each.get("cx")) for each in tree.iter(f"{SVG}circle") if each.get("class") == "near"][:3]
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.2) and x[1] > x[0]
+
+
+def test_a_note_and_the_caption_are_drawn():
+    made = figure("key", "A title", "What to know", [Case("a", [Value(1.0)], note="3 lost")], ("ours",), "loss")
+    assert {"3 lost", "What to know"} <= set(
+        re.findall(r">([\w ]+)</text>", made.body)
+    ) and made.alt == "a: ours 1, 3 lost"
+
+
 def test_the_words_have_every_number():
     made, _ = drawn(
-        [Case("a", [Rate(0.002), None], (0.001, 0.004)), Case("b", [None, None])], bar="between", limit=(0.1, "all")
+        [Case("a", [Value(0.002), None], (0.001, 0.004)), Case("b", [None, None])], bar="between", limit=(0.1, "all")
     )
     assert made.alt == "a: ours 0.002, between 0.001 to 0.004; b: nothing"
     assert {"ours", "theirs", "between", "all"} <= set(re.findall(r">([\w ]+)</text>", made.body))
