@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from pathlib import Path
 
 _PACKAGES = ("hf_rksp", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "numpy")
 
@@ -39,6 +40,32 @@ def peak_memory() -> int:
         return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process can still take: of the machine, or of a container or a job if that leaves less."""
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *_left_in_groups(_OWN_GROUP, _GROUPS)])
+
+
+#: Linux, control groups of version 2: which one a process is in, and where their limits are.
+_OWN_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def _left_in_groups(own: Path, groups: Path) -> list[int]:
+    """Bytes left below each limit of the control group of this process and of those that it is in; nothing without a limit."""
+    left = []
+    with contextlib.suppress(OSError, ValueError):
+        name = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/").strip("/")
+        for place in (Path(name), *Path(name).parents):
+            folder = groups / place
+            if not (folder / "memory.max").is_file() or (limit := (folder / "memory.max").read_text().strip()) == "max":
+                continue
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            used = int((folder / "memory.current").read_text()) - int(stat["inactive_file"])  # the cache of files gives way
+            left.append(max(int(limit) - used, 0))
+    return left
 
 
 #: Of glibc's malloc.h.

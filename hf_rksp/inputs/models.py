@@ -26,9 +26,9 @@ from hf_rksp.inputs.heads import auto_class, drawn
 from hf_rksp.inputs.hub import hint, hub_or_cache
 from hf_rksp.inputs.initialise import Initialiser, skeleton
 from hf_rksp.inputs.presets import PRESETS
-from hf_rksp.inputs.skeletons import available_memory
 from hf_rksp.inputs.source import DTYPES, ModelSource
 from hf_rksp.inputs.streamed import ReadFromDisk, check_streams, on_disk, weight_files
+from hf_rksp.machine import available_memory
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _check_memory(model: nn.Module, dtype: torch.dtype, source: ModelSource) -> 
         return
     parameters = sum(p.numel() for p in model.parameters())
     needed, free = parameters * torch.empty(0, dtype=dtype).element_size(), available_memory()
-    if free is not None and needed > free:
+    if needed > free:
         raise InputError(
             f"init={source.init!r} has {parameters / 1e9:.2f} billion parameters, {needed / 2**30:.1f} GiB as "
             f"{str(dtype).removeprefix('torch.')}, and {free / 2**30:.1f} GiB are free: pass --stream, --dtype bfloat16, or fewer "

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from hf_rksp.inputs.heads import auto_class
+from hf_rksp.machine import available_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,8 +49,7 @@ class Skeleton:
 
     def fits(self) -> bool:
         """Whether there is memory for all of it."""
-        free = available_memory()
-        return free is None or free > sum(p.numel() * p.element_size() for p in self.model.parameters())
+        return available_memory() > sum(p.numel() * p.element_size() for p in self.model.parameters())
 
     def build(self, here: Collection[nn.Module] | None, away: Collection[nn.Module] = ()) -> nn.Module:
         """The model again, with the modules ``here`` on the CPU as their constructors leave them; None: all of it.
@@ -60,15 +60,6 @@ class Skeleton:
         places |= {self.births[m]: "cpu" for m in here or ()}
         with torch.device("cpu" if here is None else "meta"), _placing(places), _unwritten_is_nan(), _undrawn():
             return _from_config(copy.deepcopy(self.config), self.dtype, self.trust_remote_code, self.head)
-
-
-def available_memory() -> int | None:
-    """Bytes that are free; None where nothing can tell."""
-    try:
-        import psutil  # comes with accelerate
-    except ImportError:
-        return None
-    return int(psutil.virtual_memory().available)
 
 
 def skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = False, head: str = "none") -> Skeleton:

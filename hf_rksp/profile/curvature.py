@@ -16,6 +16,9 @@ from hf_rksp.errors import InputError
 from hf_rksp.profile.gradients import GradientProbe, Loss, measuring, model_loss, require_measurable
 from hf_rksp.spectral.curvature import largest_eigenvalue
 
+#: Of the size of the trainable weights, before the basis grows: roots, scale, start, product, and those of a Hessian product.
+_VECTORS = 8
+
 
 @dataclass(frozen=True)
 class EigenvalueAtFloor:
@@ -92,7 +95,7 @@ def measure_curvature(
     Raises:
         InputError, NonFiniteError: as for `hf_rksp.profile.measure_step`.
     """
-    require_measurable(model, batches)
+    require_measurable(model, batches, _VECTORS)
     if not 1 <= hessian_batches <= len(batches):
         raise InputError(f"hessian_batches={hessian_batches!r}: pass a whole number from 1 to {len(batches)}")
     started = time.perf_counter()

@@ -14,6 +14,7 @@ from hf_rksp.capture.calling import eager, takes, untouched
 from hf_rksp.capture.hvp import HessianProduct, Method, gradient_of, hessian_product, inner, require_method, trainable
 from hf_rksp.capture.virtual_step import restored
 from hf_rksp.errors import InputError, NonFiniteError
+from hf_rksp.machine import available_memory
 from hf_rksp.ranks import Ranks, agreeing, sums_over_ranks
 
 #: Called with the model and a batch; gives a tensor with one number.
@@ -41,11 +42,15 @@ def model_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     return loss
 
 
-def require_measurable(model: nn.Module, batches: Sequence[Any]) -> None:
+def require_measurable(model: nn.Module, batches: Sequence[Any], vectors: int) -> None:
     """Refuse a model or batches on which no step can be measured.
 
+    Args:
+        vectors: how many of the size of the trainable weights the measurement keeps.
+
     Raises:
-        InputError: no trainable parameter, trainable parameters in half precision, or fewer than two batches.
+        InputError: no trainable parameter, trainable parameters in half precision, fewer than two batches, or too little
+            memory for the vectors. On a GPU torch says so itself; a system without memory kills the process.
     """
     weights = trainable(model)
     if not weights:
@@ -61,6 +66,14 @@ def require_measurable(model: nn.Module, batches: Sequence[Any]) -> None:
     if len(batches) < 2:
         raise InputError(
             f"batches: got {len(batches)}; pass at least two, so that the direction comes from one and the loss from another"
+        )
+    needed = vectors * sum(weight.numel() * weight.element_size() for weight in weights.values() if weight.is_cpu)
+    if needed and needed > (free := available_memory()):
+        count = sum(weight.numel() for weight in weights.values())
+        raise InputError(
+            f"model={type(model).__name__}: {vectors} vectors of its {count:,} trainable weights take {needed / 2**30:.3g} GiB of "
+            f"memory, the passes more, and {free / 2**30:.3g} GiB are free; measure it on a machine with more memory, or a smaller "
+            "model of the same kind"
         )
 
 

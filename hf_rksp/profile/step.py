@@ -28,6 +28,9 @@ from hf_rksp.profile.gradients import GradientProbe, Loss, measuring, model_loss
 from hf_rksp.profile.line_search import CoordinateCheck, coordinate_check, first_crossing
 from hf_rksp.ranks import Ranks, agreeing, current_ranks
 
+#: Of the size of the trainable weights: a copy of them, the sum of gradients, a direction, a gradient, a product.
+_VECTORS = 5
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -176,7 +179,7 @@ def measure_step(
         InputError: an argument is not as above.
         NonFiniteError: the loss or a gradient of a batch is not finite; the message has its index.
     """
-    require_measurable(model, batches)
+    require_measurable(model, batches, _VECTORS)
     count = len(batches)
     if isinstance(pairs, bool) or not isinstance(pairs, int) or not 1 <= pairs <= count:
         raise InputError(

@@ -404,3 +404,13 @@ def test_refusals(changes, error, match):
     with pytest.raises(error, match=match):
         measure_step(model, arguments.pop("loss"), arguments.pop("batches"), **arguments)
     assert everything(model) == before
+
+
+def test_memory_for_the_vectors_is_asked_for_before_the_first_pass(monkeypatch):
+    model = tiny_gpt2()
+    needed = 5 * 4 * sum(weight.numel() for weight in model.parameters())
+    monkeypatch.setattr("hf_rksp.profile.gradients.available_memory", lambda: needed - 1)
+    with pytest.raises(InputError, match=r"5 vectors of its [\d,]+ trainable weights take .* GiB are free"):
+        measure_step(model, lambda *_: pytest.fail("a pass"), texts(4), progress=False)
+    model.transformer.wte.weight.requires_grad_(False)  # as fine-tuning of a part does
+    assert 0 < measure_step(model, None, texts(2), pairs=1, progress=False).parameters < needed / 20

@@ -1,9 +1,13 @@
-"""Memory goes back to the operating system."""
+"""Memory: what is left of it, and that it goes back to the operating system."""
 
 import subprocess
 import sys
 
+import psutil
 import pytest
+
+from hf_rksp import machine
+from hf_rksp.machine import available_memory
 
 SCRIPT = """
 import torch, psutil
@@ -32,3 +36,24 @@ def test_freed_memory_is_returned():
     (held, kept), (held_too, returned) = run(False), run(True)
     assert held > 150 and held_too > 150
     assert returned < 20 < 100 < kept  # without it, most of it stays
+
+
+def group(folder, limit, used, cache=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("max", limit), ("current", used), ("stat", f"anon {used}\ninactive_file {cache}")):
+        (folder / f"memory.{name}").write_text(f"{text}\n")
+
+
+def test_a_container_or_a_job_may_leave_less_memory_than_the_machine_has(tmp_path, monkeypatch):
+    own = tmp_path / "cgroup"
+    own.write_text("4:memory:/old\n0::/job/step\n")
+    monkeypatch.setattr(machine, "_OWN_GROUP", own)
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path / "groups")
+    free = psutil.virtual_memory().available
+    assert abs(available_memory() - free) < 2**30  # no limits
+    group(tmp_path / "groups/job/step", "max", 500)
+    assert abs(available_memory() - free) < 2**30
+    group(tmp_path / "groups/job", 1000, 700, cache=100)
+    assert available_memory() == 400  # the cache of files gives way
+    group(tmp_path / "groups/job/step", 300, 500)
+    assert available_memory() == 0
