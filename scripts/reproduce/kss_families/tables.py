@@ -70,7 +70,9 @@ class Harm:
     Attributes:
         runs, on: number of runs, and of those in which KSS acts.
         clip_lost, auto_lost: of the runs in which KSS acts, those that clipping loses, and KSS.
-        exploded: of those that clipping loses, the ones whose loss or gradient exploded; the others have learnt too little.
+        by_loss, by_gradient: of those that clipping loses, the ones with a loss, or else a task gradient, above the limit; the
+            others have learnt too little.
+        clip_loss, auto_loss: mean final loss of the runs in which KSS acts, with clipping alone and with KSS.
         minus_clipping: final loss minus that of clipping, over all runs; 0 in a run in which KSS is off.
     """
 
@@ -78,7 +80,10 @@ class Harm:
     on: int
     clip_lost: int
     auto_lost: int
-    exploded: int
+    by_loss: int
+    by_gradient: int
+    clip_loss: float
+    auto_loss: float
     minus_clipping: Estimate
 
     @property
@@ -105,10 +110,12 @@ def harms_of(rows: list[Row]) -> Harms:
 def _harm(rows: list[Row]) -> Harm:
     on = [row for row in rows if row["choice"]["on"]]
     clip, kss = ([{"family": row["family"]} | row["runs"][arm] for row in on] for arm in ("clip", "kss"))
-    differences = [final(mine) - final(other) for mine, other in zip(kss, clip, strict=True)]
-    exploded = sum(row["exploded"] is not None or row.get("lost_by_gradient") is not None for row in clip)
-    every = mean(differences + [0.0] * (len(rows) - len(on)))
-    return Harm(len(rows), len(on), sum(map(lost, clip)), sum(map(lost, kss)), exploded, every)
+    losses = [list(map(final, runs)) for runs in (clip, kss)]
+    every = mean([mine - other for other, mine in zip(*losses, strict=True)] + [0.0] * (len(rows) - len(on)))
+    by_loss = sum(row["exploded"] is not None for row in clip)
+    by_gradient = sum(row["exploded"] is None and row.get("lost_by_gradient") is not None for row in clip)
+    means = (mean(each).value for each in losses)
+    return Harm(len(rows), len(on), sum(map(lost, clip)), sum(map(lost, kss)), by_loss, by_gradient, *means, every)
 
 
 def tables(rows: list[Row], settings: dict[str, Any]) -> str:
@@ -138,16 +145,18 @@ def _of_pilot(rows: list[Row]) -> list[Row]:
 
 def report(rows: list[Row]) -> str:
     """What ``kss="auto"`` does in each cell."""
-    lines = [
-        [
-            family, schedule, f"{lr:g}", str(steps), f"{harm.on} of {harm.runs}", f"{harm.clip_lost}" if harm.on else "-",
-            f"{harm.auto_lost}" if harm.on else "-", harm.minus_clipping.text(), harm.verdict,
-        ]
-        for (family, schedule, lr, steps), harm in harms_of(rows).items()
-    ]  # fmt: skip
+    lines = []
+    for (family, schedule, lr, steps), harm in harms_of(rows).items():
+        both = [str(harm.clip_lost), str(harm.auto_lost), f"{harm.clip_loss:.3f}", f"{harm.auto_loss:.3f}"]
+        lines.append(
+            [
+                family, schedule, f"{lr:g}", str(steps), f"{harm.on} of {harm.runs}", *(both if harm.on else "-" * len(both)),
+                harm.minus_clipping.text(), harm.verdict,
+            ]
+        )  # fmt: skip
     heads = [
         "family", "schedule", "learning rate", "steps", "KSS acts", "of these clipping loses", "KSS loses",
-        "loss minus clipping, all runs", "verdict",
+        "their loss with clipping", "with KSS", "loss minus clipping, all runs", "verdict",
     ]  # fmt: skip
     return "\n".join(table(heads, lines)) + "\n"
 

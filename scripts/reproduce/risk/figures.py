@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy
 from scipy.stats import fisher_exact
 from sklearn.metrics import roc_auc_score
 
 from hf_rksp.risk.calibrated import RiskModel
+from hf_rksp.risk.plan import Start
 from scripts.reproduce.harness.markdown import table as markdown
 from scripts.reproduce.risk.crossval import left_out, predict
 from scripts.reproduce.risk.dataset import Case, edge_of
@@ -153,12 +154,14 @@ def sealed(cases: Sequence[Case], models: dict[str, RiskModel]) -> tuple[list[st
             )
             continue
         error = math.log2(threshold / case.edge)
-        errors.append(("plan refused" if model.refusals(case.plan) else "frozen model", error))
+        errors.append(("plan refused" if model.refusals(case.plan) else "frozen model", case.plan.start, error))
         way = "high" if error > 0 else "low"
         lines.append(f"{line}lr* {case.edge:8.2g}, predicted {threshold:8.2g}: {2 ** abs(error):.1f} times too {way}")
-    for kind in dict.fromkeys(kind for kind, _ in errors):
-        lines.append(f"{kind}: {_errors(numpy.array([abs(error) for other, error in errors if other == kind]))}")
-    return lines, numpy.array([error for kind, error in errors if kind == "frozen model"])
+    for kind in dict.fromkeys(kind for kind, _, _ in errors):
+        for starts in (get_args(Start), *((start,) for start in get_args(Start))):
+            if mine := [abs(error) for other, start, error in errors if other == kind and start in starts]:
+                lines.append(f"{kind}, {' or '.join(starts)}: {_errors(numpy.array(mine))}")
+    return lines, numpy.array([error for kind, _, error in errors if kind == "frozen model"])
 
 
 def between_seeds(rows: Sequence[dict[str, Any]]) -> str:
