@@ -35,13 +35,15 @@ def rounded(value: float, digits: int = 6) -> float:
 
 
 def plain(value: Any) -> Any:
-    """Strict JSON types: tuples to lists, paths and dtypes to strings, numbers that are not finite to None."""
+    """Strict JSON types: tuples to lists, numbers of torch and numpy to plain ones, not finite ones to None, else text."""
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of torch or numpy
+        return plain(value.item())
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 

@@ -27,6 +27,12 @@ def require_flag(name: str, value: bool) -> None:
         raise InputError(f"{name}={value!r}: pass True or False")
 
 
+def require_kind(name: str, value: object, kind: type, remedy: str) -> None:
+    """Raise `InputError` unless ``value`` is a ``kind`` or ``None``."""
+    if value is not None and not isinstance(value, kind):
+        raise InputError(f"{name}={str(value)[:100]!r}: pass {remedy}")
+
+
 def require_not_negative(name: str, value: float) -> None:
     """Raise `InputError` unless ``value`` is a finite number of at least zero."""
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):

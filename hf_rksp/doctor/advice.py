@@ -13,6 +13,11 @@ from hf_rksp.doctor.signs import EARLY, Sign
 from hf_rksp.doctor.state import LoggedRun
 from hf_rksp.report.kit.text import count
 
+#: Why a new learning rate does nothing in a run that goes on, and what to do.
+RATE_IS_KEPT = (
+    "Trainer takes the learning rate from the checkpoint: delete optimizer.pt and scheduler.pt there to begin with a new one and "
+    "new moments"
+)
 #: A gradient norm so many times the median, and above so much, is one that clipping is for.
 _CLIPPED = 10.0
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
@@ -67,7 +72,7 @@ def _where_to_go_on(checkpoints: Sequence[Checkpoint], healthy: Checkpoint | Non
     if healthy is not None:
         return [
             f"Go on from the last healthy checkpoint: trainer.train(resume_from_checkpoint={str(healthy.path)!r}). The same data "
-            "in the same order lead to the same place, so change something as well."
+            f"in the same order lead to the same place, so change something as well. {RATE_IS_KEPT}."
         ]
     if alone:
         folder = shlex.quote(str(checkpoints[0].path.absolute().parent)) if checkpoints else "RUN_DIR"

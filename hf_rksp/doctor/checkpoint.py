@@ -69,6 +69,7 @@ class Checkpoint:
     Attributes:
         step: in the name of its folder; ``None`` if it is not.
         ill: why the guard of its run has marked it as ill; nothing if it has not.
+        marked: whether the guard of its run has marked it as healthy, and all files of then are there.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class Checkpoint:
     weights: Tensors
     moments: Tensors
     ill: str = ""
+    marked: bool = False
 
     @property
     def sound(self) -> bool:
@@ -91,8 +93,15 @@ class Checkpoint:
 def read_checkpoint(folder: Path, step: int | None) -> Checkpoint:
     """Look at every number of the weights and of the optimizer's state, one tensor in memory at a time."""
     mark = read_mark(folder)
-    ill = mark.why if mark is not None and mark.healthy is False and mark.step == step else ""
-    return Checkpoint(folder, step, _weights(folder), _moments(folder), ill)
+    if mark is None or mark.step != step:
+        return Checkpoint(folder, step, _weights(folder), _moments(folder))
+    ill = mark.why if mark.healthy is False else ""
+    whole = all(_size(folder / name) >= size for name, size in mark.files.items())
+    return Checkpoint(folder, step, _weights(folder), _moments(folder), ill, bool(mark.healthy) and whole)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else -1
 
 
 def _weights(folder: Path) -> Tensors:

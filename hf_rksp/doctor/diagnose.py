@@ -100,12 +100,14 @@ def verdict_of(checkpoint: Checkpoint, all_of_run: Sequence[Checkpoint], breaks_
     """What a checkpoint is good for: `HEALTHY`, when it was saved, or what is wrong with its numbers.
 
     Args:
-        checkpoint: one of ``all_of_run``.
+        checkpoint: one of ``all_of_run``. If its weights are in a format that is not read, the mark of the guard counts.
         all_of_run: by step.
         breaks_at: the step from which on the run is of no use.
     """
     parts = {"weights": checkpoint.weights.kind, "moments": checkpoint.moments.kind}
     wrong = [f"{name} {kind}" for name, kind in parts.items() if kind in ("not finite", "unreadable")]
+    if not wrong and checkpoint.marked and checkpoint.weights.kind == "missing":  # in a format of the run's own
+        return HEALTHY if _before(checkpoint, breaks_at) else "marked as healthy, saved after the run broke"
     if wrong or not checkpoint.sound:
         return ", ".join(wrong) or f"weights {checkpoint.weights.kind}"
     if checkpoint.ill:

@@ -79,6 +79,8 @@ def _of_folder(path: Path, checkpoints: Sequence[Path]) -> Log:
         own = None
     run = max((one for one in (own, newest) if one is not None), key=lambda one: one.step, default=None)
     history = _history(path, notes)
+    if run is not None and history is not None:
+        run, history = _of_one_run(run, history, histories_in(path)[-1], notes)
     if history is not None and history.logs:
         run = _longer(run, history, path)
     elif history is not None and run is None:  # Trainer logs every 500 steps unless it is asked to
@@ -102,6 +104,22 @@ def _same_run(one: LoggedRun, other: LoggedRun) -> bool:
     first, second = dict(one.of("loss")), dict(other.of("loss"))
     common = first.keys() & second.keys()
     return not common or sum(first[step] == second[step] for step in common) > len(common) / 2
+
+
+def _of_one_run(
+    run: LoggedRun, history: History, file: Path, notes: list[str]
+) -> tuple[LoggedRun | None, History | None]:
+    """Both if they are of one run, else the one that was written last: a folder may hold what an earlier run has left."""
+    rows = [dict(row) for row in history.logs]
+    if not rows or _same_run(run, LoggedRun(file, 0, None, series_of(rows))):
+        return run, history
+    if file.stat().st_mtime_ns > run.source.stat().st_mtime_ns:
+        notes.append(
+            f"{run.source}: it is of an earlier run than {file.name}, and is left out; its checkpoints are not"
+        )
+        return None, history
+    notes.append(f"{file}: it is of an earlier run than {run.source}, and is left out")
+    return run, None
 
 
 def _longer(run: LoggedRun | None, history: History, path: Path) -> LoggedRun:

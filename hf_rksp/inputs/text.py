@@ -7,6 +7,7 @@ here is distinct. The default text is the Python installation's own language ref
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from hf_rksp.errors import InputError, cause_of
 from hf_rksp.inputs.hub import hint, hub_or_cache
 from hf_rksp.inputs.paths import as_path, is_there, written_like_a_path
 
+logger = logging.getLogger(__name__)
 BUILTIN = "builtin"
 _TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 #: Characters read per requested token. Real text has three to six per token, so this leaves a wide choice.
@@ -171,12 +173,22 @@ def _rows(name: str, source: TextSource, columns: Sequence[str], **kwargs: Any) 
 
 
 def _dataset(name: str, source: TextSource, limit: int, **kwargs: Any) -> str:
-    parts, length = [], 0
+    parts, length, empty = [], 0, 0
     for row in _rows(name, source, (source.column,), **kwargs):
-        parts.append(str(row[source.column]))
+        if (value := row[source.column]) is None:
+            empty += 1
+            continue
+        if isinstance(value, (list, dict)):
+            raise InputError(
+                f"column={source.column!r} of text={source.name!r} holds a {type(value).__name__}, {str(value)[:60]}...: pass a "
+                "column of text, as apply_chat_template makes it of a conversation"
+            )
+        parts.append(str(value))
         length += len(parts[-1])
         if length >= limit:
             break
+    if empty:
+        logger.warning("%d rows of text=%r have no %s, and are left out", empty, source.name, source.column)
     return "".join(part if part.endswith("\n") else part + "\n" for part in parts)
 
 

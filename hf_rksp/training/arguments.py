@@ -102,6 +102,9 @@ class ArgumentMethods(_Host):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.kss = switch_of(self.kss)
+        for name in ("guard", "risk", "depth_warmup"):
+            if getattr(self, name) in (False, "False", "false"):  # "off" in YAML is false
+                setattr(self, name, "off")
         for name in ("spectrum", "run_report"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(

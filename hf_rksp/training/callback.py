@@ -16,6 +16,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_rksp.capture import Stack, find_stacks
 from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig, MonitorConfig
+from hf_rksp.config.checks import require_kind
+from hf_rksp.doctor.advice import RATE_IS_KEPT
 from hf_rksp.errors import CaptureError, RunStoppedError
 from hf_rksp.history.schema import FILE_NAME
 from hf_rksp.json_data import plain
@@ -29,15 +31,18 @@ from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss.auto import Decision
 from hf_rksp.training.kss.schedule import Watching
 from hf_rksp.training.kss.shaper import SpectralShaper
-from hf_rksp.training.monitors.base import Monitor
-from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor
+from hf_rksp.training.monitors.base import Monitor, require_parts
+from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor, require_used
 from hf_rksp.training.page import draw
+from hf_rksp.training.preconditioner import planned_rate
 from hf_rksp.training.recorder import RECORDER, Recorder
 from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 #: Name of what a resumed run needs, in the state of Trainer and so in its checkpoints.
 STATE = "hf_rksp"
+#: Entry of that state: the learning rate of the arguments.
+_ASKED_RATE = "learning_rate"
 
 #: What can be done if a model has no residual blocks.
 REMEDIES = (
@@ -100,8 +105,12 @@ class RKSPCallback(TrainerCallback):
         report: bool = True,
         monitors: Sequence[Monitor] = (),
     ) -> None:
+        require_parts(monitors)
+        if not isinstance(config, bool):
+            require_kind("config", config, MonitorConfig, "MonitorConfig(...), or False for no spectral monitor")
         self.monitors = tuple(monitors)
         self.config = None if config is False else config if isinstance(config, MonitorConfig) else MonitorConfig()
+        require_used(probe, self.config)
         self.probe, self.blocks, self.report = probe, blocks, report
         self.kss: KSSConfig | None = None
         self.kss_sleeps = self.kss_watches = False
@@ -213,9 +222,18 @@ class RKSPCallback(TrainerCallback):
         if self.kss_watches and (shaper := self.shaper) is not None:  # a share of the steps is a number only now
             shaper.config = replace(shaper.config, every=max(shaper.config.every, int(state.logging_steps or 0)))
         self.engine.begin(state.global_step, state.max_steps, self._state)
+        self._see_rate(args, state)
         self._open_history(args, state, model)
         if self._late:  # found in the first step, after it has begun
             self.engine.step_begin(state.global_step)
+
+    def _see_rate(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Warn if a run goes on with another learning rate than the one that was asked for now."""
+        asked, before = getattr(args, "learning_rate", None), self._state.get(_ASKED_RATE)
+        self._state[_ASKED_RATE] = asked
+        used = planned_rate(self._optimizer)
+        if before not in (None, asked) and used is not None and used != asked and state.is_world_process_zero:
+            logger.warning("learning_rate=%g has no effect, the run goes on with %g. %s", asked, used, RATE_IS_KEPT)
 
     def _stand_aside(self, cause: str) -> None:
         self._begun = None
@@ -278,7 +296,7 @@ class RKSPCallback(TrainerCallback):
         others: dict[str, Any] = {one.name: getattr(one, "config", None) for one in self.monitors}
         setup = {
             "name": given("run_name"),
-            "learning_rate": given("learning_rate"),
+            "learning_rate": given("learning_rate") if (used := planned_rate(self._optimizer)) is None else used,
             "seed": given("seed"),
             "world_size": world_size(),
             "batch_size": given("per_device_train_batch_size"),

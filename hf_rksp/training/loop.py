@@ -14,19 +14,22 @@ from torch import Tensor, nn
 
 from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig
-from hf_rksp.config.checks import require_whole
-from hf_rksp.errors import RunStoppedError
+from hf_rksp.config.checks import require_kind, require_whole
+from hf_rksp.doctor.folders import step_in
+from hf_rksp.errors import InputError, RunStoppedError
 from hf_rksp.machine import versions
 from hf_rksp.ranks import current_ranks, world_size
 from hf_rksp.training.engine import Engine
 from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss.shaper import SpectralShaper
-from hf_rksp.training.monitors.base import Monitor
+from hf_rksp.training.monitors.base import Monitor, require_parts
 from hf_rksp.training.page import draw
 from hf_rksp.training.recorder import RECORDER, Recorder
 from hf_rksp.training.watch import Watch
 
 logger = logging.getLogger(__name__)
+#: Entries that each row of a history has.
+_OF_A_ROW = ("kind", "step")
 
 
 class TrainingRun:
@@ -53,7 +56,8 @@ class TrainingRun:
         setup: entries for the run row of the history, such as ``name`` and ``learning_rate``.
         state: `state_dict` of a checkpoint that the run goes on from.
         optimizer: of the run, for `CurvatureMonitor`, and for a `DivergenceGuard` that acts.
-        rewind: loads weights and moments of a checkpoint of this run, for a `DivergenceGuard` that goes back.
+        rewind: loads weights and moments of a checkpoint of this run, for a `DivergenceGuard` that goes back. The learning rates
+            stay where they are.
         scaler: `torch.amp.GradScaler` of a float16 run: a step that it skips by itself is no failing one.
         loss: the task's loss of what the model was called with and what `microbatch` was given, for `CurvatureMonitor`; the one
             that the model returns by default.
@@ -63,7 +67,8 @@ class TrainingRun:
         path: of the history.
 
     Raises:
-        CaptureError, InputError: no residual blocks.
+        CaptureError: no residual blocks, and a part that needs them. A guard needs none.
+        InputError: an argument is not as above; (in `step`) a guard that acts was not told the gradients.
         RunStoppedError: (in `step`) the guard has ended the run.
     """
 
@@ -83,6 +88,8 @@ class TrainingRun:
         scaler: Any = None,
     ) -> None:
         require_whole("steps", steps, 1)
+        require_kind("kss", kss, KSSConfig, "KSSConfig(), or None for no KSS")
+        require_parts(monitors)
         self.model, self.folder, self.steps = model, Path(folder), steps
         # A guard that may switch KSS on finds it asleep.
         sleeps = any(isinstance(part, DivergenceGuard) and "kss" in part.config.chosen for part in monitors)
@@ -112,7 +119,9 @@ class TrainingRun:
         return self._engine
 
     def __enter__(self) -> TrainingRun:
-        self._engine = Engine(Watch(self.model, self.blocks), self.parts, self._recorder)
+        guards_alone = bool(self.parts) and all(isinstance(part, DivergenceGuard) for part in self.parts)
+        stacks = () if guards_alone and self.blocks is None else None  # a guard needs no blocks
+        self._engine = Engine(Watch(self.model, self.blocks, stacks), self.parts, self._recorder)
         try:
             self._begin()
         except BaseException as error:
@@ -123,7 +132,8 @@ class TrainingRun:
     def _begin(self) -> None:
         watch = self.engine.watch
         watch.optimizer, watch.loss, watch.seed = self.optimizer, self.loss, int(self.setup.get("seed") or 0)
-        watch.folder, watch.rewind, watch.scaler = self.folder, self.rewind, self.scaler
+        watch.folder, watch.scaler = self.folder, self.scaler
+        watch.rewind = self._rewound if self.rewind is not None else None
         self.engine.begin(self.step_number, self.steps, self._state)
         setup = {"world_size": world_size(), **self.setup}
         self._recorder.open(
@@ -136,6 +146,17 @@ class TrainingRun:
         )
         if self.step_number < self.steps:
             self.engine.step_begin(self.step_number)
+
+    def _rewound(self, folder: Path) -> None:
+        """Weights and moments go back; the learning rates, which the optimizer's state has too, stay."""
+        assert self.rewind is not None
+        rates = [_copy(group["lr"]) for group in getattr(self.optimizer, "param_groups", ())]
+        self.rewind(folder)
+        for group, rate in zip(getattr(self.optimizer, "param_groups", ()), rates, strict=True):
+            if isinstance(rate, Tensor) and isinstance(group["lr"], Tensor):
+                group["lr"].copy_(rate)  # in place: a captured graph reads it
+            else:
+                group["lr"] = rate
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -166,12 +187,34 @@ class TrainingRun:
         shapers = [part for part in self.parts if isinstance(part, SpectralShaper)]
         return shapers[0].term() if shapers else torch.zeros(())
 
-    def gradients_ready(self) -> None:
-        """The gradients of the step are there, before clipping."""
+    def gradients_ready(self, loss: Tensor | float | None = None) -> None:
+        """The gradients of the step are there, before clipping.
+
+        Args:
+            loss: of the step, for a `DivergenceGuard`, if the model returns none: the mean over its batches, without the term of
+                KSS.
+        """
+        self._say(loss)
         self.engine.gradients_ready()
 
+    def _say(self, loss: Tensor | float | None) -> None:
+        """Tell the guard a loss that the model does not return."""
+        losses = self.engine.watch.losses
+        if loss is not None and not losses:
+            said = loss if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
+            losses.append(said.detach().reshape(()))
+
     def step(self, **logs: float) -> dict[str, float]:
-        """The optimizer has made its step; ``logs`` go into the history with the numbers of all parts, which are returned."""
+        """The optimizer has made its step; ``logs`` go into the history with the numbers of all parts, which are returned.
+
+        A guard that warns takes ``loss`` from them if the model returns none.
+
+        Raises:
+            InputError: an entry is no number, or is called as what a row of the history has already.
+        """
+        given = {name: _number(name, value) for name, value in logs.items()}
+        loss = given.get("loss")
+        self._say(loss if isinstance(loss, (int, float)) else None)
         if self.step_number >= self.steps and not self._late:
             self._late = True
             logger.warning(
@@ -184,7 +227,7 @@ class TrainingRun:
         self.step_number += 1
         numbers = self.engine.pop_logs()
         numbers |= {f"{part}/alarms": float(number) for part, number in self._recorder.alarms.items()}
-        self._recorder.log(self.step_number, {**logs, **numbers}, everything=True)
+        self._recorder.log(self.step_number, {**given, **numbers}, everything=True)
         if not ended:
             self.engine.step_begin(self.step_number)
         return numbers
@@ -193,9 +236,39 @@ class TrainingRun:
         """A checkpoint of the steps so far was written to ``folder``: `DivergenceGuard` will mark whether it is healthy.
 
         The name of the folder is ``checkpoint-N`` with the number of steps, in the folder of the run.
+
+        Raises:
+            InputError: it is not: the guard would not find the checkpoint when it is needed.
         """
-        self.engine.saved(Path(folder))
+        place = Path(folder)
+        if step_in(place) != self.step_number or place.absolute().parent != self.folder.absolute():
+            raise InputError(
+                f"folder={str(folder)!r}: {self.step_number} steps were made, so pass "
+                f"{str(self.folder / f'checkpoint-{self.step_number}')!r}, and call saved() after step()"
+            )
+        if current_ranks().rank == 0 and not place.is_dir():
+            raise InputError(
+                f"folder={str(folder)!r}: there is no such folder; save the checkpoint before saved() is called"
+            )
+        self.engine.saved(place)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, by part: plain JSON types."""
         return {"step": self.step_number, RECORDER: self._recorder.state_dict(), **self.engine.state_dict()}
+
+
+def _copy(rate: Any) -> Any:
+    return rate.clone() if isinstance(rate, Tensor) else rate
+
+
+def _number(name: str, value: Any) -> Any:
+    """An entry of a log as the history has it."""
+    if name in _OF_A_ROW:
+        raise InputError(
+            f"{name}={value!r}: a row of the history has an entry of this name already; choose another one"
+        )
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of torch or numpy
+        value = value.item()
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        raise InputError(f"{name}={str(value)[:100]}: pass a number, such as loss.item()")
+    return value

@@ -97,6 +97,14 @@ def largest_rate(optimizer: object) -> float | None:
         return None
 
 
+def planned_rate(optimizer: object) -> float | None:
+    """The largest learning rate that a schedule begins with, before its factor; ``None`` without a schedule that can be read."""
+    try:
+        return max(float(group["initial_lr"]) for group in unwrapped(optimizer).param_groups)
+    except (InputError, KeyError, ValueError, TypeError):
+        return None
+
+
 def device_rate(optimizer: object, factor: float = 1.0) -> Tensor | float | None:
     """`largest_rate` times ``factor``; a tensor if the optimizer keeps its rates on the device, which nobody waits for."""
     try:

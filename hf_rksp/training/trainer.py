@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from hf_rksp.capture import needs_probe
 from hf_rksp.config import GuardConfig, KSSConfig, MonitorConfig
+from hf_rksp.config.checks import require_kind
 from hf_rksp.errors import InputError, RunStoppedError
 from hf_rksp.training import before
 from hf_rksp.training.arguments import ArgumentMethods
@@ -248,6 +249,9 @@ def _guard(given: GuardConfig | str | bool | None, own: GuardConfig | None) -> G
     if given is None or given is False:
         return own if given is None else None
     config = GuardConfig() if given is True else GuardConfig(given) if isinstance(given, str) else given
+    require_kind(
+        "guard", config, GuardConfig, "actions such as 'skip+rollback', GuardConfig(...), or False for no guard"
+    )
     return config if config.chosen else None
 
 
@@ -255,4 +259,6 @@ def _choose(given: Any, default: Any, kind: type) -> Any:
     """``None`` for off: what was given, else the default."""
     if given is None or given is False:
         return default if given is None else None
-    return kind() if given is True else given
+    chosen = kind() if given is True else given
+    require_kind("monitor", chosen, kind, f"{kind.__name__}(...), or False for none")
+    return chosen

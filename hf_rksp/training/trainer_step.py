@@ -113,6 +113,7 @@ class StepAndLoss(HealthyCheckpoints):
             raise CaptureError(f"{cause.rstrip('.')}. {REMEDIES}")
         else:
             self.rksp.found(None, cause)
+            self._wrap_loss()
 
     def _wrap_loss(self) -> None:
         """See the loss, and add the term of KSS, also if a subclass has a ``compute_loss`` that does not call the one below."""

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_rksp.errors import InputError
+from hf_rksp.inputs.text import TextSource, read_text
+
 from .conftest import FAST, TINY
 
 
@@ -244,6 +247,16 @@ def test_encoder_decoder_has_two_stacks(rksp, tmp_path):
     assert [(layer["stack"], layer["index"]) for layer in report["profile"]["layers"]] == [
         ("encoder.block", 0), ("encoder.block", 1), ("decoder.block", 0), ("decoder.block", 1),
     ]  # fmt: skip
+
+
+def test_rows_without_text_are_left_out_and_conversations_refused(tmp_path, caplog):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": value}) + "\n" for value in ("abc", None, None, "def")))
+    assert read_text(TextSource(str(file)), 1000) == "abc\ndef\n"
+    assert "2 rows" in caplog.text and "are left out" in caplog.text
+    file.write_text(json.dumps({"text": [{"role": "user", "content": "x"}]}) + "\n")
+    with pytest.raises(InputError, match=r"column='text'.* holds a list.*apply_chat_template"):
+        read_text(TextSource(str(file)), 1000)
 
 
 def test_text_from_file_folder_and_table(rksp, tmp_path):

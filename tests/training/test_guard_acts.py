@@ -240,8 +240,37 @@ def test_a_run_that_cannot_be_saved_is_stopped(tmp_path, caplog):
 def test_a_stop_names_the_checkpoint_to_go_on_from(tmp_path):
     model = faulty(lambda step, loss: loss * math.nan if step >= 6 else loss)
     settings = {"save_strategy": "steps", "save_steps": 2, "guard_healthy": 2, "guard_rollbacks": 1}
-    with pytest.raises(RunStoppedError, match=r"gone back to a healthy checkpoint.*checkpoint-4: go on with"):
+    with pytest.raises(RunStoppedError, match=r"gone back to a healthy checkpoint.*checkpoint-4: go on with") as raised:
         run(tmp_path, model, "rollback", **settings)
+    text = str(raised.value)
+    assert (
+        f"resume_from_checkpoint={str(tmp_path / 'checkpoint-4')!r}" in text
+        and "delete optimizer.pt and scheduler.pt" in text
+    )
+
+
+def test_a_new_learning_rate_of_a_resumed_run_is_said_to_do_nothing_and_does_something_as_advised(tmp_path, caplog):
+    settings = {**ALONE, "guard": "warn", "save_strategy": "steps", "save_steps": 4, "max_steps": 6}
+    run(tmp_path, gpt2(0.0), **settings, learning_rate=1e-3)
+    for rate, used, said in ((1e-3, 1e-3, False), (1e-4, 1e-3, True)):
+        caplog.clear()
+        one = trainer(tmp_path, gpt2(0.0), token_rows(64), **settings, learning_rate=rate)
+        one.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+        assert ("learning_rate=0.0001 has no effect, the run goes on with 0.001" in caplog.text) is said
+        assert one.optimizer.param_groups[0]["initial_lr"] == used
+        assert read_history(tmp_path).run["setup"]["learning_rate"] == used
+    for name in ("optimizer.pt", "scheduler.pt"):
+        (tmp_path / "checkpoint-4" / name).unlink()
+    caplog.clear()
+    one = trainer(tmp_path, gpt2(0.0), token_rows(64), **settings, learning_rate=1e-4)
+    one.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert one.optimizer.param_groups[0]["initial_lr"] == 1e-4 and "has no effect" not in caplog.text
+
+
+@pytest.mark.parametrize("value", [False, "False", "false"])
+def test_off_in_yaml_is_false(tmp_path, value):
+    one = trainer(tmp_path, gpt2(), guard=value, risk=value, depth_warmup=value)
+    assert one._the_guard is None and (one.args.risk, one.args.depth_warmup) == ("off", "off")
 
 
 def test_a_new_run_takes_the_last_healthy_checkpoint(tmp_path, caplog):

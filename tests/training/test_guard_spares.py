@@ -390,6 +390,7 @@ def test_a_state_that_cannot_be_read_leaves_a_guard_that_goes_on(tmp_path):
             guard.load_state_dict({})
         for _ in range(2):
             model(**batches(token_rows(4).rows)[0]).loss.backward()
+            watched.gradients_ready()
             optimizer.step()
             watched.step()
     assert hooks(model) == before

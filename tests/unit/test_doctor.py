@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from hf_rksp import diagnose
 from hf_rksp.cli.main import main
 from hf_rksp.doctor.log import read_log
+from hf_rksp.doctor.mark import Mark, files_in, write_mark
 from hf_rksp.doctor.signs import signs_in, signs_of
 from hf_rksp.doctor.state import LoggedRun, series_of
 from hf_rksp.errors import InputError, SchemaError
@@ -425,6 +426,36 @@ def test_the_state_of_another_run_is_left_out(tmp_path):
     state(tmp_path, [value + 1 for value in loss[:300]] + [math.nan] * 100, norm)
     found = diagnose(tmp_path)
     assert found.log.signs == () and "of another run" in found.log.notes[0] and found.log.run.step == 100
+
+
+@pytest.mark.parametrize("later", ["history", "state"])
+def test_what_an_earlier_run_has_left_does_not_speak_for_a_later_one(tmp_path, later):
+    loss, norm = healthy()
+    state(tmp_path, loss, norm, 100)
+    rows = [{"kind": "run", "schema_version": 2, "model": {}, "setup": {}}]
+    rows += [
+        {"kind": "log", "step": at, "loss": 9.0 + at if at < 30 else None, "grad_norm": 1.0} for at in range(1, 60)
+    ]
+    write(tmp_path, rows)
+    name = "trainer_state.json" if later == "history" else "rksp_history.jsonl"
+    os.utime(tmp_path / name, (1, 1))
+    found = diagnose(tmp_path)
+    assert found.broken is (later == "history") and found.log.run.step == (59 if later == "history" else 100)
+    assert "of an earlier run" in found.log.notes[0] and name in found.log.notes[0]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_mark_counts_where_weights_are_in_a_format_of_the_runs_own(tmp_path, cut):
+    folder = tmp_path / "checkpoint-30"
+    folder.mkdir()
+    (folder / "all.pt").write_bytes(b"x" * 100)
+    write_mark(folder, Mark(30, True, files=files_in(folder)))
+    if cut:
+        (folder / "all.pt").write_bytes(b"x" * 50)
+    found = diagnose(tmp_path)
+    assert (found.healthy is None) is cut and found.verdict(found.checkpoints[0]) == (
+        "weights missing" if cut else "healthy"
+    )
 
 
 def test_an_alarm_that_the_run_went_back_from_is_no_sign():

@@ -51,7 +51,12 @@ def check_actions(config: GuardConfig, watch: Watch) -> None:
             else "the model has no residual blocks, so there is no KSS to switch on; leave kss out",
         )
     if "rollback" in config.chosen and watch.rewind is None:
-        raise _refusal(config, "no checkpoint with moments is saved in this run; save some, or leave rollback out")
+        raise _refusal(
+            config,
+            "no checkpoint with moments is saved in this run; save some, or leave rollback out"
+            if watch.says_losses
+            else "nothing loads a checkpoint into the run; pass rewind= to TrainingRun, or leave rollback out",
+        )
 
 
 def _refusal(config: GuardConfig, why: str) -> InputError:

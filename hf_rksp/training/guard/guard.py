@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hf_rksp.config.checks import require_kind
 from hf_rksp.config.guard import GuardConfig
 from hf_rksp.errors import InputError
 from hf_rksp.quantities import Quantity
@@ -64,6 +65,7 @@ class DivergenceGuard(Intervention):
     )
 
     def __init__(self, config: GuardConfig | None = None) -> None:
+        require_kind("config", config, GuardConfig, "GuardConfig(...), such as GuardConfig('skip+rollback')")
         self.config = config or GuardConfig()
         if not self.config.chosen:
             raise InputError("actions='off': leave the guard out instead")
@@ -83,6 +85,10 @@ class DivergenceGuard(Intervention):
         self._readings: Sequence[Reading] = ()
         #: Of the run that is gone on from.
         self._stretches: dict[str, int | None] = {}
+        #: The gradients of this step were said to be there.
+        self._told_gradients = False
+        #: What a run lacks for the guard was said.
+        self._lacks: set[str] = set()
 
     def attach(self, watch: Watch) -> None:
         """What an earlier run has left is forgotten."""
@@ -118,6 +124,7 @@ class DivergenceGuard(Intervention):
 
     def step_begin(self, step: int, main_process: bool) -> Measuring:
         """A step begins."""
+        self._told_gradients = False
         self._reader.step_begin()
         if self.acts:
             self._buffers.begin()
@@ -125,6 +132,7 @@ class DivergenceGuard(Intervention):
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
         """Take the norm of the gradient. If the guard acts: judge the step, and do what its action says."""
+        self._told_gradients = True
         self._reader.gradients_ready()
         self._readings = tuple(readings)
         if self.acts:
@@ -140,6 +148,8 @@ class DivergenceGuard(Intervention):
 
     def _findings(self, measured: Measured) -> list[Finding]:
         """What is wrong with a step; it is counted, and checkpoints get their marks."""
+        if measured.loss is None:
+            self._lack("the loss: the model returns none. Use RKSPTrainer, or TrainingRun.gradients_ready(loss=loss)")
         norm, gate = measured.norm, self.watch.gate
         if norm is not None and not math.isfinite(norm) and gate is not None and gate.loss_scale is not None:
             norm = None  # the loss scaling skips the step itself, and tries a smaller scale
@@ -188,7 +198,9 @@ class DivergenceGuard(Intervention):
             self._did(step, "rolled back", text, to=healthy[0])
         else:
             rate = largest_rate(self.watch.optimizer)
-            self.watch.stopped = stop_text(step, texts, done_in_words(used), healthy, rate, self.watch.folder)
+            self.watch.stopped = stop_text(
+                step, texts, done_in_words(used), healthy, rate, self.watch.folder, self.watch.says_losses
+            )
             self.health.stopped(step)
 
     def _possible(self, healthy: tuple[int, Path] | None, waits: bool) -> frozenset[str]:
@@ -240,6 +252,13 @@ class DivergenceGuard(Intervention):
     def step_made(self) -> None:
         """The step was made or left out. Go back if that was decided."""
         gate = self.watch.gate
+        if not self._told_gradients and not (gate is not None and gate.says_ready):
+            if self.acts:
+                raise InputError(
+                    f"actions={self.config.actions!r}: the guard was not asked before the weights moved; call "
+                    "run.gradients_ready() after the backward pass, before clipping and optimizer.step()"
+                )
+            self._lack("the gradients: call run.gradients_ready() after the backward pass, before clipping")
         self._reader.weights_moved()
         if gate is not None:
             gate.step_over()
@@ -292,7 +311,17 @@ class DivergenceGuard(Intervention):
         found = self._findings(measured)
         self.health.judged(sums.step, [one.text for one in found])
         alarms = self._alarms(measured, found)
-        return Reading(self.name, sums.step, {}, alarms=alarms) if main_process and alarms else None
+        if not (main_process and alarms):
+            return None
+        for one in alarms:
+            logger.warning("Step %d: %s", sums.step, one.text)
+        return Reading(self.name, sums.step, {}, alarms=alarms)
+
+    def _lack(self, what: str) -> None:
+        """Say once what the guard does not see."""
+        if what not in self._lacks and current_ranks().rank == 0:
+            logger.warning("The guard does not see %s", what)
+        self._lacks.add(what)
 
     def saved(self, step: int, folder: Path) -> None:
         """Mark the checkpoint: ill if a weight is not finite, else open until enough steps have come after it."""

@@ -101,7 +101,7 @@ class StepReader:
 
     def sums(self, step: int, alarms: int) -> Sums | None:
         """The sums of this process for a step, with the number of alarms of the monitors; ``None`` if nothing is known of it."""
-        losses = [(loss, False) for loss in self.watch.losses] or self._losses
+        losses = self._losses or [(loss, False) for loss in self.watch.losses]
         return sums_of(step, losses, self._gradients, self.update, alarms)
 
     def close(self) -> None:

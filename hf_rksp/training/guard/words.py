@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_rksp.doctor.advice import RATE_IS_KEPT
+
 #: Weights that are named if their gradients are not finite.
 _NAMED = 3
 
@@ -24,6 +26,7 @@ def stop_text(
     healthy: tuple[int, Path] | None,
     rate: float | None,
     run: Path | None,
+    trainer: bool,
 ) -> str:
     """Why the run ends, what was tried, and what to do next.
 
@@ -34,19 +37,19 @@ def stop_text(
         healthy: the last healthy checkpoint, with its step.
         rate: the learning rate at that step.
         run: folder of the run.
+        trainer: whether a Trainer makes the run, and not a loop of its own.
     """
     parts = [f"The guard stopped the run at step {step}.", *findings]
     parts.append(f"Before that it had {done}." if done else "")
     if healthy is not None:
-        parts.append(
-            f"The last healthy checkpoint is {healthy[1]}: go on with train(resume_from_checkpoint=True), which takes it."
-        )
+        how = f"go on with train(resume_from_checkpoint={str(healthy[1])!r})" if trainer else "load it to go on"
+        parts.append(f"The last healthy checkpoint is {healthy[1]}: {how}.")
     else:
-        parts.append("No checkpoint is marked as healthy: save more often (save_steps).")
+        parts.append(f"No checkpoint is marked as healthy: save more often{' (save_steps)' if trainer else ''}.")
     if rate:
-        parts.append(
-            f"Change something as well: try a learning rate of {rate / 2:.2g} instead of {rate:.2g}, or a longer warm-up."
-        )
+        parts.append(f"Change something as well: try a learning rate of {rate / 2:.2g} instead of {rate:.2g}.")
+        if healthy is not None:
+            parts.append(f"{RATE_IS_KEPT}." if trainer else "The optimizer's state in a checkpoint has the old one.")
     parts.append(f"More: rksp doctor {run or 'OUTPUT_DIR'}")
     return " ".join(part for part in parts if part)
 

@@ -229,3 +229,14 @@ class Intervention(Monitor):
 
     def saved(self, step: int, folder: Path) -> None:
         """A checkpoint with ``step`` optimizer steps behind it was written to ``folder``. Every process calls it."""
+
+
+def require_parts(monitors: object) -> None:
+    """Raise `InputError` unless it is a list or a tuple of parts of a run."""
+    if not isinstance(monitors, (list, tuple)):
+        raise InputError(f"monitors={type(monitors).__name__}: pass a list of monitors, such as [SpectralMonitor()]")
+    if wrong := [part for part in monitors if not isinstance(part, Monitor)]:
+        raise InputError(
+            f"monitors has a {type(wrong[0]).__name__}: pass monitors, such as SpectralMonitor(MonitorConfig()) or "
+            "DivergenceGuard(GuardConfig())"
+        )

@@ -34,6 +34,15 @@ _NOTHING = (
 )
 
 
+def require_used(probe: Sequence[Mapping[str, Any]] | None, config: MonitorConfig | None) -> None:
+    """Raise `InputError` if there are batches to profile, and the training batch is profiled instead."""
+    if probe and config is not None and config.data != "probe":
+        raise InputError(
+            f"probe has {len(probe)} batches, and data={config.data!r} profiles the training batch: pass data='probe' "
+            "(spectrum_data), or no probe"
+        )
+
+
 class SpectralMonitor(Logged):
     """Measures the spectrum of every transition on a schedule; all processes together, exactly.
 
@@ -48,7 +57,7 @@ class SpectralMonitor(Logged):
         aside: counts the layers that could not be read, and says why; a monitor does not stop the run that it watches.
 
     Raises:
-        InputError: "probe" without batches.
+        InputError: "probe" without batches, or batches without "probe".
     """
 
     name = "spectrum"
@@ -60,6 +69,7 @@ class SpectralMonitor(Logged):
             raise InputError(
                 "probe is empty: pass batches to profile, or data='batch' (spectrum_data) to profile the training batch"
             )
+        require_used(probe, self.config)
         self.probe = list(probe or ())
         super().__init__(Aside("The monitor", "spectrum/skipped", OFF))
 
