@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rksp.capture import Stack, find_stacks
-from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig, MonitorConfig
 from hf_rksp.config.checks import require_kind
-from hf_rksp.doctor.advice import RATE_IS_KEPT
 from hf_rksp.errors import CaptureError, RunStoppedError
 from hf_rksp.history.schema import FILE_NAME
 from hf_rksp.json_data import plain
-from hf_rksp.machine import versions
-from hf_rksp.ranks import world_size
 from hf_rksp.training.alerts import sender
 from hf_rksp.training.aside import reason
 from hf_rksp.training.before import Said
@@ -33,8 +29,8 @@ from hf_rksp.training.kss.schedule import Watching
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor, require_parts
 from hf_rksp.training.monitors.spectrum import OFF, SpectralMonitor, require_used
+from hf_rksp.training.of_trainer import described, lives, see_rate, several_devices
 from hf_rksp.training.page import draw
-from hf_rksp.training.preconditioner import planned_rate
 from hf_rksp.training.recorder import RECORDER, Recorder
 from hf_rksp.training.watch import Watch
 
@@ -49,21 +45,6 @@ REMEDIES = (
     "Name their list with blocks='path.to.list' (residual_blocks). Or train without: kss='off' (also among the arguments) switches "
     "KSS off, and monitor=False (spectrum=False) the monitor"
 )
-
-
-def several_devices(number: int) -> str:
-    """Why nothing is measured if one process has several devices."""
-    return f"{number} devices in one process: DataParallel runs copies of the model side by side, and hides the blocks"
-
-
-def _lives(args: TrainingArguments, state: TrainerState) -> float | None:
-    """Steps after which a checkpoint is deleted; ``None`` if it is not, or if that cannot be told."""
-    limit, strategy = getattr(args, "save_total_limit", None), getattr(args, "save_strategy", None)
-    strategy = str(getattr(strategy, "value", strategy))
-    if not limit or limit < 0 or strategy not in ("steps", "epoch"):
-        return None
-    every = float(state.save_steps or 0) if strategy == "steps" else state.max_steps / max(state.num_train_epochs, 1)
-    return limit * every or None
 
 
 class _Kept(dict[str, Any]):
@@ -213,7 +194,7 @@ class RKSPCallback(TrainerCallback):
         watch.optimizer, watch.folder, watch.rewind = self._optimizer, Path(args.output_dir or "."), self.rewind
         watch.acts = watch.says_losses = self.driven
         watch.kss_by_auto = self.decision is not None and self.decision.on
-        watch.writes, watch.lives = getattr(args, "should_save", None), _lives(args, state)
+        watch.writes, watch.lives = getattr(args, "should_save", None), lives(args, state)
         self.engine.watch.seed = int(getattr(args, "seed", 0) or 0)
         if hasattr(args, "get_warmup_steps"):
             schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
@@ -222,18 +203,12 @@ class RKSPCallback(TrainerCallback):
         if self.kss_watches and (shaper := self.shaper) is not None:  # a share of the steps is a number only now
             shaper.config = replace(shaper.config, every=max(shaper.config.every, int(state.logging_steps or 0)))
         self.engine.begin(state.global_step, state.max_steps, self._state)
-        self._see_rate(args, state)
+        if state.is_world_process_zero:
+            see_rate(getattr(args, "learning_rate", None), self._state.get(_ASKED_RATE), self._optimizer)
+        self._state[_ASKED_RATE] = getattr(args, "learning_rate", None)
         self._open_history(args, state, model)
         if self._late:  # found in the first step, after it has begun
             self.engine.step_begin(state.global_step)
-
-    def _see_rate(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Warn if a run goes on with another learning rate than the one that was asked for now."""
-        asked, before = getattr(args, "learning_rate", None), self._state.get(_ASKED_RATE)
-        self._state[_ASKED_RATE] = asked
-        used = planned_rate(self._optimizer)
-        if before not in (None, asked) and used is not None and used != asked and state.is_world_process_zero:
-            logger.warning("learning_rate=%g has no effect, the run goes on with %g. %s", asked, used, RATE_IS_KEPT)
 
     def _stand_aside(self, cause: str) -> None:
         self._begun = None
@@ -276,7 +251,7 @@ class RKSPCallback(TrainerCallback):
         self._recorder.open(
             Path(args.output_dir or "."),
             state.global_step,
-            self._describe(args, model),
+            described(args, model, self._optimizer, None if self.kss_watches else self.kss, self.config, self.monitors),
             self.engine.parts,
             self._state.get(RECORDER) or {},
             state.is_world_process_zero,
@@ -288,25 +263,6 @@ class RKSPCallback(TrainerCallback):
             self._recorder.event(state.global_step, "kss", "decision", self.decision.text, **self.decision.values)
         self.path, self._recorder.send = self._recorder.path, sender(getattr(args, "report_to", ()))
         self._keep_in_state()
-
-    def _describe(self, args: TrainingArguments, model: nn.Module) -> dict[str, Any]:
-        def given(name: str) -> Any:
-            return getattr(args, name, None)  # a Trainer of another library has arguments of its own
-
-        others: dict[str, Any] = {one.name: getattr(one, "config", None) for one in self.monitors}
-        setup = {
-            "name": given("run_name"),
-            "learning_rate": given("learning_rate") if (used := planned_rate(self._optimizer)) is None else used,
-            "seed": given("seed"),
-            "world_size": world_size(),
-            "batch_size": given("per_device_train_batch_size"),
-            "gradient_accumulation_steps": given("gradient_accumulation_steps"),
-            "max_grad_norm": given("max_grad_norm"),
-            "kss": asdict(self.kss) if self.kss and not self.kss_watches else None,
-            "spectrum": asdict(self.config) if self.config else None,
-            **{name: asdict(config) for name, config in others.items() if config is not None},
-        }
-        return {"model": model_identity(model), "setup": setup, "versions": versions()}
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -16,12 +16,13 @@ from hf_rksp.errors import InputError, RunStoppedError
 from hf_rksp.training import before
 from hf_rksp.training.arguments import ArgumentMethods
 from hf_rksp.training.before import Mode
-from hf_rksp.training.callback import RKSPCallback, several_devices
+from hf_rksp.training.callback import RKSPCallback
 from hf_rksp.training.checkpoints import read_state
 from hf_rksp.training.depth_warmup import require_part
 from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss import auto
 from hf_rksp.training.kss.auto import Decision, Switch, switch_of
+from hf_rksp.training.of_trainer import several_devices
 from hf_rksp.training.trainer_step import StepAndLoss
 
 #: Least steps from one measuring of KSS to the next if "auto" has left it off.
