@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy
 
 from hf_rksp.doctor.checkpoint import Checkpoint
+from hf_rksp.doctor.health import RATE_IS_KEPT
 from hf_rksp.doctor.signs import EARLY, Sign
 from hf_rksp.doctor.state import LoggedRun
 from hf_rksp.report.kit.text import count
 
-#: Why a new learning rate does nothing in a run that goes on, and what to do.
-RATE_IS_KEPT = (
-    "Trainer takes the learning rate from the checkpoint: delete optimizer.pt and scheduler.pt there to begin with a new one and "
-    "new moments"
-)
 #: A gradient norm so many times the median, and above so much, is one that clipping is for.
 _CLIPPED = 10.0
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")

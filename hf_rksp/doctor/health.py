@@ -16,6 +16,11 @@ from hf_rksp.doctor.mark import Mark, read_mark
 from hf_rksp.errors import cause_of
 from hf_rksp.inputs.damage import damage
 
+#: Why a new learning rate does nothing in a run that goes on, and what to do.
+RATE_IS_KEPT = (
+    "Trainer takes the learning rate from the checkpoint: delete optimizer.pt and scheduler.pt there to begin with a new one and "
+    "new moments"
+)
 #: What Trainer writes last.
 STATE_NAME = "trainer_state.json"
 #: Files that a run cannot go on from if they are cut short; each may be missing.

@@ -12,7 +12,7 @@ from transformers import TrainerState, TrainingArguments
 
 from hf_rksp.capture.identity import model_identity
 from hf_rksp.config import KSSConfig, MonitorConfig
-from hf_rksp.doctor.advice import RATE_IS_KEPT
+from hf_rksp.doctor.health import RATE_IS_KEPT
 from hf_rksp.machine import versions
 from hf_rksp.ranks import world_size
 from hf_rksp.training.monitors.base import Monitor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_rksp.doctor.advice import RATE_IS_KEPT
+from hf_rksp.doctor.health import RATE_IS_KEPT
 
 #: Weights that are named if their gradients are not finite.
 _NAMED = 3
