@@ -203,7 +203,7 @@ def build(case: Case, stage: int, folder: Path) -> Recorder:
         data_collator=collate,
         kss=KSSConfig(**case.kss) if case.kss else False,
         monitor=MonitorConfig(**case.monitor) if case.monitor else False,
-        probe=probe() if case.monitor.get("data") == "probe" else None,
+        probe=probe() if (case.monitor or {}).get("data") == "probe" else None,
         compute_loss_func=double_loss if case.double and not case.mean else None,
         # Adam divides by the size of the gradient: it would hide a wrong factor, and blow up the rounding of gradients that
         # are zero in theory (the bias of the keys). In SGD weights follow gradients; momentum is a state to resume.
