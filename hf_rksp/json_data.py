@@ -42,9 +42,14 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of torch or numpy
-        return plain(value.item())
+    if (found := unboxed(value)) is not value:
+        return plain(found)
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def unboxed(value: Any) -> Any:
+    """A number of torch or numpy as one of Python; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def finite(value: Any) -> float | None:

@@ -63,10 +63,8 @@ def _left_in_groups(own: Path, groups: Path) -> list[int]:
             if not (folder / "memory.max").is_file() or (limit := (folder / "memory.max").read_text().strip()) == "max":
                 continue
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            used = int((folder / "memory.current").read_text()) - int(
-                stat["inactive_file"]
-            )  # the cache of files gives way
-            left.append(max(int(limit) - used, 0))
+            used = int((folder / "memory.current").read_text())
+            left.append(max(int(limit) - used + int(stat["inactive_file"]), 0))  # the cache of files gives way
     return left
 
 

@@ -33,6 +33,20 @@ def require_kind(name: str, value: object, kind: type, remedy: str) -> None:
         raise InputError(f"{name}={str(value)[:100]!r}: pass {remedy}")
 
 
+def switched(name: str, given: Any, default: Any, kind: type, remedy: str = "") -> Any:
+    """Settings: ``default`` for ``None``, ``None`` for ``False``, a fresh ``kind`` for ``True``, else what was given.
+
+    Raises:
+        InputError: it is no ``kind``; ``remedy`` says what to pass instead.
+    """
+    if given is None or given is False:
+        return default if given is None else None
+    if given is True:
+        return kind()
+    require_kind(name, given, kind, remedy or f"{kind.__name__}(...), or False for none")
+    return given
+
+
 def require_not_negative(name: str, value: float) -> None:
     """Raise `InputError` unless ``value`` is a finite number of at least zero."""
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):

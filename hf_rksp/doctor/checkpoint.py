@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hf_rksp.doctor.mark import read_mark
+from hf_rksp.doctor.mark import read_mark, whole_in
 from hf_rksp.errors import cause_of
 from hf_rksp.inputs.damage import damage
 from hf_rksp.json_data import section
@@ -96,12 +96,9 @@ def read_checkpoint(folder: Path, step: int | None) -> Checkpoint:
     if mark is None or mark.step != step:
         return Checkpoint(folder, step, _weights(folder), _moments(folder))
     ill = mark.why if mark.healthy is False else ""
-    whole = all(_size(folder / name) >= size for name, size in mark.files.items())
-    return Checkpoint(folder, step, _weights(folder), _moments(folder), ill, bool(mark.healthy) and whole)
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else -1
+    return Checkpoint(
+        folder, step, _weights(folder), _moments(folder), ill, bool(mark.healthy) and whole_in(folder, mark)
+    )
 
 
 def _weights(folder: Path) -> Tensors:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from hf_rksp.doctor.checkpoint import read_checkpoint
 from hf_rksp.doctor.folders import checkpoints_in, holds_weights, step_in
-from hf_rksp.doctor.mark import Mark, read_mark
+from hf_rksp.doctor.mark import Mark, read_mark, whole_in
 from hf_rksp.errors import cause_of
 from hf_rksp.inputs.damage import damage
 
 #: Why a new learning rate does nothing in a run that goes on, and what to do.
 RATE_IS_KEPT = (
-    "Trainer takes the learning rate from the checkpoint: delete optimizer.pt and scheduler.pt there to begin with a new one and "
-    "new moments"
+    "Trainer restores the old learning rate from the checkpoint. To use another one, delete optimizer.pt and scheduler.pt there; "
+    "the moments then begin anew"
 )
 #: What Trainer writes last.
 STATE_NAME = "trainer_state.json"
@@ -102,7 +102,7 @@ def healthy_before(run: Path, most: int, locked: int, owns: Callable[[Mark], boo
         mark = read_mark(folder)
         if mark is None or not (mark.healthy and mark.step == step and mark.locked == locked and owns(mark)):
             continue
-        if not damage_in(folder) and all((folder / name).is_file() for name in mark.files):
+        if not damage_in(folder) and whole_in(folder, mark):
             return step, folder
     return None
 

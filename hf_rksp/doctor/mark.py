@@ -53,6 +53,15 @@ def files_in(folder: Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
+def whole_in(folder: Path, mark: Mark) -> bool:
+    """Whether each file of the mark is there, and none is shorter; a file of JSON may have been written again."""
+    for name, size in mark.files.items():
+        file = folder / name
+        if not file.is_file() or (file.suffix != ".json" and file.stat().st_size < size):
+            return False
+    return True
+
+
 def drop_mark(folder: Path) -> None:
     """Take the mark out of a checkpoint that will be written again; nothing happens if there is none.
 

@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_rksp.capture import Stack, find_stacks
 from hf_rksp.config import KSSConfig, MonitorConfig
-from hf_rksp.config.checks import require_kind
+from hf_rksp.config.checks import switched
 from hf_rksp.errors import CaptureError, RunStoppedError
 from hf_rksp.history.schema import FILE_NAME
 from hf_rksp.json_data import plain
@@ -37,7 +37,7 @@ from hf_rksp.training.watch import Watch
 logger = logging.getLogger(__name__)
 #: Name of what a resumed run needs, in the state of Trainer and so in its checkpoints.
 STATE = "hf_rksp"
-#: Entry of that state: the learning rate of the arguments.
+#: Entry of that state: the learning rate of the arguments when the run began.
 _ASKED_RATE = "learning_rate"
 
 #: What can be done if a model has no residual blocks.
@@ -87,10 +87,8 @@ class RKSPCallback(TrainerCallback):
         monitors: Sequence[Monitor] = (),
     ) -> None:
         require_parts(monitors)
-        if not isinstance(config, bool):
-            require_kind("config", config, MonitorConfig, "MonitorConfig(...), or False for no spectral monitor")
         self.monitors = tuple(monitors)
-        self.config = None if config is False else config if isinstance(config, MonitorConfig) else MonitorConfig()
+        self.config: MonitorConfig | None = switched("config", config, MonitorConfig(), MonitorConfig)
         require_used(probe, self.config)
         self.probe, self.blocks, self.report = probe, blocks, report
         self.kss: KSSConfig | None = None
@@ -205,7 +203,7 @@ class RKSPCallback(TrainerCallback):
         self.engine.begin(state.global_step, state.max_steps, self._state)
         if state.is_world_process_zero:
             see_rate(getattr(args, "learning_rate", None), self._state.get(_ASKED_RATE), self._optimizer)
-        self._state[_ASKED_RATE] = getattr(args, "learning_rate", None)
+        self._state.setdefault(_ASKED_RATE, getattr(args, "learning_rate", None))
         self._open_history(args, state, model)
         if self._late:  # found in the first step, after it has begun
             self.engine.step_begin(state.global_step)

@@ -23,6 +23,7 @@ from hf_rksp.files import put_files
 from hf_rksp.ranks import agreeing, current_ranks, from_main, world_size
 from hf_rksp.training.aside import reason
 from hf_rksp.training.callback import RKSPCallback
+from hf_rksp.training.gate import put_rates, rates_of
 from hf_rksp.training.guard.disk import lacks_room, on_full_disk
 from hf_rksp.training.guard.guard import DivergenceGuard
 from hf_rksp.training.kss.auto import DECISION
@@ -68,7 +69,7 @@ class HealthyCheckpoints(Host):
     def _rewind(self, folder: Path) -> None:
         """Load weights and moments of a checkpoint of this run. Steps, batches and the learning rate go on where they are."""
         assert self.optimizer is not None and self.lr_scheduler is not None
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        rates = rates_of(self.optimizer)
         schedule = self.lr_scheduler.state_dict()
         if self.is_deepspeed_enabled:
             engine = self.model_wrapped
@@ -81,8 +82,7 @@ class HealthyCheckpoints(Host):
         self._load_optimizer_and_scheduler(str(folder))
         self._load_scaler(str(folder))
         self.lr_scheduler.load_state_dict(schedule)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        put_rates(self.optimizer, rates)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train. ``resume_from_checkpoint=True`` goes on from the last checkpoint that is not known to be ill, if there is a guard.

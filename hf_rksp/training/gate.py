@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -135,9 +135,8 @@ class StepGate:
         if self.factor == 1.0:
             yield
             return
-        groups = self._target.param_groups
-        before = [group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in groups]
-        for group in groups:
+        before = rates_of(self._target)
+        for group in self._target.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].mul_(self.factor)  # in place: a captured graph reads it
             else:
@@ -145,11 +144,7 @@ class StepGate:
         try:
             yield
         finally:
-            for group, rate in zip(groups, before, strict=True):
-                if isinstance(rate, Tensor):
-                    group["lr"].copy_(rate)
-                else:
-                    group["lr"] = rate
+            put_rates(self._target, before)
 
     def _without(self) -> None:
         """Say to everyone who counts steps that there was none."""
@@ -168,6 +163,20 @@ class StepGate:
             self._step()
         finally:
             self._accelerated._optimizer_patched_step_method = patched
+
+
+def rates_of(optimizer: Any) -> list[Any]:
+    """A copy of the learning rate of each group."""
+    return [group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in optimizer.param_groups]
+
+
+def put_rates(optimizer: Any, rates: Sequence[Any]) -> None:
+    """Give each group its learning rate of `rates_of` again."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(rate, Tensor) and isinstance(group["lr"], Tensor):
+            group["lr"].copy_(rate)  # in place: a captured graph reads it
+        else:
+            group["lr"] = rate
 
 
 def _method(gated: Callable[..., Any], step: Callable[..., Any], target: object) -> Callable[..., Any]:

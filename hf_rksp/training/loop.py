@@ -17,10 +17,13 @@ from hf_rksp.config import KSSConfig
 from hf_rksp.config.checks import require_kind, require_whole
 from hf_rksp.doctor.folders import step_in
 from hf_rksp.errors import InputError, RunStoppedError
+from hf_rksp.json_data import unboxed
 from hf_rksp.machine import versions
 from hf_rksp.ranks import current_ranks, world_size
 from hf_rksp.training.engine import Engine
+from hf_rksp.training.gate import put_rates, rates_of
 from hf_rksp.training.guard.guard import DivergenceGuard
+from hf_rksp.training.guard.numbers import wide
 from hf_rksp.training.kss.shaper import SpectralShaper
 from hf_rksp.training.monitors.base import Monitor, require_parts
 from hf_rksp.training.page import draw
@@ -94,6 +97,7 @@ class TrainingRun:
         # A guard that may switch KSS on finds it asleep.
         sleeps = any(isinstance(part, DivergenceGuard) and "kss" in part.config.chosen for part in monitors)
         self.parts: list[Monitor] = [*monitors, *([SpectralShaper(config=kss, dormant=sleeps)] if kss else [])]
+        self._guarded = any(isinstance(part, DivergenceGuard) for part in self.parts)
         self.blocks, self.setup, self._state = blocks, dict(setup or {}), dict(state or {})
         self.optimizer, self.loss, self.rewind, self.scaler = optimizer, loss, rewind, scaler
         self.step_number = int(self._state.get("step", 0))
@@ -119,8 +123,8 @@ class TrainingRun:
         return self._engine
 
     def __enter__(self) -> TrainingRun:
-        guards_alone = bool(self.parts) and all(isinstance(part, DivergenceGuard) for part in self.parts)
-        stacks = () if guards_alone and self.blocks is None else None  # a guard needs no blocks
+        alone = self._guarded and len(self.parts) == 1 and self.blocks is None
+        stacks = () if alone else None  # a guard needs no blocks
         self._engine = Engine(Watch(self.model, self.blocks, stacks), self.parts, self._recorder)
         try:
             self._begin()
@@ -150,13 +154,9 @@ class TrainingRun:
     def _rewound(self, folder: Path) -> None:
         """Weights and moments go back; the learning rates, which the optimizer's state has too, stay."""
         assert self.rewind is not None
-        rates = [_copy(group["lr"]) for group in getattr(self.optimizer, "param_groups", ())]
+        rates = rates_of(self.optimizer)
         self.rewind(folder)
-        for group, rate in zip(getattr(self.optimizer, "param_groups", ()), rates, strict=True):
-            if isinstance(rate, Tensor) and isinstance(group["lr"], Tensor):
-                group["lr"].copy_(rate)  # in place: a captured graph reads it
-            else:
-                group["lr"] = rate
+        put_rates(self.optimizer, rates)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -200,9 +200,13 @@ class TrainingRun:
     def _say(self, loss: Tensor | float | None) -> None:
         """Tell the guard a loss that the model does not return."""
         losses = self.engine.watch.losses
-        if loss is not None and not losses:
-            said = loss if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
-            losses.append(said.detach().reshape(()))
+        if loss is None or losses or not self._guarded:
+            return
+        device = next(self.model.parameters()).device
+        said = loss.detach() if isinstance(loss, Tensor) else torch.tensor(loss, dtype=wide(device))
+        losses.append(
+            said.reshape(()).to(device, non_blocking=True)
+        )  # where the other numbers are: nothing waits for it
 
     def step(self, **logs: float) -> dict[str, float]:
         """The optimizer has made its step; ``logs`` go into the history with the numbers of all parts, which are returned.
@@ -257,18 +261,13 @@ class TrainingRun:
         return {"step": self.step_number, RECORDER: self._recorder.state_dict(), **self.engine.state_dict()}
 
 
-def _copy(rate: Any) -> Any:
-    return rate.clone() if isinstance(rate, Tensor) else rate
-
-
 def _number(name: str, value: Any) -> Any:
     """An entry of a log as the history has it."""
     if name in _OF_A_ROW:
         raise InputError(
             f"{name}={value!r}: a row of the history has an entry of this name already; choose another one"
         )
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of torch or numpy
-        value = value.item()
-    if value is not None and not isinstance(value, (bool, int, float, str)):
+    found = unboxed(value)
+    if found is not None and not isinstance(found, (bool, int, float, str)):
         raise InputError(f"{name}={str(value)[:100]}: pass a number, such as loss.item()")
-    return value
+    return found

@@ -78,7 +78,7 @@ def see_rate(asked: float | None, before: float | None, optimizer: object) -> No
 
     Args:
         asked: of the arguments.
-        before: of the arguments of the run that has saved the checkpoint; ``None`` if nobody has said.
+        before: of the arguments when the run began; ``None`` if nobody has said.
     """
     used = planned_rate(optimizer)
     if before not in (None, asked) and used is not None and used != asked:

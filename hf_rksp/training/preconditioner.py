@@ -91,16 +91,17 @@ def read_preconditioner(optimizer: object, weights: Mapping[str, nn.Parameter]) 
 
 def largest_rate(optimizer: object) -> float | None:
     """The largest learning rate of the groups of ``optimizer`` now; ``None`` if it has none that can be read."""
-    try:
-        return max(float(group["lr"]) for group in unwrapped(optimizer).param_groups)
-    except (InputError, KeyError, ValueError, TypeError):
-        return None
+    return _largest(optimizer, "lr")
 
 
 def planned_rate(optimizer: object) -> float | None:
     """The largest learning rate that a schedule begins with, before its factor; ``None`` without a schedule that can be read."""
+    return _largest(optimizer, "initial_lr")
+
+
+def _largest(optimizer: object, key: str) -> float | None:
     try:
-        return max(float(group["initial_lr"]) for group in unwrapped(optimizer).param_groups)
+        return max(float(group[key]) for group in unwrapped(optimizer).param_groups)
     except (InputError, KeyError, ValueError, TypeError):
         return None
 

@@ -11,7 +11,7 @@ from transformers import Trainer
 
 from hf_rksp.capture import needs_probe
 from hf_rksp.config import GuardConfig, KSSConfig, MonitorConfig
-from hf_rksp.config.checks import require_kind
+from hf_rksp.config.checks import switched
 from hf_rksp.errors import InputError, RunStoppedError
 from hf_rksp.training import before
 from hf_rksp.training.arguments import ArgumentMethods
@@ -74,7 +74,7 @@ class RKSPTrainerMixin(StepAndLoss):
         self._monitors = own.monitors() if own else []
         asked = guard is not None or (own is not None and own.guard is not None)
         self._guard = _guard(guard, own.guard_config() if own else GuardConfig())
-        self._spectrum = _choose(monitor, own.spectrum_config() if own else MonitorConfig(), MonitorConfig)
+        self._spectrum = switched("monitor", monitor, own.spectrum_config() if own else MonitorConfig(), MonitorConfig)
         self._blocks = blocks or (own.residual_blocks if own else None)
         self._report = own.run_report if own else True
         self._probe_batches = probe
@@ -247,19 +247,7 @@ class RKSPTrainer(RKSPTrainerMixin, Trainer):
 
 def _guard(given: GuardConfig | str | bool | None, own: GuardConfig | None) -> GuardConfig | None:
     """Settings of the guard that were given, else those of the arguments; ``None`` for off."""
-    if given is None or given is False:
-        return own if given is None else None
-    config = GuardConfig() if given is True else GuardConfig(given) if isinstance(given, str) else given
-    require_kind(
-        "guard", config, GuardConfig, "actions such as 'skip+rollback', GuardConfig(...), or False for no guard"
-    )
-    return config if config.chosen else None
-
-
-def _choose(given: Any, default: Any, kind: type) -> Any:
-    """``None`` for off: what was given, else the default."""
-    if given is None or given is False:
-        return default if given is None else None
-    chosen = kind() if given is True else given
-    require_kind("monitor", chosen, kind, f"{kind.__name__}(...), or False for none")
-    return chosen
+    given = GuardConfig(given) if isinstance(given, str) else given
+    remedy = "actions such as 'skip+rollback', GuardConfig(...), or False for no guard"
+    config: GuardConfig | None = switched("guard", given, own, GuardConfig, remedy)
+    return config if config is not None and config.chosen else None

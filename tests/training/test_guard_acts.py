@@ -267,6 +267,16 @@ def test_a_new_learning_rate_of_a_resumed_run_is_said_to_do_nothing_and_does_som
     assert one.optimizer.param_groups[0]["initial_lr"] == 1e-4 and "has no effect" not in caplog.text
 
 
+def test_a_new_learning_rate_that_does_nothing_is_said_in_each_resumption(tmp_path, caplog):
+    settings = {**ALONE, "guard": "warn", "save_strategy": "steps", "save_steps": 2}
+    run(tmp_path, gpt2(0.0), **{**settings, "max_steps": 4}, learning_rate=1e-3)
+    for step in (4, 6):
+        caplog.clear()
+        one = trainer(tmp_path, gpt2(0.0), token_rows(64), **settings, max_steps=step + 2, learning_rate=1e-4)
+        one.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert "learning_rate=0.0001 has no effect" in caplog.text
+
+
 @pytest.mark.parametrize("value", [False, "False", "false"])
 def test_off_in_yaml_is_false(tmp_path, value):
     one = trainer(tmp_path, gpt2(), guard=value, risk=value, depth_warmup=value)

@@ -85,8 +85,6 @@ class DivergenceGuard(Intervention):
         self._readings: Sequence[Reading] = ()
         #: Of the run that is gone on from.
         self._stretches: dict[str, int | None] = {}
-        #: The gradients of this step were said to be there.
-        self._told_gradients = False
         #: What a run lacks for the guard was said.
         self._lacks: set[str] = set()
 
@@ -124,7 +122,6 @@ class DivergenceGuard(Intervention):
 
     def step_begin(self, step: int, main_process: bool) -> Measuring:
         """A step begins."""
-        self._told_gradients = False
         self._reader.step_begin()
         if self.acts:
             self._buffers.begin()
@@ -132,7 +129,6 @@ class DivergenceGuard(Intervention):
 
     def gradients_ready(self, step: int, readings: Sequence[Reading]) -> None:
         """Take the norm of the gradient. If the guard acts: judge the step, and do what its action says."""
-        self._told_gradients = True
         self._reader.gradients_ready()
         self._readings = tuple(readings)
         if self.acts:
@@ -252,7 +248,7 @@ class DivergenceGuard(Intervention):
     def step_made(self) -> None:
         """The step was made or left out. Go back if that was decided."""
         gate = self.watch.gate
-        if not self._told_gradients and not (gate is not None and gate.says_ready):
+        if not self._reader.told and not (gate is not None and gate.says_ready):
             if self.acts:
                 raise InputError(
                     f"actions={self.config.actions!r}: the guard was not asked before the weights moved; call "

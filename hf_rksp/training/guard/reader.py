@@ -25,6 +25,7 @@ class StepReader:
         watch: of the run; there once it has begun.
         weights: the trainable ones, by name.
         update: squared norm per learning rate of the part of the last update that this process counts; ``None`` if not known.
+        told: whether the gradients of this step were said to be there.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class StepReader:
     def forget(self) -> None:
         """Nothing is known of any step."""
         self.update: Tensor | None = None
+        self.told = False
         self._losses: list[tuple[Tensor, bool]] = []
         self._gradients: Gradients | None = None
         self._rate: Tensor | float | None = None
@@ -66,14 +68,14 @@ class StepReader:
 
     def step_begin(self) -> None:
         """A step begins."""
-        self._losses, self._gradients = [], None
+        self._losses, self._gradients, self.told = [], None, False
         self.watch.losses.clear()
         if self._trained != self._count_trained():
             self._find_weights()
 
     def gradients_ready(self) -> None:
         """Take the norm of the gradient."""
-        self._gradients = self._read_gradients()
+        self._gradients, self.told = self._read_gradients(), True
 
     def _read_gradients(self) -> Gradients | None:
         gate = self.watch.gate

@@ -49,7 +49,8 @@ def stop_text(
     if rate:
         parts.append(f"Change something as well: try a learning rate of {rate / 2:.2g} instead of {rate:.2g}.")
         if healthy is not None:
-            parts.append(f"{RATE_IS_KEPT}." if trainer else "The optimizer's state in a checkpoint has the old one.")
+            own = "The state of the optimizer in the checkpoint holds the old learning rate"
+            parts.append(f"{RATE_IS_KEPT if trainer else own}.")
     parts.append(f"More: rksp doctor {run or 'OUTPUT_DIR'}")
     return " ".join(part for part in parts if part)
 

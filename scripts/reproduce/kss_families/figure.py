@@ -19,7 +19,7 @@ def picture(rows: list[Row]) -> Figure:
         if harm.verdict == "equal":
             equal += 1
             continue
-        label = f"{_NAMES[family]}, {lr:g}{', cosine' if schedule == 'cosine' else ''}"
+        label = f"{_NAMES.get(family, family)}, {lr:g}{', cosine' if schedule == 'cosine' else ''}"
         lost = (
             f"{harm.clip_lost} of {harm.runs} lost, with KSS {harm.auto_lost}"
             if harm.clip_lost + harm.auto_lost
