@@ -106,7 +106,7 @@ def verdict_of(checkpoint: Checkpoint, all_of_run: Sequence[Checkpoint], breaks_
     """
     parts = {"weights": checkpoint.weights.kind, "moments": checkpoint.moments.kind}
     wrong = [f"{name} {kind}" for name, kind in parts.items() if kind in ("not finite", "unreadable")]
-    if not wrong and checkpoint.marked and checkpoint.weights.kind == "missing":  # in a format of the run's own
+    if not wrong and checkpoint.marked and checkpoint.weights.kind in ("missing", "not read"):
         return HEALTHY if _before(checkpoint, breaks_at) else "marked as healthy, saved after the run broke"
     if wrong or not checkpoint.sound:
         return ", ".join(wrong) or f"weights {checkpoint.weights.kind}"

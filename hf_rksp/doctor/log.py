@@ -115,7 +115,7 @@ def _of_one_run(
         return run, history
     if file.stat().st_mtime_ns > run.source.stat().st_mtime_ns:
         notes.append(
-            f"{run.source}: it is of an earlier run than {file.name}, and is left out; its checkpoints are not"
+            f"{run.source}: it is of an earlier run than {file.name}, and is left out. The checkpoints of both are listed"
         )
         return None, history
     notes.append(f"{file}: it is of an earlier run than {run.source}, and is left out")

@@ -188,7 +188,8 @@ def _dataset(name: str, source: TextSource, limit: int, **kwargs: Any) -> str:
         if length >= limit:
             break
     if empty:
-        logger.warning("%d rows of text=%r have no %s, and are left out", empty, source.name, source.column)
+        which = f"{empty} rows of text={source.name!r} are" if empty > 1 else f"1 row of text={source.name!r} is"
+        logger.warning("%s left out: there is no %s", which, source.column)
     return "".join(part if part.endswith("\n") else part + "\n" for part in parts)
 
 

@@ -71,9 +71,9 @@ def require_measurable(model: nn.Module, batches: Sequence[Any], vectors: int) -
     if needed and needed > (free := available_memory()):
         count = sum(weight.numel() for weight in weights.values())
         raise InputError(
-            f"model={type(model).__name__}: {vectors} vectors of its {count:,} trainable weights take {needed / 2**30:.3g} GiB of "
-            f"memory, the passes more, and {free / 2**30:.3g} GiB are free; measure it on a machine with more memory, or a smaller "
-            "model of the same kind"
+            f"model={type(model).__name__}: {vectors} vectors of its {count:,} trainable weights take {needed / 2**30:.3g} GiB, "
+            f"and the passes take more. {free / 2**30:.3g} GiB are free. Measure it on a machine with more memory, or measure a "
+            "smaller model of the same kind"
         )
 
 

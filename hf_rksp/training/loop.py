@@ -245,7 +245,7 @@ class TrainingRun:
             InputError: it is not: the guard would not find the checkpoint when it is needed.
         """
         place = Path(folder)
-        if step_in(place) != self.step_number or place.absolute().parent != self.folder.absolute():
+        if step_in(place) != self.step_number or place.resolve().parent != self.folder.resolve():
             raise InputError(
                 f"folder={str(folder)!r}: {self.step_number} steps were made, so pass "
                 f"{str(self.folder / f'checkpoint-{self.step_number}')!r}, and call saved() after step()"

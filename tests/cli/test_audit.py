@@ -253,7 +253,7 @@ def test_rows_without_text_are_left_out_and_conversations_refused(tmp_path, capl
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"text": value}) + "\n" for value in ("abc", None, None, "def")))
     assert read_text(TextSource(str(file)), 1000) == "abc\ndef\n"
-    assert "2 rows" in caplog.text and "are left out" in caplog.text
+    assert "2 rows" in caplog.text and "are left out: there is no text" in caplog.text
     file.write_text(json.dumps({"text": [{"role": "user", "content": "x"}]}) + "\n")
     with pytest.raises(InputError, match=r"column='text'.* holds a list.*apply_chat_template"):
         read_text(TextSource(str(file)), 1000)

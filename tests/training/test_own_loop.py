@@ -171,6 +171,7 @@ def test_the_learning_rate_goes_on_where_it_is_after_a_return(tmp_path):
         (lambda folder: RKSPTrainer(gpt2(), arguments(folder), guard={"actions": "skip"}), "guard=.*pass actions such as"),
         (lambda folder: trainer(folder, gpt2(), monitor={"every": 3}), "monitor=.*pass MonitorConfig"),
         (lambda folder: trainer(folder, gpt2(), probe=[{"input_ids": None}]), "probe has 1 batches"),
+        (lambda folder: trainer(folder, gpt2(), monitor=False, probe=[{"input_ids": None}]), "the spectral monitor is off"),
     ],
 )  # fmt: skip
 def test_another_kind_of_argument_is_refused_by_its_name(tmp_path, make, words):

@@ -444,6 +444,16 @@ def test_what_an_earlier_run_has_left_does_not_speak_for_a_later_one(tmp_path, l
     assert "of an earlier run" in found.log.notes[0] and name in found.log.notes[0]
 
 
+def test_a_mark_counts_where_weights_lie_in_pieces(tmp_path):
+    loss, norm = healthy()
+    folder = checkpoint(tmp_path, 100, loss, norm, moments=False)
+    (folder / "model.safetensors").unlink()
+    (folder / "global_step100").mkdir()
+    assert diagnose(tmp_path).healthy is None
+    write_mark(folder, Mark(100, True, files=files_in(folder)))
+    assert diagnose(tmp_path).healthy.step == 100
+
+
 @pytest.mark.parametrize("cut", [False, True])
 def test_a_mark_counts_where_weights_are_in_a_format_of_the_runs_own(tmp_path, cut):
     folder = tmp_path / "checkpoint-30"

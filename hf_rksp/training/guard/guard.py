@@ -145,7 +145,9 @@ class DivergenceGuard(Intervention):
     def _findings(self, measured: Measured) -> list[Finding]:
         """What is wrong with a step; it is counted, and checkpoints get their marks."""
         if measured.loss is None:
-            self._lack("the loss: the model returns none. Use RKSPTrainer, or TrainingRun.gradients_ready(loss=loss)")
+            self._lack(
+                "the loss, because the model does not return it. Use RKSPTrainer, or TrainingRun.gradients_ready(loss=loss)"
+            )
         norm, gate = measured.norm, self.watch.gate
         if norm is not None and not math.isfinite(norm) and gate is not None and gate.loss_scale is not None:
             norm = None  # the loss scaling skips the step itself, and tries a smaller scale

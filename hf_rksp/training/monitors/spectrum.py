@@ -35,12 +35,10 @@ _NOTHING = (
 
 
 def require_used(probe: Sequence[Mapping[str, Any]] | None, config: MonitorConfig | None) -> None:
-    """Raise `InputError` if there are batches to profile, and the training batch is profiled instead."""
-    if probe and config is not None and config.data != "probe":
-        raise InputError(
-            f"probe has {len(probe)} batches, and data={config.data!r} profiles the training batch: pass data='probe' "
-            "(spectrum_data), or no probe"
-        )
+    """Raise `InputError` if there are batches to profile, and nothing or the training batch is profiled instead."""
+    if probe and (config is None or config.data != "probe"):
+        why = "the spectral monitor is off" if config is None else f"data={config.data!r} profiles the training batch"
+        raise InputError(f"probe has {len(probe)} batches, and {why}: pass data='probe' (spectrum_data), or no probe")
 
 
 class SpectralMonitor(Logged):
